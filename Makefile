@@ -1,0 +1,44 @@
+# `make demo` and `make test` are all a newcomer needs; `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := flashvid pipeline jobs
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo check format test test-slow lock tiny-random
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(VENV)/.installed  ## the virtual environment in .venv, pinned by constraints.txt
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: install  ## the main job on sample videos with the embedded model, into ./demo-output
+	$(BIN)/flashvid demo --output demo-output
+
+check: install  ## ruff, formatting, mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install  ## rewrite the sources as `make check` wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: install  ## the tests, under 10 minutes on two cores
+	$(BIN)/python -m pytest
+
+test-slow: install  ## everything, the slow ones included, under 45 minutes
+	$(BIN)/python -m pytest -m 'slow or not slow'
+
+lock: install  ## write constraints.txt from what is installed
+	@(sed -n '/^#/p' constraints.txt; echo 'torch==2.13.0'; \
+	  $(BIN)/pip list --format=freeze --exclude-editable | grep -v -e '^pip=' -e '^torch=') > constraints.tmp
+	@mv constraints.tmp constraints.txt
+
+tiny-random: install  ## rebuild the embedded random-weight model (byte for byte the committed one)
+	$(BIN)/python -m flashvid.models.build_tiny_random flashvid/models/embedded/tiny-random
