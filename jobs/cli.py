@@ -1,0 +1,89 @@
+"""The `flashvid` command.
+
+Exit codes: 0 the run completed (what failed is in `failures/`), 1 unexpected error, 2 the job, its inputs or its
+settings were refused, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+from rich.text import Text
+
+from flashvid.errors import ConfigurationError, FatalError
+
+_REFUSED = 2
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Batch video understanding: videos and questions in, answers in Parquet out.",
+)
+
+
+def main() -> None:
+    """Entry point of the console script: refusals become one message, not a traceback."""
+    errors = Console(stderr=True)
+    try:
+        app()
+    except FatalError as error:
+        errors.print(Text(f"{type(error).__name__}: {error}", style="red"))
+        sys.exit(_REFUSED)
+    except KeyboardInterrupt:
+        errors.print("interrupted: what is committed stays; the same command goes on from there")
+        sys.exit(_INTERRUPTED)
+
+
+@app.callback()
+def _root() -> None:
+    """Keep `run` a subcommand, whatever the number of commands."""
+
+
+@app.command()
+def run(
+    job: Annotated[Path, typer.Argument(help="the job file (YAML)")],
+    fork: Annotated[
+        bool, typer.Option("--fork", help="go on with changed settings, beside the earlier answers")
+    ] = False,
+    address: Annotated[str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, else this machine")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="key=value over the job file, e.g. sampling.num_frames=16"),
+    ] = None,
+) -> None:
+    """Bring a job's output up to date: a first run, a resumed one, and one with new questions are the same command.
+
+    Example: flashvid run job.yaml --set compression.retention_ratio=0.1 --fork
+    """
+    # Here, not above: `flashvid --help` need not wait for torch and Ray.
+    from jobs.job_file import load_job
+    from jobs.run_command import run_and_report
+
+    run_and_report(load_job(job, dict(_assignment(text) for text in overrides or [])), fork=fork, address=address)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="folder for videos, job file, tokens and answers")] = Path("demo-output"),
+) -> None:
+    """Run the main job on a few real video files with the embedded model, and show the answers.
+
+    Example: flashvid demo --output demo-output
+    """
+    from jobs.demo import run_demo
+
+    run_demo(output)
+
+
+def _assignment(text: str) -> tuple[str, object]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigurationError(f"--set {text!r} is not key=value")
+    return key, yaml.safe_load(value)

@@ -1,0 +1,143 @@
+"""The job file: YAML to a `JobConfig`, with errors that name the line and the key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from flashvid.errors import ConfigurationError
+from pipeline.config import JobConfig
+from pipeline.inputs.table_files import is_table
+
+_PATH_KEYS = ("videos", "output", "cache")
+
+
+def load_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> JobConfig:
+    """Read and check a job file.
+
+    Relative paths in it are meant from the job file's own folder.
+
+    Args:
+        path: A YAML file.
+        overrides: Values by dotted key, ``{"compression.retention_ratio": 0.1}``, set before the check.
+
+    Raises:
+        ConfigurationError: no such file, not YAML, an unknown key (with the nearest known one) or a wrong value; every
+            fault of the file is listed, each with its line and key.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"can't read the job file: {error.strerror}", str(path)) from None
+    except UnicodeDecodeError:
+        raise ConfigurationError("the job file is not UTF-8 text", str(path)) from None
+    try:
+        content = yaml.safe_load(text)
+        lines = dict(_key_lines(yaml.compose(text)))
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"not YAML: {error}", str(path)) from None
+    if not isinstance(content, dict):
+        raise ConfigurationError("the job file holds no keys", str(path))
+    for key, value in (overrides or {}).items():
+        _set(content, key, value)
+    try:
+        return JobConfig.model_validate(_from_folder(content, file.parent))
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error, lines), str(path)) from None
+
+
+def _set(content: dict[str, Any], dotted: str, value: object) -> None:
+    *groups, last = dotted.split(".")
+    for group in groups:
+        inner = content.setdefault(group, {})
+        if not isinstance(inner, dict):
+            raise ConfigurationError(f"{group} is no group of settings, so {dotted} can't be set")
+        content = inner
+    content[last] = value
+
+
+def _from_folder(content: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The same content with relative paths made absolute."""
+    resolved = dict(content)
+    for key in _PATH_KEYS:
+        if isinstance(resolved.get(key), str) and resolved[key]:
+            resolved[key] = _absolute(resolved[key], folder)
+    if isinstance(resolved.get("questions"), str) and is_table(resolved["questions"]):
+        resolved["questions"] = _absolute(resolved["questions"], folder)
+    return resolved
+
+
+def _absolute(path: str, folder: Path) -> str:
+    return path if "://" in path else str((folder / Path(path).expanduser()).absolute())
+
+
+def _key_lines(node: yaml.Node | None, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Every key of a YAML document with its line, counted from 1."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = (*prefix, str(key.value))
+            yield inner, key.start_mark.line + 1
+            yield from _key_lines(value, inner)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            inner = (*prefix, str(index))
+            yield inner, item.start_mark.line + 1
+            yield from _key_lines(item, inner)
+
+
+def _explain(error: ValidationError, lines: Mapping[tuple[str, ...], int]) -> str:
+    seen: dict[str, None] = {}
+    for fault in error.errors(include_url=False):
+        location = tuple(str(part) for part in fault["loc"])
+        # Pydantic names the branch of a union it tried ("str", "tuple[...]"); the file has no such key.
+        keys = location
+        while keys and keys not in lines and fault["type"] != "missing":
+            keys = keys[:-1]
+        line = next((lines[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in lines), None)
+        where = (f"line {line}, " if line else "") + (".".join(keys) or "job")
+        if fault["type"] == "extra_forbidden":
+            message = f"unknown key{_suggestion(location)}"
+        elif fault["type"] == "missing":
+            message = "is missing"
+        else:
+            message = f"{fault['msg'].removeprefix('Value error, ')} (got {_shown(fault['input'])})"
+        seen[f"{where}: {message}"] = None
+    return "\n  ".join(["the job file has faults:" if len(seen) > 1 else "", *seen]).strip()
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _suggestion(location: tuple[str, ...]) -> str:
+    known = list(_group(location[:-1]).model_fields)
+    near = get_close_matches(location[-1], known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}"
+
+
+def _group(location: tuple[str, ...]) -> type[BaseModel]:
+    """The settings class that a key belongs to."""
+    group: type[BaseModel] = JobConfig
+    for name in location:
+        if name in group.model_fields:
+            annotation = group.model_fields[name].annotation
+            models = [kind for kind in (annotation, *_arguments(annotation)) if _is_model(kind)]
+            group = models[0] if models else group
+    return group
+
+
+def _arguments(annotation: object) -> Iterator[Any]:
+    for argument in get_args(annotation):
+        yield argument
+        yield from _arguments(argument)
+
+
+def _is_model(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)

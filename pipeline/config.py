@@ -1,0 +1,156 @@
+"""The job: every setting of a run, frozen and validated.
+
+Field names are the field's own (`num_frames`, `fps`, `retention_ratio`, `max_new_tokens`, `num_gpus`,
+`storage_options`). A setting here either changes results, and is then part of a fingerprint
+(`pipeline.fingerprint`), or changes only how the work is spread, and is not.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+from flashvid.config import CompressionConfig
+from flashvid.models import GenerationConfig
+
+_SECRET_WORDS = ("key", "secret", "token", "password", "credential")
+
+
+class Settings(BaseModel):
+    """A frozen group of settings that refuses unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Settings):
+    """Which video LLM, and in which precision."""
+
+    name: str = Field(min_length=1, description="embedded model, local directory, or hub id")
+    revision: str | None = Field(default=None, description="branch, tag or commit of a hub id")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        default=None, description="precision of weights and tokens; the checkpoint's own when omitted"
+    )
+
+
+class SamplingConfig(Settings):
+    """Which frames of a clip the model sees: `num_frames` spread evenly, or `fps` up to `max_frames`."""
+
+    num_frames: int | None = Field(default=None, ge=1, description="frames per clip, spread evenly")
+    fps: float | None = Field(default=None, gt=0, description="frames per second of video, instead of num_frames")
+    max_frames: int = Field(default=768, ge=1, description="with fps: at most so many, then spread evenly")
+    min_pixels: int | None = Field(default=None, ge=1, description="lower bound of a resized frame's area")
+    max_pixels: int | None = Field(default=None, ge=1, description="upper bound of a resized frame's area")
+
+    @model_validator(mode="after")
+    def _one_way_to_sample(self) -> Self:
+        if self.num_frames is not None and self.fps is not None:
+            raise ValueError("num_frames and fps exclude each other: give one of them")
+        if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels ({self.min_pixels}) is above max_pixels ({self.max_pixels})")
+        return self
+
+
+class PoolConfig(Settings):
+    """One pool of actors. What is omitted is chosen from the cluster's size (see `pipeline.resources`)."""
+
+    concurrency: Annotated[int, Field(ge=1)] | None = Field(default=None, description="number of actors")
+    num_cpus: float | None = Field(default=None, ge=0, description="CPUs that each actor reserves")
+    num_gpus: float | None = Field(default=None, ge=0, description="GPUs, or a share of one, per actor")
+
+
+class ResourcesConfig(Settings):
+    """The three pools and the bound on decoded clips in memory."""
+
+    decode: PoolConfig = PoolConfig()
+    encode: PoolConfig = PoolConfig()
+    answer: PoolConfig = PoolConfig()
+    max_decoded_clips: int = Field(
+        default=4, ge=1, description="clips whose frames are in memory at once, over the whole cluster"
+    )
+
+    @field_validator("decode")
+    @classmethod
+    def _decode_on_cpu(cls, decode: PoolConfig) -> PoolConfig:
+        if decode.num_gpus:
+            raise ValueError("decoding runs on CPUs: num_gpus has no meaning here")
+        return decode
+
+
+class CommitConfig(Settings):
+    """How often the driver writes answers: after so many rows or so many seconds, whichever comes first."""
+
+    rows: int = Field(default=1000, ge=1)
+    seconds: float = Field(default=15.0, ge=0)
+
+
+class QuestionRow(Settings):
+    """One question, as a row of the questions table or written into the job."""
+
+    question: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = Field(
+        description="the text; {column} stands for a column of the video's row"
+    )
+    question_id: str | None = Field(default=None, min_length=1, description="default: hash of text and options")
+    options: tuple[str, ...] | None = Field(
+        default=None,
+        min_length=2,
+        max_length=26,
+        description="choices, shown to the model with a letter each",
+    )
+    answer: str | None = Field(default=None, description="the expected answer, for evaluation only")
+    video_id: str | None = Field(default=None, description="ask it of this video only")
+
+
+class JobConfig(Settings):
+    """A job: videos, questions, where results go, and every setting in between."""
+
+    videos: str = Field(min_length=1, description="a folder, a glob, or a Parquet, CSV or JSONL table")
+    questions: str | tuple[QuestionRow, ...] = Field(description="a table's path, or the questions themselves")
+    output: str = Field(min_length=1, description="folder or URL that receives answers and failures")
+    cache: str | None = Field(default=None, description="folder or URL of the compressed tokens; default: output")
+    source_id_column: str | None = Field(
+        default=None,
+        description="column of the videos table that says what the bytes are, for instance a checksum",
+    )
+    model: ModelConfig
+    sampling: SamplingConfig = SamplingConfig(num_frames=32)
+    compression: CompressionConfig = CompressionConfig()
+    generation: GenerationConfig = GenerationConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    commit: CommitConfig = CommitConfig()
+    max_attempts: int = Field(default=3, ge=1, description="tries of a transient failure, counted over runs")
+    storage_options: dict[str, Any] = Field(default_factory=dict, description="passed to fsspec; no secrets")
+
+    @field_validator("questions", mode="before")
+    @classmethod
+    def _plain_strings_are_questions(cls, value: object) -> object:
+        if isinstance(value, list | tuple):
+            return tuple({"question": item} if isinstance(item, str) else item for item in value)
+        return value
+
+    @field_validator("sampling", mode="before")
+    @classmethod
+    def _some_way_to_sample(cls, value: object) -> object:
+        if isinstance(value, dict) and value.get("num_frames") is None and value.get("fps") is None:
+            return {**value, "num_frames": 32}
+        return value
+
+    @field_validator("storage_options")
+    @classmethod
+    def _no_secrets(cls, value: dict[str, Any]) -> dict[str, Any]:
+        # The job is written to storage as it was resolved; a secret in it would be, too.
+        for name in _nested_keys(value):
+            if any(word in name.lower() for word in _SECRET_WORDS):
+                raise ValueError(f"'{name}' looks like a secret: give it through the environment or a profile")
+        return value
+
+    @property
+    def tokens_root(self) -> str:
+        """Where the compressed tokens live."""
+        return self.cache or self.output
+
+
+def _nested_keys(value: object) -> list[str]:
+    if not isinstance(value, dict):
+        return []
+    return [name for key, inner in value.items() for name in (str(key), *_nested_keys(inner))]

@@ -1,0 +1,61 @@
+"""The pipeline's leaves on the library's error tree; the branch decides what happens next (see `flashvid.errors`).
+
+FlashVidError
+├── TransientError          tried again by later runs, up to `max_attempts`
+│   └── WorkerDiedError
+├── PermanentError          recorded once; tried again only when the source changed
+│   ├── InputRowError
+│   ├── VideoNotFoundError
+│   └── UnreadableVideoError
+└── FatalError              the run stops; what is committed stays
+    ├── InputTableError
+    ├── SettingsChangedError
+    ├── QuestionChangedError
+    ├── OutputLockedError
+    ├── CorruptTokensError
+    └── ClusterTooSmallError
+"""
+
+from __future__ import annotations
+
+from flashvid.errors import FatalError, PermanentError, TransientError
+
+
+class WorkerDiedError(TransientError):
+    """Two processes died while they worked on this clip; it is left alone for this run."""
+
+
+class InputRowError(PermanentError):
+    """A row of the videos table with an impossible value; the other rows are not affected."""
+
+
+class VideoNotFoundError(PermanentError):
+    """There is no file at the row's `video_path`."""
+
+
+class UnreadableVideoError(PermanentError):
+    """The file is there, and it is not a video that can be decoded to its end."""
+
+
+class InputTableError(FatalError):
+    """A table of videos or questions that can't be read as one: the message names the row or the column."""
+
+
+class SettingsChangedError(FatalError):
+    """The output was made with other settings; going on needs `--fork`."""
+
+
+class QuestionChangedError(FatalError):
+    """A `question_id` that already has answers now stands for another text."""
+
+
+class OutputLockedError(FatalError):
+    """Another run writes to this output."""
+
+
+class CorruptTokensError(FatalError):
+    """A committed tokens object that does not hold what its columns say."""
+
+
+class ClusterTooSmallError(FatalError):
+    """The actor pools can't all be placed on this cluster: the run would hang."""

@@ -1,0 +1,130 @@
+"""The Ray graph of a run: one Ray Data execution over stateful actor pools.
+
+    clips without tokens ─► decode ─► encode ─┐
+                                              ├─► answer ─► the driver
+    clips with tokens ────────────────────────┘
+
+Each read task deals out one shard of the plan, one clip per block, so that no pool waits for a neighbour's clip. What
+back-pressure Ray Data applies to bytes is joined by a bound on clips: `RunMonitor.admit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ReadTask
+from ray.data.block import BlockMetadata
+from ray.exceptions import RayError
+
+from flashvid.errors import FatalError
+from pipeline.inputs import QuestionTable
+from pipeline.messages import ClipMessage
+from pipeline.planning import Clip, Plan, shards
+from pipeline.resources import Pool, Pools
+from pipeline.stages import AnswerStage, DecodeStage, EncodeStage, StageSettings
+from pipeline.stages.stage import Stage
+
+_MAX_SHARDS = 64
+
+
+class PlanSource(Datasource):
+    """The planned clips as a Ray Data source: one read task per shard, one clip per block."""
+
+    def __init__(self, clips: Sequence[Clip]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._shards = tuple(shards(clips, _MAX_SHARDS))
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Unknown to Ray; the clips are small."""
+        return None
+
+    def get_read_tasks(
+        self,
+        parallelism: int,  # noqa: ARG002 - one task per shard, whatever Ray would prefer
+        per_task_row_limit: int | None = None,  # noqa: ARG002
+        data_context: DataContext | None = None,  # noqa: ARG002
+    ) -> list[ReadTask]:
+        """One task per shard."""
+        return [_read_task(shard) for shard in self._shards]
+
+
+def _read_task(shard: tuple[Clip, ...]) -> ReadTask:
+    def blocks() -> Iterator[pa.Table]:
+        for clip in shard:
+            yield ClipMessage(clip).to_table()
+
+    metadata = BlockMetadata(num_rows=len(shard), size_bytes=None, input_files=None, exec_stats=None)
+    return ReadTask(blocks, metadata)
+
+
+def stream(plan: Plan, pools: Pools, settings: StageSettings, questions: QuestionTable) -> Iterator[ClipMessage]:
+    """Execute a plan, yielding each clip's outcome as it is ready, in no particular order.
+
+    Raises:
+        FatalError: raised inside a stage: the run can't go on.
+    """
+    with _data_context():
+        outcomes = _graph(plan, pools, settings, ray.put(questions))
+    try:
+        for block in outcomes.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            yield ClipMessage.from_table(block)
+    except RayError as error:
+        # Ray wraps what a stage raised; the cause says what to do.
+        if (fatal := _fatal_cause(error)) is not None:
+            raise fatal from error
+        raise
+
+
+def _graph(plan: Plan, pools: Pools, settings: StageSettings, questions: ray.ObjectRef[QuestionTable]) -> Dataset:
+    sources = []
+    if plan.to_encode:
+        decoded = _stage(_source(plan.to_encode), DecodeStage, pools.decode, settings)
+        sources.append(_stage(decoded, EncodeStage, pools.encode, settings))
+    if plan.cached:
+        sources.append(_source(plan.cached))
+    first, *others = sources
+    joined: Dataset = first.union(*others) if others else first
+    return _stage(joined, AnswerStage, pools.answer, settings, questions)
+
+
+def _source(clips: Sequence[Clip]) -> Dataset:
+    # A read task waits for nothing: reserving a CPU would only make it compete with the decode actors.
+    return ray.data.read_datasource(PlanSource(clips), ray_remote_args={"num_cpus": 0})
+
+
+def _stage(source: Dataset, stage: type[Stage], pool: Pool, *arguments: object) -> Dataset:
+    mapped: Dataset = source.map_batches(
+        stage,
+        fn_constructor_args=arguments,
+        batch_size=1,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        compute=ActorPoolStrategy(size=pool.size),
+        num_cpus=pool.num_cpus,
+        num_gpus=pool.num_gpus,
+    )
+    return mapped
+
+
+@contextmanager
+def _data_context() -> Iterator[None]:
+    """Ray Data settings for the datasets made inside; the caller's are untouched."""
+    ours = DataContext.get_current().copy()
+    ours.target_max_block_size = 1  # bytes: every clip is a block of its own
+    ours.enable_progress_bars = False
+    ours.execution_options.preserve_order = False
+    with DataContext.current(ours):
+        yield
+
+
+def _fatal_cause(error: BaseException) -> FatalError | None:
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, FatalError):
+            return seen
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    return None

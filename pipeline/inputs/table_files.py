@@ -1,0 +1,58 @@
+"""Parquet, CSV and JSONL files as Arrow tables, with errors that name the file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet as pq
+
+from pipeline.errors import InputTableError
+from pipeline.storage import resolve
+
+TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
+
+
+def is_table(path: str) -> bool:
+    """Whether a path names a table by its suffix."""
+    return PurePosixPath(path).suffix.lower() in TABLE_SUFFIXES
+
+
+def read_table(path: str, text_columns: Collection[str], storage_options: Mapping[str, Any]) -> pa.Table:
+    """Read one table file.
+
+    Args:
+        path: Path or URL ending in .parquet, .csv or .jsonl.
+        text_columns: Columns that stay text in a CSV file: a `video_id` of ``0001`` is not the number 1.
+        storage_options: For fsspec.
+
+    Raises:
+        InputTableError: the file is missing or can't be parsed; names the file and the parser's reason.
+    """
+    fs, inner = resolve(path, storage_options)
+    suffix = PurePosixPath(path).suffix.lower()
+    try:
+        content = fs.cat_file(inner)
+    except FileNotFoundError:
+        raise InputTableError("no such file", path) from None
+    except IsADirectoryError:
+        raise InputTableError("is a folder, not a table file", path) from None
+    try:
+        if suffix == ".parquet":
+            return pq.read_table(pa.BufferReader(content))
+        if suffix == ".csv":
+            types = dict.fromkeys(text_columns, pa.string())
+            # Quoted fields may hold line breaks: questions do.
+            return pa.csv.read_csv(
+                io.BytesIO(content),
+                parse_options=pa.csv.ParseOptions(newlines_in_values=True),
+                convert_options=pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True),
+            )
+        return pa.json.read_json(io.BytesIO(content)) if content.strip() else pa.table({})
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise InputTableError(f"not a readable {suffix[1:]} table: {error}", path) from None

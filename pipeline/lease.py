@@ -1,0 +1,133 @@
+"""The lease: one driver writes to an output at a time (DESIGN, guarantee 2).
+
+``lease/<epoch>.json`` files are created exclusively and never deleted; the highest epoch holds the lease. Renewing it
+is creating the next epoch, so no clock of another machine is ever trusted: an observer waits until no new epoch has
+appeared for `LEASE_SECONDS` by its own clock. A holder on this host whose process is gone is succeeded at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import OutputLockedError
+from pipeline.storage import Storage
+
+LEASE_SECONDS = 60.0
+
+
+class Lease:
+    """The right to commit to one output, held by one driver process."""
+
+    def __init__(self, storage: Storage, run_id: str, epoch: int, clock: Callable[[], float]) -> None:
+        self._storage = storage
+        self._clock = clock
+        self._nonce = uuid.uuid4().hex
+        self.run_id = run_id
+        self.epoch = epoch
+        self._renewed_at = clock()
+
+    @classmethod
+    def acquire(
+        cls,
+        storage: Storage,
+        run_id: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> Lease:
+        """Take the lease, waiting out a holder elsewhere that may be dead.
+
+        Raises:
+            OutputLockedError: the holder is alive, or somebody else took the lease at this moment.
+        """
+        epoch, holder = _highest(storage)
+        if holder is not None and not holder["released"]:
+            if holder["host"] == _host():
+                if _is_running(holder["pid"], holder["started"]):
+                    raise OutputLockedError(
+                        f"run {holder['run_id']} (process {holder['pid']} on this host) is writing to {storage.url}; "
+                        "wait for it or stop it"
+                    )
+            else:
+                sleep(LEASE_SECONDS)
+                if _highest(storage)[0] != epoch:
+                    raise OutputLockedError(
+                        f"run {holder['run_id']} on host {holder['host']} is writing to {storage.url}; "
+                        "wait for it or stop it"
+                    )
+        lease = cls(storage, run_id, epoch, clock)
+        lease._advance(released=False)
+        return lease
+
+    def check(self) -> None:
+        """Confirm before a commit that the lease is still held; renew it when a third of its life is over.
+
+        Raises:
+            OutputLockedError: another run has taken over; nothing more may be committed.
+        """
+        if self._storage.exists(_name(self.epoch + 1)):
+            raise OutputLockedError(f"another run took over {self._storage.url}; this one stops")
+        if self._clock() - self._renewed_at > LEASE_SECONDS / 3:
+            self._advance(released=False)
+
+    def release(self) -> None:
+        """Let the next run start at once."""
+        self._advance(released=True)
+
+    def _advance(self, *, released: bool) -> None:
+        record = {
+            "run_id": self.run_id,
+            "host": _host(),
+            "pid": os.getpid(),
+            "started": _started(os.getpid()),
+            "nonce": self._nonce,
+            "released": released,
+        }
+        if not self._storage.create(_name(self.epoch + 1), json.dumps(record).encode()):
+            raise OutputLockedError(f"another run took over {self._storage.url}; this one stops")
+        self.epoch += 1
+        self._renewed_at = self._clock()
+
+
+def _name(epoch: int) -> str:
+    return f"lease/{epoch:08d}.json"
+
+
+def _highest(storage: Storage) -> tuple[int, Mapping[str, Any] | None]:
+    names = storage.names("lease")
+    if not names:
+        return 0, None
+    return int(Path(names[-1]).stem), json.loads(storage.read(names[-1]))
+
+
+def _host() -> str:
+    # The boot id tells a rebooted machine, and one container from another with the same name, apart.
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return f"{socket.gethostname()}/{boot.read_text().strip() if boot.exists() else 'unknown'}"
+
+
+def _started(pid: int) -> str | None:
+    """When a living process started, in the kernel's ticks: tells it from a later one with the same number."""
+    try:
+        # Fields 3 and 22; the name in field 2 may hold spaces, so count from its closing parenthesis.
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else fields[19]
+
+
+def _is_running(pid: int, started: str | None) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's process, alive
+    return _started(pid) == started

@@ -1,0 +1,98 @@
+"""The run's bookkeeping among its processes: who works, what was done, which clips kill, how many frames are held.
+
+A single Ray actor per run holds one `RunMonitor`. Nothing that decides whether work is done lives here: losing it loses
+counters, never results.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A stage's process, as it announced itself.
+
+    Attributes:
+        stage: decode, encode or answer.
+        pid: Process id on its node.
+        node_id: Ray's id of the node.
+        cuda_visible_devices: The GPUs Ray pinned it to; None where it asked for none.
+    """
+
+    stage: str
+    pid: int
+    node_id: str
+    cuda_visible_devices: str | None
+
+
+@dataclass(frozen=True)
+class Activity:
+    """A snapshot of the run.
+
+    Attributes:
+        workers: Every process that started, restarted ones included.
+        counts: Work done, by name (`frames_decoded`, `encoder_calls`, ...), retried work included.
+        seconds: Time spent per stage, summed over its actors.
+        max_decoded_clips: The most clips whose frames were in memory at once.
+    """
+
+    workers: tuple[Worker, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    max_decoded_clips: int = 0
+
+
+class RunMonitor:
+    """Bookkeeping of one run; plain Python, wrapped in a Ray actor by `pipeline.flow`."""
+
+    def __init__(self, max_decoded_clips: int) -> None:
+        self._bound = max_decoded_clips
+        self._decoded: set[str] = set()
+        self._most_decoded = 0
+        self._begun: dict[tuple[str, str], int] = defaultdict(int)
+        self._workers: list[Worker] = []
+        self._counts: dict[str, int] = defaultdict(int)
+        self._seconds: dict[str, float] = defaultdict(float)
+
+    def register(self, worker: Worker) -> None:
+        """Note a process that is ready to work."""
+        self._workers.append(worker)
+
+    def begin(self, clip_id: str, stage: str) -> int:
+        """Note a clip before it is touched.
+
+        Returns:
+            How often the stage began this clip before without ending it: each time its process died.
+        """
+        deaths = self._begun[clip_id, stage]
+        self._begun[clip_id, stage] += 1
+        return deaths
+
+    def end(self, clip_id: str, stage: str, counts: Mapping[str, int], seconds: float) -> None:
+        """Note what a stage did for a clip, whether it worked or failed."""
+        del self._begun[clip_id, stage]
+        for name, count in counts.items():
+            self._counts[name] += count
+        self._seconds[stage] += seconds
+
+    def admit(self, clip_id: str) -> bool:
+        """Ask to hold a clip's frames in memory; the bound holds over all decode actors together.
+
+        A clip that is admitted already (its frames were lost with a node, say) is admitted again.
+        """
+        if clip_id not in self._decoded and len(self._decoded) >= self._bound:
+            return False
+        self._decoded.add(clip_id)
+        self._most_decoded = max(self._most_decoded, len(self._decoded))
+        return True
+
+    def release(self, clip_id: str) -> None:
+        """A clip's frames are no longer needed."""
+        self._decoded.discard(clip_id)
+
+    def activity(self) -> Activity:
+        """What happened so far."""
+        return Activity(tuple(self._workers), dict(self._counts), dict(self._seconds), self._most_decoded)

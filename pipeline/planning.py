@@ -1,0 +1,240 @@
+"""The plan: (clips x questions) minus what is committed. Pure: snapshots in, decisions out.
+
+Nothing here knows Ray or storage; the cross product is walked clip by clip and never held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.errors import InputRowError, QuestionChangedError
+from pipeline.inputs import Question, QuestionTable, Video
+from pipeline.keys import clip_id, content_key, question_hash
+from pipeline.ledger import AnswerKey, FailureKey
+from pipeline.sources import Source
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The unit of work: one span of one video, with the questions that still need an answer.
+
+    Attributes:
+        clip_id: Derived from the video and `content_key`.
+        video_id: The row it comes from.
+        content_key: Cache key of its tokens.
+        source_id: What the bytes are.
+        video_path: Where they are; None if the row does not say.
+        start_s: Start in seconds, None for the beginning.
+        end_s: End in seconds, None for the end.
+        question_ids: Questions to answer, as ids: the texts travel once, not once a clip.
+        columns: Columns of the video's row that the questions use.
+        attempt: 1 for the first try, counted over runs.
+        problem: Why the row can't be used (see `Video.problem`).
+    """
+
+    clip_id: str
+    video_id: str
+    content_key: str
+    source_id: str
+    video_path: str | None
+    start_s: float | None
+    end_s: float | None
+    question_ids: tuple[str, ...] = ()
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    attempt: int = 1
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class RowFailure:
+    """A question that can't be put to a clip, found while planning."""
+
+    clip: Clip
+    question_id: str
+    error: InputRowError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run has to do.
+
+    Attributes:
+        to_encode: Clips without committed tokens.
+        cached: Clips whose tokens are committed and that have open questions.
+        failures: Questions that can't be asked of some clip.
+        clips_total: Clips of the job.
+        answers_total: Answers the finished job has.
+        answers_done: Answers that are committed already.
+        answers_exhausted: Answers not planned: failed for good, or too often.
+    """
+
+    to_encode: tuple[Clip, ...]
+    cached: tuple[Clip, ...]
+    failures: tuple[RowFailure, ...]
+    clips_total: int
+    answers_total: int
+    answers_done: int
+    answers_exhausted: int
+
+    @property
+    def answers_planned(self) -> int:
+        """Answers this run will try."""
+        return sum(len(clip.question_ids) for clip in (*self.to_encode, *self.cached))
+
+
+class FailureHistory:
+    """What failed in earlier runs, and whether it may be tried again."""
+
+    def __init__(self, failures: Iterable[FailureKey], max_attempts: int) -> None:
+        self._max_attempts = max_attempts
+        self._permanent: set[tuple[str, str | None]] = set()
+        self._attempts: dict[tuple[str, str | None], int] = {}
+        for failure in failures:
+            key = (failure.clip_id, failure.question_id)
+            if failure.error_kind == "permanent":
+                self._permanent.add(key)
+            self._attempts[key] = max(self._attempts.get(key, 0), failure.attempt)
+
+    def attempts(self, clip: str, question_ids: Iterable[str] = ()) -> int:
+        """Tries so far of a clip, or of the most tried of the given questions of it."""
+        return max(self._attempts.get((clip, question_id), 0) for question_id in (None, *question_ids))
+
+    def is_exhausted(self, clip: str, question_id: str | None) -> bool:
+        """Whether a clip (`question_id` None) or one question of it is not to be tried again."""
+        key = (clip, question_id)
+        return key in self._permanent or self._attempts.get(key, 0) >= self._max_attempts
+
+
+def plan(
+    videos: Sequence[Video],
+    sources: Sequence[Source],
+    questions: QuestionTable,
+    *,
+    committed_tokens: Collection[str],
+    answered: Iterable[AnswerKey],
+    failed: Iterable[FailureKey],
+    max_attempts: int,
+) -> Plan:
+    """Decide what is left to do.
+
+    Args:
+        videos: Rows of the videos table.
+        sources: What the bytes of each are, in the same order.
+        questions: The job's questions.
+        committed_tokens: `content_key` of every clip whose tokens are committed.
+        answered: Committed answers under this run's `answers_fingerprint`.
+        failed: Committed failures under it.
+        max_attempts: Tries of a transient failure.
+
+    Raises:
+        QuestionChangedError: a `question_id` has answers to another text; names it and the video.
+    """
+    history = FailureHistory(failed, max_attempts)
+    answers = _Answers(answered)
+    used_columns = questions.columns
+    to_encode: list[Clip] = []
+    cached: list[Clip] = []
+    failures: list[RowFailure] = []
+    total = done = exhausted = 0
+    for video, source in zip(videos, sources, strict=True):
+        whole = _clip(video, source, used_columns)
+        open_questions: list[str] = []
+        for question in questions.for_video(video.video_id):
+            total += 1
+            if isinstance(text := _text(question, whole), InputRowError):
+                if history.is_exhausted(whole.clip_id, question.question_id):
+                    exhausted += 1
+                else:
+                    failures.append(RowFailure(whole, question.question_id, text))
+                continue
+            if answers.has(whole, question, text):
+                done += 1
+            elif history.is_exhausted(whole.clip_id, None) or history.is_exhausted(whole.clip_id, question.question_id):
+                exhausted += 1
+            else:
+                open_questions.append(question.question_id)
+        if open_questions:
+            clip = _with_questions(whole, open_questions, history)
+            (cached if clip.content_key in committed_tokens else to_encode).append(clip)
+    return Plan(tuple(to_encode), tuple(cached), tuple(failures), len(videos), total, done, exhausted)
+
+
+def changed_sources(
+    videos: Sequence[Video], sources: Sequence[Source], probed: Mapping[str, Collection[str]]
+) -> list[str]:
+    """`video_id` of every video whose path was probed before with other bytes and never with these.
+
+    Args:
+        videos: Rows of the videos table.
+        sources: What the bytes of each are now.
+        probed: Every `source_id` probed so far, by `video_path`.
+    """
+    return [
+        video.video_id
+        for video, source in zip(videos, sources, strict=True)
+        if source.exists and source.source_id not in probed.get(video.video_path or "", {source.source_id})
+    ]
+
+
+class _Answers:
+    def __init__(self, answered: Iterable[AnswerKey]) -> None:
+        self._keys: set[tuple[str, str, str]] = set()
+        self._hashes: dict[tuple[str, str], str] = {}
+        for key in answered:
+            self._keys.add((key.clip_id, key.question_id, key.question_hash))
+            self._hashes[key.video_id, key.question_id] = key.question_hash
+
+    def has(self, clip: Clip, question: Question, text: str) -> bool:
+        wanted = question_hash(text, question.options)
+        if self._hashes.get((clip.video_id, question.question_id), wanted) != wanted:
+            raise QuestionChangedError(
+                f"its answers for video_id {clip.video_id!r} were given to another text or other options; "
+                f"give the new question a question_id of its own",
+                f"question_id {question.question_id!r}",
+            )
+        return (clip.clip_id, question.question_id, wanted) in self._keys
+
+
+def _clip(video: Video, source: Source, used_columns: Collection[str]) -> Clip:
+    key = content_key(source.source_id, video.start_s, video.end_s)
+    row = {
+        "video_id": video.video_id,
+        "video_path": video.video_path,
+        "start_s": video.start_s,
+        "end_s": video.end_s,
+    }
+    row.update(video.columns)
+    return Clip(
+        clip_id=clip_id(video.video_id, key),
+        video_id=video.video_id,
+        content_key=key,
+        source_id=source.source_id,
+        video_path=video.video_path,
+        start_s=video.start_s,
+        end_s=video.end_s,
+        columns={name: row.get(name) for name in used_columns},
+        problem=video.problem,
+    )
+
+
+def _with_questions(clip: Clip, question_ids: list[str], history: FailureHistory) -> Clip:
+    attempt = history.attempts(clip.clip_id, question_ids) + 1
+    return Clip(**{**vars(clip), "question_ids": tuple(question_ids), "attempt": attempt})
+
+
+def _text(question: Question, clip: Clip) -> str | InputRowError:
+    empty = sorted(name for name in question.columns if clip.columns[name] is None)
+    if empty:
+        return InputRowError(
+            f"question {question.question_id!r} uses {{{empty[0]}}}, which is empty here",
+            f"video_id {clip.video_id!r}",
+        )
+    return question.render(clip.columns)
+
+
+def shards(clips: Sequence[Clip], count: int) -> Iterator[tuple[Clip, ...]]:
+    """Deal clips into at most `count` shards, each one read task of the run."""
+    for index in range(min(count, len(clips))):
+        yield tuple(clips[index::count])

@@ -1,0 +1,115 @@
+"""Probe: what the headers of new files say, before anything is spent on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow.dataset as ds
+import ray
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline import tables
+from pipeline.decoding import VideoHeader, read_header
+from pipeline.errors import InputRowError, UnreadableVideoError, VideoNotFoundError
+from pipeline.messages import Failure
+from pipeline.parquet import to_bytes
+from pipeline.planning import Clip
+from pipeline.storage import Storage, resolve
+
+STAGE = "probe"
+_CLIPS_PER_TASK = 32
+_DECODER = "decord"
+
+
+class ProbeTable:
+    """`probes/`: what is known of every file seen so far, made once and added to."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def source_ids_by_path(self) -> dict[str, set[str]]:
+        """Every `source_id` probed, by `video_path`."""
+        known: dict[str, set[str]] = {}
+        names = self._storage.names("probes")
+        if names:
+            paths = [self._storage.path(name) for name in names]
+            dataset = ds.dataset(paths, schema=tables.PROBES, format="parquet", filesystem=self._storage.fs)
+            for batch in dataset.to_batches(columns=["video_path", "source_id"]):
+                for row in batch.to_pylist():
+                    known.setdefault(row["video_path"], set()).add(row["source_id"])
+        return known
+
+    def append(self, headers: Sequence[tuple[Clip, VideoHeader]], sizes: Mapping[str, int | None], part: str) -> None:
+        """Commit what was found out.
+
+        Args:
+            headers: The probed clips and what their files say.
+            sizes: Bytes of each source, by `source_id`.
+            part: Name of this commit, unique over all runs.
+        """
+        by_source = {clip.source_id: (clip, header) for clip, header in headers}
+        rows = [
+            {
+                "source_id": source_id,
+                "video_path": clip.video_path,
+                "size_bytes": sizes[source_id],
+                "decoder": _DECODER,
+                **asdict(header),
+            }
+            for source_id, (clip, header) in by_source.items()
+        ]
+        if rows:
+            self._storage.create(f"probes/part-{part}.parquet", to_bytes(rows, tables.PROBES))
+
+
+def probe_clips(
+    clips: Sequence[Clip], storage_options: Mapping[str, Any]
+) -> Iterator[tuple[Clip, VideoHeader | Failure]]:
+    """Read the headers of clips' files in Ray tasks: a file that crashes a parser costs no driver."""
+    probe = ray.remote(_probe_chunk)
+    chunks = [clips[i : i + _CLIPS_PER_TASK] for i in range(0, len(clips), _CLIPS_PER_TASK)]
+    results: list[Any] = [probe.remote(chunk, dict(storage_options)) for chunk in chunks]
+    for chunk, result in zip(chunks, results, strict=True):
+        yield from zip(chunk, ray.get(result), strict=True)
+
+
+def _probe_chunk(clips: Sequence[Clip], storage_options: Mapping[str, Any]) -> list[VideoHeader | Failure]:
+    return [_probe(clip, storage_options) for clip in clips]
+
+
+def _probe(clip: Clip, storage_options: Mapping[str, Any]) -> VideoHeader | Failure:
+    try:
+        return probe_file(clip, storage_options)
+    except Exception as error:  # noqa: BLE001 - becomes a row of failures/ with its traceback
+        return Failure.of(error, STAGE)
+
+
+def probe_file(clip: Clip, storage_options: Mapping[str, Any]) -> VideoHeader:
+    """Check a clip's row and read its file's header, without reading the whole file.
+
+    Raises:
+        InputRowError: the row itself is wrong.
+        VideoNotFoundError: no file.
+        UnreadableVideoError: not a video with a video stream, or shorter than the clip's start.
+    """
+    if clip.problem is not None or clip.video_path is None:
+        raise InputRowError(clip.problem or "the row has no video_path")
+    fs, inner = resolve(clip.video_path, storage_options)
+    try:
+        size = fs.size(inner)
+    except FileNotFoundError:
+        raise VideoNotFoundError(f"no video file at {clip.video_path}") from None
+    if fs.isdir(inner):
+        raise VideoNotFoundError(f"{clip.video_path} is a folder, not a video file")
+    if size == 0:
+        raise UnreadableVideoError(f"the file is empty: {clip.video_path}")
+    if isinstance(fs, LocalFileSystem):
+        header = read_header(inner)
+    else:
+        with fs.open(inner, "rb") as file:
+            header = read_header(file)
+    if clip.start_s is not None and header.duration_s is not None and clip.start_s >= header.duration_s:
+        raise UnreadableVideoError(f"start_s is {clip.start_s}, the video ends at {header.duration_s:.2f} s")
+    return header

@@ -1,0 +1,129 @@
+"""How large each pool is and what its actors reserve. Pure: the cluster's size in, pool sizes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.config import PoolConfig, ResourcesConfig
+from pipeline.errors import ClusterTooSmallError
+
+# On a single GPU, encode and answer share it; both models' halves must fit its memory together.
+_SHARED_ENCODE_GPU = 0.4
+_SHARED_ANSWER_GPU = 0.6
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A pool of actors: how many, and what each reserves of its node."""
+
+    size: int
+    num_cpus: float
+    num_gpus: float
+
+
+@dataclass(frozen=True)
+class Pools:
+    """The three pools of a run; those that start nothing are left out of `minimum`."""
+
+    decode: Pool
+    encode: Pool
+    answer: Pool
+
+
+def plan_pools(resources: ResourcesConfig, *, num_cpus: float, gpus_per_node: Sequence[int], encodes: bool) -> Pools:
+    """Size the pools for a cluster.
+
+    What the job leaves open: GPU actors reserve no CPU (else half-GPU actors wait for CPUs for ever); on one GPU encode
+    and answer share it 0.4 / 0.6, on several each actor has its own; without GPUs they reserve nothing.
+
+    Args:
+        resources: The job's wishes.
+        num_cpus: CPUs of the cluster.
+        gpus_per_node: GPUs of each node that has some.
+        encodes: Whether anything has to be decoded and encoded; else only the answer pool counts.
+
+    Raises:
+        ClusterTooSmallError: the pools can't all be placed; says what is asked, what there is, and what to change.
+    """
+    gpus = sum(gpus_per_node)
+    encode, answer = _gpu_pools(resources, gpus, encodes)
+    decode_cpus = 1.0 if resources.decode.num_cpus is None else resources.decode.num_cpus
+    # Without GPUs the model runs on the same CPUs: leave it half of them.
+    spare_cpus = num_cpus if gpus else num_cpus / 2
+    decode = Pool(
+        size=resources.decode.concurrency or max(1, int(spare_cpus / max(decode_cpus, 1.0))),
+        num_cpus=decode_cpus,
+        num_gpus=0.0,
+    )
+    pools = Pools(decode, encode, answer)
+    _check(pools, num_cpus, gpus_per_node, encodes)
+    return pools
+
+
+def _gpu_pools(resources: ResourcesConfig, gpus: int, encodes: bool) -> tuple[Pool, Pool]:
+    if not encodes:
+        alone = _pool(resources.answer, size=max(1, gpus), num_gpus=1.0 if gpus else 0.0)
+        return Pool(0, 0.0, 0.0), alone
+    if gpus <= 1:
+        return (
+            _pool(resources.encode, size=1, num_gpus=_SHARED_ENCODE_GPU * gpus),
+            _pool(resources.answer, size=1, num_gpus=_SHARED_ANSWER_GPU * gpus),
+        )
+    # Rounded down for encode: answering is the longer half at several questions a clip.
+    for_encode = max(1, int(gpus * _SHARED_ENCODE_GPU))
+    return (
+        _pool(resources.encode, size=for_encode, num_gpus=1.0),
+        _pool(resources.answer, size=gpus - for_encode, num_gpus=1.0),
+    )
+
+
+def _pool(wish: PoolConfig, *, size: int, num_gpus: float) -> Pool:
+    return Pool(
+        size=wish.concurrency or size,
+        num_cpus=wish.num_cpus or 0.0,
+        num_gpus=num_gpus if wish.num_gpus is None else wish.num_gpus,
+    )
+
+
+def _check(pools: Pools, num_cpus: float, gpus_per_node: Sequence[int], encodes: bool) -> None:
+    active = {"decode": pools.decode, "encode": pools.encode, "answer": pools.answer}
+    if not encodes:
+        active = {"answer": pools.answer}
+    asked = ", ".join(
+        f"{name} {pool.size} x ({pool.num_cpus:g} CPU, {pool.num_gpus:g} GPU)" for name, pool in active.items()
+    )
+    cpus = sum(pool.size * pool.num_cpus for pool in active.values())
+    if cpus > num_cpus + _ROUNDING:
+        raise ClusterTooSmallError(
+            f"the pools reserve {cpus:g} CPUs and the cluster has {num_cpus:g} ({asked}); "
+            "lower resources.*.concurrency or resources.*.num_cpus"
+        )
+    wishes = [pool.num_gpus for pool in active.values() for _ in range(pool.size) if pool.num_gpus > 0]
+    if not _fits(sorted(wishes, reverse=True), [1.0 for node in gpus_per_node for _ in range(node)], gpus_per_node):
+        raise ClusterTooSmallError(
+            f"the pools can't be placed on {sum(gpus_per_node)} GPUs ({asked}); "
+            "lower resources.encode or resources.answer: concurrency, or num_gpus so that actors share a GPU"
+        )
+
+
+def _fits(wishes: Sequence[float], free: list[float], gpus_per_node: Sequence[int]) -> bool:
+    """First fit, largest first: shares inside one device, whole devices inside one node."""
+    node_of = [node for node, count in enumerate(gpus_per_node) for _ in range(count)]
+    for wish in wishes:
+        if wish <= 1.0:
+            device = next((i for i, left in enumerate(free) if left + _ROUNDING >= wish), None)
+            if device is None:
+                return False
+            free[device] -= wish
+            continue
+        for node in range(len(gpus_per_node)):
+            whole = [i for i, left in enumerate(free) if node_of[i] == node and left == 1.0]
+            if len(whole) >= wish:
+                for i in whole[: int(wish)]:
+                    free[i] = 0.0
+                break
+        else:
+            return False
+    return True

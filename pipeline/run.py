@@ -1,0 +1,264 @@
+"""One run: plan, stream through Ray, commit. Resuming is the same run again; so is a longer questions table."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import ray
+
+from flashvid.models import resolve_model
+from pipeline.cluster import ClusterSize, connected
+from pipeline.committer import Committer
+from pipeline.config import JobConfig
+from pipeline.errors import InputTableError
+from pipeline.fingerprint import Fingerprints, fingerprints
+from pipeline.flow import stream
+from pipeline.inputs import QuestionTable, Video, read_questions, read_videos
+from pipeline.inputs.videos import referenced_columns
+from pipeline.lease import Lease
+from pipeline.ledger import Ledger
+from pipeline.messages import ClipMessage, Failure
+from pipeline.monitor import Activity, RunMonitor
+from pipeline.planning import Plan, changed_sources, plan
+from pipeline.probing import ProbeTable, probe_clips
+from pipeline.resources import plan_pools
+from pipeline.run_records import RunRecords, new_run_id
+from pipeline.sources import Source, stat_sources
+from pipeline.stages import StageSettings
+from pipeline.storage import Storage
+from pipeline.summary import Progress, RunSummary
+from pipeline.token_store import TokenStore
+
+_TICK_S = 0.25
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """A job's tables, read and checked."""
+
+    videos: list[Video]
+    questions: QuestionTable
+    sources: list[Source]
+
+
+def run(
+    job: JobConfig,
+    *,
+    fork: bool = False,
+    address: str | None = None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    on_notice: Callable[[str], None] = lambda _: None,
+) -> RunSummary:
+    """Bring a job's output up to date.
+
+    Args:
+        job: The job.
+        fork: Go on with settings that this output has not seen, beside the earlier answers.
+        address: Ray cluster; see `pipeline.cluster.connected`.
+        on_progress: Called a few times a second with the counts so far.
+        on_notice: Called with sentences a person should see (a replaced source, what is not tried again).
+
+    Raises:
+        FatalError: bad input, settings that are refused, a locked output, a cluster that is too small. What is
+            committed stays.
+    """
+    started = time.monotonic()
+    model = resolve_model(job.model.name, job.model.revision)
+    prints = fingerprints(job, model.identity)
+    inputs = _read_inputs(job)
+    storage = Storage(job.output, job.storage_options)
+    records = RunRecords(storage)
+    records.check_settings(prints, fork=fork)
+    lease = Lease.acquire(storage, new_run_id())
+    try:
+        records.start(lease.run_id, job, prints)
+        summary = _Run(job, prints, inputs, storage, lease, on_progress, on_notice, started).execute(address)
+        records.end(lease.run_id, asdict(summary))
+        return summary
+    finally:
+        lease.release()
+
+
+def _read_inputs(job: JobConfig) -> _Inputs:
+    videos = read_videos(job.videos, job.storage_options)
+    columns = referenced_columns(videos)
+    if job.source_id_column is not None and job.source_id_column not in columns:
+        raise InputTableError(f"has no column {job.source_id_column!r} (source_id_column of the job)", job.videos)
+    questions = read_questions(
+        job.questions,
+        video_ids=[video.video_id for video in videos],
+        video_columns=columns,
+        storage_options=job.storage_options,
+    )
+    sources = stat_sources(videos, source_id_column=job.source_id_column, storage_options=job.storage_options)
+    return _Inputs(videos, questions, sources)
+
+
+class _Run:
+    """A run that holds the lease."""
+
+    def __init__(
+        self,
+        job: JobConfig,
+        prints: Fingerprints,
+        inputs: _Inputs,
+        storage: Storage,
+        lease: Lease,
+        on_progress: Callable[[Progress], None],
+        on_notice: Callable[[str], None],
+        started: float,
+    ) -> None:
+        self._job = job
+        self._prints = prints
+        self._inputs = inputs
+        self._lease = lease
+        self._on_progress = on_progress
+        self._on_notice = on_notice
+        self._started = started
+        self._ledger = Ledger(storage, prints.answers)
+        self._probes = ProbeTable(storage)
+        self._committer = Committer(self._ledger, lease, job.commit)
+
+    def execute(self, address: str | None) -> RunSummary:
+        probed = self._probes.source_ids_by_path()
+        changed = changed_sources(self._inputs.videos, self._inputs.sources, probed)
+        if changed:
+            self._on_notice(f"source changed since an earlier run, planned again: {', '.join(changed)}")
+        todo = self._plan()
+        if todo.answers_exhausted:
+            self._on_notice(f"not tried again: {todo.answers_exhausted} answers whose clip or question failed before")
+        for failure in todo.failures:
+            self._committer.add_failure(failure.clip, Failure.of(failure.error, "plan", failure.question_id))
+        activity = Activity()
+        if todo.answers_planned:
+            with connected(address) as size:
+                known = frozenset().union(*probed.values())
+                todo = self._probe(todo, known)
+                if todo.answers_planned:
+                    activity = self._stream(todo, size)
+        self._committer.flush()
+        return self._summary(todo, activity, tuple(changed))
+
+    def _plan(self) -> Plan:
+        store = TokenStore(Storage(self._job.tokens_root, self._job.storage_options), self._prints.tokens)
+        return plan(
+            self._inputs.videos,
+            self._inputs.sources,
+            self._inputs.questions,
+            committed_tokens=store.committed(),
+            answered=self._ledger.answer_keys(),
+            failed=self._ledger.failure_keys(),
+            max_attempts=self._job.max_attempts,
+        )
+
+    def _probe(self, todo: Plan, known: frozenset[str]) -> Plan:
+        """Read the headers of new files; clips whose file is no video fail here and leave the plan."""
+        new = [clip for clip in todo.to_encode if clip.source_id not in known]
+        headers, failed = [], set()
+        for clip, result in probe_clips(new, self._job.storage_options):
+            if isinstance(result, Failure):
+                self._committer.add_failure(clip, result)
+                failed.add(clip.clip_id)
+            else:
+                headers.append((clip, result))
+        sizes = {source.source_id: source.size_bytes for source in self._inputs.sources}
+        self._probes.append(headers, sizes, self._lease.run_id)
+        self._committer.flush()
+        return replace(todo, to_encode=tuple(clip for clip in todo.to_encode if clip.clip_id not in failed))
+
+    def _stream(self, todo: Plan, size: ClusterSize) -> Activity:
+        pools = plan_pools(
+            self._job.resources,
+            num_cpus=size.num_cpus,
+            gpus_per_node=size.gpus_per_node,
+            encodes=bool(todo.to_encode),
+        )
+        monitor: Any = ray.remote(num_cpus=0)(RunMonitor).remote(self._job.resources.max_decoded_clips)
+        settings = StageSettings(self._job, self._lease.run_id, self._prints.tokens, monitor)
+        clips = answers = 0
+        failures = self._committer.failures_committed
+        try:
+            for message in _paced(stream(todo, pools, settings, self._inputs.questions)):
+                if message is not None:
+                    self._committer.add(message)
+                    clips += 1
+                    answers += len(message.answers)
+                    failures += len(message.failures)
+                self._committer.tick()
+                self._on_progress(
+                    Progress(
+                        clips_done=clips,
+                        clips_planned=len(todo.to_encode) + len(todo.cached),
+                        answers_done=answers,
+                        answers_planned=todo.answers_planned,
+                        failures=failures,
+                        seconds=time.monotonic() - self._started,
+                    )
+                )
+        finally:
+            # Also when the run is interrupted: what has been answered is kept.
+            self._committer.flush()
+        activity: Activity = ray.get(monitor.activity.remote())
+        return activity
+
+    def _summary(self, todo: Plan, activity: Activity, changed: tuple[str, ...]) -> RunSummary:
+        counts = activity.counts
+        return RunSummary(
+            run_id=self._lease.run_id,
+            output=self._job.output,
+            answers_fingerprint=self._prints.answers,
+            tokens_fingerprint=self._prints.tokens,
+            clips_total=todo.clips_total,
+            clips_planned=len(todo.to_encode) + len(todo.cached),
+            cache_hits=len(todo.cached),
+            clips_decoded=counts.get("clips_decoded", 0),
+            frames_decoded=counts.get("frames_decoded", 0),
+            encoder_calls=counts.get("encoder_calls", 0),
+            visual_tokens_before=counts.get("visual_tokens_before", 0),
+            visual_tokens_after=counts.get("visual_tokens_after", 0),
+            retention_ratio=self._job.compression.retention_ratio,
+            answers_total=todo.answers_total,
+            answers_before=todo.answers_done,
+            answers_new=self._committer.answers_committed,
+            failures_new=self._committer.failures_committed,
+            answers_exhausted=todo.answers_exhausted,
+            changed_sources=changed,
+            max_decoded_clips=activity.max_decoded_clips,
+            stage_seconds=activity.seconds,
+            seconds=time.monotonic() - self._started,
+            workers=activity.workers,
+        )
+
+
+def _paced(outcomes: Iterator[ClipMessage]) -> Iterator[ClipMessage | None]:
+    """The outcomes as they come, and None whenever a quarter of a second brings none.
+
+    Commits and the lease go by the clock, also while one clip takes minutes; so the blocking iterator runs in a thread.
+    """
+    results: queue.Queue[ClipMessage | BaseException | None] = queue.Queue(maxsize=16)
+
+    def drain() -> None:
+        try:
+            for outcome in outcomes:
+                results.put(outcome)
+            results.put(None)
+        except BaseException as error:  # noqa: BLE001 - raised again in the consumer
+            results.put(error)
+
+    threading.Thread(target=drain, name="outcomes", daemon=True).start()
+    while True:
+        try:
+            item = results.get(timeout=_TICK_S)
+        except queue.Empty:
+            yield None
+            continue
+        if item is None:
+            return
+        if isinstance(item, BaseException):
+            raise item
+        yield item

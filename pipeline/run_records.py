@@ -1,0 +1,80 @@
+"""`runs/`: what each run was asked to do and how it ended. Immutable; the settings in them guard against mixing."""
+
+from __future__ import annotations
+
+import json
+import platform
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from pipeline.config import JobConfig
+from pipeline.errors import SettingsChangedError
+from pipeline.fingerprint import Fingerprints, changed_settings
+from pipeline.storage import Storage
+
+FORMAT_VERSION = 1
+_RECORDED_PACKAGES = ("flashvid-pipeline", "torch", "transformers", "ray", "decord", "av", "pyarrow")
+
+
+def new_run_id() -> str:
+    """Sortable by start, unique without coordination."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+
+
+class RunRecords:
+    """The runs of one output."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def check_settings(self, new: Fingerprints, *, fork: bool) -> None:
+        """Refuse settings that this output has not seen, unless the user asks for a fork (guarantee 5).
+
+        Raises:
+            SettingsChangedError: names every changed setting, compared with the nearest earlier run.
+        """
+        earlier = [json.loads(self._storage.read(name)) for name in self._starts()]
+        if fork or not earlier or any(run["answers_fingerprint"] == new.answers for run in earlier):
+            return
+        changes = min(
+            (changed_settings(run["answers_settings"], new.answers_settings) for run in reversed(earlier)),
+            key=len,
+        )
+        raise SettingsChangedError(
+            f"{self._storage.url} was made with other settings:\n  "
+            + "\n  ".join(changes)
+            + "\nGo on beside the earlier answers with --fork, or choose another output."
+        )
+
+    def start(self, run_id: str, job: JobConfig, prints: Fingerprints) -> None:
+        """Record the job as resolved, before anything is committed under its fingerprints."""
+        self._create(
+            f"runs/{run_id}.json",
+            {
+                "format_version": FORMAT_VERSION,
+                "run_id": run_id,
+                "started": datetime.now(UTC).isoformat(),
+                "host": platform.node(),
+                "python": platform.python_version(),
+                "packages": {name: version(name) for name in _RECORDED_PACKAGES},
+                "tokens_fingerprint": prints.tokens,
+                "answers_fingerprint": prints.answers,
+                "tokens_settings": dict(prints.tokens_settings),
+                "answers_settings": dict(prints.answers_settings),
+                "job": job.model_dump(mode="json"),
+            },
+        )
+
+    def end(self, run_id: str, summary: Mapping[str, Any]) -> None:
+        """Record how the run ended."""
+        self._create(f"runs/{run_id}.end.json", {"ended": datetime.now(UTC).isoformat(), **summary})
+
+    def _starts(self) -> list[str]:
+        return [name for name in self._storage.names("runs") if not name.endswith(".end.json")]
+
+    def _create(self, name: str, record: Mapping[str, Any]) -> None:
+        if not self._storage.create(name, json.dumps(record, indent=2).encode()):
+            raise FileExistsError(f"{name} was written by somebody else")

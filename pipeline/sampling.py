@@ -1,0 +1,58 @@
+"""Which frames of a clip the model sees. Pure functions of presentation times, never of frame numbers alone."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import SamplingConfig
+from pipeline.errors import UnreadableVideoError
+
+# Timestamps come as binary fractions of container ticks: equal times may differ by rounding.
+_TOLERANCE_S = 1e-6
+
+
+def sample_frames(
+    frame_times: NDArray[np.float64], sampling: SamplingConfig, start_s: float | None, end_s: float | None
+) -> NDArray[np.int64]:
+    """Choose the frames of a clip.
+
+    The wanted times are spread over the clip; each takes the frame on screen at that moment, so variable frame rates
+    sample by time. `num_frames` spreads from the first frame of the clip to its last (as LLaVA-NeXT does); `fps` steps
+    from the first one, and falls back to `max_frames` spread evenly where it would take more. No frame is taken twice:
+    a clip with fewer frames than asked gives all of them.
+
+    Args:
+        frame_times: `[num_frames_of_video]` presentation times in seconds, ascending.
+        sampling: `num_frames`, or `fps` with `max_frames`.
+        start_s: Start of the clip in seconds; None for the beginning.
+        end_s: End of the clip in seconds, exclusive; None for the end.
+
+    Returns:
+        `[F]` indices into `frame_times`, ascending, unique, at least one.
+
+    Raises:
+        UnreadableVideoError: no frame lies in the span.
+    """
+    low = -np.inf if start_s is None else start_s - _TOLERANCE_S
+    high = np.inf if end_s is None else end_s - _TOLERANCE_S
+    inside = np.flatnonzero((frame_times >= low) & (frame_times < high))
+    if inside.size == 0:
+        length = f"{frame_times[-1]:.2f} s" if frame_times.size else "no frames"
+        raise UnreadableVideoError(
+            f"no frame between {start_s or 0} s and {end_s or 'the end'}: the video has {length}"
+        )
+    times = frame_times[inside]
+    wanted = _wanted_times(times[0], times[-1], sampling)
+    shown = np.searchsorted(times, wanted + _TOLERANCE_S, side="right") - 1
+    indices: NDArray[np.int64] = inside[np.unique(shown)].astype(np.int64)
+    return indices
+
+
+def _wanted_times(first: float, last: float, sampling: SamplingConfig) -> NDArray[np.float64]:
+    if sampling.fps is None:
+        return np.linspace(first, last, sampling.num_frames or 1)
+    steps = int(np.floor((last - first) * sampling.fps + _TOLERANCE_S)) + 1
+    if steps > sampling.max_frames:
+        return np.linspace(first, last, sampling.max_frames)
+    return first + np.arange(steps) / sampling.fps

@@ -1,0 +1,51 @@
+"""Decode: a clip's sampled frames, resized as the model's family does it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+from flashvid.models import load_preprocessor
+from pipeline.decoding import DecodedClip, decode_clip, local_copy
+from pipeline.errors import VideoNotFoundError
+from pipeline.messages import ClipMessage
+from pipeline.stages.stage import Stage, StageSettings
+
+_ADMISSION_POLL_S = 0.05
+
+
+class DecodeStage(Stage):
+    """CPU actor; waits while as many clips as allowed have their frames in memory."""
+
+    name = "decode"
+
+    def __init__(self, settings: StageSettings) -> None:
+        super().__init__(settings)
+        sampling = settings.job.sampling
+        self._preprocessor = load_preprocessor(
+            settings.job.model.name,
+            revision=settings.job.model.revision,
+            min_pixels=sampling.min_pixels,
+            max_pixels=sampling.max_pixels,
+        )
+        self.announce()
+
+    def process(self, message: ClipMessage) -> tuple[ClipMessage, Mapping[str, int]]:
+        """Decode and resize, unless the tokens were committed since the plan was made."""
+        clip, job = message.clip, self.settings.job
+        if clip.video_path is None:
+            raise VideoNotFoundError("the row has no video_path")
+        if self.tokens.has(clip.content_key):
+            return message, {}
+        while not self.tell("admit", clip.clip_id):
+            time.sleep(_ADMISSION_POLL_S)
+        with local_copy(clip.video_path, job.storage_options) as path:
+            decoded = decode_clip(path, job.sampling, clip.start_s, clip.end_s)
+        resized = DecodedClip(self._preprocessor.resize(decoded.frames), decoded.frame_timestamps)
+        return replace(message, decoded=resized), {"clips_decoded": 1, "frames_decoded": len(resized.frames)}
+
+    def after(self, message: ClipMessage) -> None:
+        """A clip that failed here holds no frames."""
+        if message.decoded is None:
+            self.tell("release", message.clip.clip_id)

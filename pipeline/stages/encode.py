@@ -1,0 +1,78 @@
+"""Encode: frames to visual features, features to compressed tokens, tokens to storage."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flashvid.models import load_model
+from pipeline.messages import ClipMessage
+from pipeline.stages.stage import Stage, StageSettings
+from pipeline.token_store import ClipOrigin
+
+_THUMBNAILS = 3
+_THUMBNAIL_SIDE = 160
+
+
+class EncodeStage(Stage):
+    """GPU actor with the vision side of the model; commits the clip's tokens before it passes the clip on."""
+
+    name = "encode"
+
+    def __init__(self, settings: StageSettings) -> None:
+        super().__init__(settings)
+        job = settings.job
+        self._model = load_model(
+            job.model.name,
+            revision=job.model.revision,
+            part="vision",
+            dtype=job.model.dtype,
+            min_pixels=job.sampling.min_pixels,
+            max_pixels=job.sampling.max_pixels,
+        )
+        self.announce()
+
+    def process(self, message: ClipMessage) -> tuple[ClipMessage, Mapping[str, int]]:
+        """Encode, compress and commit; a clip without frames has its tokens committed already."""
+        clip, decoded = message.clip, message.decoded
+        passed_on = replace(message, decoded=None)
+        # A process that died between its commit and its reply is not repeated.
+        if decoded is None or self.tokens.has(clip.content_key):
+            return passed_on, {}
+        visual = self._model.encode(decoded.frames, decoded.frame_timestamps)
+        compressed = self._model.compress(visual, self.settings.job.compression)
+        self.tokens.commit(
+            clip.content_key,
+            compressed,
+            ClipOrigin(clip.clip_id, clip.video_id, clip.source_id, clip.start_s, clip.end_s),
+            thumbnails=thumbnails(decoded.frames),
+            run_id=self.settings.run_id,
+        )
+        counts = {
+            "encoder_calls": 1,
+            "tokens_encoded": visual.scores.numel(),
+            "tokens_committed": len(compressed.tokens),
+        }
+        return passed_on, counts
+
+    def after(self, message: ClipMessage) -> None:
+        """Whatever became of the clip, its frames are done with."""
+        self.tell("release", message.clip.clip_id)
+
+
+def thumbnails(frames: NDArray[np.uint8]) -> list[bytes]:
+    """Up to three small JPEGs of a clip: its first, middle and last frame (uint8 `[F, H, W, 3]`)."""
+    chosen = np.unique(np.linspace(0, len(frames) - 1, _THUMBNAILS).round().astype(int))
+    images = []
+    for index in chosen:
+        image = Image.fromarray(frames[index])
+        image.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
+        buffer = io.BytesIO()
+        image.save(buffer, format="JPEG", quality=80)
+        images.append(buffer.getvalue())
+    return images

@@ -1,0 +1,104 @@
+"""What the stages share: bookkeeping, and errors that become rows instead of ending the run."""
+
+from __future__ import annotations
+
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import ray
+
+from flashvid.errors import FatalError
+from pipeline.config import JobConfig
+from pipeline.errors import WorkerDiedError
+from pipeline.messages import ClipMessage, Failure
+from pipeline.monitor import Worker
+from pipeline.storage import Storage
+from pipeline.token_store import TokenStore
+
+# A process may die through no fault of the clip in its hands (a preempted node); twice in a row is suspicious.
+_DEATHS_ALLOWED = 2
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """What every actor of a run is given.
+
+    Attributes:
+        job: The job.
+        run_id: This run.
+        tokens_fingerprint: Where compressed tokens are committed.
+        monitor: Handle of the run's `RunMonitor` actor.
+    """
+
+    job: JobConfig
+    run_id: str
+    tokens_fingerprint: str
+    monitor: Any
+
+    def token_store(self) -> TokenStore:
+        """The compressed tokens of this run's settings."""
+        return TokenStore(Storage(self.job.tokens_root, self.job.storage_options), self.tokens_fingerprint)
+
+
+class Stage(ABC):
+    """A stateful actor of Ray Data: one clip in, one clip out."""
+
+    name: ClassVar[str]
+
+    def __init__(self, settings: StageSettings) -> None:
+        self.settings = settings
+        self.tokens = settings.token_store()
+
+    @abstractmethod
+    def process(self, message: ClipMessage) -> tuple[ClipMessage, Mapping[str, int]]:
+        """Do the stage's work on a clip that has not failed.
+
+        Returns:
+            The clip for the next stage, and counts of what was done.
+        """
+
+    def after(self, message: ClipMessage) -> None:  # noqa: B027 - most stages have nothing to do here
+        """Called with the outcome of every clip, failed ones included."""
+
+    def announce(self) -> None:
+        """Tell the monitor that this process is ready; called last in the constructors."""
+        context = ray.get_runtime_context()
+        worker = Worker(
+            stage=self.name,
+            pid=os.getpid(),
+            node_id=context.get_node_id(),
+            cuda_visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
+        )
+        self.tell("register", worker)
+
+    def tell(self, method: str, *arguments: object) -> Any:  # noqa: ANN401 - whatever the monitor returns
+        """Call the run's monitor and wait for its reply."""
+        return ray.get(getattr(self.settings.monitor, method).remote(*arguments))
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Process one block of one clip."""
+        message = ClipMessage.from_table(block)
+        outcome = message if message.has_failed else self._attempt(message)
+        self.after(outcome)
+        return outcome.to_table()
+
+    def _attempt(self, message: ClipMessage) -> ClipMessage:
+        clip_id = message.clip.clip_id
+        deaths = self.tell("begin", clip_id, self.name)
+        started = time.perf_counter()
+        counts: Mapping[str, int] = {}
+        try:
+            if deaths >= _DEATHS_ALLOWED:
+                raise WorkerDiedError(f"{deaths} {self.name} processes died while they worked on this clip")
+            outcome, counts = self.process(message)
+        except FatalError:
+            raise
+        except Exception as error:  # noqa: BLE001 - becomes a row of failures/ with its traceback
+            outcome = message.failed(Failure.of(error, self.name))
+        self.tell("end", clip_id, self.name, counts, time.perf_counter() - started)
+        return outcome

@@ -1,0 +1,81 @@
+"""Arrow schemas of everything the pipeline writes (DESIGN: "On storage"). One place, so that readers can rely on it."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+PROBES = pa.schema(
+    [
+        ("source_id", pa.string()),
+        ("video_path", pa.string()),
+        ("size_bytes", pa.int64()),
+        ("duration_s", pa.float64()),
+        ("fps", pa.float64()),
+        ("num_frames", pa.int64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("container", pa.string()),
+        ("codec", pa.string()),
+        ("decoder", pa.string()),
+    ]
+)
+
+TOKENS = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("video_id", pa.string()),
+        ("source_id", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("frame_timestamps", pa.list_(pa.float64())),
+        ("grid_thw", pa.list_(pa.int64())),
+        ("segment_lengths", pa.list_(pa.int64())),
+        ("num_tokens", pa.int64()),
+        ("hidden_size", pa.int64()),
+        ("dtype", pa.string()),
+        ("indices", pa.list_(pa.int64())),
+        ("assignment", pa.list_(pa.int64())),
+        ("tokens", pa.large_binary()),
+        ("thumbnails", pa.list_(pa.binary())),
+        ("run_id", pa.string()),
+    ]
+)
+
+ANSWERS = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("video_id", pa.string()),
+        ("source_id", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("question_id", pa.string()),
+        ("question", pa.string()),
+        ("question_hash", pa.string()),
+        ("options", pa.list_(pa.string())),
+        ("expected_answer", pa.string()),
+        ("response", pa.string()),
+        ("finish_reason", pa.string()),
+        ("num_visual_tokens", pa.int64()),
+        ("num_prompt_tokens", pa.int64()),
+        ("num_generated_tokens", pa.int64()),
+        ("answer_seconds", pa.float64()),
+        ("attempt", pa.int32()),
+        ("run_id", pa.string()),
+    ]
+)
+
+FAILURES = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("video_id", pa.string()),
+        ("video_path", pa.string()),
+        ("question_id", pa.string()),
+        ("stage", pa.string()),
+        ("error_type", pa.string()),
+        ("error_kind", pa.string()),
+        ("error_message", pa.string()),
+        ("traceback", pa.string()),
+        ("attempt", pa.int32()),
+        ("run_id", pa.string()),
+    ]
+)

@@ -1,0 +1,110 @@
+"""The dataset of compressed tokens: one immutable Parquet object per clip, shared by every run that can use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from flashvid.models import CompressedVideo
+from pipeline import tables
+from pipeline.errors import CorruptTokensError
+from pipeline.parquet import from_bytes, to_bytes
+from pipeline.storage import Storage
+
+# Parquet has no bfloat16: tokens travel as raw little-endian bytes beside the name of their dtype.
+_DTYPES: Mapping[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class ClipOrigin:
+    """Where the tokens of a clip come from."""
+
+    clip_id: str
+    video_id: str
+    source_id: str
+    start_s: float | None
+    end_s: float | None
+
+
+class TokenStore:
+    """Committed compressed tokens under one `tokens_fingerprint`."""
+
+    def __init__(self, storage: Storage, fingerprint: str) -> None:
+        self._storage = storage
+        self._folder = f"tokens/fingerprint={fingerprint}"
+
+    def name(self, content_key: str) -> str:
+        """The object of a clip; its shard is the key's own prefix."""
+        return f"{self._folder}/shard={content_key[:2]}/{content_key}.parquet"
+
+    def committed(self) -> frozenset[str]:
+        """`content_key` of every clip whose tokens are committed."""
+        names = self._storage.names(self._folder)
+        return frozenset(name.rsplit("/", 1)[1].removesuffix(".parquet") for name in names)
+
+    def has(self, content_key: str) -> bool:
+        """Whether a clip's tokens are committed."""
+        return self._storage.exists(self.name(content_key))
+
+    def commit(
+        self,
+        content_key: str,
+        video: CompressedVideo,
+        origin: ClipOrigin,
+        *,
+        thumbnails: list[bytes],
+        run_id: str,
+    ) -> bool:
+        """Write a clip's tokens; False if another writer was first (its object stays, and is as good)."""
+        row = {
+            **vars(origin),
+            "frame_timestamps": [float(t) for t in video.frame_timestamps],
+            "grid_thw": list(video.grid_thw),
+            "segment_lengths": list(video.segment_lengths),
+            "num_tokens": video.tokens.shape[0],
+            "hidden_size": video.tokens.shape[1],
+            "dtype": _NAMES[video.tokens.dtype],
+            "indices": video.indices.tolist(),
+            "assignment": video.assignment.tolist(),
+            "tokens": video.tokens.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes(),
+            "thumbnails": thumbnails,
+            "run_id": run_id,
+        }
+        return self._storage.create(self.name(content_key), to_bytes([row], tables.TOKENS))
+
+    def read(self, content_key: str) -> CompressedVideo:
+        """The committed tokens of a clip.
+
+        Raises:
+            FileNotFoundError: nothing is committed for this clip.
+            CorruptTokensError: the object contradicts itself.
+        """
+        row = from_bytes(self._storage.read(self.name(content_key))).to_pylist()[0]
+        return _decode(row, self.name(content_key))
+
+
+def _decode(row: Mapping[str, Any], name: str) -> CompressedVideo:
+    dtype = _DTYPES[row["dtype"]]
+    shape = (row["num_tokens"], row["hidden_size"])
+    if len(row["tokens"]) != shape[0] * shape[1] * dtype.itemsize or len(row["indices"]) != shape[0]:
+        raise CorruptTokensError(f"holds {len(row['tokens'])} bytes for {shape} {row['dtype']}", name)
+    # bytearray: torch wants memory that it may write to.
+    tokens = torch.frombuffer(bytearray(row["tokens"]), dtype=dtype).reshape(shape)
+    steps, height, width = row["grid_thw"]
+    return CompressedVideo(
+        tokens=tokens,
+        indices=torch.tensor(row["indices"], dtype=torch.int64),
+        assignment=torch.tensor(row["assignment"], dtype=torch.int64),
+        grid_thw=(steps, height, width),
+        frame_timestamps=np.array(row["frame_timestamps"], dtype=np.float64),
+        segment_lengths=tuple(row["segment_lengths"]),
+    )
