@@ -1,0 +1,87 @@
+"""The settings of the vision-side compression, and the per-frame budget that follows from them."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+TokenSelectionMethod = Literal["attn_div", "attn_div_v2", "attn", "div"]
+
+
+class CompressionConfig(BaseModel):
+    """How many visual tokens to keep and how to choose them (FlashVID, arXiv 2602.08024).
+
+    Frozen and free of mutable state: one object may serve any number of videos, threads and runs. In the
+    descriptions, "paper" is the part of the paper a setting belongs to and "spec n" section n of the written
+    specification of the published implementation. An impossible value raises `pydantic.ValidationError`; a
+    combination that is impossible only for a given video raises `ConfigurationError` in `compress`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    retention_ratio: float = Field(
+        default=0.25,
+        gt=0.0,
+        le=1.0,
+        description="Share of the visual tokens to keep, before `expansion` (paper: experiments; spec 0, 9).",
+    )
+    do_segment: bool = Field(
+        default=True,
+        description="Cut the video into segments of similar frames, or treat it as one (paper: DySeg; spec 1).",
+    )
+    segment_threshold: float = Field(
+        default=0.9,
+        description="Neighbouring frames whose mean features have a smaller cosine are cut apart (paper: DySeg; "
+        "spec 1).",
+    )
+    min_segment_num: int = Field(
+        default=8,
+        ge=1,
+        description="Fewer segments than this are cut further, where frames differ most (paper: DySeg; spec 1).",
+    )
+    complementary_segment: bool = Field(
+        default=True,
+        description="Whether `min_segment_num` is enforced (paper: DySeg; spec 1).",
+    )
+    token_selection_method: TokenSelectionMethod = Field(
+        default="attn_div_v2",
+        description="What selects tokens: attention and diversity (attn_div), these and event relevance "
+        "(attn_div_v2), attention alone (attn), diversity alone (div) (paper: ADTS; spec 2).",
+    )
+    alpha: float = Field(
+        default=0.7,
+        ge=0.0,
+        le=1.0,
+        description="Share of the budget for tokens selected as they are; merging gets the rest (paper: ADTS; spec 0).",
+    )
+    temporal_threshold: float = Field(
+        default=0.8,
+        description="Tokens of neighbouring frames with a larger cosine join one tree; from 1 on none do (paper: "
+        "TSTM; spec 3).",
+    )
+    expansion: float = Field(
+        default=1.0,
+        gt=0.0,
+        description="Multiplies the budget. 1.25 goes with pruning inside the LLM, which divides it out again; "
+        "without inner pruning leave it at 1 (paper: hybrid compression; spec 0, 6).",
+    )
+    reference_compatible: bool = Field(
+        default=False,
+        description="Reproduce the published implementation to the last index, its defects included (spec, marked "
+        "[bug]), instead of the method as the paper means it.",
+    )
+
+    def budget(self, num_tokens: int) -> int:
+        """Tokens to keep per frame of `num_tokens`; may exceed them where `expansion` does (spec 0)."""
+        # The order of the products decides what ceil sees, so it is the reference's.
+        return math.ceil((num_tokens * self.retention_ratio) * self.expansion)
+
+    def n_select(self, num_tokens: int) -> int:
+        """Of the budget of one frame: tokens that ADTS selects and keeps as they are (spec 0)."""
+        return math.ceil(self.budget(num_tokens) * self.alpha)
+
+    def n_merge(self, num_tokens: int) -> int:
+        """Of the budget of one frame: tokens left to TSTM and DPC-kNN, an average over its segment (spec 0)."""
+        return self.budget(num_tokens) - self.n_select(num_tokens)

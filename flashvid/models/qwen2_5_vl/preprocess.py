@@ -1,0 +1,138 @@
+"""Frames to patches, as Hugging Face's Qwen2-VL video processor makes them (which needs torchvision; this does not)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from flashvid.errors import InvalidFeaturesError
+from flashvid.models.sources import ModelSource
+
+# The processor's defaults, for directories that leave them out.
+_MIN_PIXELS, _MAX_PIXELS = 128 * 28 * 28, 768 * 28 * 28
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+_LARGEST_ASPECT_RATIO = 200
+
+
+@dataclass(frozen=True)
+class QwenFramePreprocessor:
+    """Resizing and patching.
+
+    Attributes:
+        patch_size: Side of a patch in pixels.
+        merge_size: Patches along a side that the projector merges into one token.
+        temporal_patch_size: Frames per temporal step.
+        min_pixels: Lower bound of a resized frame's area.
+        max_pixels: Upper bound.
+        image_mean: Per channel, of values in 0..1.
+        image_std: Per channel.
+    """
+
+    patch_size: int
+    merge_size: int
+    temporal_patch_size: int
+    min_pixels: int
+    max_pixels: int
+    image_mean: tuple[float, ...] = _CLIP_MEAN
+    image_std: tuple[float, ...] = _CLIP_STD
+
+    @classmethod
+    def load(cls, source: ModelSource, *, min_pixels: int | None, max_pixels: int | None) -> Self:
+        """Read a model's settings; given bounds replace its own."""
+        vision = source.config()["vision_config"]
+        stored = _stored_settings(source)
+        size = stored.get("size") or {}
+        return cls(
+            patch_size=vision["patch_size"],
+            merge_size=vision["spatial_merge_size"],
+            temporal_patch_size=vision["temporal_patch_size"],
+            min_pixels=min_pixels or stored.get("min_pixels") or size.get("shortest_edge") or _MIN_PIXELS,
+            max_pixels=max_pixels or stored.get("max_pixels") or size.get("longest_edge") or _MAX_PIXELS,
+            image_mean=tuple(stored.get("image_mean") or _CLIP_MEAN),
+            image_std=tuple(stored.get("image_std") or _CLIP_STD),
+        )
+
+    def target_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width after resizing: multiples of a token's side, area within bounds, shape nearly kept.
+
+        Raises:
+            InvalidFeaturesError: a frame more than 200 times as long as wide.
+        """
+        if max(height, width) > _LARGEST_ASPECT_RATIO * min(height, width):
+            raise InvalidFeaturesError(f"frames of {width} x {height} are too long and thin for this model")
+        side = self.patch_size * self.merge_size
+        # Python's round, to even at halves, as the processor does.
+        rows, columns = round(height / side) * side, round(width / side) * side
+        if rows * columns > self.max_pixels:
+            shrink = math.sqrt(height * width / self.max_pixels)
+            rows = max(side, math.floor(height / shrink / side) * side)
+            columns = max(side, math.floor(width / shrink / side) * side)
+        elif rows * columns < self.min_pixels:
+            grow = math.sqrt(self.min_pixels / (height * width))
+            rows, columns = math.ceil(height * grow / side) * side, math.ceil(width * grow / side) * side
+        return rows, columns
+
+    def resize(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize frames, bicubic with antialiasing, to `target_size`.
+
+        Args:
+            frames: uint8 `[F, H, W, 3]`, not changed; returned as they are if they have the target size.
+
+        Returns:
+            uint8 `[F, H', W', 3]`.
+        """
+        target = self.target_size(*frames.shape[1:3])
+        if frames.shape[1:3] == target:
+            return frames
+        # A copy: torch warns of, and could write to, the read-only buffers that arrive from other processes.
+        pixels = torch.from_numpy(frames.transpose(0, 3, 1, 2).copy())
+        resized = functional.interpolate(pixels, size=target, mode="bicubic", antialias=True)
+        return np.ascontiguousarray(resized.permute(0, 2, 3, 1).numpy())
+
+    def patches(self, frames: NDArray[np.uint8], device: torch.device) -> tuple[Tensor, tuple[int, int, int]]:
+        """Normalise resized frames and cut them into patches.
+
+        An incomplete last temporal step is filled with its last frame.
+
+        Args:
+            frames: uint8 `[F, H, W, 3]` at target size.
+            device: Where to work; only bytes are moved there.
+
+        Returns:
+            float32 `[T * rows * columns, 3 * temporal_patch_size * patch_size ** 2]` (`pixel_values_videos`), and the
+            grid `(T, rows, columns)` of patches.
+        """
+        missing = -len(frames) % self.temporal_patch_size
+        frames = np.concatenate([frames, *[frames[-1:]] * missing])
+        pixels = torch.from_numpy(frames).to(device).permute(0, 3, 1, 2).float()
+        mean = torch.tensor(self.image_mean, device=device).view(3, 1, 1) * 255
+        std = torch.tensor(self.image_std, device=device).view(3, 1, 1) * 255
+        pixels = (pixels - mean) / std
+        count, channels, height, width = pixels.shape
+        steps, rows, columns = count // self.temporal_patch_size, height // self.patch_size, width // self.patch_size
+        merge, patch = self.merge_size, self.patch_size
+        cut = pixels.reshape(
+            steps, self.temporal_patch_size, channels, rows // merge, merge, patch, columns // merge, merge, patch
+        )
+        # Patches of one token stand together; inside a patch: channel, frame, row, column.
+        ordered = cut.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
+        return ordered.reshape(steps * rows * columns, -1), (steps, rows, columns)
+
+
+def _stored_settings(source: ModelSource) -> Mapping[str, Any]:
+    for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
+        file = source.path / name
+        if file.is_file():
+            settings: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            return settings
+    return {}

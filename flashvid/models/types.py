@@ -1,0 +1,81 @@
+"""What goes into a model handle and what comes out: plain data, the same for every model family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+FinishReason = Literal["stop", "length"]
+
+
+class GenerationConfig(BaseModel):
+    """How answers are generated: greedily, from the model's own chat template."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_new_tokens: int = Field(default=64, ge=1, description="tokens after which an answer is cut")
+    system_prompt: str = Field(default="You are a helpful assistant.", description="the system's turn")
+
+
+@dataclass(frozen=True, eq=False)
+class VisualFeatures:
+    """Every visual token of a clip, as the language model would get them without compression.
+
+    Attributes:
+        features: `[T, N, D]` in the model's dtype: vision tower and projector.
+        scores: `[T, N]` float32: the attention each token receives in the last vision block (spec 7).
+        grid_thw: Temporal steps, and rows and columns of patches (before they are merged into tokens).
+        frame_timestamps: `[F]` float64, seconds.
+    """
+
+    features: Tensor
+    scores: Tensor
+    grid_thw: tuple[int, int, int]
+    frame_timestamps: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class CompressedVideo:
+    """The visual tokens of a clip that are kept; all that answering needs to know of the video.
+
+    Attributes:
+        tokens: `[M, D]`.
+        indices: `[M]` int64, ascending: where each token stands among the T * N tokens.
+        assignment: `[T * N]` int64: the slot each token was kept as or merged into, -1 if dropped.
+        grid_thw: As in `VisualFeatures`.
+        frame_timestamps: `[F]` float64, seconds.
+        segment_lengths: Temporal steps per segment.
+    """
+
+    tokens: Tensor
+    indices: Tensor
+    assignment: Tensor
+    grid_thw: tuple[int, int, int]
+    frame_timestamps: NDArray[np.float64]
+    segment_lengths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one question, with its accounting.
+
+    Attributes:
+        response: The generated text.
+        finish_reason: "stop" if the model ended its turn, "length" if `max_new_tokens` did.
+        num_visual_tokens: Visual tokens in the prompt.
+        num_prompt_tokens: Tokens in the prompt, visual ones included.
+        num_shared_tokens: Of those, tokens whose prefill was shared by the questions asked together.
+        num_generated_tokens: Tokens generated, an end token included.
+    """
+
+    response: str
+    finish_reason: FinishReason
+    num_visual_tokens: int
+    num_prompt_tokens: int
+    num_shared_tokens: int
+    num_generated_tokens: int

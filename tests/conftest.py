@@ -1,0 +1,37 @@
+"""Fixtures: one Ray for the whole session, and videos that are encoded once."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from jobs.sample_videos import make_sample_videos
+
+
+@pytest.fixture(scope="session")
+def sample_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the demo's videos; not to be changed by tests."""
+    folder = tmp_path_factory.mktemp("samples")
+    make_sample_videos(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """A Ray of this session's own with two logical GPUs: the machine needs none to check who holds which."""
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    ray.init(
+        address="local",
+        num_cpus=2,
+        num_gpus=2,
+        include_dashboard=False,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()

@@ -1,0 +1,253 @@
+"""The compression written down a second time, straight from the specification, in loops over Python floats.
+
+Slow and plain on purpose: it is the oracle for `flashvid.compress`, so it shares no code and no structure with it.
+Trees are walked by recursion, densities and distances are taken one pair at a time, and every slot carries the set of
+input tokens it is made of.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flashvid import CompressionConfig
+
+Vector = list[float]
+Frames = list[list[Vector]]
+Ranker = Callable[[list[float], int], list[int]]
+"""Positions of the n largest values, best first."""
+
+
+class UndecidedError(Exception):
+    """The specification leaves the outcome to rounding."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One compressed token."""
+
+    index: int
+    token: Vector
+    sources: frozenset[int]
+
+
+def lowest_index_first(values: list[float], count: int) -> list[int]:
+    """The ranking with ties to the lowest index."""
+    return sorted(range(len(values)), key=lambda i: (-values[i], i))[:count]
+
+
+def dot(a: Vector, b: Vector) -> float:
+    """Inner product."""
+    return math.fsum(x * y for x, y in zip(a, b, strict=True))
+
+
+def cosine(a: Vector, b: Vector) -> float:
+    """Cosine; 0 where one of the vectors is zero (corrected mode only)."""
+    norms = math.sqrt(dot(a, a)) * math.sqrt(dot(b, b))
+    return dot(a, b) / norms if norms > 0 else 0.0
+
+
+def mean(vectors: list[Vector]) -> Vector:
+    """Elementwise mean."""
+    return [math.fsum(column) / len(vectors) for column in zip(*vectors, strict=True)]
+
+
+def segment(frames: Frames, config: CompressionConfig, rank: Ranker) -> list[int]:
+    """Spec 1."""
+    if not config.do_segment:
+        return [len(frames)]
+    means = [mean(frame) for frame in frames]
+    similarity = [cosine(means[i], means[i + 1]) for i in range(len(frames) - 1)]
+    hard = [i for i, s in enumerate(similarity) if s < config.segment_threshold]
+    cuts = list(hard)
+    if config.complementary_segment and len(hard) + 1 < config.min_segment_num:
+        wanted = min(config.min_segment_num - len(hard) - 1, len(frames) - 1)
+        if config.reference_compatible:
+            for i in hard:
+                similarity[i] = 1.0
+            cuts += rank([-s for s in similarity], wanted)
+        else:
+            others = [i for i in range(len(similarity)) if i not in hard]
+            others.sort(key=lambda i: (similarity[i], i))
+            cuts += others[:wanted]
+    lengths, start = [], 0
+    for cut in sorted(cuts):
+        lengths.append(cut + 1 - start)
+        start = cut + 1
+    return [*lengths, len(frames) - start]
+
+
+def select(frames: Frames, scores: list[Vector], config: CompressionConfig, k: int) -> list[list[int]]:
+    """Spec 2, for the frames of one segment: sorted positions per frame."""
+    centre = mean([mean(frame) for frame in frames])
+    method = config.token_selection_method
+    result = []
+    for frame, attention in zip(frames, scores, strict=True):
+        n = len(frame)
+        if method == "attn":
+            result.append(sorted(lowest_index_first(attention, k)))
+            continue
+        weight = [1.0] * n
+        if method != "div":
+            weight = [1e6 * a for a in attention]
+        if method == "attn_div_v2":
+            weight = [w * dot(x, centre) for w, x in zip(weight, frame, strict=True)]
+        matrix = [[(1 - cosine(frame[i], frame[j])) * weight[j] for j in range(n)] for i in range(n)]
+        picked: list[int] = []
+        while len(picked) < k:
+            values = []
+            for j in range(n):
+                if not picked:
+                    column = [matrix[i][j] for i in range(n) if i != j or config.reference_compatible]
+                    values.append(sorted(column)[min(1, n - 1) if config.reference_compatible else 0] if column else 0)
+                elif j in picked and not config.reference_compatible:
+                    values.append(-math.inf)
+                elif j in picked and method != "attn_div_v2":
+                    values.append(-1.0)
+                else:
+                    values.append(min(matrix[i][j] for i in picked))
+            best = lowest_index_first(values, 1)[0]
+            # Distances of tokens to themselves and of neighbours to each other tie, but for rounding.
+            close = [value for value in values if values[best] - value < 1e-6 * max(map(abs, weight))]
+            if config.reference_compatible and len(close) > 1:
+                raise UndecidedError
+            picked.append(best)
+        result.append(sorted(picked))
+    return result
+
+
+@dataclass
+class Node:
+    """A token in a forest: its frame and position, and the tokens of the next frame that joined it."""
+
+    frame: int
+    position: int
+    children: list[Node]
+    has_parent: bool = False
+
+    def subtree(self) -> list[Node]:
+        """The node and everything below it."""
+        return [self, *(node for child in self.children for node in child.subtree())]
+
+
+def grow_forest(frames: Frames, free: list[list[bool]], config: CompressionConfig, budget: int) -> list[list[Node]]:
+    """Spec 3, steps 1 to 4: all tokens of one segment as nodes, linked."""
+    n = len(frames[0])
+    nodes = [[Node(f, p, []) for p in range(n)] for f in range(len(frames))]
+    if len(frames) == 1 or config.temporal_threshold >= 1:
+        return nodes
+    nothing = -1.0 if config.reference_compatible else -math.inf
+    best = [[nothing] * n for _ in frames]
+    parent = [[0] * n for _ in frames]
+    for f in range(1, len(frames)):
+        for p in range(n):
+            for q in range(n):
+                if free[f][p] and free[f - 1][q]:
+                    s = cosine(frames[f][p], frames[f - 1][q])
+                    if s > best[f][p]:
+                        best[f][p], parent[f][p] = s, q
+    threshold = config.temporal_threshold
+    everything = sorted((value for row in best for value in row), reverse=True)
+    floor = budget * len(frames)
+    if sum(not value > threshold for value in everything) < floor:
+        allowed = len(everything) - floor
+        threshold = everything[allowed - 1] if allowed > 0 else math.inf
+        # Float32 holds few values this close to 1.
+        if any(0 < abs(value - threshold) < 1e-6 for value in everything):
+            raise UndecidedError
+        if config.reference_compatible:
+            threshold = max(threshold, -1 + 1e-6)
+    for f in range(1, len(frames)):
+        for p in range(n):
+            if best[f][p] > threshold:
+                nodes[f - 1][parent[f][p]].children.append(nodes[f][p])
+                nodes[f][p].has_parent = True
+    return nodes
+
+
+def cluster(points: list[Vector], c: int, rank: Ranker) -> list[tuple[int, list[int]]]:
+    """Spec 4 for one frame: each centre with its members."""
+    n, width = len(points), len(points[0])
+    d = [
+        [math.sqrt(math.fsum((x - y) ** 2 for x, y in zip(a, b, strict=True)) / width) for b in points] for a in points
+    ]
+    k = min(c, 7)
+    density = [math.exp(-math.fsum(x * x for x in sorted(d[i])[:k]) / k) for i in range(n)]
+    farthest = max(max(row) for row in d)
+    score = []
+    for i in range(n):
+        above = [d[i][j] for j in range(n) if density[j] > density[i]]
+        score.append((min(above) if above else farthest) * density[i])
+    centers = rank(score, c)
+    members: dict[int, list[int]] = {center: [] for center in centers}
+    for i in range(n):
+        members[i if i in members else min(centers, key=lambda center: d[i][center])].append(i)
+    return list(members.items())
+
+
+def merge_segment(
+    frames: Frames, selected: list[list[int]], first: int, config: CompressionConfig, rank: Ranker
+) -> list[Slot]:
+    """Spec 3 and 4 for one segment whose first token has index `first`."""
+    n = len(frames[0])
+    free = [[p not in chosen for p in range(n)] for chosen in selected]
+    if len(frames) == 1 and config.reference_compatible:
+        free = [[True] * n]
+    nodes = grow_forest(frames, free, config, config.budget(n))
+    roots = [[node for node in row if free[node.frame][node.position] and not node.has_parent] for row in nodes]
+    count = sum(len(row) for row in roots)
+    if count == 0:
+        return []
+    ratio = config.n_merge(n) * len(frames) / count
+    slots = []
+    for row in roots:
+        values, trees = [], []
+        for root in row:
+            tree = root.subtree()
+            total = [math.fsum(column) for column in zip(*(frames[m.frame][m.position] for m in tree), strict=True)]
+            divisor = 1 + len(root.children) if config.reference_compatible else len(tree)
+            values.append([x / divisor for x in total])
+            trees.append(frozenset(first + m.frame * n + m.position for m in tree))
+        c = math.ceil(len(row) * ratio)
+        groups = [(i, [i]) for i in range(len(row))]
+        if ratio < 1 and c > 0:
+            groups = cluster(values, c, rank)
+        for center, members in groups:
+            index = first + row[center].frame * n + row[center].position
+            sources = frozenset().union(*(trees[i] for i in members))
+            slots.append(Slot(index, mean([values[i] for i in members]), sources))
+    return slots
+
+
+def naive_compress(
+    frames: Frames, scores: list[Vector], config: CompressionConfig, rank: Ranker = lowest_index_first
+) -> tuple[list[Slot], list[int]]:
+    """The whole method: slots by ascending index, and the lengths of the segments.
+
+    Args:
+        frames: `[T][N][D]`.
+        scores: `[T][N]`.
+        config: The settings.
+        rank: How DySeg and DPC-kNN rank. The reference's ties follow no rule, so its mode needs its own.
+
+    Raises:
+        UndecidedError: Where a decision hangs on rounding. In the corrected mode ADTS is never undecided.
+    """
+    n = len(frames[0])
+    k = min(config.n_select(n), n)
+    lengths = segment(frames, config, rank)
+    slots, merged, start = [], [], 0
+    for length in lengths:
+        if length == 0:
+            continue
+        part = frames[start : start + length]
+        selected = select(part, scores[start : start + length], config, k) if k else [[] for _ in part]
+        for f, positions in enumerate(selected):
+            for p in positions:
+                index = (start + f) * n + p
+                slots.append(Slot(index, part[f][p], frozenset([index])))
+        if config.n_merge(n) > 0:
+            merged += merge_segment(part, selected, start * n, config, rank)
+        start += length
+    return sorted(slots + merged, key=lambda slot: slot.index), lengths

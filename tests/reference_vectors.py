@@ -1,0 +1,187 @@
+"""Check the library against a folder of reference vectors: `python -m tests.reference_vectors DIR`.
+
+DIR is laid out like `golden/`. One line per file: its tier, whether indices agree, and the largest difference of a
+token as a share of the largest reference value. The exit code is 1 on any miss, or if there was nothing to check.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from flashvid import CompressionConfig, compress
+from flashvid.clustering import dpc_knn
+from flashvid.merging import merge_trees
+from flashvid.segmentation import cut_segments, transition_similarities
+from flashvid.selection import select_tokens
+from tests.reference import Vector, load_vector, vector_paths
+
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome of one file."""
+
+    name: str
+    tier: str
+    problem: str | None
+    error: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        """No problem, and values within the tolerance."""
+        return self.problem is None and self.error <= TOLERANCE
+
+    def __str__(self) -> str:
+        verdict = "ok  " if self.passed else "MISS"
+        finding = self.problem or "indices equal"
+        return f"{verdict} {self.name:<48} {self.tier:<7} error {self.error:.1e}  {finding}"
+
+
+def relative_error(got: Tensor, want: Tensor) -> float:
+    """Largest absolute difference over the largest absolute reference value; NaN counts as infinite."""
+    if got.shape != want.shape:
+        return float("inf")
+    if want.numel() == 0:
+        return 0.0
+    error = float((got.double() - want.double()).abs().max() / want.double().abs().max().clamp_min(1e-30))
+    return error if error == error else float("inf")  # noqa: PLR0124 - the test for NaN
+
+
+def pair_repeats(indices: Tensor, got: Tensor, want: Tensor) -> Tensor:
+    """Reorder rows of `got` that share an index, so that each meets the nearest row of `want`."""
+    order = list(range(len(indices)))
+    for index, count in Counter(indices.tolist()).items():
+        if count == 1:
+            continue
+        left = (indices == index).nonzero().flatten().tolist()
+        for row in list(left):
+            nearest = left[int((got[left] - want[row]).abs().amax(dim=-1).argmin())]
+            left.remove(nearest)
+            order[row] = nearest
+    return got[order]
+
+
+def check_compression(vector: Vector) -> Check:
+    """`comp_*`: the whole compression; tier "masked" compares only frames that do not hang on rounding."""
+    tier = vector.metadata["tier"]
+    config = CompressionConfig(reference_compatible=True, **vector.params)
+    features = vector.features()
+    result = compress(features, vector.tensors["attention"], config)
+    if list(result.segment_lengths) != vector.tensors["segment_lengths"].tolist():
+        return Check(vector.name, tier, f"segments {result.segment_lengths}")
+    got_indices, want_indices = result.indices, vector.tensors["kept_indices"].long()
+    got, want = result.tokens, vector.tensors["kept_tokens"]
+    if tier == "masked":
+        stable = vector.tensors["frame_stable"].bool()
+        got_stable, want_stable = (stable[i // features.shape[1]] for i in (got_indices, want_indices))
+        got_indices, got = got_indices[got_stable], got[got_stable]
+        want_indices, want = want_indices[want_stable], want[want_stable]
+    if not torch.equal(got_indices, want_indices):
+        extra = len(set(got_indices.tolist()) ^ set(want_indices.tolist()))
+        return Check(vector.name, tier, f"{len(got)} tokens for {len(want)}, {extra} indices differ")
+    return Check(vector.name, tier, None, relative_error(pair_repeats(want_indices, got, want), want))
+
+
+def check_segmentation(vector: Vector) -> Check:
+    """`segment_*`: similarities of transitions and lengths of segments."""
+    similarities = transition_similarities(vector.tensors["frame_features"], reference_compatible=True)
+    lengths = cut_segments(
+        similarities,
+        threshold=vector.params["segment_threshold"],
+        min_segment_num=vector.params["min_segment_num"],
+        complementary=vector.params["complementary_segment"],
+        reference_compatible=True,
+    )
+    same = list(lengths) == vector.tensors["segment_lengths"].tolist()
+    expected = vector.tensors.get("transition_similarities", similarities)
+    return Check(vector.name, "unit", None if same else f"segments {lengths}", relative_error(similarities, expected))
+
+
+def check_selection(vector: Vector) -> Check:
+    """`select_*`: ADTS on frames that form one segment."""
+    features = vector.features()
+    selected = select_tokens(
+        features,
+        vector.tensors["attention"],
+        [len(features)],
+        num_selected=vector.params["num_retained_tokens"],
+        method=vector.metadata["kind"].removeprefix("select_"),
+        reference_compatible=True,
+    )
+    same = torch.equal(selected, vector.tensors["selected_indices"].long())
+    return Check(vector.name, "unit", None if same else "selected indices differ")
+
+
+def check_merging(vector: Vector) -> Check:
+    """`tstm_*`: roots and their values, before spatial merging."""
+    features, free = vector.features(), vector.tensors["token_mask"].bool()
+    per_frame = vector.params["num_attn_div_tokens"] + vector.params["num_sttm_tokens"]
+    trees = merge_trees(
+        features,
+        free,
+        vector.params["temporal_threshold"],
+        per_frame * len(features),
+        reference_compatible=True,
+    )
+    counts = trees.is_root.sum(dim=-1)
+    # Positions are numbered within the frame, frame after frame.
+    positions = trees.is_root.nonzero()[:, 1]
+    same = torch.equal(counts, vector.tensors["retained_counts"].long())
+    same = same and torch.equal(positions, vector.tensors["retained_indices"].long())
+    return Check(
+        vector.name,
+        "unit",
+        None if same else "roots differ",
+        relative_error(trees.values[trees.is_root], vector.tensors["retained_tokens"]),
+    )
+
+
+def check_clustering(vector: Vector) -> Check:
+    """`dpcknn_*`: the centres, and the centre each token goes to (ids and order of centres are free)."""
+    clusters = dpc_knn(vector.tensors["features"].float(), vector.params["num_clusters"], reference_compatible=True)
+    centers, ids = vector.tensors["center_indices"].long(), vector.tensors["cluster_indices"].long()
+    same = torch.equal(clusters.centers[clusters.ids], centers[ids])
+    same = same and torch.equal(clusters.centers.sort().values, centers.sort().values)
+    return Check(vector.name, "unit", None if same else "clusters differ")
+
+
+CHECKS: dict[str, Callable[[Vector], Check]] = {
+    "comp_": check_compression,
+    "segment_": check_segmentation,
+    "select_": check_selection,
+    "tstm_": check_merging,
+    "dpcknn_": check_clustering,
+}
+NOT_YET = ("fastv_",)
+
+
+def main(arguments: list[str]) -> int:
+    """Check a folder and print what was found."""
+    if len(arguments) != 1:
+        print(__doc__, file=sys.stderr)
+        return 2
+    folder = Path(arguments[0])
+    outcomes = []
+    for prefix, check in CHECKS.items():
+        for path in vector_paths(prefix, folder):
+            outcome = check(load_vector(path))
+            print(outcome)
+            outcomes.append(outcome)
+    for prefix in NOT_YET:
+        for path in vector_paths(prefix, folder):
+            print(f"--   {path.stem:<48} not implemented yet")
+    missed = sum(not outcome.passed for outcome in outcomes)
+    print(f"{len(outcomes) - missed} of {len(outcomes)} files agree with {folder}")
+    return 1 if missed or not outcomes else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

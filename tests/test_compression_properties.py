@@ -1,0 +1,292 @@
+"""What must hold for any input, however awkward: repeated frames, zero vectors, ties, any floating dtype."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flashvid import CompressionConfig, CompressionResult, ConfigurationError, InvalidFeaturesError, compress
+from flashvid.clustering import dpc_knn
+from flashvid.compression import DTYPES
+from flashvid.merging import find_links, merge_trees
+from flashvid.segmentation import cut_segments
+from flashvid.selection import select_tokens
+from tests.test_compression_oracle import configs
+
+Video = tuple[torch.Tensor, torch.Tensor]
+
+
+@st.composite
+def awkward_videos(draw: st.DrawFn) -> Video:
+    num_frames, num_tokens, width = (draw(st.integers(*bounds)) for bounds in ((1, 6), (1, 30), (1, 6)))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    features = torch.randn(num_frames, num_tokens, width, generator=generator)
+    scores = torch.rand(num_frames, num_tokens, generator=generator)
+    kinds = ["plain", "rounded", "still", "flat", "zero", "black frame", "black token"]
+    kind = draw(st.sampled_from(kinds))
+    if kind == "rounded":
+        features, scores = features.round(), scores.round()
+    elif kind == "still":
+        features = features[:1].repeat(num_frames, 1, 1)
+    elif kind == "flat":
+        features = features[:, :1].repeat(1, num_tokens, 1)
+    elif kind == "zero":
+        features, scores = torch.zeros_like(features), torch.zeros_like(scores)
+    elif kind == "black frame":
+        features[num_frames // 2] = 0
+    elif kind == "black token":
+        features[num_frames // 2, num_tokens // 2] = 0
+    scale = draw(st.sampled_from([1e-4, 1.0, 1e3]))
+    dtype = draw(st.sampled_from(DTYPES))
+    return (features * scale).to(dtype), scores.to(dtype)
+
+
+def same_bytes(one: CompressionResult, other: CompressionResult) -> bool:
+    pairs = ((one.tokens, other.tokens), (one.indices, other.indices), (one.assignment, other.assignment))
+    return one.segment_lengths == other.segment_lengths and all(torch.equal(a, b) for a, b in pairs)
+
+
+@settings(derandomize=True, deadline=None, max_examples=300)
+@given(awkward_videos(), configs(reference_compatible=False))
+def test_the_method(video: Video, config: CompressionConfig) -> None:
+    features, scores = video
+    num_frames, num_tokens, width = features.shape
+    before = features.clone(), scores.clone()
+    result = compress(features, scores, config)
+
+    assert torch.equal(features, before[0]), "the caller's tensors are untouched"
+    assert torch.equal(scores, before[1])
+    assert same_bytes(result, compress(features, scores, config)), "the same bytes again"
+
+    assert result.tokens.dtype == features.dtype
+    assert result.tokens.shape == (len(result.indices), width)
+    assert result.indices.dtype == result.assignment.dtype == torch.int64
+    assert result.assignment.shape == (num_frames * num_tokens,)
+    assert sum(result.segment_lengths) == num_frames
+    assert min(result.segment_lengths) > 0
+
+    indices = result.indices.tolist()
+    assert indices == sorted(set(indices)), "ascending, none twice"
+    assert 0 <= indices[0] <= indices[-1] < num_frames * num_tokens
+    asked = num_frames * min(config.budget(num_tokens), num_tokens)
+    assert asked <= len(indices) <= asked + num_frames, "the budget, up to one token a frame"
+    if config.budget(num_tokens) >= num_tokens:
+        assert torch.equal(result.tokens, features.flatten(0, 1)), "nothing to save, nothing changed"
+
+    check_slots(features, result, everything=config.n_merge(num_tokens) > 0)
+
+
+def check_slots(features: torch.Tensor, result: CompressionResult, everything: bool) -> None:
+    """Every token lies among its inputs, which are in one segment and none before the slot's own position."""
+    inputs = features.flatten(0, 1).double()
+    assignment = result.assignment
+    slots = torch.arange(len(result.indices))
+    assert torch.equal(assignment[result.indices], slots), "a slot's own position belongs to it"
+    assert assignment.max() == len(slots) - 1
+    assert assignment.min() >= (0 if everything else -1)
+    frame_ends = torch.tensor(list(accumulate(result.segment_lengths))) * features.shape[1]
+    tolerance = 4 * torch.finfo(torch.promote_types(features.dtype, torch.float32)).eps
+    if features.dtype in (torch.float16, torch.bfloat16):
+        tolerance = torch.finfo(features.dtype).eps
+    for slot, index in enumerate(result.indices.tolist()):
+        members = (assignment == slot).nonzero().flatten()
+        token, own = result.tokens[slot].double(), inputs[members]
+        if len(members) == 1:
+            assert torch.equal(token, inputs[index]), "kept alone is kept as it is"
+        slack = tolerance * own.abs().amax(dim=0) + 1e-7 * tolerance
+        assert (token >= own.amin(dim=0) - slack).all()
+        assert (token <= own.amax(dim=0) + slack).all()
+        assert len(set(torch.bucketize(members, frame_ends, right=True).tolist())) == 1, "one segment"
+        assert members.min() // features.shape[1] == index // features.shape[1], "roots come first"
+
+
+@settings(derandomize=True, deadline=None, max_examples=200)
+@given(awkward_videos(), configs(reference_compatible=True))
+def test_the_reference_mode_survives_too(video: Video, config: CompressionConfig) -> None:
+    features, scores = video
+    before = features.clone()
+    result = compress(features, scores, config)
+    assert torch.equal(features, before)
+    assert same_bytes(result, compress(features, scores, config))
+    assert result.tokens.isfinite().all()
+    assert result.tokens.dtype == features.dtype
+    assert (result.indices.diff() >= 0).all()
+    assert sum(result.segment_lengths) == len(features)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_decides_as_float32_on_the_same_values(dtype: torch.dtype) -> None:
+    features = moving_video().to(dtype)
+    scores = torch.rand(features.shape[:2], generator=torch.Generator().manual_seed(2)).to(dtype)
+    config = CompressionConfig(min_segment_num=2)
+    half, single = compress(features, scores, config), compress(features.float(), scores.float(), config)
+    assert torch.equal(half.indices, single.indices)
+    assert torch.equal(half.assignment, single.assignment)
+    assert torch.equal(half.tokens, single.tokens.to(dtype))
+
+
+def moving_video(num_frames: int = 12, num_tokens: int = 36, width: int = 32) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(11)
+    scenes = torch.randn(3, num_tokens, width, generator=generator).repeat_interleave(num_frames // 3, dim=0)
+    return scenes + 0.3 * torch.randn(num_frames, num_tokens, width, generator=generator)
+
+
+def test_layout_in_memory_and_gradients_do_not_matter() -> None:
+    features = moving_video()
+    scores = torch.rand(features.shape[:2], generator=torch.Generator().manual_seed(3))
+    expected = compress(features, scores, CompressionConfig())
+    strided = features.permute(2, 0, 1).contiguous().permute(1, 2, 0).requires_grad_()
+    result = compress(strided, scores.T.contiguous().T, CompressionConfig())
+    assert not result.tokens.requires_grad
+    assert same_bytes(result, expected)
+
+
+@pytest.mark.parametrize("reference_compatible", [False, True])
+@pytest.mark.parametrize(("num_frames", "num_tokens"), [(1, 1), (1, 9), (2, 1), (2, 9)])
+def test_smallest_videos(num_frames: int, num_tokens: int, reference_compatible: bool) -> None:
+    features = torch.arange(1.0, num_frames * num_tokens * 2 + 1).view(num_frames, num_tokens, 2)
+    config = CompressionConfig(reference_compatible=reference_compatible)
+    result = compress(features, torch.ones(num_frames, num_tokens), config)
+    assert len(result.indices) >= num_frames * config.budget(num_tokens)
+
+
+def test_full_retention_returns_everything_untouched() -> None:
+    features = moving_video()
+    result = compress(features, torch.ones(features.shape[:2]), CompressionConfig(retention_ratio=1.0))
+    assert torch.equal(result.tokens, features.flatten(0, 1))
+    assert torch.equal(result.assignment, torch.arange(len(result.indices)))
+
+
+@pytest.mark.parametrize(
+    ("similarities", "min_segment_num", "reference_compatible", "lengths"),
+    [
+        ([0.5, 0.25], 1, False, (2, 1)),  # strictly below the threshold
+        ([0.7, 0.6, 0.6, 0.9], 2, False, (2, 3)),  # one more cut, at the first of the least similar
+        ([0.1, 0.9, 0.8], 9, False, (1, 1, 1, 1)),  # every transition once
+        ([0.1, 0.9, 0.8], 9, True, (1, 0, 1, 1, 1)),  # and then those already cut again
+        ([0.1, 1.0 + 1e-6], 3, True, (1, 0, 2)),  # rounded above 1, a transition comes after those
+    ],
+)
+def test_segments(
+    similarities: list[float], min_segment_num: int, reference_compatible: bool, lengths: tuple[int, ...]
+) -> None:
+    found = cut_segments(
+        torch.tensor(similarities),
+        threshold=0.5,
+        min_segment_num=min_segment_num,
+        complementary=True,
+        reference_compatible=reference_compatible,
+    )
+    assert found == lengths
+
+
+def test_deep_tree_is_the_mean_and_in_the_reference_is_not() -> None:
+    """A chain of five equal tokens: their mean is the token, the reference makes it 5/2 of it."""
+    features = torch.eye(4).repeat(5, 1, 1)
+    free = torch.ones(5, 4, dtype=torch.bool)
+    for reference_compatible, factor in ((False, 1.0), (True, 2.5)):
+        trees = merge_trees(features, free, 0.8, 1, reference_compatible=reference_compatible)
+        assert trees.is_root.nonzero().tolist() == [[0, n] for n in range(4)]
+        assert torch.equal(trees.values[0], factor * torch.eye(4))
+        assert torch.equal(trees.root, torch.arange(4).expand(5, 4))
+
+
+def test_floor_keeps_the_weakest_links_apart() -> None:
+    similarity = torch.tensor([0.99, 0.95, 0.9, 0.85])
+    second = torch.stack(
+        [torch.eye(8)[n] * s + torch.eye(8)[n + 4] * (1 - s * s).sqrt() for n, s in enumerate(similarity)]
+    )
+    features = torch.stack([torch.eye(8)[:4], second])
+    free = torch.ones(2, 4, dtype=torch.bool)
+    # Of 8 tokens 6 should stay: two links are permitted, and the strict comparison makes it one.
+    trees = merge_trees(features, free, 0.8, 6, reference_compatible=False)
+    assert trees.is_root.tolist() == [[True] * 4, [False, True, True, True]]
+
+
+def test_ties_go_to_the_lowest_index() -> None:
+    # Exact in float32: eight unit vectors in pairs of equals, all other pairs orthogonal.
+    features = torch.eye(4).repeat(2, 1).unsqueeze(0)
+    picked = select_tokens(
+        features, torch.ones(1, 8), [1], num_selected=6, method="attn_div", reference_compatible=False
+    )
+    assert picked.tolist() == [[0, 1, 2, 3, 4, 5]]
+    links = find_links(features.repeat(2, 1, 1), torch.ones(2, 8, dtype=torch.bool), reference_compatible=False)
+    assert links.parent[1].tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert dpc_knn(torch.ones(6, 4), 2, reference_compatible=False).ids.tolist() == [0, 1, 0, 0, 0, 0]
+
+
+def test_densities_beyond_the_range_of_exp_still_rank() -> None:
+    """exp(-d^2) is 0 for every token of these three groups, so that the reference can't tell them apart."""
+    points = torch.tensor([0.0, 20.0, -20.0]).repeat(3) + torch.tensor([0.0, 1e5, 2e5]).repeat_interleave(3)
+    clusters = dpc_knn(points.unsqueeze(-1), 3, reference_compatible=False)
+    assert clusters.centers.tolist() == [0, 3, 6]
+    assert clusters.ids.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_a_token_is_never_selected_twice() -> None:
+    """Where every token opposes its segment, the reference's attn_div_v2 picks one token again and again."""
+    features = torch.cat([moving_video(3, 36, 32) + 3, 0.2 * moving_video(3, 36, 32) - 0.5])
+    scores = torch.rand(6, 36, generator=torch.Generator().manual_seed(6))
+    repeats = {}
+    for reference_compatible in (False, True):
+        picked = select_tokens(
+            features,
+            scores,
+            [6],
+            num_selected=12,
+            method="attn_div_v2",
+            reference_compatible=reference_compatible,
+        )
+        repeats[reference_compatible] = sum(12 - len(row.unique()) for row in picked)
+    assert repeats[False] == 0
+    assert repeats[True] > 0
+
+
+@pytest.mark.parametrize("name", ["features", "scores"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 2e9])
+def test_impossible_values_are_refused(name: str, value: float) -> None:
+    tensors = {"features": torch.ones(2, 3, 4), "scores": torch.ones(2, 3)}
+    tensors[name].view(-1)[1] = value
+    with pytest.raises(InvalidFeaturesError, match=name):
+        compress(**tensors, config=CompressionConfig())
+
+
+@pytest.mark.parametrize(
+    ("features", "scores", "message"),
+    [
+        (torch.ones(3, 4), torch.ones(3), r"features must be \[T, N, D\], not of shape \[3, 4\]"),
+        (torch.ones(2, 3, 4), torch.ones(2, 3, 1), r"scores must be \[T, N\]"),
+        (torch.ones(2, 3, 4), torch.ones(3, 2), "disagree"),
+        (torch.ones(2, 3, 4), torch.ones(2, 4), "disagree"),
+        (torch.ones(2, 3, 4, dtype=torch.int64), torch.ones(2, 3), "features must be floating point"),
+        (torch.ones(2, 3, 4), torch.ones(2, 3, dtype=torch.int32), "scores must be floating point"),
+        (torch.ones(2, 3, 4).to(torch.float8_e4m3fn), torch.ones(2, 3), "features must be floating point of"),
+        (torch.ones(0, 3, 4), torch.ones(0, 3), "features are empty"),
+        (torch.ones(2, 0, 4), torch.ones(2, 0), "features are empty"),
+        (torch.ones(2, 3, 0), torch.ones(2, 3), "features are empty"),
+        (torch.ones(2, 3, 4), torch.ones(2, 3, device="meta"), "on cpu, scores on meta"),
+        ([[[1.0]]], torch.ones(1, 1), "features must be a tensor"),
+    ],
+)
+def test_wrong_tensors_are_refused(features: torch.Tensor, scores: torch.Tensor, message: str) -> None:
+    with pytest.raises(InvalidFeaturesError, match=message):
+        compress(features, scores, CompressionConfig())
+
+
+def test_the_references_division_by_zero_is_a_configuration_error() -> None:
+    config = CompressionConfig(temporal_threshold=1.0, reference_compatible=True)
+    with pytest.raises(ConfigurationError, match="temporal_threshold"):
+        compress(torch.ones(2, 30, 4), torch.ones(2, 30), config)
+
+
+def test_the_references_overflow_is_refused() -> None:
+    features = torch.full((8, 4, 4), 6e4, dtype=torch.float16)
+    config = CompressionConfig(alpha=0.0, do_segment=False, reference_compatible=True)
+    with pytest.raises(InvalidFeaturesError, match="overflow"):
+        compress(features, torch.ones(8, 4), config)
+    corrected = compress(features, torch.ones(8, 4), config.model_copy(update={"reference_compatible": False}))
+    assert torch.equal(corrected.tokens, torch.full_like(corrected.tokens, 6e4))
