@@ -36,8 +36,9 @@ def write_video(path: Path, frames: Frames, *, fps: int = _FPS, codec: str = "li
         if not isinstance(stream, av.VideoStream):
             raise ValueError(f"{codec} is no video encoder")
         stream.pix_fmt = "yuv420p"
-        for image in frames:
-            stream.height, stream.width = image.shape[:2]
+        for index, image in enumerate(frames):
+            if index == 0:
+                stream.height, stream.width = image.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
 
