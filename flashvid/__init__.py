@@ -1,6 +1,10 @@
-"""FlashVID (arXiv 2602.08024): training-free compression of a video's visual tokens, and models that use it."""
+"""FlashVID: training-free compression of a video LLM's visual tokens (arXiv 2602.08024).
 
-from flashvid.compression import CompressionResult, compress
+`compress` is loaded when it is first used: processes that only plan or store need not wait for torch.
+"""
+
+from typing import TYPE_CHECKING, Any
+
 from flashvid.config import CompressionConfig
 from flashvid.errors import (
     ConfigurationError,
@@ -11,6 +15,9 @@ from flashvid.errors import (
     PermanentError,
     TransientError,
 )
+
+if TYPE_CHECKING:
+    from flashvid.compression import CompressionResult, compress
 
 __all__ = [
     "CompressionConfig",
@@ -24,3 +31,11 @@ __all__ = [
     "TransientError",
     "compress",
 ]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - the exported object, typed above
+    if name in ("CompressionResult", "compress"):
+        from flashvid import compression
+
+        return getattr(compression, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -33,6 +33,10 @@ def connected(address: str | None = None) -> Iterator[ClusterSize]:
         # Explicit, since ray.init and the job tools disagree about the default. A Ray of our own listens on this
         # machine only and without a dashboard.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        if target == "local":
+            # Ray's C++ side reports routine matters as errors on the terminal; its log files keep what matters.
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         ray.init(
             address=target,
             logging_level=logging.ERROR,

@@ -93,7 +93,7 @@ def _graph(plan: Plan, pools: Pools, settings: StageSettings, questions: ray.Obj
 
 def _source(clips: Sequence[Clip]) -> Dataset:
     # A read task waits for nothing: reserving a CPU would only make it compete with the decode actors.
-    return ray.data.read_datasource(PlanSource(clips), ray_remote_args={"num_cpus": 0})
+    return ray.data.read_datasource(PlanSource(clips), num_cpus=0)
 
 
 def _stage(source: Dataset, stage: type[Stage], pool: Pool, *arguments: object) -> Dataset:

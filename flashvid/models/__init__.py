@@ -1,8 +1,15 @@
-"""Video LLMs behind one handle: `encode` a video, `compress` its tokens, `answer` questions about it."""
+"""Video LLMs behind one handle: `encode` a video, `compress` its tokens, `answer` questions about it.
 
-from flashvid.models.handle import VideoModel, load_model, load_preprocessor
+What needs torch is loaded when it is first used; transformers only with a model.
+"""
+
+from typing import TYPE_CHECKING, Any
+
 from flashvid.models.sources import ModelSource, resolve_model
 from flashvid.models.types import Answer, CompressedVideo, GenerationConfig, VisualFeatures
+
+if TYPE_CHECKING:
+    from flashvid.models.handle import VideoModel, load_model, load_preprocessor
 
 __all__ = [
     "Answer",
@@ -15,3 +22,11 @@ __all__ = [
     "load_preprocessor",
     "resolve_model",
 ]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - the exported object, typed above
+    if name in ("VideoModel", "load_model", "load_preprocessor"):
+        from flashvid.models import handle
+
+        return getattr(handle, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

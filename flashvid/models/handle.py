@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -13,20 +13,16 @@ from torch import Tensor
 from flashvid.compression import compress
 from flashvid.config import CompressionConfig
 from flashvid.errors import ConfigurationError, InvalidFeaturesError
-from flashvid.models.qwen2_5_vl import QwenFramePreprocessor, QwenLanguage, QwenVision
+from flashvid.models.qwen2_5_vl.preprocess import QwenFramePreprocessor
 from flashvid.models.sources import ModelSource, resolve_model
 from flashvid.models.types import Answer, CompressedVideo, GenerationConfig, VisualFeatures
 
+if TYPE_CHECKING:
+    from flashvid.models.qwen2_5_vl.language import QwenLanguage
+    from flashvid.models.qwen2_5_vl.vision import QwenVision
+
 Part = Literal["all", "vision", "language"]
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class FramePreprocessor(Protocol):
-    """A family's own resizing, callable without weights."""
-
-    def resize(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize uint8 frames `[F, H, W, 3]` to the size the vision tower takes."""
-        ...
 
 
 class VideoModel:
@@ -143,10 +139,15 @@ def load_model(
     where = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
     precision = _dtype(dtype)
     vision = language = None
+    # Each side imports transformers: not before it is needed.
     if part in ("all", "vision"):
+        from flashvid.models.qwen2_5_vl.vision import QwenVision
+
         preprocessor = load_preprocessor(source, min_pixels=min_pixels, max_pixels=max_pixels)
         vision = QwenVision.load(source, preprocessor, dtype=precision, device=where)
     if part in ("all", "language"):
+        from flashvid.models.qwen2_5_vl.language import QwenLanguage
+
         language = QwenLanguage.load(source, dtype=precision, device=where)
     return VideoModel(source, vision, language, where)
 

@@ -6,12 +6,15 @@ import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
 
 from flashvid.errors import ModelLoadError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 
 class Checkpoint:
@@ -49,7 +52,7 @@ class Checkpoint:
 
     def _names(self, file: Path) -> list[str]:
         try:
-            with safe_open(file, framework="pt") as opened:
+            with safe_open(file, framework="np") as opened:
                 return list(opened.keys())
         except FileNotFoundError:
             raise ModelLoadError(f"{file.name} is named in the index and missing", str(self._path)) from None
