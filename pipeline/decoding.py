@@ -6,6 +6,7 @@ against what the file really contains.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -138,6 +139,14 @@ def decode_clip(
         indices = sample_frames(times, sampling, start_s, end_s)
         frames: NDArray[np.uint8] = reader.get_batch(indices).asnumpy()
     except (decord.DECORDError, RuntimeError) as error:
-        # decord reports every trouble of its decoder as one of these two; the first line holds the cause.
-        raise UnreadableVideoError(f"decord can't decode it: {str(error).strip().splitlines()[0]}") from error
+        # decord reports every trouble of its decoder as one of these two.
+        raise UnreadableVideoError(
+            f"the file can't be decoded, it may be cut short or damaged (decord: {_cause(error)})"
+        ) from error
     return DecodedClip(frames=frames, frame_timestamps=times[indices])
+
+
+def _cause(error: BaseException) -> str:
+    """What decord says, without the time and the source line it puts before it."""
+    lines = str(error).strip().splitlines() or ["no message"]
+    return re.sub(r"^(\[[\d:]+\] \S+:\d+: )+", "", lines[0])

@@ -38,6 +38,11 @@ class PlanSource(Datasource):
         super().__init__()  # type: ignore[no-untyped-call]
         self._shards = tuple(shards(clips, _MAX_SHARDS))
 
+    @property
+    def num_shards(self) -> int:
+        """Read tasks of this source."""
+        return len(self._shards)
+
     def estimate_inmemory_data_size(self) -> int | None:
         """Unknown to Ray; the clips are small."""
         return None
@@ -93,7 +98,8 @@ def _graph(plan: Plan, pools: Pools, settings: StageSettings, questions: ray.Obj
 
 def _source(clips: Sequence[Clip]) -> Dataset:
     # A read task waits for nothing: reserving a CPU would only make it compete with the decode actors.
-    return ray.data.read_datasource(PlanSource(clips), num_cpus=0)
+    source = PlanSource(clips)
+    return ray.data.read_datasource(source, num_cpus=0, override_num_blocks=source.num_shards)
 
 
 def _stage(source: Dataset, stage: type[Stage], pool: Pool, *arguments: object) -> Dataset:
