@@ -106,7 +106,9 @@ def _explain(error: ValidationError, lines: Mapping[tuple[str, ...], int]) -> st
         elif fault["type"] == "missing":
             message = "is missing"
         else:
-            message = f"{fault['msg'].removeprefix('Value error, ')} (got {_shown(fault['input'])})"
+            # What storage_options hold may be a secret, and is refused for that very reason.
+            got = "" if "storage_options" in location else f" (got {_shown(fault['input'])})"
+            message = fault["msg"].removeprefix("Value error, ") + got
         seen[f"{where}: {message}"] = None
     return "\n  ".join(["the job file has faults:" if len(seen) > 1 else "", *seen]).strip()
 

@@ -77,11 +77,12 @@ class Committer:
             OutputLockedError: another run has taken the lease; nothing was written.
         """
         self._lease.check()
-        self._parts += 1
-        part = f"{self._lease.run_id}-{self._parts:05d}"
+        # Counted up only afterwards: a commit that failed half-way is repeated under the same names, never twice.
+        part = f"{self._lease.run_id}-{self._parts + 1:05d}"
         self._ledger.append_answers(self._answers, part)
         self._ledger.append_failures(self._failures, part)
         self.answers_committed += len(self._answers)
         self.failures_committed += len(self._failures)
+        self._parts += 1
         self._answers, self._failures = [], []
         self._last_commit = self._clock()

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from pipeline.config import SamplingConfig
 from pipeline.errors import UnreadableVideoError
 
-# Timestamps come as binary fractions of container ticks: equal times may differ by rounding.
-_TOLERANCE_S = 1e-6
+# Decoders report times in single precision: equal times differ by up to half a millisecond after some hours.
+_TOLERANCE_S = 1e-3
 
 
 def sample_frames(
@@ -52,7 +52,7 @@ def sample_frames(
 def _wanted_times(first: float, last: float, sampling: SamplingConfig) -> NDArray[np.float64]:
     if sampling.fps is None:
         return np.linspace(first, last, sampling.num_frames or 1)
-    steps = int(np.floor((last - first) * sampling.fps + _TOLERANCE_S)) + 1
+    steps = int(np.floor((last - first + _TOLERANCE_S) * sampling.fps)) + 1
     if steps > sampling.max_frames:
         return np.linspace(first, last, sampling.max_frames)
     return first + np.arange(steps) / sampling.fps

@@ -45,7 +45,9 @@ class Question:
 
     def render(self, columns: Mapping[str, Any]) -> str:
         """The text for one video."""
-        return self.template.format_map(columns)
+        # Not str.format: a column may be called "meta.title", which that takes for an attribute.
+        parts = string.Formatter().parse(self.template)
+        return "".join(text + ("" if name is None else str(columns[name])) for text, name, _, _ in parts)
 
 
 class QuestionTable:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputTableError
@@ -53,6 +53,22 @@ def read_table(path: str, text_columns: Collection[str], storage_options: Mappin
                 parse_options=pa.csv.ParseOptions(newlines_in_values=True),
                 convert_options=pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True),
             )
-        return pa.json.read_json(io.BytesIO(content)) if content.strip() else pa.table({})
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        return _read_jsonl(content)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:
         raise InputTableError(f"not a readable {suffix[1:]} table: {error}", path) from None
+
+
+def _read_jsonl(content: bytes) -> pa.Table:
+    """Not Arrow's reader: that turns a text like "2026-01-31", which may be a `video_id`, into a time."""
+    rows = []
+    for number, line in enumerate(content.decode().split("\n"), 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"line {number}: {error}") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number} is not an object")
+            rows.append(row)
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: [row.get(name) for row in rows] for name in names})

@@ -61,13 +61,14 @@ def read_videos(path: str, storage_options: Mapping[str, Any] | None = None) -> 
 
 def _from_files(path: str, options: Mapping[str, Any]) -> list[Video]:
     fs, inner = resolve(path, options)
-    if any(character in path for character in "*?["):
-        fixed = inner[: min(inner.find(c) for c in "*?[" if c in inner)].rsplit("/", 1)[0]
-        found = fs.glob(inner)
-    elif fs.isdir(inner):
+    # What is there under this very name comes first: "clip [a1].mp4" is a file, and would match nothing as a glob.
+    if fs.isdir(inner):
         fixed, found = inner.rstrip("/"), fs.find(inner)
     elif fs.exists(inner):
         fixed, found = inner.rsplit("/", 1)[0], [inner]
+    elif any(character in path for character in "*?["):
+        fixed = inner[: min(inner.find(c) for c in "*?[" if c in inner)].rsplit("/", 1)[0]
+        found = fs.glob(inner)
     else:
         raise InputTableError("no such file or folder", path)
     return [

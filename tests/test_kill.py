@@ -1,0 +1,137 @@
+"""Kill the driver and each kind of actor in mid-run: the tables end up as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pipeline.run import run
+from pipeline.summary import Progress
+from tests.runs import comparable, copy_videos, job, table
+
+CLIPS, QUESTIONS, FRAMES = 12, 2, 24
+ANSWERS = CLIPS * QUESTIONS
+SAMPLES = ("moving_red_disc.mp4", "three_boxes.mp4", "scene_cuts.mp4", "short_flash.mp4")
+
+
+def _many_videos(samples: Path, folder: Path) -> None:
+    videos = copy_videos(samples, folder, [])
+    for index in range(CLIPS):
+        (videos / f"{index:02}.mp4").write_bytes((samples / SAMPLES[index % len(SAMPLES)]).read_bytes())
+
+
+def _job(folder: Path, output: str) -> Any:
+    return job(folder, output=str(folder / output), sampling={"num_frames": FRAMES})
+
+
+def _without_place(answers: list[dict[str, Any]]) -> list[Any]:
+    """What must be equal between two outputs: everything but the folder columns."""
+    places = ("fingerprint", "shard")
+    return comparable([{name: value for name, value in row.items() if name not in places} for row in answers])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(sample_videos: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
+    """A folder with many videos and the output of a run that nobody killed."""
+    del ray_session
+    folder = tmp_path_factory.mktemp("kill")
+    _many_videos(sample_videos, folder)
+    assert run(_job(folder, "undisturbed")).answers_new == ANSWERS
+    return folder
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("stage", ["Decode", "Encode", "Answer"])
+def test_killing_an_actor_loses_and_repeats_nothing(undisturbed: Path, stage: str) -> None:
+    """Ray restarts the actor, the clip in its hands is tried again, and no finished clip is."""
+    killed: list[int] = []
+
+    def kill_once(progress: Progress) -> None:
+        if progress.clips_done >= 2 and not killed:
+            for process in psutil.process_iter(["cmdline"]):
+                if f"{stage}Stage" in " ".join(process.info["cmdline"] or ()):
+                    killed.append(process.pid)
+                    os.kill(process.pid, signal.SIGKILL)
+
+    summary = run(_job(undisturbed, f"killed-{stage}"), on_progress=kill_once)
+    assert killed
+    assert (summary.answers_new, summary.failures_new) == (ANSWERS, 0)
+    # Work in the dead process's hands may be repeated; work that was handed on is not.
+    assert CLIPS <= summary.clips_decoded <= CLIPS + 1
+    assert CLIPS <= summary.encoder_calls + (stage == "Encode") <= CLIPS + 1
+    assert [worker.pid for worker in summary.workers if worker.pid in killed]
+    _assert_same_tables(undisturbed, f"killed-{stage}")
+
+
+def test_killing_the_driver(undisturbed: Path) -> None:
+    """SIGKILL once, somewhere after the first commit; the second run does what is left and no more."""
+    _kill_and_resume(undisturbed, "driver-once", kills=1, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [11, 12])
+def test_killing_the_driver_five_times_in_a_row(undisturbed: Path, seed: int) -> None:
+    """SIGKILL at random progress counts, five runs in a row, then one that may end."""
+    _kill_and_resume(undisturbed, f"driver-{seed}", kills=5, seed=seed)
+
+
+def _kill_and_resume(folder: Path, output: str, *, kills: int, seed: int) -> None:
+    settings = _job(folder, output)
+    job_file = folder / f"{output}.json"  # JSON is YAML
+    job_file.write_text(settings.model_dump_json(exclude_none=True))
+    chance = random.Random(seed)  # noqa: S311 - when to kill, not a secret
+    for _ in range(kills):
+        done = _answers(folder / output)
+        # At least one answer more than before, and never all of them.
+        target = min(done + chance.randint(1, 4), ANSWERS - 1)
+        with _start(job_file) as driver:
+            _wait_for_answers(folder / output, target, driver)
+            driver.kill()
+        assert driver.returncode == -signal.SIGKILL
+    answered, encoded = _answers(folder / output), len(table(folder / output, "tokens"))
+    assert 0 < answered < ANSWERS
+    with _start(job_file) as driver:
+        assert driver.wait(timeout=120) == 0
+    ends = sorted((folder / output / "runs").glob("*.end.json"))
+    assert len(ends) == 1
+    end = json.loads(ends[0].read_text())
+    # Tokens of clips whose driver died are found again; a leftover actor may have committed one more since.
+    assert end["answers_before"] == answered
+    assert end["answers_new"] == ANSWERS - answered
+    assert end["clips_decoded"] <= CLIPS - encoded
+    assert end["failures_new"] == 0
+    _assert_same_tables(folder, output)
+
+
+def _start(job_file: Path) -> subprocess.Popen[bytes]:
+    command = [str(Path(sys.executable).parent / "flashvid"), "run", str(job_file)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
+
+
+def _wait_for_answers(output: Path, count: int, driver: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while _answers(output) < count:
+        assert driver.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline, "no progress"
+        time.sleep(0.02)
+
+
+def _answers(output: Path) -> int:
+    return len(table(output, "answers"))
+
+
+def _assert_same_tables(folder: Path, output: str) -> None:
+    for name in ("answers", "tokens"):
+        assert _without_place(table(folder / output, name)) == _without_place(table(folder / "undisturbed", name)), name
+    assert table(folder / output, "failures") == []
