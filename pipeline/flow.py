@@ -99,7 +99,8 @@ def _graph(plan: Plan, pools: Pools, settings: StageSettings, questions: ray.Obj
 def _source(clips: Sequence[Clip]) -> Dataset:
     # A read task waits for nothing: reserving a CPU would only make it compete with the decode actors.
     source = PlanSource(clips)
-    return ray.data.read_datasource(source, num_cpus=0, override_num_blocks=source.num_shards)
+    dataset: Dataset = ray.data.read_datasource(source, num_cpus=0, override_num_blocks=source.num_shards)
+    return dataset
 
 
 def _stage(source: Dataset, stage: type[Stage], pool: Pool, *arguments: object) -> Dataset:

@@ -157,7 +157,9 @@ def plan(
                 open_questions.append(question.question_id)
         if open_questions:
             clip = _with_questions(whole, open_questions, history)
-            (cached if clip.content_key in committed_tokens else to_encode).append(clip)
+            # A row with a problem names no span of its own: the probe refuses it, whatever is committed for the video.
+            is_cached = clip.problem is None and clip.content_key in committed_tokens
+            (cached if is_cached else to_encode).append(clip)
     return Plan(tuple(to_encode), tuple(cached), tuple(failures), len(videos), total, done, exhausted)
 
 

@@ -99,7 +99,7 @@ def probe_file(clip: Clip, storage_options: Mapping[str, Any]) -> VideoHeader:
     fs, inner = resolve(clip.video_path, storage_options)
     try:
         size = fs.size(inner)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise VideoNotFoundError(f"no video file at {clip.video_path}") from None
     if fs.isdir(inner):
         raise VideoNotFoundError(f"{clip.video_path} is a folder, not a video file")

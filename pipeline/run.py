@@ -158,7 +158,7 @@ class _Run:
 
     def _probe(self, todo: Plan, known: frozenset[str]) -> Plan:
         """Read the headers of new files; clips whose file is no video fail here and leave the plan."""
-        new = [clip for clip in todo.to_encode if clip.source_id not in known]
+        new = [clip for clip in todo.to_encode if clip.problem is not None or clip.source_id not in known]
         headers, failed = [], set()
         for clip, result in probe_clips(new, self._job.storage_options):
             if isinstance(result, Failure):

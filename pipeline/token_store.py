@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from flashvid.models import CompressedVideo
@@ -88,12 +89,19 @@ class TokenStore:
             FileNotFoundError: nothing is committed for this clip.
             CorruptTokensError: the object contradicts itself.
         """
-        row = from_bytes(self._storage.read(self.name(content_key))).to_pylist()[0]
-        return _decode(row, self.name(content_key))
+        name = self.name(content_key)
+        content = self._storage.read(name)
+        try:
+            (row,) = from_bytes(content).to_pylist()
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise CorruptTokensError(f"is no Parquet file with one row: {error}", name) from None
+        return _decode(row, name)
 
 
 def _decode(row: Mapping[str, Any], name: str) -> CompressedVideo:
-    dtype = _DTYPES[row["dtype"]]
+    dtype = _DTYPES.get(row["dtype"])
+    if dtype is None:
+        raise CorruptTokensError(f"holds tokens of an unknown dtype {row['dtype']!r}", name)
     shape = (row["num_tokens"], row["hidden_size"])
     if len(row["tokens"]) != shape[0] * shape[1] * dtype.itemsize or len(row["indices"]) != shape[0]:
         raise CorruptTokensError(f"holds {len(row['tokens'])} bytes for {shape} {row['dtype']}", name)

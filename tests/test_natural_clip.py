@@ -54,7 +54,9 @@ def test_a_natural_clip(tmp_path: Path, retention_ratio: float) -> None:
     assert tokens["indices"] == sorted(set(tokens["indices"]))
     kept = [slot for slot in tokens["assignment"] if slot >= 0]
     assert set(kept) == set(range(tokens["num_tokens"]))
-    assert len(tokens["tokens"]) == tokens["num_tokens"] * tokens["hidden_size"] * (4 if tokens["dtype"] == "float32" else 2)
+    assert len(tokens["tokens"]) == tokens["num_tokens"] * tokens["hidden_size"] * (
+        4 if tokens["dtype"] == "float32" else 2
+    )
     assert (summary.visual_tokens_before, summary.visual_tokens_after) == (steps * per_step, tokens["num_tokens"])
 
     answers = table(tmp_path / "output", "answers")

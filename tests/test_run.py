@@ -144,7 +144,9 @@ def test_encode_and_answer_share_one_gpu(sample_videos: Path, tmp_path: Path) ->
     }
     summary = run(job(tmp_path, resources=pools))
     assert summary.answers_new == 4
-    devices = {stage: {w.cuda_visible_devices for w in summary.workers if w.stage == stage} for stage in ("encode", "answer")}
+    devices = {
+        stage: {w.cuda_visible_devices for w in summary.workers if w.stage == stage} for stage in ("encode", "answer")
+    }
     assert devices["encode"] == {"0", "1"}
     assert devices["answer"] <= {"0", "1"}
     assert devices["answer"]

@@ -1,0 +1,86 @@
+"""The error trees: what is drawn is what there is, and errors survive the trip between processes."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Iterator
+from types import ModuleType
+
+import pytest
+
+import flashvid.errors
+import pipeline.errors
+from flashvid.errors import FatalError, FlashVidError, PermanentError, TransientError
+
+KINDS = {TransientError: "transient", PermanentError: "permanent", FatalError: "fatal"}
+
+
+def defined_in(module: ModuleType) -> dict[str, type[FlashVidError]]:
+    """Every error class a module defines itself."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, FlashVidError) and value.__module__ == module.__name__
+    }
+
+
+CLASSES = [*defined_in(flashvid.errors).values(), *defined_in(pipeline.errors).values()]
+
+
+def drawn_parents(docstring: str) -> dict[str, str | None]:
+    """The tree in a docstring: each class with the class it hangs on."""
+    return dict(_drawn(docstring))
+
+
+def _drawn(docstring: str) -> Iterator[tuple[str, str | None]]:
+    path: list[str] = []
+    for line in docstring.splitlines():
+        match = re.match(r"^ *([│├└─ ]*)([A-Z]\w+Error)\b(?!`)", line)
+        # Sentences that begin with a class name have no place in the tree: its root stands alone on its line.
+        if match and (match[1].strip() or line.strip() == match[2]):
+            depth = len(match[1]) // 4 if match[1].strip() else 0
+            path = [*path[:depth], match[2]]
+            yield match[2], path[-2] if depth else None
+
+
+@pytest.mark.parametrize("error_class", CLASSES, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("row", ["video_id 'a7'", None])
+def test_an_error_survives_pickling(error_class: type[FlashVidError], row: str | None) -> None:
+    """Ray moves errors between processes: type, message, row and kind arrive."""
+    sent = error_class("the message: 100 % {odd}", row)
+    received = pickle.loads(pickle.dumps(sent))  # noqa: S301 - our own bytes
+    assert type(received) is error_class
+    assert (received.message, received.row, received.kind) == ("the message: 100 % {odd}", row, sent.kind)
+    assert str(received) == ("video_id 'a7': the message: 100 % {odd}" if row else "the message: 100 % {odd}")
+
+
+@pytest.mark.parametrize("error_class", CLASSES, ids=lambda cls: cls.__name__)
+def test_an_error_has_the_kind_of_its_one_branch(error_class: type[FlashVidError]) -> None:
+    """The branch decides what happens next, so no error sits on two, and none changes its branch's kind."""
+    branches = [branch for branch in KINDS if issubclass(error_class, branch)]
+    if error_class is FlashVidError:
+        assert branches == []
+    else:
+        assert [KINDS[branch] for branch in branches] == [error_class.kind]
+
+
+@pytest.mark.parametrize("module", [flashvid.errors, pipeline.errors], ids=lambda module: module.__name__)
+def test_the_drawn_tree_is_the_real_one(module: ModuleType) -> None:
+    """Every class of the module is drawn, under the class it inherits from, and nothing else is."""
+    drawn = drawn_parents(module.__doc__ or "")
+    base_classes = {cls.__name__: cls for cls in (FlashVidError, *KINDS)}
+    real = {
+        name: next((base.__name__ for base in cls.__bases__ if issubclass(base, FlashVidError)), None)
+        for name, cls in (base_classes | defined_in(module)).items()
+    }
+    assert drawn == real
+
+
+def test_the_tree_parser_sees_a_misplaced_class() -> None:
+    """The parser itself tells depth: a leaf moved one level up is another tree."""
+    tree = "AError\n├── BError    words\n│   └── CError\n└── DError\n    └── EError"
+    assert drawn_parents(tree) == {
+        "AError": None, "BError": "AError", "CError": "BError", "DError": "AError", "EError": "DError",
+    }  # fmt: skip
+    assert drawn_parents(tree.replace("│   └── C", "├── C"))["CError"] == "AError"
