@@ -116,6 +116,20 @@ def read_header(file: str | IO[bytes]) -> VideoHeader:
         raise UnreadableVideoError(f"not a readable video file ({error.strerror})") from None
 
 
+def check_exact(header: VideoHeader) -> None:
+    """Refuse files whose frames decord would get wrong without saying so (docs/decoding.md).
+
+    Raises:
+        UnreadableVideoError: MPEG-TS or fragmented mp4; says how to convert the file.
+    """
+    fragmented = header.container.startswith("mov") and header.num_frames == 0
+    if fragmented or header.container == "mpegts":
+        kind = "a fragmented mp4" if fragmented else "an MPEG-TS file"
+        raise UnreadableVideoError(
+            f"decord would take wrong frames from {kind}; convert it with: ffmpeg -i IN -c copy -movflags +faststart OUT.mp4"
+        )
+
+
 def decode_clip(
     path: str, sampling: SamplingConfig, start_s: float | None, end_s: float | None, *, num_threads: int = 1
 ) -> DecodedClip:
@@ -125,6 +139,7 @@ def decode_clip(
         UnreadableVideoError: the file can't be decoded to its end, or has no frame in the span.
     """
     header = read_header(path)
+    check_exact(header)
     try:
         reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=num_threads)
         present = len(reader)

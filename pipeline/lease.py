@@ -13,6 +13,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,9 @@ class Lease:
             self._advance(released=False)
 
     def release(self) -> None:
-        """Let the next run start at once."""
-        self._advance(released=True)
+        """Let the next run start at once; a lease that was lost is not ours to release."""
+        with suppress(OutputLockedError):
+            self._advance(released=True)
 
     def _advance(self, *, released: bool) -> None:
         record = {

@@ -11,7 +11,7 @@ import ray
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline import tables
-from pipeline.decoding import VideoHeader, read_header
+from pipeline.decoding import VideoHeader, check_exact, read_header
 from pipeline.errors import InputRowError, UnreadableVideoError, VideoNotFoundError
 from pipeline.messages import Failure
 from pipeline.parquet import to_bytes
@@ -110,6 +110,7 @@ def probe_file(clip: Clip, storage_options: Mapping[str, Any]) -> VideoHeader:
     else:
         with fs.open(inner, "rb") as file:
             header = read_header(file)
+    check_exact(header)
     if clip.start_s is not None and header.duration_s is not None and clip.start_s >= header.duration_s:
         raise UnreadableVideoError(f"start_s is {clip.start_s}, the video ends at {header.duration_s:.2f} s")
     return header

@@ -39,9 +39,8 @@ def sample_frames(
     inside = np.flatnonzero((frame_times >= low) & (frame_times < high))
     if inside.size == 0:
         length = f"{frame_times[-1]:.2f} s" if frame_times.size else "no frames"
-        raise UnreadableVideoError(
-            f"no frame between {start_s or 0} s and {end_s or 'the end'}: the video has {length}"
-        )
+        end = "the end" if end_s is None else f"{end_s} s"
+        raise UnreadableVideoError(f"no frame between {start_s or 0} s and {end}: the video has {length}")
     times = frame_times[inside]
     wanted = _wanted_times(times[0], times[-1], sampling)
     shown = np.searchsorted(times, wanted + _TOLERANCE_S, side="right") - 1

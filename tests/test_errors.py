@@ -35,13 +35,17 @@ def drawn_parents(docstring: str) -> dict[str, str | None]:
 
 def _drawn(docstring: str) -> Iterator[tuple[str, str | None]]:
     path: list[str] = []
+    margin = 0
     for line in docstring.splitlines():
-        match = re.match(r"^ *([│├└─ ]*)([A-Z]\w+Error)\b(?!`)", line)
-        # Sentences that begin with a class name have no place in the tree: its root stands alone on its line.
-        if match and (match[1].strip() or line.strip() == match[2]):
-            depth = len(match[1]) // 4 if match[1].strip() else 0
-            path = [*path[:depth], match[2]]
-            yield match[2], path[-2] if depth else None
+        # The root stands alone on its line, every other class behind a branch; four columns are one level.
+        if match := re.search(r"^ *(\w+Error)$|[├└]── (\w+)", line):
+            name = match[1] or match[2]
+            column = line.index(name)
+            if match[1]:
+                margin = column
+            depth = (column - margin) // 4
+            path = [*path[:depth], name]
+            yield name, path[-2] if depth else None
 
 
 @pytest.mark.parametrize("error_class", CLASSES, ids=lambda cls: cls.__name__)

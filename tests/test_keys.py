@@ -31,10 +31,10 @@ def test_a_key_is_the_sha256_of_canonical_json(key: str, canonical: str) -> None
 
 def test_keys_have_their_golden_values() -> None:
     """Written down once, so that a change of both the code and the rule above is seen, too."""
-    assert content_key("source", 0.0, 10.0) == "af89d02b2d2c9a3e9b80ab10c9b0ce99"
-    assert clip_id("video", content_key("source", None, None)) == "57e1fd0f6edaeb16a8eb4a0dd0f5e8b0"
-    assert question_hash("What happens?", None) == "41d3a2a3aab7a6bd5bbd8bfb5e5d3c6e"
-    assert [shard_of(name) for name in ("", "0001", "a.mp4")] == ["00", "00", "00"]
+    assert content_key("source", 0.0, 10.0) == "cebd5d2cf1afb758714300ce320cc2e0"
+    assert clip_id("video", content_key("source", None, None)) == "94ad221aa1f0c79c6e414b08b1c9f605"
+    assert question_hash("What happens?", None) == "a849962a627804ac4ff8f4de2a51d736"
+    assert [shard_of(name) for name in ("", "0001", "a.mp4")] == ["49", "d8", "6a"]
 
 
 @given(PARTS, PARTS)
