@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
@@ -49,7 +49,7 @@ def load_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Jo
     try:
         return JobConfig.model_validate(_from_folder(content, file.parent))
     except ValidationError as error:
-        raise ConfigurationError(_explain(error, lines), str(path)) from None
+        raise ConfigurationError(_explain(error, content, lines, overrides or {}), str(path)) from None
 
 
 def _set(content: dict[str, Any], dotted: str, value: object) -> None:
@@ -91,16 +91,21 @@ def _key_lines(node: yaml.Node | None, prefix: tuple[str, ...] = ()) -> Iterator
             yield from _key_lines(item, inner)
 
 
-def _explain(error: ValidationError, lines: Mapping[tuple[str, ...], int]) -> str:
+def _explain(
+    error: ValidationError,
+    content: Mapping[str, Any],
+    lines: Mapping[tuple[str, ...], int],
+    overrides: Mapping[str, Any],
+) -> str:
     seen: dict[str, None] = {}
     for fault in error.errors(include_url=False):
         location = tuple(str(part) for part in fault["loc"])
-        # Pydantic names the branch of a union it tried ("str", "tuple[...]"); the file has no such key.
-        keys = location
-        while keys and keys not in lines and fault["type"] != "missing":
-            keys = keys[:-1]
+        keys = _keys(fault["loc"], content)
+        if fault["type"] == "missing":
+            keys = (*keys, location[-1])
+        dotted = ".".join(keys) or "job"
         line = next((lines[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in lines), None)
-        where = (f"line {line}, " if line else "") + (".".join(keys) or "job")
+        where = f"--set {dotted}" if dotted in overrides else f"line {line}, {dotted}" if line else dotted
         if fault["type"] == "extra_forbidden":
             message = f"unknown key{_suggestion(location)}"
         elif fault["type"] == "missing":
@@ -111,6 +116,21 @@ def _explain(error: ValidationError, lines: Mapping[tuple[str, ...], int]) -> st
             message = fault["msg"].removeprefix("Value error, ") + got
         seen[f"{where}: {message}"] = None
     return "\n  ".join(["the job file has faults:" if len(seen) > 1 else "", *seen]).strip()
+
+
+def _keys(location: Sequence[str | int], content: object) -> tuple[str, ...]:
+    """The part of a fault's location that is in the job.
+
+    Pydantic also names the branch of a union it tried ("str", "tuple[...]"), which is no key.
+    """
+    keys: list[str] = []
+    for part in location:
+        if (isinstance(content, dict) and part in content) or (
+            isinstance(content, list) and isinstance(part, int) and part < len(content)
+        ):
+            keys.append(str(part))
+            content = content[part]  # type: ignore[index]
+    return tuple(keys)
 
 
 def _shown(value: object) -> str:

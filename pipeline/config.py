@@ -65,8 +65,11 @@ class ResourcesConfig(Settings):
     decode: PoolConfig = PoolConfig()
     encode: PoolConfig = PoolConfig()
     answer: PoolConfig = PoolConfig()
-    max_decoded_clips: int = Field(
-        default=4, ge=1, description="clips whose frames are in memory at once, over the whole cluster"
+    max_decoded_clips: int | None = Field(
+        default=None,
+        ge=1,
+        description="clips whose frames are in memory at once, over the whole cluster; "
+        "default: two for each encode actor, and two more",
     )
 
     @field_validator("decode")

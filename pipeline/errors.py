@@ -6,13 +6,13 @@ FlashVidError
 ├── PermanentError          recorded once; tried again only when the source changed
 │   ├── InputRowError
 │   ├── VideoNotFoundError
-│   └── UnreadableVideoError
+│   ├── UnreadableVideoError
+│   └── CorruptTokensError
 └── FatalError              the run stops; what is committed stays
     ├── InputTableError
     ├── SettingsChangedError
     ├── QuestionChangedError
     ├── OutputLockedError
-    ├── CorruptTokensError
     └── ClusterTooSmallError
 """
 
@@ -37,6 +37,10 @@ class UnreadableVideoError(PermanentError):
     """The file is there, and it is not a video that can be decoded to its end."""
 
 
+class CorruptTokensError(PermanentError):
+    """A committed tokens object that does not hold what its columns say."""
+
+
 class InputTableError(FatalError):
     """A table of videos or questions that can't be read as one: the message names the row or the column."""
 
@@ -51,10 +55,6 @@ class QuestionChangedError(FatalError):
 
 class OutputLockedError(FatalError):
     """Another run writes to this output."""
-
-
-class CorruptTokensError(FatalError):
-    """A committed tokens object that does not hold what its columns say."""
 
 
 class ClusterTooSmallError(FatalError):

@@ -25,11 +25,12 @@ class Pool:
 
 @dataclass(frozen=True)
 class Pools:
-    """The three pools of a run; those that start nothing are left out of `minimum`."""
+    """The three pools of a run, and the bound that keeps decoding from running ahead of encoding."""
 
     decode: Pool
     encode: Pool
     answer: Pool
+    max_decoded_clips: int
 
 
 def plan_pools(resources: ResourcesConfig, *, num_cpus: float, gpus_per_node: Sequence[int], encodes: bool) -> Pools:
@@ -57,7 +58,8 @@ def plan_pools(resources: ResourcesConfig, *, num_cpus: float, gpus_per_node: Se
         num_cpus=decode_cpus,
         num_gpus=0.0,
     )
-    pools = Pools(decode, encode, answer)
+    # One clip in each encode actor's hands and one waiting for it; a little more to even out long and short ones.
+    pools = Pools(decode, encode, answer, resources.max_decoded_clips or 2 * encode.size + 2)
     _check(pools, num_cpus, gpus_per_node, encodes)
     return pools
 

@@ -178,7 +178,7 @@ class _Run:
             gpus_per_node=size.gpus_per_node,
             encodes=bool(todo.to_encode),
         )
-        monitor: Any = ray.remote(num_cpus=0)(RunMonitor).remote(self._job.resources.max_decoded_clips)
+        monitor: Any = ray.remote(num_cpus=0)(RunMonitor).remote(pools.max_decoded_clips)
         settings = StageSettings(self._job, self._lease.run_id, self._prints.tokens, monitor)
         clips = answers = 0
         failures = self._committer.failures_committed

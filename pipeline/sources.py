@@ -63,7 +63,8 @@ def stat_sources(
         fs = filesystems[protocol]
         try:
             info = fs.info(fs._strip_protocol(video.video_path))
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError:
+            # Missing, or not to be reached: the probe will say which, as a failure of this row alone.
             return Source(digest("missing", video.video_path), None)
         named = video.columns.get(source_id_column) if source_id_column else None
         state = [str(named)] if named is not None else [video.video_path, info["size"], _state(info)]

@@ -136,6 +136,14 @@ def _pictures_damaged(path: Path, good: Path) -> None:
     path.write_bytes(content)
 
 
+def _fragmented(path: Path, good: Path) -> None:
+    ffmpeg("-i", good, "-c", "copy", "-movflags", "frag_keyframe+empty_moov", path)
+
+
+def _transport_stream(path: Path, good: Path) -> None:
+    ffmpeg("-i", good, "-c", "copy", "-f", "mpegts", path)
+
+
 @pytest.mark.parametrize(
     ("spoil", "error", "message"),
     [
@@ -145,6 +153,8 @@ def _pictures_damaged(path: Path, good: Path) -> None:
         (_index_cut_off, UnreadableVideoError, "not a readable video file"),
         (_frames_cut_off, UnreadableVideoError, r"cut short"),
         (_pictures_damaged, UnreadableVideoError, "can't be decoded"),
+        (_fragmented, UnreadableVideoError, "wrong frames from a fragmented mp4; convert it with: ffmpeg"),
+        (_transport_stream, UnreadableVideoError, "wrong frames from an MPEG-TS file; convert it with: ffmpeg"),
         (_missing, VideoNotFoundError, "no video file at .*bad.mp4"),
     ],
     ids=lambda value: value.__name__.strip("_") if callable(value) else "",

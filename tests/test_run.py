@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from ray.data import DataContext
 
 from flashvid.errors import FatalError
 from pipeline.errors import QuestionChangedError, SettingsChangedError
@@ -120,6 +121,13 @@ def test_the_bound_on_decoded_clips_holds(sample_videos: Path, tmp_path: Path) -
     assert 1 <= summary.max_decoded_clips <= 2
 
 
+@pytest.fixture
+def whole_pools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start working when every actor is there: else a small run may end before the last one is ready."""
+    monkeypatch.setattr(DataContext.get_current(), "wait_for_min_actors_s", 120)
+
+
+@pytest.mark.usefixtures("whole_pools")
 def test_two_encode_actors_hold_different_gpus(sample_videos: Path, tmp_path: Path) -> None:
     """Ray pins each encode actor to a GPU of its own; the answer actor needs none here."""
     copy_videos(sample_videos, tmp_path, VIDEOS)
@@ -134,6 +142,7 @@ def test_two_encode_actors_hold_different_gpus(sample_videos: Path, tmp_path: Pa
     assert sorted(devices, key=str) == ["0", "1"]
 
 
+@pytest.mark.usefixtures("whole_pools")
 def test_encode_and_answer_share_one_gpu(sample_videos: Path, tmp_path: Path) -> None:
     """Two shares that fill one device are placed on it, instead of waiting for a second."""
     copy_videos(sample_videos, tmp_path, VIDEOS[:2])

@@ -6,7 +6,7 @@ What needs torch is loaded when it is first used; transformers only with a model
 from typing import TYPE_CHECKING, Any
 
 from flashvid.models.sources import ModelSource, resolve_model
-from flashvid.models.types import Answer, CompressedVideo, GenerationConfig, VisualFeatures
+from flashvid.models.types import Answer, CompressedVideo, FramePreprocessor, GenerationConfig, VisualFeatures
 
 if TYPE_CHECKING:
     from flashvid.models.handle import VideoModel, load_model, load_preprocessor
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Answer",
     "CompressedVideo",
+    "FramePreprocessor",
     "GenerationConfig",
     "ModelSource",
     "VideoModel",

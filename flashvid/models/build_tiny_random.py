@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from itertools import product
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
@@ -20,6 +23,7 @@ from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 _SEED = 20261123
+_HIDDEN_SIZE = 96
 _SPECIAL_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -31,6 +35,8 @@ _SPECIAL_TOKENS = (
     "<|video_pad|>",
 )
 _SYLLABLES = tuple(f"Ġ{onset}{vowel}{coda}" for onset, vowel, coda in product("bdfgklmnprstvz", "aeiou", "lnr"))
+# After one of these the turn tends to end, so that answers differ in length and some are cut by max_new_tokens.
+_LAST_SYLLABLE_ENDS = "un"
 _TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
     "{% for part in message.content %}"
@@ -45,47 +51,45 @@ def build(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *_SYLLABLES]
     special = {token: len(vocabulary) + index for index, token in enumerate(_SPECIAL_TOKENS)}
-    _write_tokenizer(folder, vocabulary)
     config = _config(len(vocabulary) + len(special), special)
-    torch.manual_seed(_SEED)
-    model = Qwen2_5_VLForConditionalGeneration(config)
-    generator = torch.Generator().manual_seed(_SEED)
-    weights = {name: _draw(name, tensor, generator) for name, tensor in sorted(model.state_dict().items())}
-    # Bytes would print as gibberish; only syllables and the end of the turn can win the argmax.
-    speakable = torch.zeros(config.text_config.vocab_size, 1, dtype=torch.bfloat16)
-    speakable[len(vocabulary) - len(_SYLLABLES) : len(vocabulary)] = 1
-    weights["lm_head.weight"] = weights["lm_head.weight"] * speakable
+    _write_tokenizer(folder, vocabulary)
+    _write_json(folder / "config.json", config)
+    _write_json(folder / "generation_config.json", {"eos_token_id": [special["<|im_end|>"], special["<|endoftext|>"]]})
+    _write_json(folder / "preprocessor_config.json", {"min_pixels": 16 * 16 * 16, "max_pixels": 80 * 16 * 16})
+    weights = _weights(config, vocabulary, special["<|im_end|>"])
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    _write_json(folder / "config.json", {**config.to_dict(), "architectures": [type(model).__name__]})
-    _write_json(
-        folder / "generation_config.json", {"eos_token_id": [special["<|im_end|>"], special["<|endoftext|>"]]}
-    )
-    _write_json(
-        folder / "preprocessor_config.json", {"min_pixels": 16 * 16 * 16, "max_pixels": 80 * 16 * 16, "patch_size": 8}
-    )
 
 
-def _config(vocab_size: int, special: dict[str, int]) -> Qwen2_5_VLConfig:
-    return Qwen2_5_VLConfig(
-        text_config={
+def _config(vocab_size: int, special: dict[str, int]) -> dict[str, Any]:
+    return {
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+        "model_type": "qwen2_5_vl",
+        "dtype": "bfloat16",
+        "tie_word_embeddings": False,
+        "image_token_id": special["<|image_pad|>"],
+        "video_token_id": special["<|video_pad|>"],
+        "vision_start_token_id": special["<|vision_start|>"],
+        "vision_end_token_id": special["<|vision_end|>"],
+        "text_config": {
+            "model_type": "qwen2_5_vl_text",
             "vocab_size": vocab_size,
-            "hidden_size": 96,
+            "hidden_size": _HIDDEN_SIZE,
             "intermediate_size": 192,
             "num_hidden_layers": 3,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "max_position_embeddings": 32768,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 4, 4]},
-            "tie_word_embeddings": False,
             "bos_token_id": special["<|endoftext|>"],
             "eos_token_id": special["<|im_end|>"],
         },
-        vision_config={
+        "vision_config": {
+            "model_type": "qwen2_5_vl_vision",
             "depth": 2,
             "hidden_size": 64,
             "intermediate_size": 128,
             "num_heads": 4,
-            "out_hidden_size": 96,
+            "out_hidden_size": _HIDDEN_SIZE,
             "patch_size": 8,
             "spatial_patch_size": 8,
             "spatial_merge_size": 2,
@@ -94,22 +98,41 @@ def _config(vocab_size: int, special: dict[str, int]) -> Qwen2_5_VLConfig:
             "fullatt_block_indexes": [1],
             "tokens_per_second": 2,
         },
-        image_token_id=special["<|image_pad|>"],
-        video_token_id=special["<|video_pad|>"],
-        vision_start_token_id=special["<|vision_start|>"],
-        vision_end_token_id=special["<|vision_end|>"],
-        dtype="bfloat16",
-    )
+    }
 
 
-def _draw(name: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
+def _weights(config: dict[str, Any], vocabulary: list[str], end: int) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        shapes = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_dict(config)).state_dict()
+    bits = np.random.PCG64(_SEED)
+    weights = {name: _draw(name, [*shapes[name].shape], bits) for name in sorted(shapes)}
+    # Bytes would print as gibberish: only syllables and the end of the turn can win the argmax.
+    first_syllable = len(vocabulary) - len(_SYLLABLES)
+    head, embedding = weights["lm_head.weight"], weights["model.language_model.embed_tokens.weight"]
+    head[:first_syllable] = 0
+    head[len(vocabulary) :] = 0
+    direction = _draw("direction", [_HIDDEN_SIZE], bits, scale=1.0)
+    last = [index for index, token in enumerate(vocabulary) if token in _SYLLABLES and token.endswith(_LAST_SYLLABLE_ENDS)]
+    embedding[last] += 2 * direction
+    head[end] = direction
+    return {name: tensor.bfloat16() for name, tensor in weights.items()}
+
+
+def _draw(name: str, shape: list[int], bits: np.random.PCG64, scale: float | None = None) -> Tensor:
     """Weights wide enough for different videos and questions to give different answers."""
     if "norm" in name or "ln_q" in name:
-        return torch.ones_like(tensor, dtype=torch.bfloat16)
-    fan_in = tensor[0].numel() if tensor.ndim > 1 else 1
-    scale = 1.0 if "embed_tokens" in name or "lm_head" in name else (2.0 / fan_in) ** 0.5
-    scale = 0.02 if tensor.ndim == 1 else scale
-    return (torch.randn(tensor.shape, generator=generator) * scale).bfloat16()
+        return torch.ones(shape)
+    if scale is None:
+        spread = "embed_tokens" in name or "lm_head" in name
+        fan_in = math.prod(shape[1:])
+        scale = 0.02 if len(shape) == 1 else 1.0 if spread else math.sqrt(2.0 / fan_in)
+        # Sharp attention: under an even one every video and every question would look much the same.
+        scale *= 2.0 if "q_proj" in name else 1.0
+    # Uniform of a given deviation, from raw bits: every step is exact, so every machine draws the same. The normal
+    # distributions of torch and numpy differ in last digits between processors and versions.
+    raw = np.asarray(bits.random_raw(math.prod(shape)), dtype=np.uint64) >> np.uint64(40)
+    uniform = (raw.astype(np.float64) / 2**23 - 1.0) * (math.sqrt(3.0) * scale)
+    return torch.from_numpy(uniform.reshape(shape)).float()
 
 
 def _write_tokenizer(folder: Path, vocabulary: list[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import get_args
 
 import numpy as np
 import torch
@@ -13,54 +13,112 @@ from torch import Tensor
 from flashvid.compression import compress
 from flashvid.config import CompressionConfig
 from flashvid.errors import ConfigurationError, InvalidFeaturesError
-from flashvid.models.qwen2_5_vl.preprocess import QwenFramePreprocessor
+from flashvid.models.families import family_named
 from flashvid.models.sources import ModelSource, resolve_model
-from flashvid.models.types import Answer, CompressedVideo, GenerationConfig, VisualFeatures
+from flashvid.models.types import (
+    Answer,
+    CompressedVideo,
+    FramePreprocessor,
+    GenerationConfig,
+    LanguageSide,
+    LoadOptions,
+    Part,
+    VisionSide,
+    VisualFeatures,
+)
+from flashvid.models.weights import Checkpoint
 
-if TYPE_CHECKING:
-    from flashvid.models.qwen2_5_vl.language import QwenLanguage
-    from flashvid.models.qwen2_5_vl.vision import QwenVision
-
-Part = Literal["all", "vision", "language"]
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class VideoModel:
-    """A loaded model, or one side of it.
+    """A loaded model, or one side of it. Nothing in it changes by being used.
 
     Attributes:
         source: Which model it is.
         device: Where it runs.
+        hidden_size: Width D of a visual token.
     """
 
     def __init__(
-        self, source: ModelSource, vision: QwenVision | None, language: QwenLanguage | None, device: torch.device
+        self,
+        source: ModelSource,
+        vision: VisionSide | None,
+        language: LanguageSide | None,
+        *,
+        device: torch.device,
+        checkpoint: Checkpoint,
     ) -> None:
         self.source = source
         self.device = device
+        self.hidden_size = family_named(source.family).hidden_size(source.config())
         self._vision = vision
         self._language = language
+        self._checkpoint = checkpoint
+
+    @property
+    def family(self) -> str:
+        """Name of the model's family, for instance ``qwen2_5_vl``."""
+        return self.source.family
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, the features and the tokens."""
+        return (self.vision if self._vision is not None else self.language).dtype
+
+    @property
+    def tensors_read(self) -> tuple[str, ...]:
+        """Names of the tensors that were read from disk."""
+        return tuple(self._checkpoint.tensors_read)
+
+    @property
+    def bytes_read(self) -> int:
+        """Their bytes, as stored."""
+        return self._checkpoint.bytes_read
+
+    @property
+    def vision(self) -> VisionSide:
+        """The vision side, for what this handle has no method for.
+
+        Raises:
+            ConfigurationError: it was not loaded.
+        """
+        if self._vision is None:
+            raise ConfigurationError("the vision side is not loaded: load_model(..., part='vision' or 'all')")
+        return self._vision
+
+    @property
+    def language(self) -> LanguageSide:
+        """The language side, for what this handle has no method for.
+
+        Raises:
+            ConfigurationError: it was not loaded.
+        """
+        if self._language is None:
+            raise ConfigurationError("the language side is not loaded: load_model(..., part='language' or 'all')")
+        return self._language
 
     def encode(self, frames: NDArray[np.uint8] | Tensor, timestamps: ArrayLike) -> VisualFeatures:
         """Run the vision side.
 
         Args:
             frames: uint8 `[F, H, W, 3]`, RGB, at any size: they are resized as the family does it, unless they are.
-            timestamps: `[F]` seconds, ascending.
+            timestamps: `[F]` seconds, not descending.
 
         Raises:
-            InvalidFeaturesError: frames or timestamps of another shape or dtype.
+            InvalidFeaturesError: frames or timestamps of another shape, dtype or order.
             ConfigurationError: the vision side was not loaded.
         """
-        if self._vision is None:
-            raise ConfigurationError("encode needs the vision side: load_model(..., part='vision' or 'all')")
+        vision = self.vision
         pixels = frames.cpu().numpy() if isinstance(frames, Tensor) else np.asarray(frames)
-        times = np.asarray(timestamps, dtype=np.float64)
+        times = np.array(timestamps, dtype=np.float64)
         if pixels.ndim != 4 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8 or not pixels.size:
             raise InvalidFeaturesError(f"frames must be uint8 [F, H, W, 3], not {pixels.dtype} {list(pixels.shape)}")
         if times.shape != pixels.shape[:1]:
             raise InvalidFeaturesError(f"{len(pixels)} frames need as many timestamps, not {list(times.shape)}")
-        return self._vision.encode(pixels, times)
+        if not np.isfinite(times).all() or (np.diff(times) < 0).any():
+            raise InvalidFeaturesError("timestamps must be finite and not descend")
+        return vision.encode(pixels, times)
 
     def compress(self, visual: VisualFeatures, config: CompressionConfig | None) -> CompressedVideo:
         """Keep the visual tokens that matter.
@@ -75,23 +133,21 @@ class VideoModel:
         """
         steps, num_tokens, width = visual.features.shape
         if config is None:
-            everything = torch.arange(steps * num_tokens)
-            tokens, indices, assignment = visual.features.reshape(-1, width), everything, everything
+            everything = torch.arange(steps * num_tokens, device=visual.features.device)
+            tokens, indices, assignment = visual.features.reshape(-1, width), everything, everything.clone()
             segment_lengths: tuple[int, ...] = (steps,)
         else:
             result = compress(visual.features, visual.scores, config)
             tokens, indices, assignment = result.tokens, result.indices, result.assignment
             segment_lengths = result.segment_lengths
-        return CompressedVideo(
-            tokens, indices, assignment, visual.grid_thw, visual.frame_timestamps, segment_lengths
-        )
+        return CompressedVideo(tokens, indices, assignment, visual.grid_thw, visual.frame_timestamps, segment_lengths)
 
     def answer(
         self, compressed: CompressedVideo, questions: Sequence[str], generation: GenerationConfig | None = None
     ) -> list[Answer]:
         """Answer questions about one video; its tokens are prefilled once for all of them.
 
-        An answer does not depend on which other questions are asked with it.
+        An answer does not depend on which other questions are asked with it, nor on their order.
 
         Args:
             compressed: From `compress`, or rebuilt from storage.
@@ -103,11 +159,11 @@ class VideoModel:
 
         Raises:
             ConfigurationError: the language side was not loaded.
-            InvalidFeaturesError: the tokens are not of this model's width.
+            InvalidFeaturesError: tokens of another width than this model's, or indices that are not theirs.
         """
-        if self._language is None:
-            raise ConfigurationError("answer needs the language side: load_model(..., part='language' or 'all')")
-        return self._language.answer(compressed, questions, generation or GenerationConfig())
+        language = self.language
+        _check_compressed(compressed, self.hidden_size)
+        return language.answer(compressed, questions, generation or GenerationConfig())
 
 
 def load_model(
@@ -117,6 +173,7 @@ def load_model(
     part: Part = "all",
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
+    attn_implementation: str | None = None,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
 ) -> VideoModel:
@@ -128,28 +185,29 @@ def load_model(
         part: "vision" and "language" read only their tensors from disk.
         dtype: float32, bfloat16 or float16; the checkpoint's own when omitted.
         device: Default: cuda if there is one, else cpu.
+        attn_implementation: Transformers' name of one (eager, sdpa, flash_attention_2); its choice when omitted.
         min_pixels: Lower bound of a resized frame's area; the model's own when omitted.
         max_pixels: Upper bound.
 
     Raises:
         ModelLoadError: files missing or not fitting.
-        ConfigurationError: an unknown dtype.
+        ConfigurationError: an unknown part, dtype or attention implementation, or bounds that exclude each other.
     """
+    if part not in get_args(Part):
+        raise ConfigurationError(f"part {part!r} is none of {', '.join(get_args(Part))}")
+    precision = _named_dtype(dtype)
     source = model if isinstance(model, ModelSource) else resolve_model(model, revision)
-    where = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
-    precision = _dtype(dtype)
-    vision = language = None
-    # Each side imports transformers: not before it is needed.
-    if part in ("all", "vision"):
-        from flashvid.models.qwen2_5_vl.vision import QwenVision
-
-        preprocessor = load_preprocessor(source, min_pixels=min_pixels, max_pixels=max_pixels)
-        vision = QwenVision.load(source, preprocessor, dtype=precision, device=where)
-    if part in ("all", "language"):
-        from flashvid.models.qwen2_5_vl.language import QwenLanguage
-
-        language = QwenLanguage.load(source, dtype=precision, device=where)
-    return VideoModel(source, vision, language, where)
+    options = LoadOptions(
+        dtype=precision or _stored_dtype(source),
+        device=torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"),
+        attn_implementation=attn_implementation,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+    )
+    family, checkpoint = family_named(source.family), source.checkpoint()
+    vision = family.load_vision(source, checkpoint, options) if part in ("all", "vision") else None
+    language = family.load_language(source, checkpoint, options) if part in ("all", "language") else None
+    return VideoModel(source, vision, language, device=options.device, checkpoint=checkpoint)
 
 
 def load_preprocessor(
@@ -158,7 +216,7 @@ def load_preprocessor(
     revision: str | None = None,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
-) -> QwenFramePreprocessor:
+) -> FramePreprocessor:
     """A family's preprocessing, without its weights.
 
     Args:
@@ -169,14 +227,33 @@ def load_preprocessor(
 
     Raises:
         ModelLoadError: files missing or not fitting.
+        ConfigurationError: bounds that exclude each other.
     """
     source = model if isinstance(model, ModelSource) else resolve_model(model, revision)
-    return QwenFramePreprocessor.load(source, min_pixels=min_pixels, max_pixels=max_pixels)
+    return family_named(source.family).load_preprocessor(source, min_pixels=min_pixels, max_pixels=max_pixels)
 
 
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    if dtype is None or isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype not in _DTYPES:
-        raise ConfigurationError(f"dtype {dtype!r} is none of {', '.join(_DTYPES)}")
-    return _DTYPES[dtype]
+def _named_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    if dtype is None:
+        return None
+    known = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if known not in _DTYPES.values():
+        raise ConfigurationError(f"dtype {dtype} is none of {', '.join(_DTYPES)}")
+    return known
+
+
+def _stored_dtype(source: ModelSource) -> torch.dtype | None:
+    """The precision that a model's configuration names; None leaves each tensor as it is stored."""
+    config = source.config()
+    named = config.get("dtype") or config.get("torch_dtype")
+    return _DTYPES.get(named) if isinstance(named, str) else None
+
+
+def _check_compressed(compressed: CompressedVideo, width: int) -> None:
+    tokens, indices = compressed.tokens, compressed.indices
+    if tokens.ndim != 2 or tokens.shape[1] != width:
+        raise InvalidFeaturesError(f"tokens must be [M, {width}] for this model, not {list(tokens.shape)}")
+    total = len(compressed.assignment)
+    in_order = indices.shape == tokens.shape[:1] and bool((indices.diff() >= 0).all())
+    if not in_order or (len(indices) and not 0 <= int(indices[0]) <= int(indices[-1]) < total):
+        raise InvalidFeaturesError(f"the indices of {len(tokens)} tokens must ascend and be below {total}")

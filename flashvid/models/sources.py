@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,38 +15,44 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from flashvid.errors import ModelLoadError
+from flashvid.models.families import FAMILIES, find_family
 from flashvid.models.weights import Checkpoint
 
 _EMBEDDED = Path(__file__).parent / "embedded"
 # What inference needs; a repository may hold pickles, images and other formats beside it.
 _HUB_PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.txt")
-_FAMILIES: Mapping[str, str] = {"Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl"}
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model's directory, checked to be complete enough to be tried.
+    """A model's directory, checked to be complete.
 
     Attributes:
         name: As the user wrote it.
         path: The local directory.
-        family: Key of the implementation, for instance ``qwen2_5_vl``.
-        commit: The hub commit, None for a local directory.
+        family: Name of its family, for instance ``qwen2_5_vl``.
     """
 
     name: str
     path: Path
     family: str
-    commit: str | None = None
 
     @cached_property
     def identity(self) -> str:
-        """What the model is: its hub commit, else a SHA-256 over every file that inference reads.
+        """What the model is: ``owner/model@commit`` for a hub snapshot, else a SHA-256 over what inference reads.
 
-        Hashing reads the whole checkpoint once: seconds for a few gigabytes.
+        The digest covers configurations, tokenizer, chat template and weights, and not where they are. It reads the
+        whole checkpoint once: seconds for a few gigabytes.
         """
-        if self.commit is not None:
-            return f"{self.name}@{self.commit}"
+        snapshots, repository = self.path.parent, self.path.parent.parent
+        # The layout of the hub's cache: models--owner--model/snapshots/<commit>.
+        if (
+            _COMMIT.fullmatch(self.path.name)
+            and snapshots.name == "snapshots"
+            and repository.name.startswith("models--")
+        ):
+            return f"{repository.name.removeprefix('models--').replace('--', '/')}@{self.path.name}"
         whole = hashlib.sha256()
         for file in sorted(path for pattern in _HUB_PATTERNS for path in self.path.glob(pattern)):
             with file.open("rb") as content:
@@ -55,7 +62,7 @@ class ModelSource:
 
     def config(self) -> dict[str, Any]:
         """The content of config.json."""
-        return _read_config(self.path)
+        return read_json(self.path / "config.json")
 
     def checkpoint(self) -> Checkpoint:
         """The weights' files."""
@@ -63,60 +70,95 @@ class ModelSource:
 
 
 def resolve_model(name: str, revision: str | None = None) -> ModelSource:
-    """Find a model: an embedded one, a local directory, or a hub id.
+    """Find a model and check its directory, before any weight is read.
 
     Args:
-        name: ``tiny-random``, a path, or ``owner/model``.
+        name: An embedded model (``tiny-random``), a local directory, or a hub id (``owner/model``).
         revision: Branch, tag or commit, for a hub id only.
 
     Raises:
-        ModelLoadError: nothing of that name, files missing, or an architecture that is not supported.
+        ModelLoadError: nothing of that name, an architecture that is not supported, files, tokens or tensors
+            missing; the message names what.
     """
-    path, commit = _locate(name, revision)
-    config = _read_config(path)
-    architectures = config.get("architectures") or ["none given"]
-    family = next((_FAMILIES[known] for known in architectures if known in _FAMILIES), None)
+    path = _locate(name, revision)
+    if not (path / "config.json").is_file():
+        raise ModelLoadError("there is no config.json", str(path))
+    config = read_json(path / "config.json")
+    family = find_family(config)
     if family is None:
-        raise ModelLoadError(
-            f"architecture {', '.join(architectures)} is not supported; supported: {', '.join(_FAMILIES)}", str(path)
-        )
-    source = ModelSource(name, path, family, commit)
-    source.checkpoint().check_readable()
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        if not (path / file).is_file():
-            raise ModelLoadError(f"there is no {file}", str(path))
+        given = ", ".join(config.get("architectures") or [str(config.get("model_type"))])
+        supported = ", ".join(name for known in FAMILIES for name in known.architectures)
+        raise ModelLoadError(f"architecture {given} is not supported; supported: {supported}", str(path))
+    if problem := family.check_config(config):
+        raise ModelLoadError(problem, str(path))
+    source = ModelSource(name, path, family.name)
+    _check_tokenizer(path, family.special_tokens)
+    if missing := family.missing_tensors(config, source.checkpoint().files):
+        raise ModelLoadError(f"the weights lack {_enumerate(missing)}", str(path))
     return source
 
 
 def embedded_models() -> list[str]:
     """Names of the models that come with the package."""
-    return sorted(folder.name for folder in _EMBEDDED.iterdir() if folder.is_dir()) if _EMBEDDED.is_dir() else []
+    return sorted(folder.name for folder in _EMBEDDED.iterdir() if folder.is_dir())
 
 
-def _locate(name: str, revision: str | None) -> tuple[Path, str | None]:
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a model's directory.
+
+    Raises:
+        ModelLoadError: it does not parse, or is no object.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # of JSON and of UTF-8
+        raise ModelLoadError(f"{file.name} can't be read: {error}", str(file.parent)) from None
+    if not isinstance(content, dict):
+        raise ModelLoadError(f"{file.name} holds no JSON object", str(file.parent))
+    return content
+
+
+def chat_template(path: Path) -> str | None:
+    """A model's chat template, wherever its directory keeps it."""
+    plain = path / "chat_template.jinja"
+    if plain.is_file():
+        return plain.read_text(encoding="utf-8")
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        if (path / name).is_file():
+            template = read_json(path / name).get("chat_template")
+            if isinstance(template, str):
+                return template
+    return None
+
+
+def _locate(name: str, revision: str | None) -> Path:
     if name in embedded_models():
-        return _EMBEDDED / name, None
+        return _EMBEDDED / name
     if Path(name).is_dir():
-        return Path(name).absolute(), None
+        return Path(name).absolute()
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ModelLoadError(
             f"no such model directory, and no embedded model of that name ({', '.join(embedded_models())})", name
         )
     try:
-        path = Path(snapshot_download(name, revision=revision, allow_patterns=list(_HUB_PATTERNS)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_HUB_PATTERNS)))
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelLoadError(f"is no local directory and could not be had from the hub: {reason}", name) from None
-    return path, path.name  # the hub's cache names snapshots by their commit
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelLoadError("there is no config.json", str(path)) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelLoadError(f"config.json can't be read: {error}", str(path)) from None
-    if not isinstance(config, dict):
-        raise ModelLoadError("config.json holds no object", str(path))
-    return config
+def _check_tokenizer(path: Path, special_tokens: tuple[str, ...]) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if not (path / name).is_file():
+            raise ModelLoadError(f"there is no {name}", str(path))
+    added: list[Mapping[str, Any]] = read_json(path / "tokenizer.json").get("added_tokens") or []
+    known = {token.get("content") for token in added}
+    if missing := [token for token in special_tokens if token not in known]:
+        raise ModelLoadError(f"the tokenizer lacks {', '.join(missing)}", str(path))
+    if chat_template(path) is None:
+        raise ModelLoadError("there is no chat template", str(path))
+
+
+def _enumerate(names: list[str], limit: int = 8) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,17 +1,20 @@
-"""What goes into a model handle and what comes out: plain data, the same for every model family."""
+"""What goes into a model handle and what comes out, the same for every family, and the two sides behind it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
+Part = Literal["all", "vision", "language"]
 FinishReason = Literal["stop", "length"]
 
 
@@ -48,7 +51,7 @@ class CompressedVideo:
     Attributes:
         tokens: `[M, D]`.
         indices: `[M]` int64, ascending: where each token stands among the T * N tokens.
-        assignment: `[T * N]` int64: the slot each token was kept as or merged into, -1 if dropped.
+        assignment: `[T * N]` int64: the slot (0 to M - 1) each token was kept as or merged into, -1 if dropped.
         grid_thw: As in `VisualFeatures`.
         frame_timestamps: `[F]` float64, seconds.
         segment_lengths: Temporal steps per segment.
@@ -66,12 +69,14 @@ class CompressedVideo:
 class Answer:
     """The answer to one question, with its accounting.
 
+    Of the prompt, `num_shared_tokens` were prefilled once for all questions asked together, the rest for this one.
+
     Attributes:
         response: The generated text.
         finish_reason: "stop" if the model ended its turn, "length" if `max_new_tokens` did.
         num_visual_tokens: Visual tokens in the prompt.
         num_prompt_tokens: Tokens in the prompt, visual ones included.
-        num_shared_tokens: Of those, tokens whose prefill was shared by the questions asked together.
+        num_shared_tokens: Of those, the tokens up to the last visual one.
         num_generated_tokens: Tokens generated, an end token included.
     """
 
@@ -81,3 +86,56 @@ class Answer:
     num_prompt_tokens: int
     num_shared_tokens: int
     num_generated_tokens: int
+
+
+class FramePreprocessor(Protocol):
+    """A family's preprocessing of frames: needs no weights."""
+
+    def target_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width in pixels to which frames of a given height and width are resized."""
+
+    def resize(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Frames uint8 `[F, H, W, 3]` at target size; the same array if they have it."""
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How to load a side of a model.
+
+    Attributes:
+        dtype: To convert weights to; None keeps the stored.
+        device: Where it runs.
+        attn_implementation: Transformers' name of one; None for transformers' choice.
+        min_pixels: Lower bound of a resized frame's area; the model's own when None.
+        max_pixels: Upper bound.
+    """
+
+    dtype: torch.dtype | None
+    device: torch.device
+    attn_implementation: str | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+
+
+class VisionSide(Protocol):
+    """Vision tower and projector."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and features."""
+
+    def encode(self, frames: NDArray[np.uint8], timestamps: NDArray[np.float64]) -> VisualFeatures:
+        """See `VideoModel.encode`; the frames and timestamps have been checked."""
+
+
+class LanguageSide(Protocol):
+    """Decoder, output head and tokenizer."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and embeddings."""
+
+    def answer(
+        self, compressed: CompressedVideo, questions: Sequence[str], generation: GenerationConfig
+    ) -> list[Answer]:
+        """See `VideoModel.answer`; the compressed video has been checked."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,39 +16,42 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+
 
 class Checkpoint:
-    """The safetensors files of a model directory, one or sharded.
+    """The safetensors files of a model directory, one or sharded. Pickled weights are never read.
 
     Attributes:
-        bytes_read: Bytes of the tensors read so far, as stored.
+        tensors_read: Names of the tensors read so far, as stored.
+        bytes_read: Their bytes, as stored.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.tensors_read: list[str] = []
         self.bytes_read = 0
 
-    def check_readable(self) -> None:
-        """Open every file's header.
+    @cached_property
+    def files(self) -> Mapping[str, Path]:
+        """Which file holds each tensor, from the files' own headers.
 
         Raises:
-            ModelLoadError: no safetensors file, one is missing or damaged.
+            ModelLoadError: no safetensors file, one of them missing or damaged, an unreadable index.
         """
-        if not self._files:
-            raise ModelLoadError("there are no tensors", str(self._path))
-
-    @cached_property
-    def _files(self) -> Mapping[str, Path]:
-        """Which file holds each tensor."""
-        index = self._path / "model.safetensors.index.json"
-        if index.is_file():
-            shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            names = sorted(set(shards.values()))
+        if (self._path / _INDEX).is_file():
+            shards = self._shards()
+        elif (self._path / _SINGLE).is_file():
+            shards = [_SINGLE]
         else:
-            names = sorted(file.name for file in self._path.glob("*.safetensors"))
-        if not names:
-            raise ModelLoadError("there are no .safetensors files (pickled weights are never read)", str(self._path))
-        return {tensor: self._path / name for name in names for tensor in self._names(self._path / name)}
+            raise ModelLoadError(f"there is no {_SINGLE} (pickled weights are never read)", str(self._path))
+        return {tensor: self._path / shard for shard in shards for tensor in self._names(self._path / shard)}
+
+    def _shards(self) -> list[str]:
+        try:
+            return sorted(set(json.loads((self._path / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError):
+            raise ModelLoadError(f"{_INDEX} is no index of weights", str(self._path)) from None
 
     def _names(self, file: Path) -> list[str]:
         try:
@@ -56,36 +59,34 @@ class Checkpoint:
                 return list(opened.keys())
         except FileNotFoundError:
             raise ModelLoadError(f"{file.name} is named in the index and missing", str(self._path)) from None
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise ModelLoadError(f"{file.name} can't be read: {error}", str(self._path)) from None
 
-    def has(self, name: str) -> bool:
-        """Whether there is a tensor of that name."""
-        return name in self._files
-
-    def has_prefix(self, prefix: str) -> bool:
-        """Whether any tensor's name starts so."""
-        return any(name.startswith(prefix) for name in self._files)
-
-    def read(self, prefix: str, dtype: torch.dtype | None, device: torch.device) -> dict[str, Tensor]:
-        """Read the tensors whose names start with a prefix, and no others.
+    def read(
+        self, prefix: str, names: Iterable[str], dtype: torch.dtype | None, device: torch.device
+    ) -> dict[str, Tensor]:
+        """Read tensors by name, and no others.
 
         Args:
-            prefix: Stripped from the names returned.
+            prefix: What stands before the names in the files.
+            names: Without the prefix; all must be there.
             dtype: To convert to; None keeps each tensor's own.
             device: Where the tensors go.
+
+        Returns:
+            The tensors by their names without the prefix.
         """
         wanted: dict[Path, list[str]] = {}
-        for name, file in self._files.items():
-            if name.startswith(prefix):
-                wanted.setdefault(file, []).append(name)
+        for name in names:
+            wanted.setdefault(self.files[prefix + name], []).append(name)
         tensors = {}
-        for file, names in wanted.items():
+        for file, members in wanted.items():
             with safe_open(file, framework="pt", device=str(device)) as opened:
-                for name in names:
-                    tensor = opened.get_tensor(name)
+                for name in members:
+                    tensor = opened.get_tensor(prefix + name)
+                    self.tensors_read.append(prefix + name)
                     self.bytes_read += tensor.numel() * tensor.itemsize
-                    tensors[name.removeprefix(prefix)] = tensor if dtype is None else tensor.to(dtype)
+                    tensors[name] = tensor if dtype is None else tensor.to(dtype)
         return tensors
 
     def fill(self, module: nn.Module, tensors: Mapping[str, Tensor], part: str) -> None:

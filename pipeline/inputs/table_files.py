@@ -51,7 +51,8 @@ def read_table(path: str, text_columns: Collection[str], storage_options: Mappin
             return pa.csv.read_csv(
                 io.BytesIO(content),
                 parse_options=pa.csv.ParseOptions(newlines_in_values=True),
-                convert_options=pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True),
+                # Only an empty cell is null: "NA" may be a name, and "null" an answer.
+                convert_options=pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""]),
             )
         return _read_jsonl(content)
     except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:

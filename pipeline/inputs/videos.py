@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -83,6 +85,8 @@ def _from_files(path: str, options: Mapping[str, Any]) -> list[Video]:
 
 def _from_table(path: str, options: Mapping[str, Any]) -> list[Video]:
     table = read_table(path, ("video_id", "video_path"), options)
+    if not table.column_names:  # an empty JSONL file
+        return []
     for name in ("video_id", "video_path"):
         if name not in table.column_names:
             raise InputTableError(f"has no column {name!r}; its columns are {table.column_names}", path)
@@ -114,10 +118,12 @@ def _video(row: Mapping[str, Any], number: int, table: str) -> Video:
 
 def _seconds(row: Mapping[str, Any], name: str, problem: str | None) -> tuple[float | None, str | None]:
     value = row.get(name)
-    try:
-        return (None if value is None else float(value)), problem
-    except (TypeError, ValueError):
-        return None, f"{name} is {value!r}, not a number of seconds"
+    if value is None:
+        return None, problem
+    with suppress(TypeError, ValueError):
+        if math.isfinite(seconds := float(value)):
+            return seconds, problem
+    return None, f"{name} is {value!r}, not a number of seconds"
 
 
 def _absolute(video_path: str, table: str) -> str:

@@ -1,1 +1,1 @@
-"""Qwen2.5-VL: `preprocess` and `positions` need no transformers, `vision` and `language` do."""
+"""Qwen2.5-VL: `family` needs neither torch nor transformers, `preprocess` and `positions` only torch."""

@@ -5,35 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import DynamicCache, Qwen2_5_VLConfig, Qwen2_5_VLTextModel
+from transformers import DynamicCache, Qwen2_5_VLTextModel
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
 
-from flashvid.errors import InvalidFeaturesError
 from flashvid.models.prompt import ChatPrompt
+from flashvid.models.qwen2_5_vl.configs import load_configs, without_memory
+from flashvid.models.qwen2_5_vl.family import is_tied, language_prefix, language_tensors
 from flashvid.models.qwen2_5_vl.positions import prompt_positions, seconds_per_step
 from flashvid.models.sources import ModelSource
-from flashvid.models.types import Answer, CompressedVideo, FinishReason, GenerationConfig
+from flashvid.models.types import Answer, CompressedVideo, FinishReason, GenerationConfig, LoadOptions
+from flashvid.models.weights import Checkpoint
 
-_SPECIAL_TOKENS = ("<|vision_start|>", "<|video_pad|>", "<|vision_end|>")
 
-
-@dataclass(frozen=True)
-class _Prompt:
-    """One question's prompt as the model reads it, compressed.
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """One prompt as the model reads it, with M visual tokens instead of all T * N.
 
     Attributes:
-        question: Position in the caller's list.
         before: Token ids up to the video.
         after: Token ids behind it.
-        positions: `[3, len(before) + M + len(after)]`.
+        positions: `[3, len(before) + M + len(after)]` int64, with gaps where tokens were removed.
         next_position: Of the first generated token: behind the prompt as if nothing had been removed.
     """
 
-    question: int
     before: tuple[int, ...]
     after: tuple[int, ...]
     positions: Tensor
@@ -44,104 +43,110 @@ class QwenLanguage:
     """Decoder, output head and tokenizer."""
 
     def __init__(
-        self, decoder: Qwen2_5_VLTextModel, head: Tensor, config: Qwen2_5_VLConfig, prompt: ChatPrompt
+        self, decoder: Qwen2_5_VLTextModel, head: nn.Linear, vision: Qwen2_5_VLVisionConfig, chat: ChatPrompt
     ) -> None:
         self._decoder = decoder
-        self._head = head
-        self._config = config
-        self._prompt = prompt
+        self._head = head.weight
+        self._vision = vision
+        self._chat = chat
+        self.dtype = head.weight.dtype
 
     @classmethod
-    def load(cls, source: ModelSource, *, dtype: torch.dtype | None, device: torch.device) -> Self:
+    def load(cls, source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> Self:
         """Read the tokenizer and the tensors of the language side, and only those.
 
         Raises:
-            ModelLoadError: tensors missing or not fitting, or a tokenizer without the special tokens.
+            ModelLoadError: a configuration or tensors that do not fit, an unusable tokenizer.
+            ConfigurationError: an attention implementation that there is not.
         """
-        config = Qwen2_5_VLConfig.from_pretrained(source.path)
-        prompt = ChatPrompt.load(source.path, _SPECIAL_TOKENS, video_token="<|video_pad|>")
-        checkpoint = source.checkpoint()
-        # Checkpoints from before transformers 5 have the decoder directly under "model.".
-        prefix = "model.language_model." if checkpoint.has_prefix("model.language_model.") else "model."
-        with torch.device("meta"):
-            decoder = Qwen2_5_VLTextModel(config.text_config)
-        checkpoint.fill(decoder, checkpoint.read(prefix, dtype, device), "language side")
+        vision, text = load_configs(source, options)
+        chat = ChatPrompt.load(source.path, video_token="<|video_pad|>")  # noqa: S106 - no password
+        decoder = without_memory(Qwen2_5_VLTextModel, text)
+        stored = source.config()
+        prefix, names = language_prefix(checkpoint.files), language_tensors(stored)
+        checkpoint.fill(decoder, checkpoint.read(prefix, names, options.dtype, options.device), "language side")
         # Its frequencies are computed, not stored, so the module without memory has none.
-        decoder.rotary_emb = type(decoder.rotary_emb)(config.text_config).to(device)
-        head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False, device="meta")
-        tied = not checkpoint.has("lm_head.weight")
-        weights = {"weight": decoder.embed_tokens.weight} if tied else checkpoint.read("lm_head.", dtype, device)
-        checkpoint.fill(head, weights, "output head")
-        return cls(decoder.eval(), head.weight, config, prompt)
+        decoder.rotary_emb = type(decoder.rotary_emb)(cast("Any", text)).to(options.device)
+        head = nn.Linear(text.hidden_size, text.vocab_size, bias=False, device="meta")
+        if is_tied(stored):
+            weight = {"weight": decoder.embed_tokens.weight}
+        else:
+            weight = checkpoint.read("lm_head.", ["weight"], options.dtype, options.device)
+        checkpoint.fill(head, weight, "output head")
+        return cls(cast("Qwen2_5_VLTextModel", decoder.train(False)), head, vision, chat)
 
-    @torch.no_grad()
     def answer(
         self, compressed: CompressedVideo, questions: Sequence[str], generation: GenerationConfig
     ) -> list[Answer]:
         """See `VideoModel.answer`."""
-        width = self._config.text_config.hidden_size
-        if compressed.tokens.ndim != 2 or compressed.tokens.shape[1] != width:
-            raise InvalidFeaturesError(f"tokens must be [M, {width}] for this model, not {list(compressed.tokens.shape)}")
-        prompts = [self._build(i, question, compressed, generation) for i, question in enumerate(questions)]
+        texts = [self._chat.around_video(question, generation.system_prompt) for question in questions]
+        prompts = [self.build_prompt(before, after, compressed) for before, after in texts]
         answers: dict[int, Answer] = {}
         # Only what stands up to the last visual token is shared, never more: what a question's answer is computed from
         # must not depend on which other questions came along.
-        for before, group in groupby(sorted(prompts, key=lambda p: p.before), key=lambda p: p.before):
-            shared = [*group]
-            cache = self._prefill(before, compressed.tokens, shared[0].positions)
-            for prompt in shared:
-                answers[prompt.question] = self._generate(prompt, cache, generation)
+        order = sorted(range(len(prompts)), key=lambda index: prompts[index].before)
+        for _, group in groupby(order, key=lambda index: prompts[index].before):
+            together = [*group]
+            cache = self.prefill(prompts[together[0]], compressed.tokens)
+            for index in together:
+                answers[index] = self._generate(prompts[index], cache, generation)
         return [answers[index] for index in range(len(questions))]
 
-    def _build(self, index: int, question: str, compressed: CompressedVideo, generation: GenerationConfig) -> _Prompt:
-        before, after = self._prompt.around_video(question, generation.system_prompt)
-        vision = self._config.vision_config
-        step_s = seconds_per_step(compressed.frame_timestamps, vision.temporal_patch_size)
+    def build_prompt(self, before: tuple[int, ...], after: tuple[int, ...], compressed: CompressedVideo) -> Prompt:
+        """Put token ids around a video and find every token's position.
+
+        Args:
+            before: Up to the video, its start token included.
+            after: Behind the video, from its end token on.
+            compressed: The video.
+        """
+        step_s = seconds_per_step(compressed.frame_timestamps, cast("int", self._vision.temporal_patch_size))
         positions = prompt_positions(
             len(before),
             compressed.grid_thw,
             len(after),
-            merge_size=vision.spatial_merge_size,
-            positions_per_step=step_s * vision.tokens_per_second,
+            merge_size=self._vision.spatial_merge_size,
+            positions_per_step=step_s * self._vision.tokens_per_second,
         )
-        text_after = positions.shape[1] - len(after)
         # Kept tokens stay where they were in the uncompressed prompt: positions with gaps (spec 8).
-        kept = torch.cat(
-            [
-                torch.arange(len(before)),
-                compressed.indices.cpu() + len(before),
-                torch.arange(text_after, positions.shape[1]),
-            ]
-        )
-        return _Prompt(index, before, after, positions[:, kept], int(positions.max()) + 1)
+        num_all = positions.shape[1]
+        visual = compressed.indices.cpu() + len(before)
+        kept = torch.cat([torch.arange(len(before)), visual, torch.arange(num_all - len(after), num_all)])
+        return Prompt(before, after, positions[:, kept], int(positions.max()) + 1)
 
-    def _prefill(self, before: Sequence[int], tokens: Tensor, positions: Tensor) -> DynamicCache:
-        """Run everything up to the last visual token."""
-        embedded = self._embed(before)
-        embeds = torch.cat([embedded, tokens.to(embedded)])
-        cache = DynamicCache(config=self._config.text_config)
-        self._forward(embeds, positions[:, : len(embeds)], cache)
+    def prefix_embeddings(self, prompt: Prompt, tokens: Tensor) -> Tensor:
+        """What the decoder gets up to the last visual token, `[len(before) + M, D]`."""
+        embedded = self._embed(prompt.before)
+        return torch.cat([embedded, tokens.to(embedded)])
+
+    def prefill(self, prompt: Prompt, tokens: Tensor) -> DynamicCache:
+        """Run everything up to the last visual token (`tokens` `[M, D]`)."""
+        cache = DynamicCache(config=self._decoder.config)
+        embeddings = self.prefix_embeddings(prompt, tokens)
+        self._forward(embeddings, prompt.positions[:, : len(embeddings)], cache)
         return cache
 
-    def _generate(self, prompt: _Prompt, cache: DynamicCache, generation: GenerationConfig) -> Answer:
+    def question_logits(self, prompt: Prompt, cache: DynamicCache) -> Tensor:
+        """Run what stands behind the video on top of its prefill; `[V]`, for the first generated token."""
+        positions = prompt.positions[:, prompt.positions.shape[1] - len(prompt.after) :]
+        return self._forward(self._embed(prompt.after), positions, cache)
+
+    def token_logits(self, token: int, position: int, cache: DynamicCache) -> Tensor:
+        """Run one generated token; `[V]`, for the one after it."""
+        return self._forward(self._embed([token]), torch.full((3, 1), position), cache)
+
+    def _generate(self, prompt: Prompt, cache: DynamicCache, generation: GenerationConfig) -> Answer:
         """Answer one question on top of the shared prefill, and leave the cache as it was."""
         num_shared = cache.get_seq_length()
-        hidden = self._forward(self._embed(prompt.after), prompt.positions[:, num_shared:], cache)
-        generated: list[int] = []
-        finish_reason: FinishReason = "length"
-        while True:
-            token = int(functional.linear(hidden[-1], self._head).argmax())
-            generated.append(token)
-            if token in self._prompt.end_tokens:
-                finish_reason = "stop"
-                break
-            if len(generated) == generation.max_new_tokens:
-                break
-            position = torch.full((3, 1), prompt.next_position + len(generated) - 1)
-            hidden = self._forward(self._embed([token]), position, cache)
+        logits = self.question_logits(prompt, cache)
+        generated = [int(logits.argmax())]
+        while generated[-1] not in self._chat.end_tokens and len(generated) < generation.max_new_tokens:
+            logits = self.token_logits(generated[-1], prompt.next_position + len(generated) - 1, cache)
+            generated.append(int(logits.argmax()))
         cache.crop(num_shared - cache.get_seq_length())
+        finish_reason: FinishReason = "stop" if generated[-1] in self._chat.end_tokens else "length"
         return Answer(
-            response=self._prompt.decode(generated),
+            response=self._chat.decode(generated),
             finish_reason=finish_reason,
             num_visual_tokens=num_shared - len(prompt.before),
             num_prompt_tokens=num_shared + len(prompt.after),
@@ -149,16 +154,18 @@ class QwenLanguage:
             num_generated_tokens=len(generated),
         )
 
+    @torch.no_grad()
     def _embed(self, ids: Sequence[int]) -> Tensor:
-        return self._decoder.embed_tokens(torch.tensor(ids, device=self._head.device))
+        embedded: Tensor = self._decoder.embed_tokens(torch.tensor(ids, dtype=torch.int64, device=self._head.device))
+        return embedded
 
-    def _forward(self, embeds: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-        """`[L, D]` at positions `[3, L]`, on top of a cache that grows by L, to last hidden states `[L, D]`."""
+    @torch.no_grad()
+    def _forward(self, embeddings: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+        """`[L, D]` at positions `[3, L]`, on top of a cache that grows by L, to the last one's logits `[V]`."""
         output = self._decoder(
-            inputs_embeds=embeds.unsqueeze(0),
-            position_ids=positions.unsqueeze(1).to(embeds.device),
+            inputs_embeds=embeddings.unsqueeze(0),
+            position_ids=positions.unsqueeze(1).to(embeddings.device),
             past_key_values=cache,
             use_cache=True,
         )
-        hidden: Tensor = output.last_hidden_state[0]
-        return hidden
+        return functional.linear(output.last_hidden_state[0, -1], self._head)

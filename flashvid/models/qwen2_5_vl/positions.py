@@ -27,8 +27,9 @@ def prompt_positions(
 ) -> Tensor:
     """Positions of text, every token of a video, and text.
 
-    Text after the video goes on behind the video's largest position in any row, as the model was trained. (Transformers
-    5.23 goes on behind the largest of height and width alone, which differs for videos longer than that.)
+    Text after the video goes on behind the video's largest position in any row, as the model was trained and as
+    transformers 4 did it. Transformers 5.23 goes on behind the largest of height and width alone, which differs for
+    videos that last longer than they are wide, so to speak.
 
     Args:
         num_before: Text tokens before the video.

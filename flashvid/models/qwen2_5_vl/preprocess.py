@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from flashvid.errors import InvalidFeaturesError
-from flashvid.models.sources import ModelSource
+from flashvid.errors import ConfigurationError, InvalidFeaturesError
+from flashvid.models.sources import ModelSource, read_json
 
 # The processor's defaults, for directories that leave them out.
 _MIN_PIXELS, _MAX_PIXELS = 128 * 28 * 28, 768 * 28 * 28
@@ -48,16 +47,26 @@ class QwenFramePreprocessor:
 
     @classmethod
     def load(cls, source: ModelSource, *, min_pixels: int | None, max_pixels: int | None) -> Self:
-        """Read a model's settings; given bounds replace its own."""
+        """Read a model's settings; given bounds replace its own.
+
+        Raises:
+            ModelLoadError: an unreadable file.
+            ConfigurationError: the lower bound is above the upper.
+        """
+        # Patches are as the weights want them, whatever a processor's file says.
         vision = source.config()["vision_config"]
         stored = _stored_settings(source)
         size = stored.get("size") or {}
+        low = _first(min_pixels, stored.get("min_pixels"), size.get("shortest_edge"), _MIN_PIXELS)
+        high = _first(max_pixels, stored.get("max_pixels"), size.get("longest_edge"), _MAX_PIXELS)
+        if low > high:
+            raise ConfigurationError(f"min_pixels ({low}) is above max_pixels ({high})", str(source.path))
         return cls(
-            patch_size=vision["patch_size"],
-            merge_size=vision["spatial_merge_size"],
-            temporal_patch_size=vision["temporal_patch_size"],
-            min_pixels=min_pixels or stored.get("min_pixels") or size.get("shortest_edge") or _MIN_PIXELS,
-            max_pixels=max_pixels or stored.get("max_pixels") or size.get("longest_edge") or _MAX_PIXELS,
+            patch_size=vision.get("patch_size", 14),
+            merge_size=vision.get("spatial_merge_size", 2),
+            temporal_patch_size=vision.get("temporal_patch_size", 2),
+            min_pixels=low,
+            max_pixels=high,
             image_mean=tuple(stored.get("image_mean") or _CLIP_MEAN),
             image_std=tuple(stored.get("image_std") or _CLIP_STD),
         )
@@ -99,22 +108,25 @@ class QwenFramePreprocessor:
         resized = functional.interpolate(pixels, size=target, mode="bicubic", antialias=True)
         return np.ascontiguousarray(resized.permute(0, 2, 3, 1).numpy())
 
+    def fill_last_step(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Repeat the last frame until the frames fill whole temporal steps."""
+        missing = -len(frames) % self.temporal_patch_size
+        return np.concatenate([frames, *[frames[-1:]] * missing]) if missing else frames
+
     def patches(self, frames: NDArray[np.uint8], device: torch.device) -> tuple[Tensor, tuple[int, int, int]]:
         """Normalise resized frames and cut them into patches.
 
-        An incomplete last temporal step is filled with its last frame.
-
         Args:
-            frames: uint8 `[F, H, W, 3]` at target size.
+            frames: uint8 `[F, H, W, 3]` at target size; an incomplete last step is filled.
             device: Where to work; only bytes are moved there.
 
         Returns:
             float32 `[T * rows * columns, 3 * temporal_patch_size * patch_size ** 2]` (`pixel_values_videos`), and the
             grid `(T, rows, columns)` of patches.
         """
-        missing = -len(frames) % self.temporal_patch_size
-        frames = np.concatenate([frames, *[frames[-1:]] * missing])
-        pixels = torch.from_numpy(frames).to(device).permute(0, 3, 1, 2).float()
+        # A copy, as in `resize`.
+        pixels = torch.from_numpy(self.fill_last_step(frames).transpose(0, 3, 1, 2).copy()).to(device).float()
+        # The processor folds the division by 255 into mean and deviation.
         mean = torch.tensor(self.image_mean, device=device).view(3, 1, 1) * 255
         std = torch.tensor(self.image_std, device=device).view(3, 1, 1) * 255
         pixels = (pixels - mean) / std
@@ -130,9 +142,12 @@ class QwenFramePreprocessor:
 
 
 def _stored_settings(source: ModelSource) -> Mapping[str, Any]:
+    # A model without a file for videos uses the images', as transformers does.
     for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
-        file = source.path / name
-        if file.is_file():
-            settings: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            return settings
+        if (source.path / name).is_file():
+            return read_json(source.path / name)
     return {}
+
+
+def _first(*values: int | None) -> int:
+    return next(value for value in values if value is not None)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import Qwen2_5_VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VisionTransformerPretrainedModel,
+    Qwen2_5_VLVisionAttention,
     apply_rotary_pos_emb_vision,
 )
 
-from flashvid.errors import ModelLoadError
+from flashvid.models.qwen2_5_vl.configs import load_configs, without_memory
+from flashvid.models.qwen2_5_vl.family import vision_prefix, vision_tensors
 from flashvid.models.qwen2_5_vl.preprocess import QwenFramePreprocessor
 from flashvid.models.sources import ModelSource
-from flashvid.models.types import VisualFeatures
+from flashvid.models.types import LoadOptions, VisualFeatures
+from flashvid.models.weights import Checkpoint
 
 # Attention never crosses a temporal step, so steps go through the tower in blocks with the same result.
 _STEPS_AT_ONCE = 16
@@ -32,81 +34,76 @@ class QwenVision:
         self._tower = tower
         self._preprocessor = preprocessor
         self._device = next(tower.parameters()).device
-        self._dtype = next(tower.parameters()).dtype
+        self.dtype = next(tower.parameters()).dtype
 
     @classmethod
-    def load(
-        cls,
-        source: ModelSource,
-        preprocessor: QwenFramePreprocessor,
-        *,
-        dtype: torch.dtype | None,
-        device: torch.device,
-    ) -> Self:
+    def load(cls, source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> Self:
         """Read the tensors of the vision side, and only those.
 
         Raises:
-            ModelLoadError: tensors missing or not fitting, or a last block with windowed attention, whose scores would
-                not see the whole frame.
+            ModelLoadError: a configuration or tensors that do not fit.
+            ConfigurationError: an attention implementation that there is not, impossible bounds of the area.
         """
-        config = Qwen2_5_VLConfig.from_pretrained(source.path).vision_config
-        if config.depth - 1 not in config.fullatt_block_indexes:
-            raise ModelLoadError("the last vision block must attend to whole frames", str(source.path))
-        checkpoint = source.checkpoint()
-        prefix = "model.visual." if checkpoint.has_prefix("model.visual.") else "visual."
-        with torch.device("meta"):
-            tower = Qwen2_5_VisionTransformerPretrainedModel(config)
-        checkpoint.fill(tower, checkpoint.read(prefix, dtype, device), "vision side")
+        preprocessor = QwenFramePreprocessor.load(source, min_pixels=options.min_pixels, max_pixels=options.max_pixels)
+        config, _ = load_configs(source, options)
+        tower = without_memory(Qwen2_5_VisionTransformerPretrainedModel, config)
+        prefix, names = vision_prefix(checkpoint.files), vision_tensors(source.config())
+        checkpoint.fill(tower, checkpoint.read(prefix, names, options.dtype, options.device), "vision side")
         # Its frequencies are computed, not stored, so the module without memory has none.
-        tower.rotary_pos_emb = type(tower.rotary_pos_emb)(config).to(device)
-        return cls(tower.eval(), preprocessor)
+        tower.rotary_pos_emb = type(tower.rotary_pos_emb)(config).to(options.device)
+        return cls(cast("Qwen2_5_VisionTransformerPretrainedModel", tower.train(False)), preprocessor)
 
     def encode(self, frames: NDArray[np.uint8], timestamps: NDArray[np.float64]) -> VisualFeatures:
         """Frames uint8 `[F, H, W, 3]` of any size, with seconds `[F]`, to visual features."""
-        patches, grid_thw = self._preprocessor.patches(self._preprocessor.resize(frames), self._device)
-        features, scores = self.encode_patches(patches, grid_thw)
-        return VisualFeatures(features, scores, grid_thw, timestamps)
+        frames = self._preprocessor.fill_last_step(self._preprocessor.resize(frames))
+        features, scores = [], []
+        # Bytes to patches block by block, too: as floats a long video would fill the device.
+        at_once = _STEPS_AT_ONCE * self._preprocessor.temporal_patch_size
+        for first in range(0, len(frames), at_once):
+            patches, grid_thw = self._preprocessor.patches(frames[first : first + at_once], self._device)
+            block_features, block_scores = self.encode_patches(patches, grid_thw)
+            features.append(block_features)
+            scores.append(block_scores)
+        steps = len(frames) // self._preprocessor.temporal_patch_size
+        return VisualFeatures(torch.cat(features), torch.cat(scores), (steps, *grid_thw[1:]), timestamps)
 
     @torch.no_grad()
     def encode_patches(self, patches: Tensor, grid_thw: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-        """Patches `[T * rows * columns, P]` to features `[T, N, D]` and scores `[T, N]` (float32)."""
-        steps, rows, columns = grid_thw
-        per_step = rows * columns
-        features, scores = [], []
-        for first in range(0, steps, _STEPS_AT_ONCE):
-            block = patches[first * per_step : (first + _STEPS_AT_ONCE) * per_step].to(self._dtype)
-            part_features, part_scores = self._encode_block(block, (len(block) // per_step, rows, columns))
-            features.append(part_features)
-            scores.append(part_scores)
-        return torch.cat(features), torch.cat(scores)
+        """Patches to features and scores, all at once.
 
-    def _encode_block(self, patches: Tensor, grid_thw: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+        Args:
+            patches: `[T * rows * columns, P]` floating, as `QwenFramePreprocessor.patches` makes them.
+            grid_thw: `(T, rows, columns)`.
+
+        Returns:
+            Features `[T, N, D]` and scores `[T, N]` (float32), both in reading order. A step's scores add up to a
+            quarter, since each is the mean over the patches of a token.
+        """
         steps, rows, columns = grid_thw
         captured: dict[str, Any] = {}
 
         def capture(_: torch.nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
             captured.update(hidden=arguments[0], rotary=keywords["position_embeddings"])
 
-        attention = self._tower.blocks[-1].attn
+        attention = cast("Qwen2_5_VLVisionAttention", self._tower.blocks[-1].attn)
         hook = attention.register_forward_pre_hook(capture, with_kwargs=True)
         try:
-            output = self._tower(patches, grid_thw=torch.tensor([grid_thw], device=patches.device))
+            output = self._tower(patches.to(self.dtype), grid_thw=torch.tensor([grid_thw], device=patches.device))
         finally:
             hook.remove()
         received = _received_attention(attention, captured["hidden"], captured["rotary"], steps)
 
         merged = self._tower.spatial_merge_unit
         num_tokens = rows * columns // merged
-        # The tower works in window order, four patches of a token together; features come back in reading order.
+        # The tower works in window order, the patches of a token together; features come back in reading order.
         in_windows = received.reshape(steps * num_tokens, merged).mean(dim=-1)
-        order = window_order(
-            (steps, rows, columns),
-            merge_size=self._tower.spatial_merge_size,
-            window=self._tower.window_size // self._tower.spatial_merge_size // self._tower.patch_size,
-        ).to(in_windows.device)
+        merge_size = self._preprocessor.merge_size
+        window = self._tower.window_size // merge_size // self._preprocessor.patch_size
+        order = window_order(grid_thw, merge_size=merge_size, window=window).to(in_windows.device)
         scores = torch.empty_like(in_windows)
         scores[order] = in_windows
-        return output.pooler_output.reshape(steps, num_tokens, -1), scores.reshape(steps, num_tokens)
+        features: Tensor = output.pooler_output
+        return features.reshape(steps, num_tokens, -1), scores.reshape(steps, num_tokens)
 
 
 def window_order(grid_thw: tuple[int, int, int], *, merge_size: int, window: int) -> Tensor:
@@ -132,7 +129,7 @@ def window_order(grid_thw: tuple[int, int, int], *, merge_size: int, window: int
 
 
 def _received_attention(
-    attention: torch.nn.Module, hidden: Tensor, rotary: tuple[Tensor, Tensor], steps: int
+    attention: Qwen2_5_VLVisionAttention, hidden: Tensor, rotary: tuple[Tensor, Tensor], steps: int
 ) -> Tensor:
     """Mean over heads and queries of the attention each patch receives within its step, `[steps, P]` float32.
 
@@ -148,7 +145,7 @@ def _received_attention(
         span = slice(step * per_step, (step + 1) * per_step)
         step_keys = keys[span].permute(1, 2, 0)
         total = torch.zeros(per_step, device=hidden.device)
-        for block in queries[span].split(_QUERIES_AT_ONCE):
+        for block in torch.split(queries[span], _QUERIES_AT_ONCE):
             logits = (block.transpose(0, 1) @ step_keys) * attention.scaling
             total += logits.softmax(dim=-1, dtype=torch.float32).sum(dim=(0, 1))
         received.append(total / (heads * per_step))

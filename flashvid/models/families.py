@@ -1,0 +1,67 @@
+"""The supported model families: the one place that knows them all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from flashvid.models.qwen2_5_vl.family import QwenFamily
+
+if TYPE_CHECKING:
+    from flashvid.models.sources import ModelSource
+    from flashvid.models.types import FramePreprocessor, LanguageSide, LoadOptions, VisionSide
+    from flashvid.models.weights import Checkpoint
+
+
+class Family(Protocol):
+    """What a family of models must bring along. Instances hold no state; loading imports what it needs.
+
+    Attributes:
+        name: Key of the family, also the `model_type` of its configurations.
+        architectures: Names in `architectures` of a configuration that belong to it.
+        special_tokens: What its tokenizers must know.
+    """
+
+    name: str
+    architectures: tuple[str, ...]
+    special_tokens: tuple[str, ...]
+
+    def check_config(self, config: Mapping[str, Any]) -> str | None:
+        """What makes a configuration impossible, as a sentence; None if nothing does."""
+
+    def missing_tensors(self, config: Mapping[str, Any], stored: Iterable[str]) -> list[str]:
+        """Tensors that both sides need and a checkpoint does not hold."""
+
+    def hidden_size(self, config: Mapping[str, Any]) -> int:
+        """Width of a visual token in the language model."""
+
+    def load_preprocessor(
+        self, source: ModelSource, *, min_pixels: int | None, max_pixels: int | None
+    ) -> FramePreprocessor:
+        """Preprocessing, which needs no weights."""
+
+    def load_vision(self, source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> VisionSide:
+        """The vision side; reads no tensor of the other."""
+
+    def load_language(self, source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> LanguageSide:
+        """The language side; reads no tensor of the other."""
+
+
+FAMILIES: tuple[Family, ...] = (QwenFamily(),)
+
+
+def find_family(config: Mapping[str, Any]) -> Family | None:
+    """The family of a model's configuration, by architecture, else by model type; None if it is not supported."""
+    architectures = config.get("architectures")
+    for family in FAMILIES:
+        if architectures:
+            if any(name in family.architectures for name in architectures):
+                return family
+        elif config.get("model_type") == family.name:
+            return family
+    return None
+
+
+def family_named(name: str) -> Family:
+    """The family of that name."""
+    return next(family for family in FAMILIES if family.name == name)

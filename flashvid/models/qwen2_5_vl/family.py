@@ -1,0 +1,137 @@
+"""Qwen2.5-VL as a family: what its directories must hold, told from their JSON and headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flashvid.models.qwen2_5_vl.language import QwenLanguage
+    from flashvid.models.qwen2_5_vl.preprocess import QwenFramePreprocessor
+    from flashvid.models.qwen2_5_vl.vision import QwenVision
+    from flashvid.models.sources import ModelSource
+    from flashvid.models.types import LoadOptions
+    from flashvid.models.weights import Checkpoint
+
+# Newer layout first; without the word "model." it is that of checkpoints from before transformers 5.
+_VISION_PREFIXES = ("model.visual.", "visual.")
+_LANGUAGE_PREFIXES = ("model.language_model.", "model.")
+_BOTH = ("weight", "bias")
+
+
+class QwenFamily:
+    """See `flashvid.models.families.Family`."""
+
+    name = "qwen2_5_vl"
+    architectures: tuple[str, ...] = ("Qwen2_5_VLForConditionalGeneration",)
+    special_tokens: tuple[str, ...] = (
+        "<|vision_start|>",
+        "<|video_pad|>",
+        "<|vision_end|>",
+        "<|im_start|>",
+        "<|im_end|>",
+    )
+
+    def check_config(self, config: Mapping[str, Any]) -> str | None:
+        """The configuration must have both sides, and a last vision block whose scores see the whole frame (spec 7)."""
+        vision = config.get("vision_config")
+        if not isinstance(vision, Mapping) or "depth" not in vision:
+            return "config.json has no vision_config with a depth"
+        if "num_hidden_layers" not in _text_config(config) or "hidden_size" not in _text_config(config):
+            return "config.json gives no num_hidden_layers and hidden_size of the language side"
+        # Transformers' default belongs to a depth of 32.
+        if vision["depth"] - 1 not in vision.get("fullatt_block_indexes", (7, 15, 23, 31)):
+            return "the last vision block attends to windows, not to whole frames: no attention scores to be had"
+        return None
+
+    def missing_tensors(self, config: Mapping[str, Any], stored: Iterable[str]) -> list[str]:
+        """See `Family`."""
+        names = frozenset(stored)
+        vision, language = vision_prefix(names), language_prefix(names)
+        needed = [vision + name for name in vision_tensors(config)]
+        needed += [language + name for name in language_tensors(config)]
+        if not is_tied(config):
+            needed.append("lm_head.weight")
+        return [name for name in needed if name not in names]
+
+    def hidden_size(self, config: Mapping[str, Any]) -> int:
+        """See `Family`."""
+        return int(_text_config(config)["hidden_size"])
+
+    def load_preprocessor(
+        self, source: ModelSource, *, min_pixels: int | None, max_pixels: int | None
+    ) -> QwenFramePreprocessor:
+        """See `Family`."""
+        from flashvid.models.qwen2_5_vl.preprocess import QwenFramePreprocessor
+
+        return QwenFramePreprocessor.load(source, min_pixels=min_pixels, max_pixels=max_pixels)
+
+    def load_vision(self, source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> QwenVision:
+        """See `Family`."""
+        from flashvid.models.qwen2_5_vl.vision import QwenVision
+
+        return QwenVision.load(source, checkpoint, options)
+
+    def load_language(self, source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> QwenLanguage:
+        """See `Family`."""
+        from flashvid.models.qwen2_5_vl.language import QwenLanguage
+
+        return QwenLanguage.load(source, checkpoint, options)
+
+
+def vision_prefix(stored: Iterable[str]) -> str:
+    """What stands before the vision side's names in a checkpoint."""
+    return _prefix(stored, _VISION_PREFIXES)
+
+
+def language_prefix(stored: Iterable[str]) -> str:
+    """What stands before the decoder's names in a checkpoint."""
+    return _prefix(stored, _LANGUAGE_PREFIXES)
+
+
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Whether the output head is the embedding; configurations keep it outside or inside the text's part."""
+    return bool(config.get("tie_word_embeddings") or _text_config(config).get("tie_word_embeddings"))
+
+
+def vision_tensors(config: Mapping[str, Any]) -> list[str]:
+    """Names in tower and projector."""
+    block = [
+        "norm1.weight",
+        "norm2.weight",
+        *(f"attn.{layer}.{kind}" for layer in ("qkv", "proj") for kind in _BOTH),
+        *(f"mlp.{layer}_proj.{kind}" for layer in ("gate", "up", "down") for kind in _BOTH),
+    ]
+    return [
+        "patch_embed.proj.weight",
+        *(f"blocks.{index}.{name}" for index in range(config["vision_config"]["depth"]) for name in block),
+        "merger.ln_q.weight",
+        *(f"merger.mlp.{layer}.{kind}" for layer in (0, 2) for kind in _BOTH),
+    ]
+
+
+def language_tensors(config: Mapping[str, Any]) -> list[str]:
+    """Names in the decoder, without the output head."""
+    layer = [
+        "input_layernorm.weight",
+        "post_attention_layernorm.weight",
+        *(f"self_attn.{name}_proj.{kind}" for name in "qkv" for kind in _BOTH),
+        "self_attn.o_proj.weight",
+        *(f"mlp.{name}_proj.weight" for name in ("gate", "up", "down")),
+    ]
+    return [
+        "embed_tokens.weight",
+        *(f"layers.{index}.{name}" for index in range(_text_config(config)["num_hidden_layers"]) for name in layer),
+        "norm.weight",
+    ]
+
+
+def _prefix(stored: Iterable[str], prefixes: tuple[str, ...]) -> str:
+    names = list(stored)
+    return next((prefix for prefix in prefixes if any(name.startswith(prefix) for name in names)), prefixes[0])
+
+
+def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The published models keep the text's settings at the top."""
+    nested = config.get("text_config")
+    return nested if isinstance(nested, Mapping) else config

@@ -1,0 +1,176 @@
+"""The ledger: rows come back as they were committed, for us and for any Parquet reader."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import tables
+from pipeline.keys import shard_of
+from pipeline.ledger import AnswerKey, FailureKey, Ledger
+from pipeline.parquet import from_bytes, to_bytes
+from pipeline.storage import Storage
+
+PRINT = "0123456789abcdef"
+
+
+def answer(video: str, question: str = "q1", **fields: object) -> dict[str, Any]:
+    """A whole row of `tables.ANSWERS`."""
+    row = {
+        "clip_id": f"clip-{video}",
+        "video_id": video,
+        "source_id": f"source-{video}",
+        "start_s": 0.5,
+        "end_s": None,
+        "question_id": question,
+        "question": 'What is "red"?\nSay it, 日本',
+        "question_hash": f"hash-{question}",
+        "options": ["red, dark", "blue"],
+        "expected_answer": None,
+        "response": "",
+        "finish_reason": "stop",
+        "num_visual_tokens": 2**40,
+        "num_prompt_tokens": 7,
+        "num_generated_tokens": 1,
+        "answer_seconds": 1 / 3,
+        "attempt": 1,
+        "run_id": "run-1",
+    }
+    return {**row, **fields}
+
+
+def failure(video: str, question: str | None = None, **fields: object) -> dict[str, Any]:
+    """A whole row of `tables.FAILURES`."""
+    row = {
+        "clip_id": f"clip-{video}",
+        "video_id": video,
+        "video_path": f"/videos/{video}",
+        "question_id": question,
+        "stage": "decode",
+        "error_type": "UnreadableVideoError",
+        "error_kind": "permanent",
+        "error_message": "cut short",
+        "traceback": "Traceback ...\n",
+        "attempt": 1,
+        "run_id": "run-1",
+    }
+    return {**row, **fields}
+
+
+def by_id(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows in an order of their own."""
+    return sorted(rows, key=lambda row: (row["video_id"], row["question_id"] or ""))
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    """An empty ledger in a folder."""
+    return Ledger(Storage(str(tmp_path)), PRINT)
+
+
+def test_an_empty_ledger_has_no_keys(ledger: Ledger, tmp_path: Path) -> None:
+    """And appending nothing writes nothing."""
+    ledger.append_answers([], "p1")
+    ledger.append_failures([], "p1")
+    assert (list(ledger.answer_keys()), list(ledger.failure_keys())) == ([], [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_come_back_as_they_were(ledger: Ledger, tmp_path: Path) -> None:
+    """Every column of every row, over several parts; keys alone for planning."""
+    answers = [answer(f"{number:04}", question) for number in range(40) for question in ("q1", "q2")]
+    failures = [failure("bad"), failure("0001", "q3", error_kind="transient", attempt=2)]
+    ledger.append_answers(answers[:30], "p1")
+    ledger.append_answers(answers[30:], "p2")
+    ledger.append_failures(failures[:1], "p1")
+    ledger.append_failures(failures[1:], "p2")
+
+    read = ds.dataset(tmp_path / "answers", format="parquet").to_table().to_pylist()
+    assert by_id(read) == by_id(answers)
+    read = ds.dataset(tmp_path / "failures", format="parquet").to_table().to_pylist()
+    assert by_id(read) == by_id(failures)
+
+    names = ("video_id", "clip_id", "question_id", "question_hash")
+    expected = {AnswerKey(*(row[name] for name in names)) for row in answers}
+    keys = list(ledger.answer_keys())
+    assert (len(keys), set(keys)) == (80, expected)
+    assert set(ledger.failure_keys()) == {
+        FailureKey("clip-bad", None, "permanent", 1),
+        FailureKey("clip-0001", "q3", "transient", 2),
+    }
+
+
+def test_files_have_the_published_schema_and_folders(ledger: Ledger, tmp_path: Path) -> None:
+    """`answers/fingerprint=<f>/shard=<00..ff>/part-*.parquet`, the shard by `video_id`; `failures/` without shards."""
+    videos = [f"v{number}" for number in range(30)]
+    ledger.append_answers([answer(video) for video in videos], "run-1-00001")
+    ledger.append_failures([failure("bad")], "run-1-00001")
+    answer_files = {path.relative_to(tmp_path).as_posix(): path for path in (tmp_path / "answers").rglob("*.parquet")}
+    assert set(answer_files) == {
+        f"answers/fingerprint={PRINT}/shard={shard_of(video)}/part-run-1-00001.parquet" for video in videos
+    }
+    for name, path in answer_files.items():
+        assert pq.read_schema(path).equals(tables.ANSWERS)
+        shard = name.split("shard=")[1][:2]
+        in_shard = {video for video in videos if shard_of(video) == shard}
+        assert set(pq.ParquetFile(path).read().column("video_id").to_pylist()) == in_shard
+    (failure_file,) = (tmp_path / "failures").rglob("*.parquet")
+    assert failure_file == tmp_path / f"failures/fingerprint={PRINT}/part-run-1-00001.parquet"
+    assert pq.read_schema(failure_file).equals(tables.FAILURES)
+
+
+def test_pandas_reads_the_tables_without_us(ledger: Ledger, tmp_path: Path) -> None:
+    """The folder is a table, and the fingerprint a column of it, so that forks stand side by side."""
+    fork = Ledger(Storage(str(tmp_path)), "f" * 16)
+    ledger.append_answers([answer("a"), answer("b")], "p1")
+    fork.append_answers([answer("a")], "p1")
+    frame = pd.read_parquet(tmp_path / "answers")
+    assert frame.groupby("fingerprint", observed=True)["video_id"].apply(sorted).to_dict() == {
+        PRINT: ["a", "b"],
+        "f" * 16: ["a"],
+    }
+    assert list(frame["options"].iloc[0]) == ["red, dark", "blue"]
+    assert frame["answer_seconds"].tolist() == [1 / 3] * 3
+    assert (len(list(ledger.answer_keys())), len(list(fork.answer_keys()))) == (2, 1)
+
+
+def test_the_second_writer_of_a_part_loses(ledger: Ledger, tmp_path: Path) -> None:
+    """Loudly, and without changing what is there."""
+    ledger.append_answers([answer("a")], "p1")
+    with pytest.raises(FileExistsError, match="part-p1"):
+        ledger.append_answers([answer("a", response="another")], "p1")
+    ledger.append_failures([failure("a")], "p1")
+    with pytest.raises(FileExistsError, match="part-p1"):
+        ledger.append_failures([failure("a", stage="encode")], "p1")
+    assert [row["response"] for row in ds.dataset(tmp_path / "answers").to_table().to_pylist()] == [""]
+    assert [row["stage"] for row in ds.dataset(tmp_path / "failures").to_table().to_pylist()] == ["decode"]
+
+
+def test_repeating_a_part_adds_nothing(ledger: Ledger) -> None:
+    """A commit whose reply was lost may be sent again, row for row the same."""
+    rows = [answer(video) for video in "abc"]
+    for _ in range(2):
+        ledger.append_answers(rows, "p1")
+        ledger.append_failures([failure("d")], "p1")
+    assert sorted(key.video_id for key in ledger.answer_keys()) == ["a", "b", "c"]
+    assert len(list(ledger.failure_keys())) == 1
+
+
+def test_an_unknown_column_is_refused() -> None:
+    """A misspelt name would otherwise vanish from the table without a word."""
+    with pytest.raises(KeyError, match="respons'"):
+        to_bytes([{"respons": "yes"}], tables.ANSWERS)
+
+
+@pytest.mark.parametrize("rows", [[], [answer("a")], [answer("a"), answer("b", options=None)]])
+def test_parquet_in_memory_keeps_rows_and_schema(rows: list[Mapping[str, Any]]) -> None:
+    """An empty table is a table, too."""
+    table = from_bytes(to_bytes(rows, tables.ANSWERS))
+    assert table.schema.equals(tables.ANSWERS)
+    assert table.to_pylist() == rows

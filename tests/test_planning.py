@@ -1,0 +1,307 @@
+"""The plan against sets: (clips x questions) minus what is committed, and every rule about failures."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import InputRowError, QuestionChangedError
+from pipeline.inputs import Question, QuestionTable, Video
+from pipeline.keys import clip_id, content_key, question_hash
+from pipeline.ledger import AnswerKey, FailureKey
+from pipeline.planning import Plan, changed_sources, plan, shards
+from pipeline.sources import Source
+
+MAX_ATTEMPTS = 3
+WHAT = Question("what", "What happens?")
+COLOUR = Question("colour", "Which colour?", options=("red", "blue"))
+TITLE = Question("title", 'Is this "{title}"?')
+
+
+def video(video_id: str, **fields: object) -> Video:
+    """A row of the videos table."""
+    return replace(Video(video_id, f"/videos/{video_id}"), **fields)
+
+
+def source_of(row: Video) -> Source:
+    """The same bytes whenever the path is the same."""
+    return Source(f"bytes of {row.video_path}", 1)
+
+
+def clip_of(row: Video) -> str:
+    """The clip's id, by the published rule."""
+    return clip_id(row.video_id, content_key(source_of(row).source_id, row.start_s, row.end_s))
+
+
+def answered(row: Video, question: Question, text: str) -> AnswerKey:
+    """A committed answer."""
+    return AnswerKey(row.video_id, clip_of(row), question.question_id, question_hash(text, question.options))
+
+
+def failed(row: Video, question: Question | None, kind: str = "transient", attempt: int = 1) -> FailureKey:
+    """A committed failure."""
+    return FailureKey(clip_of(row), question.question_id if question else None, kind, attempt)
+
+
+def make_plan(
+    videos: Sequence[Video],
+    questions: Iterable[Question],
+    *,
+    tokens_of: Collection[Video] = (),
+    answers: Iterable[AnswerKey] = (),
+    failures: Iterable[FailureKey] = (),
+    max_attempts: int = MAX_ATTEMPTS,
+) -> Plan:
+    """A plan with every source unchanged."""
+    return plan(
+        videos,
+        [source_of(row) for row in videos],
+        QuestionTable(questions),
+        committed_tokens={content_key(source_of(row).source_id, row.start_s, row.end_s) for row in tokens_of},
+        answered=answers,
+        failed=failures,
+        max_attempts=max_attempts,
+    )
+
+
+@dataclass
+class World:
+    """A small world: which pairs are answered or have failed, which videos have tokens."""
+
+    videos: list[Video]
+    questions: list[Question]
+    tokens_of: list[Video]
+    answered: list[tuple[str, str]]
+    failures: list[tuple[str, str | None, str, int]]
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    """Few of everything, so that all of them meet."""
+    ids = draw(st.lists(st.sampled_from("abcd"), unique=True))
+    titles = st.sampled_from(["a title", "{braces}", None])
+    videos = [video(name, columns={"title": draw(titles)}) for name in ids]
+    pool = [WHAT, COLOUR, TITLE, *(Question(f"own-{name}", f"Only {name}?", video_id=name) for name in "ab")]
+    questions = draw(st.lists(st.sampled_from(pool), unique_by=lambda q: q.question_id, min_size=1))
+    pairs = [(v.video_id, q.question_id) for v in videos for q in questions if q.video_id in (None, v.video_id)]
+    some_pairs = st.lists(st.sampled_from(pairs), unique=True) if pairs else st.just([])
+    spots: list[tuple[str, str | None]] = [*pairs, *((name, None) for name in ids)]
+    kinds = st.tuples(st.sampled_from(["transient", "transient", "permanent"]), st.integers(1, 4))
+    failures = draw(st.lists(st.tuples(st.sampled_from(spots), kinds), max_size=6)) if spots else []
+    return World(
+        videos,
+        questions,
+        draw(st.lists(st.sampled_from(videos), unique_by=lambda v: v.video_id)) if videos else [],
+        draw(some_pairs),
+        [(*spot, *kind) for spot, kind in failures],
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(worlds())
+def test_the_plan_is_the_set_difference(world: World) -> None:
+    """Against sets of pairs, nothing of the plan's own machinery."""
+    by_id = {v.video_id: v for v in world.videos}
+    text = {
+        (v.video_id, q.question_id): q.template.replace("{title}", str(v.columns["title"]))
+        for v in world.videos
+        for q in world.questions
+        if q.video_id in (None, v.video_id)
+    }
+    question = {q.question_id: q for q in world.questions}
+    unaskable = {(v, q) for v, q in text if q == "title" and by_id[v].columns["title"] is None}
+    done = set(world.answered) - unaskable
+    given_up = {(v, q) for v, q, kind, attempt in world.failures if kind == "permanent" or attempt >= MAX_ATTEMPTS}
+    exhausted = {(v, q) for v, q in text.keys() - done if (v, q) in given_up}
+    exhausted |= {(v, q) for v, q in text.keys() - done - unaskable if (v, None) in given_up}
+    to_do = text.keys() - done - exhausted - unaskable
+
+    made = make_plan(
+        world.videos,
+        world.questions,
+        tokens_of=world.tokens_of,
+        answers=[answered(by_id[v], question[q], text[v, q]) for v, q in done],
+        failures=[failed(by_id[v], question[q] if q else None, kind, n) for v, q, kind, n in world.failures],
+    )
+
+    clips = [*made.to_encode, *made.cached]
+    assert sorted((c.video_id, q) for c in clips for q in c.question_ids) == sorted(to_do)
+    assert len({c.video_id for c in clips}) == len(clips)
+    have_tokens = {v.video_id for v in world.tokens_of}
+    assert all(c.video_id in have_tokens for c in made.cached)
+    assert not any(c.video_id in have_tokens for c in made.to_encode)
+    assert sorted((f.clip.video_id, f.question_id) for f in made.failures) == sorted(unaskable - exhausted)
+    assert (made.clips_total, made.answers_total) == (len(world.videos), len(text))
+    assert (made.answers_done, made.answers_exhausted) == (len(done), len(exhausted))
+    assert made.answers_planned == len(to_do)
+    for clip in clips:
+        tries = [n for v, q, _, n in world.failures if v == clip.video_id and q in (None, *clip.question_ids)]
+        assert clip.attempt == 1 + max(tries, default=0)
+        assert clip.clip_id == clip_of(by_id[clip.video_id])
+
+
+def test_a_clip_carries_what_the_stages_need() -> None:
+    """Path, span, source and the columns that questions use, nothing else of the row."""
+    row = video("a", start_s=1.0, end_s=2.5, columns={"title": "Big", "secret": "x"})
+    (clip,) = make_plan([row], [TITLE, WHAT]).to_encode
+    assert (clip.video_path, clip.start_s, clip.end_s) == ("/videos/a", 1.0, 2.5)
+    assert (clip.source_id, clip.content_key) == (
+        "bytes of /videos/a",
+        content_key("bytes of /videos/a", 1.0, 2.5),
+    )
+    assert clip.columns == {"title": "Big"}
+    assert clip.question_ids == ("title", "what")
+    assert TITLE.render(clip.columns) == 'Is this "Big"?'
+
+
+def test_a_question_may_use_the_columns_every_video_has() -> None:
+    """`video_id`, `video_path` and the span are columns like others; braces are written twice."""
+    question = Question("q", "{video_id} from {start_s} to {end_s}: {{not a column}}")
+    (clip,) = make_plan([video("a", start_s=1.0, end_s=2.5)], [question]).to_encode
+    assert question.render(clip.columns) == "a from 1.0 to 2.5: {not a column}"
+
+
+def test_a_column_name_with_a_dot_is_a_column_name() -> None:
+    """As flattened tables have them."""
+    question = Question("q", "By {meta.author} in {tags[0]}?")
+    (clip,) = make_plan([video("a", columns={"meta.author": "me", "tags[0]": 7})], [question]).to_encode
+    assert question.render(clip.columns) == "By me in 7?"
+
+
+def test_an_empty_column_fails_that_question_for_that_video() -> None:
+    """Named; the other questions and videos go on."""
+    rows = [video("a", columns={"title": None}), video("b", columns={"title": ""})]
+    made = make_plan(rows, [TITLE, WHAT])
+    (failure,) = made.failures
+    assert (failure.question_id, failure.clip.video_id) == ("title", "a")
+    assert isinstance(failure.error, InputRowError)
+    assert "video_id 'a'" in str(failure.error)
+    assert "{title}" in str(failure.error)
+    assert [clip.question_ids for clip in made.to_encode] == [("what",), ("title", "what")]
+    again = make_plan(rows, [TITLE, WHAT], failures=[failed(rows[0], TITLE, "permanent")])
+    assert (again.failures, again.answers_exhausted) == ((), 1)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        replace(WHAT, template="What happens now?"),
+        replace(WHAT, options=("red", "blue")),
+        replace(WHAT, template="What happens? "),
+    ],
+)
+def test_an_id_for_another_question_is_refused_by_name(changed: Question) -> None:
+    """Whatever the state of the clip: its tokens, its failures, its source."""
+    row = video("a")
+    answers = [answered(row, WHAT, WHAT.template)]
+    assert make_plan([row], [WHAT], answers=answers).answers_done == 1
+    for moved in (row, replace(row, video_path="/videos/replaced")):
+        with pytest.raises(QuestionChangedError, match=r"question_id 'what'.*video_id 'a'"):
+            make_plan([moved], [changed], answers=answers, tokens_of=[moved], failures=[failed(moved, None, "permanent")])
+
+
+def test_another_video_may_have_another_question_under_the_same_id() -> None:
+    """Per-video questions share ids freely."""
+    rows = [video("a"), video("b")]
+    own = [Question("q", f"About {name}?", video_id=name) for name in "ab"]
+    made = make_plan(rows, own, answers=[answered(rows[0], own[0], "About a?")])
+    assert [(clip.video_id, clip.question_ids) for clip in made.to_encode] == [("b", ("q",))]
+
+
+@pytest.mark.parametrize(
+    ("failures", "planned"),
+    [
+        ([], {"what", "colour"}),
+        ([("transient", None, 1)], {"what", "colour"}),
+        ([("transient", None, 1), ("transient", None, 2)], {"what", "colour"}),
+        ([("transient", None, n) for n in (1, 2, 3)], set()),
+        ([("permanent", None, 1)], set()),
+        ([("transient", WHAT, 3)], {"colour"}),
+        ([("permanent", WHAT, 1)], {"colour"}),
+        ([("transient", WHAT, 2), ("transient", COLOUR, 2)], {"what", "colour"}),
+    ],
+)
+def test_what_failed_is_tried_again_or_not(
+    failures: list[tuple[str, Question | None, int]], planned: set[str]
+) -> None:
+    """Transient failures `max_attempts` times over all runs, permanent ones never; a question's are its own."""
+    row = video("a")
+    made = make_plan([row], [WHAT, COLOUR], failures=[failed(row, q, kind, n) for kind, q, n in failures])
+    assert {question for clip in made.to_encode for question in clip.question_ids} == planned
+    assert made.answers_exhausted == 2 - len(planned)
+
+
+def test_max_attempts_is_the_jobs() -> None:
+    """Raising it gives what was exhausted another try, with the count going on."""
+    row = video("a")
+    failures = [failed(row, None, attempt=n) for n in (1, 2, 3)]
+    assert make_plan([row], [WHAT], failures=failures, max_attempts=3).to_encode == ()
+    (clip,) = make_plan([row], [WHAT], failures=failures, max_attempts=4).to_encode
+    assert clip.attempt == 4
+
+
+def test_a_success_supersedes_a_failure() -> None:
+    """Answered is done, whatever failed before it."""
+    row = video("a")
+    failures = [failed(row, None, "permanent"), failed(row, WHAT, "permanent")]
+    made = make_plan([row], [WHAT], answers=[answered(row, WHAT, WHAT.template)], failures=failures)
+    assert (made.answers_done, made.answers_exhausted, made.to_encode) == (1, 0, ())
+
+
+def test_a_changed_source_is_planned_again_from_the_start() -> None:
+    """Its answers, tokens and failures belong to the old bytes; the neighbour's stay."""
+    rows = [video("a"), video("b")]
+    answers = [answered(row, WHAT, WHAT.template) for row in rows]
+    new_sources = [Source("other bytes", 1), source_of(rows[1])]
+    made = plan(
+        rows,
+        new_sources,
+        QuestionTable([WHAT]),
+        committed_tokens={content_key(source_of(row).source_id, None, None) for row in rows},
+        answered=answers,
+        failed=[failed(rows[0], None, "permanent")],
+        max_attempts=1,
+    )
+    (clip,) = made.to_encode
+    assert (clip.video_id, clip.attempt, clip.source_id) == ("a", 1, "other bytes")
+    assert (made.cached, made.answers_done, made.answers_exhausted) == ((), 1, 0)
+
+
+def test_changed_sources_are_named() -> None:
+    """Only a path that was probed before, and never with these bytes; a missing file is a failure instead."""
+    rows = [video(name) for name in ("same", "changed", "new", "gone", "back")]
+    sources = [Source("s1", 1), Source("c2", 1), Source("n1", 1), Source("missing", None), Source("b1", 1)]
+    probed = {"/videos/same": {"s1"}, "/videos/changed": {"c0", "c1"}, "/videos/gone": {"g1"}, "/videos/back": {"b1", "b2"}}
+    assert changed_sources(rows, sources, probed) == ["changed"]
+
+
+def test_a_row_with_a_problem_is_never_answered_from_the_cache() -> None:
+    """Its span could not be read, so the whole video's tokens are not its own."""
+    good = video("good", video_path="/videos/shared")
+    bad = video("bad", video_path="/videos/shared", problem="start_s is 'abc', not a number of seconds")
+    made = make_plan([good, bad], [WHAT], tokens_of=[good])
+    assert [clip.video_id for clip in made.cached] == ["good"]
+    assert [(clip.video_id, clip.problem) for clip in made.to_encode] == [("bad", bad.problem)]
+
+
+def test_two_teams_may_call_different_videos_the_same() -> None:
+    """Tokens are found by content, so one team's "0001" never gets the other's."""
+    ours, theirs = video("0001", video_path="/ours/1"), video("0001", video_path="/theirs/1")
+    assert make_plan([ours], [WHAT], tokens_of=[theirs]).cached == ()
+    copy = video("another-name", video_path="/ours/1")
+    assert len(make_plan([copy], [WHAT], tokens_of=[ours]).cached) == 1
+
+
+@given(st.integers(0, 50), st.integers(1, 20))
+def test_shards_deal_out_every_clip_once(num_clips: int, count: int) -> None:
+    """As evenly as can be, none of them empty."""
+    clips = make_plan([video(f"{n:02}") for n in range(num_clips)], [WHAT]).to_encode
+    dealt = list(shards(clips, count))
+    assert sorted(clip.video_id for shard in dealt for clip in shard) == [clip.video_id for clip in clips]
+    sizes = [len(shard) for shard in dealt]
+    assert len(sizes) == min(count, num_clips)
+    assert not sizes or (max(sizes) - min(sizes) <= 1 and min(sizes) >= 1)

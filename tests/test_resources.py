@@ -1,0 +1,138 @@
+"""Pool sizes for every kind of cluster, without one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipeline.config import ResourcesConfig
+from pipeline.errors import ClusterTooSmallError
+from pipeline.resources import Pool, Pools, plan_pools
+
+
+def pools(
+    num_cpus: float, gpus: tuple[int, ...] = (), *, encodes: bool = True, **resources: dict[str, Any]
+) -> Pools:
+    """The pools of a job with the given resources."""
+    config = ResourcesConfig.model_validate(resources)
+    return plan_pools(config, num_cpus=num_cpus, gpus_per_node=gpus, encodes=encodes)
+
+
+NOTHING = Pool(0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("num_cpus", "gpus", "decode", "encode", "answer"),
+    [
+        # No GPU: the model runs on CPUs it does not reserve, and decoding leaves it half of them.
+        (1, (), 1, (1, 0.0), (1, 0.0)),
+        (2, (), 1, (1, 0.0), (1, 0.0)),
+        (16, (), 8, (1, 0.0), (1, 0.0)),
+        # One GPU is shared.
+        (2, (1,), 2, (1, 0.4), (1, 0.6)),
+        (16, (1,), 16, (1, 0.4), (1, 0.6)),
+        # Several: each actor its own, encode the smaller part.
+        (8, (2,), 8, (1, 1.0), (1, 1.0)),
+        (8, (1, 1), 8, (1, 1.0), (1, 1.0)),
+        (8, (3,), 8, (1, 1.0), (2, 1.0)),
+        (64, (8,), 64, (3, 1.0), (5, 1.0)),
+        (64, (4, 4, 2), 64, (4, 1.0), (6, 1.0)),
+    ],
+)
+def test_what_a_cluster_gets_by_default(
+    num_cpus: float, gpus: tuple[int, ...], decode: int, encode: tuple[int, float], answer: tuple[int, float]
+) -> None:
+    """Every GPU is used, and model actors reserve no CPU they might wait for."""
+    made = pools(num_cpus, gpus)
+    expected = (Pool(decode, 1.0, 0.0), Pool(encode[0], 0.0, encode[1]), Pool(answer[0], 0.0, answer[1]))
+    assert (made.decode, made.encode, made.answer) == expected
+    assert made.encode.size * made.encode.num_gpus + made.answer.size * made.answer.num_gpus == pytest.approx(sum(gpus))
+
+
+@pytest.mark.parametrize(("gpus", "size", "share"), [((), 1, 0.0), ((1,), 1, 1.0), ((4, 4), 8, 1.0)])
+def test_without_anything_to_encode_the_answer_pool_has_the_cluster(
+    gpus: tuple[int, ...], size: int, share: float
+) -> None:
+    """And no encode pool starts."""
+    made = pools(4, gpus, encodes=False)
+    assert (made.encode, made.answer) == (NOTHING, Pool(size, 0.0, share))
+
+
+def test_the_jobs_own_wishes_win() -> None:
+    """All of them, for each pool by itself."""
+    made = pools(
+        8,
+        (2,),
+        decode={"concurrency": 3, "num_cpus": 2},
+        encode={"concurrency": 2, "num_gpus": 0.25, "num_cpus": 0.5},
+        answer={"concurrency": 3, "num_gpus": 0.5},
+    )
+    assert (made.decode, made.encode, made.answer) == (Pool(3, 2.0, 0.0), Pool(2, 0.5, 0.25), Pool(3, 0.0, 0.5))
+
+
+@pytest.mark.parametrize(("gpus", "asked", "bound"), [((), None, 4), ((1,), None, 4), ((8,), None, 8), ((8,), 1, 1)])
+def test_decoded_clips_are_bounded_by_the_encoders_there_are(
+    gpus: tuple[int, ...], asked: int | None, bound: int
+) -> None:
+    """Two for each encode actor and two more; the job's own number wins."""
+    config = ResourcesConfig(max_decoded_clips=asked)
+    assert plan_pools(config, num_cpus=8, gpus_per_node=gpus, encodes=True).max_decoded_clips == bound
+
+
+@pytest.mark.parametrize(("cpus_each", "size"), [(0.5, 8), (1, 8), (2, 4), (3, 2), (8, 1)])
+def test_decode_actors_fill_the_cpus(cpus_each: float, size: int) -> None:
+    """As many as fit; one per CPU at most, however little each reserves."""
+    assert pools(8, (1,), decode={"num_cpus": cpus_each}).decode == Pool(size, cpus_each, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "encode", "answer"),
+    [
+        ((1,), {"concurrency": 2, "num_gpus": 0.25}, {"concurrency": 1, "num_gpus": 0.5}),
+        ((1,), {"num_gpus": 1.0}, {"num_gpus": 0.0}),
+        ((2,), {"concurrency": 2, "num_gpus": 0.6}, {"concurrency": 2, "num_gpus": 0.4}),
+        ((1, 1), {"concurrency": 2, "num_gpus": 0.6}, {"concurrency": 2, "num_gpus": 0.4}),
+        ((1,), {"concurrency": 5, "num_gpus": 0.1}, {"concurrency": 5, "num_gpus": 0.1}),
+        ((1, 3), {"concurrency": 1, "num_gpus": 2.0}, {"concurrency": 2, "num_gpus": 1.0}),
+    ],
+)
+def test_shares_that_fit_are_accepted(gpus: tuple[int, ...], encode: dict[str, Any], answer: dict[str, Any]) -> None:
+    """Shares of one device add up on it (ten tenths are one), whole ones stay on one node."""
+    made = pools(4, gpus, encode=encode, answer=answer)
+    assert (made.encode.num_gpus, made.answer.num_gpus) == (encode["num_gpus"], answer["num_gpus"])
+
+
+@pytest.mark.parametrize(
+    ("num_cpus", "gpus", "resources", "message"),
+    [
+        (2, (1,), {"encode": {"num_gpus": 1.0}}, r"can't be placed on 1 GPUs .*encode 1 x \(0 CPU, 1 GPU\)"),
+        (2, (1,), {"encode": {"concurrency": 2}}, r"encode 2 x \(0 CPU, 0\.4 GPU\), answer 1 x \(0 CPU, 0\.6 GPU\)"),
+        (2, (2,), {"answer": {"concurrency": 2}}, r"on 2 GPUs .*lower resources\.encode or resources\.answer"),
+        # 1.8 of 2 GPUs, and yet no device has room for a third share of 0.6.
+        (2, (2,), {"encode": {"concurrency": 2, "num_gpus": 0.6}, "answer": {"num_gpus": 0.6}}, "on 2 GPUs"),
+        # Two whole devices exist, on two nodes.
+        (2, (1, 1), {"encode": {"num_gpus": 2.0}, "answer": {"num_gpus": 0.0}}, "on 2 GPUs"),
+        (2, (), {"encode": {"num_gpus": 0.5}}, "can't be placed on 0 GPUs"),
+        (2, (), {"decode": {"concurrency": 3}}, r"reserve 3 CPUs and the cluster has 2 .*lower resources\.\*\."),
+        (2, (), {"encode": {"num_cpus": 1.5}}, r"reserve 2\.5 CPUs and the cluster has 2"),
+        (0.5, (), {}, r"reserve 1 CPUs and the cluster has 0\.5"),
+        (4, (1,), {"decode": {"num_cpus": 8}}, "reserve 8 CPUs and the cluster has 4"),
+    ],
+)
+def test_a_cluster_that_is_too_small_is_said_with_the_fix(
+    num_cpus: float, gpus: tuple[int, ...], resources: dict[str, Any], message: str
+) -> None:
+    """Instead of a run that waits for ever: what is asked, what there is, what to change."""
+    with pytest.raises(ClusterTooSmallError, match=message):
+        pools(num_cpus, gpus, **resources)
+
+
+def test_pools_that_start_nothing_need_no_room() -> None:
+    """With nothing to encode, decode's and encode's wishes count for nothing."""
+    wishes = {"decode": {"concurrency": 50}, "encode": {"num_gpus": 4.0}}
+    with pytest.raises(ClusterTooSmallError):
+        pools(2, (1,), **wishes)
+    assert pools(2, (1,), encodes=False, **wishes).answer == Pool(1, 0.0, 1.0)
+    with pytest.raises(ClusterTooSmallError, match=r"\(answer 2 x \(0 CPU, 1 GPU\)\)"):
+        pools(2, (1,), encodes=False, answer={"concurrency": 2})
