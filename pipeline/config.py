@@ -154,6 +154,8 @@ class JobConfig(Settings):
 
 
 def _nested_keys(value: object) -> list[str]:
+    if isinstance(value, list | tuple):
+        return [name for inner in value for name in _nested_keys(inner)]
     if not isinstance(value, dict):
         return []
     return [name for key, inner in value.items() for name in (str(key), *_nested_keys(inner))]

@@ -111,9 +111,8 @@ class ClipMessage:
         clip = json.loads(table["clip"][0].as_py())
         decoded = None
         if table["frames"][0].is_valid:
-            frames = np.frombuffer(table["frames"][0].as_buffer(), dtype=np.uint8)
             decoded = DecodedClip(
-                frames=frames.reshape(table["frames_shape"][0].as_py()),
+                frames=_bytes_of(table["frames"]).reshape(table["frames_shape"][0].as_py()),
                 frame_timestamps=np.array(table["frame_timestamps"][0].as_py(), dtype=np.float64),
             )
         return cls(
@@ -128,3 +127,13 @@ def _binary(array: NDArray[np.uint8]) -> pa.Array:
     """One binary value over the array's own memory."""
     offsets = pa.py_buffer(np.array([0, array.nbytes], dtype=np.int64))
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(array)])
+
+
+def _bytes_of(column: pa.ChunkedArray) -> NDArray[np.uint8]:
+    """The one binary value of a column, as a view (its scalar would be a copy)."""
+    (chunk,) = (chunk for chunk in column.chunks if len(chunk))
+    _, offsets, content = chunk.buffers()
+    start, end = np.frombuffer(offsets, dtype=np.int64)[chunk.offset : chunk.offset + 2]
+    view = np.frombuffer(content, dtype=np.uint8)[start:end]
+    view.flags.writeable = False  # the object store's memory, or another stage's
+    return view

@@ -28,7 +28,9 @@ def assert_frames_are_the_ones_at_their_times(decoded: DecodedClip, truth: Ffmpe
         at_time = max(i for i, t in enumerate(truth.times) if float(t) <= time + 1e-3)
         assert float(truth.times[at_time]) == pytest.approx(time, abs=1e-3)
         still = np.array_equal(truth.pixels[index], truth.pixels[at_time])
-        assert index == at_time or still, f"the frame said to be at {time} s is the one at {float(truth.times[index])} s"
+        assert index == at_time or still, (
+            f"the frame said to be at {time} s is the one at {float(truth.times[index])} s"
+        )
         difference = np.abs(truth.pixels[at_time].astype(np.int16) - frame.astype(np.int16)).mean()
         assert difference <= 2
 
@@ -176,7 +178,7 @@ def test_a_bad_file_says_what_is_wrong(
 
 
 def test_a_remote_file_is_copied_for_the_decoder_and_gone_afterwards(sample_videos: Path) -> None:
-    """fsspec's memory filesystem stands for any remote one."""
+    """The memory filesystem of fsspec stands for any remote one."""
     import fsspec
 
     content = (sample_videos / "three_boxes.mp4").read_bytes()

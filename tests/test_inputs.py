@@ -119,7 +119,7 @@ def test_the_three_kinds_of_table_say_the_same(tmp_path: Path) -> None:
 
 
 def test_only_an_empty_cell_of_a_csv_is_empty(tmp_path: Path) -> None:
-    """"NA" and "null" are words like others."""
+    """Words such as NA and null are words like others."""
     videos = read_videos(write_csv(tmp_path / "v.csv", "video_id,video_path,title", "NA,/a.mp4,null", "NaN,/b.mp4,"))
     assert [(video.video_id, video.columns["title"]) for video in videos] == [("NA", "null"), ("NaN", None)]
     table = write_csv(tmp_path / "q.csv", "question,answer,video_id", "Null?,N/A,NA", "NaN,,")
@@ -145,7 +145,7 @@ def test_a_relative_path_is_meant_from_the_tables_folder(tmp_path: Path, monkeyp
 
 
 def test_a_table_on_a_remote_filesystem(tmp_path: Path) -> None:
-    """fsspec's memory filesystem stands for it; relative paths are meant from there, too."""
+    """The memory filesystem of fsspec stands for it; relative paths are meant from there, too."""
     import fsspec
 
     del tmp_path

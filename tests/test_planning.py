@@ -201,7 +201,9 @@ def test_an_id_for_another_question_is_refused_by_name(changed: Question) -> Non
     assert make_plan([row], [WHAT], answers=answers).answers_done == 1
     for moved in (row, replace(row, video_path="/videos/replaced")):
         with pytest.raises(QuestionChangedError, match=r"question_id 'what'.*video_id 'a'"):
-            make_plan([moved], [changed], answers=answers, tokens_of=[moved], failures=[failed(moved, None, "permanent")])
+            make_plan(
+                [moved], [changed], answers=answers, tokens_of=[moved], failures=[failed(moved, None, "permanent")]
+            )
 
 
 def test_another_video_may_have_another_question_under_the_same_id() -> None:
@@ -225,9 +227,7 @@ def test_another_video_may_have_another_question_under_the_same_id() -> None:
         ([("transient", WHAT, 2), ("transient", COLOUR, 2)], {"what", "colour"}),
     ],
 )
-def test_what_failed_is_tried_again_or_not(
-    failures: list[tuple[str, Question | None, int]], planned: set[str]
-) -> None:
+def test_what_failed_is_tried_again_or_not(failures: list[tuple[str, Question | None, int]], planned: set[str]) -> None:
     """Transient failures `max_attempts` times over all runs, permanent ones never; a question's are its own."""
     row = video("a")
     made = make_plan([row], [WHAT, COLOUR], failures=[failed(row, q, kind, n) for kind, q, n in failures])
@@ -275,7 +275,12 @@ def test_changed_sources_are_named() -> None:
     """Only a path that was probed before, and never with these bytes; a missing file is a failure instead."""
     rows = [video(name) for name in ("same", "changed", "new", "gone", "back")]
     sources = [Source("s1", 1), Source("c2", 1), Source("n1", 1), Source("missing", None), Source("b1", 1)]
-    probed = {"/videos/same": {"s1"}, "/videos/changed": {"c0", "c1"}, "/videos/gone": {"g1"}, "/videos/back": {"b1", "b2"}}
+    probed = {
+        "/videos/same": {"s1"},
+        "/videos/changed": {"c0", "c1"},
+        "/videos/gone": {"g1"},
+        "/videos/back": {"b1", "b2"},
+    }
     assert changed_sources(rows, sources, probed) == ["changed"]
 
 

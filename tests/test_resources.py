@@ -11,9 +11,7 @@ from pipeline.errors import ClusterTooSmallError
 from pipeline.resources import Pool, Pools, plan_pools
 
 
-def pools(
-    num_cpus: float, gpus: tuple[int, ...] = (), *, encodes: bool = True, **resources: dict[str, Any]
-) -> Pools:
+def pools(num_cpus: float, gpus: tuple[int, ...] = (), *, encodes: bool = True, **resources: dict[str, Any]) -> Pools:
     """The pools of a job with the given resources."""
     config = ResourcesConfig.model_validate(resources)
     return plan_pools(config, num_cpus=num_cpus, gpus_per_node=gpus, encodes=encodes)

@@ -1,0 +1,198 @@
+"""The committer: batches by rows and by seconds, under the lease, nothing lost and nothing twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as ds
+import pytest
+
+from pipeline.committer import Committer
+from pipeline.config import CommitConfig
+from pipeline.errors import OutputLockedError
+from pipeline.keys import shard_of
+from pipeline.lease import LEASE_SECONDS, Lease
+from pipeline.ledger import Ledger
+from pipeline.messages import ClipMessage, Failure
+from pipeline.storage import Storage
+from tests.helpers import clip
+
+FAILURE = Failure("decode", "UnreadableVideoError", "permanent", "cut short", "Traceback ...")
+
+
+class Clock:
+    """Seconds that pass when told."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class FlakyStorage(Storage):
+    """Real storage that breaks down at the writes it is told to, before or after writing."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.writes = 0
+        self.break_before: set[int] = set()
+        self.break_after: set[int] = set()
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Count, and break down on time."""
+        if name.startswith("lease/"):
+            return super().create(name, content)
+        self.writes += 1
+        if self.writes in self.break_before:
+            raise TimeoutError("storage is away")
+        created = super().create(name, content)
+        if self.writes in self.break_after:
+            raise TimeoutError("the reply was lost")
+        return created
+
+
+class Desk:
+    """A committer with everything around it."""
+
+    def __init__(self, folder: Path, config: CommitConfig) -> None:
+        self.folder = folder
+        self.clock = Clock()
+        self.storage = FlakyStorage(str(folder))
+        self.lease = Lease.acquire(self.storage, "run-1", clock=self.clock)
+        self.committer = Committer(Ledger(self.storage, "f"), self.lease, config, self.clock)
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """What a reader sees."""
+        if not (self.folder / name).exists():
+            return []
+        rows: list[dict[str, Any]] = ds.dataset(self.folder / name, format="parquet").to_table().to_pylist()
+        return rows
+
+    def answered(self) -> list[tuple[str, str]]:
+        """Committed answers as pairs."""
+        return sorted((row["video_id"], row["question_id"]) for row in self.rows("answers"))
+
+
+def desk(folder: Path, rows: int = 1000, seconds: float = 15.0) -> Desk:
+    """A committer that commits after so many rows or seconds."""
+    return Desk(folder, CommitConfig(rows=rows, seconds=seconds))
+
+
+def message(name: str, *questions: str, failures: tuple[Failure, ...] = ()) -> ClipMessage:
+    """A clip that comes out of the last stage."""
+    answers = tuple({"question_id": question, "response": f"{name} {question}"} for question in questions)
+    return ClipMessage(clip(name, attempt=2, start_s=0.5), answers=answers, failures=failures)
+
+
+def test_rows_say_where_they_come_from(tmp_path: Path) -> None:
+    """The clip's part and the run's part are added to what the stages said."""
+    at = desk(tmp_path)
+    at.committer.add(message("a", "q1", failures=(FAILURE,)))
+    at.committer.flush()
+    (answer,) = at.rows("answers")
+    expected = {"clip_id": "clip-a", "video_id": "video-a", "source_id": "source-a", "start_s": 0.5, "end_s": None}
+    expected |= {"question_id": "q1", "response": "a q1", "attempt": 2, "run_id": "run-1"}
+    assert {name: answer[name] for name in expected} == expected
+    (failure,) = at.rows("failures")
+    expected = {"clip_id": "clip-a", "video_id": "video-a", "video_path": "/videos/a.mp4", "attempt": 2}
+    assert failure == {**expected, **vars(FAILURE), "run_id": "run-1"}
+
+
+def test_it_commits_when_enough_rows_have_come_together(tmp_path: Path) -> None:
+    """Answers and failures count alike; a clip's rows stay together."""
+    at = desk(tmp_path, rows=4)
+    at.committer.add(message("a", "q1", "q2"))
+    at.committer.tick()
+    at.committer.add(message("b", failures=(FAILURE,)))
+    at.committer.tick()
+    assert (at.rows("answers"), at.rows("failures")) == ([], [])
+    at.committer.add(message("c", "q1", "q2"))
+    at.committer.tick()
+    assert at.answered() == [("video-a", "q1"), ("video-a", "q2"), ("video-c", "q1"), ("video-c", "q2")]
+    assert len(at.rows("failures")) == 1
+    at.committer.add(message("d", "q1", "q2"))
+    at.committer.tick()
+    assert len(at.rows("answers")) == 4
+    assert (at.committer.answers_committed, at.committer.failures_committed) == (4, 1)
+
+
+def test_it_commits_when_enough_seconds_have_passed(tmp_path: Path) -> None:
+    """Since the last commit, however few rows wait; and writes nothing when none do."""
+    at = desk(tmp_path, seconds=15)
+    at.clock.now = 100
+    at.committer.tick()
+    assert at.storage.writes == 0
+    at.committer.add(message("a", "q1"))
+    at.committer.tick()  # 100 s since the start
+    assert at.answered() == [("video-a", "q1")]
+    at.committer.add(message("b", "q1"))
+    at.clock.now = 114.9
+    at.committer.tick()
+    assert len(at.rows("answers")) == 1
+    at.clock.now = 115
+    at.committer.tick()
+    assert at.answered() == [("video-a", "q1"), ("video-b", "q1")]
+
+
+def test_a_flush_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Every row once, whatever was committed before; a second flush adds nothing."""
+    at = desk(tmp_path, rows=3)
+    expected = []
+    for number in range(20):
+        at.committer.add(message(f"{number:02}", "q1", "q2"))
+        at.committer.tick()
+        expected += [(f"video-{number:02}", "q1"), (f"video-{number:02}", "q2")]
+    at.committer.flush()
+    at.committer.flush()
+    assert at.answered() == expected
+    assert at.committer.answers_committed == 40
+
+
+def test_waiting_keeps_the_lease_alive(tmp_path: Path) -> None:
+    """While one clip takes minutes there is nothing to commit, and the lease must not run out."""
+    at = desk(tmp_path)
+    for _ in range(10):
+        at.clock.now += LEASE_SECONDS / 2
+        at.committer.tick()
+    assert len(at.storage.names("lease")) == 11
+
+
+def test_nothing_is_committed_without_the_lease(tmp_path: Path) -> None:
+    """Whoever took over has it; also a run that only ticks is told."""
+    at = desk(tmp_path, rows=1)
+    at.committer.add(message("a", "q1"))
+    at.committer.flush()
+    other = {"run_id": "run-2", "host": "elsewhere", "pid": 1, "started": "1", "nonce": "n", "released": False}
+    assert at.storage.create(f"lease/{at.lease.epoch + 1:08d}.json", json.dumps(other).encode())
+    with pytest.raises(OutputLockedError):
+        at.committer.tick()
+    at.committer.add(message("b", "q1", failures=(FAILURE,)))
+    for commit in (at.committer.tick, at.committer.flush):
+        with pytest.raises(OutputLockedError):
+            commit()
+    assert at.answered() == [("video-a", "q1")]
+    assert at.rows("failures") == []
+    assert at.committer.answers_committed == 1
+
+
+@pytest.mark.parametrize("broken_write", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_commit_that_broke_off_half_way_is_repeated_not_doubled(
+    tmp_path: Path, broken_write: int, moment: str
+) -> None:
+    """Some shards written, then storage fails; the run's last flush writes the rest, and each row once."""
+    at = desk(tmp_path)
+    names = "abcd"
+    assert len({shard_of(f"video-{name}") for name in names}) == 4  # four objects of answers, one of failures
+    for name in names:
+        at.committer.add(message(name, "q1", "q2"))
+    at.committer.add(message("e", failures=(FAILURE,)))
+    (at.storage.break_before if moment == "before" else at.storage.break_after).add(broken_write)
+    with pytest.raises(TimeoutError):
+        at.committer.flush()
+    at.committer.flush()
+    assert at.answered() == [(f"video-{name}", question) for name in names for question in ("q1", "q2")]
+    assert len(at.rows("failures")) == 1
+    assert (at.committer.answers_committed, at.committer.failures_committed) == (8, 1)
