@@ -70,6 +70,10 @@ def _from_folder(content: dict[str, Any], folder: Path) -> dict[str, Any]:
             resolved[key] = _absolute(resolved[key], folder)
     if isinstance(resolved.get("questions"), str) and is_table(resolved["questions"]):
         resolved["questions"] = _absolute(resolved["questions"], folder)
+    model = resolved.get("model")
+    # A hub id looks like a relative path: only a directory that is there is meant as one.
+    if isinstance(model, dict) and isinstance(model.get("name"), str) and (folder / model["name"]).is_dir():
+        resolved["model"] = {**model, "name": _absolute(model["name"], folder)}
     return resolved
 
 
@@ -80,8 +84,12 @@ def _absolute(path: str, folder: Path) -> str:
 def _key_lines(node: yaml.Node | None, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
     """Every key of a YAML document with its line, counted from 1."""
     if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
         for key, value in node.value:
             inner = (*prefix, str(key.value))
+            if key.value in seen:
+                raise ConfigurationError(f"line {key.start_mark.line + 1}, {'.'.join(inner)}: occurs twice")
+            seen.add(key.value)
             yield inner, key.start_mark.line + 1
             yield from _key_lines(value, inner)
     elif isinstance(node, yaml.SequenceNode):

@@ -68,7 +68,7 @@ class Committer:
         if waiting >= self._config.rows or (waiting and self._clock() - self._last_commit >= self._config.seconds):
             self.flush()
         else:
-            self._lease.check()
+            self._lease.keep_alive()
 
     def flush(self) -> None:
         """Commit everything that waits.

@@ -126,7 +126,7 @@ def check_exact(header: VideoHeader) -> None:
     if fragmented or header.container == "mpegts":
         kind = "a fragmented mp4" if fragmented else "an MPEG-TS file"
         raise UnreadableVideoError(
-            f"decord would take wrong frames from {kind}; convert it with: ffmpeg -i IN -c copy -movflags +faststart OUT.mp4"
+            f"decord would take wrong frames from {kind}; convert it first: ffmpeg -i IN -c copy OUT.mp4"
         )
 
 

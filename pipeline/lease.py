@@ -68,13 +68,21 @@ class Lease:
         return lease
 
     def check(self) -> None:
-        """Confirm before a commit that the lease is still held; renew it when a third of its life is over.
+        """Confirm before a commit that the lease is still held, and keep it alive.
 
         Raises:
             OutputLockedError: another run has taken over; nothing more may be committed.
         """
         if self._storage.exists(_name(self.epoch + 1)):
             raise OutputLockedError(f"another run took over {self._storage.url}; this one stops")
+        self.keep_alive()
+
+    def keep_alive(self) -> None:
+        """Renew the lease when a third of its life is over; costs nothing before.
+
+        Raises:
+            OutputLockedError: another run has taken over.
+        """
         if self._clock() - self._renewed_at > LEASE_SECONDS / 3:
             self._advance(released=False)
 

@@ -21,11 +21,11 @@ def to_bytes(rows: Sequence[Row], schema: pa.Schema) -> bytes:
         if unknown := row.keys() - set(schema.names):
             raise KeyError(f"columns not in the schema: {sorted(unknown)}")
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink, compression="zstd", write_page_checksum=True)
     content: bytes = sink.getvalue().to_pybytes()
     return content
 
 
 def from_bytes(content: bytes) -> pa.Table:
-    """Decode one Parquet file."""
-    return pq.read_table(pa.BufferReader(content))
+    """Decode one Parquet file, checksums included. Raises OSError where the bytes have changed."""
+    return pq.read_table(pa.BufferReader(content), page_checksum_verification=True)

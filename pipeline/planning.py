@@ -192,8 +192,8 @@ class _Answers:
         wanted = question_hash(text, question.options)
         if self._hashes.get((clip.video_id, question.question_id), wanted) != wanted:
             raise QuestionChangedError(
-                f"its answers for video_id {clip.video_id!r} were given to another text or other options; "
-                f"give the new question a question_id of its own",
+                f"its answers for video_id {clip.video_id!r} were given to another text (the question, its options, "
+                f"or a column it uses has changed); give the new question a question_id of its own",
                 f"question_id {question.question_id!r}",
             )
         return (clip.clip_id, question.question_id, wanted) in self._keys

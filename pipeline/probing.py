@@ -96,7 +96,10 @@ def probe_file(clip: Clip, storage_options: Mapping[str, Any]) -> VideoHeader:
     """
     if clip.problem is not None or clip.video_path is None:
         raise InputRowError(clip.problem or "the row has no video_path")
-    fs, inner = resolve(clip.video_path, storage_options)
+    try:
+        fs, inner = resolve(clip.video_path, storage_options)
+    except (ValueError, ImportError) as error:  # an unknown protocol, or one whose package is not installed
+        raise InputRowError(f"video_path {clip.video_path!r}: {error}") from None
     try:
         size = fs.size(inner)
     except (FileNotFoundError, NotADirectoryError):

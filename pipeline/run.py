@@ -166,6 +166,7 @@ class _Run:
                 failed.add(clip.clip_id)
             else:
                 headers.append((clip, result))
+            self._committer.tick()
         sizes = {source.source_id: source.size_bytes for source in self._inputs.sources}
         self._probes.append(headers, sizes, self._lease.run_id)
         self._committer.flush()

@@ -58,12 +58,12 @@ def stat_sources(
         if video.video_path is None:
             return Source(digest("missing", None), None)
         protocol = video.video_path.split("://", 1)[0] if "://" in video.video_path else ""
-        if protocol not in filesystems:
-            filesystems[protocol] = resolve(video.video_path, storage_options)[0]
-        fs = filesystems[protocol]
         try:
+            if protocol not in filesystems:
+                filesystems[protocol] = resolve(video.video_path, storage_options)[0]
+            fs = filesystems[protocol]
             info = fs.info(fs._strip_protocol(video.video_path))
-        except OSError:
+        except (OSError, ValueError, ImportError):
             # Missing, or not to be reached: the probe will say which, as a failure of this row alone.
             return Source(digest("missing", video.video_path), None)
         named = video.columns.get(source_id_column) if source_id_column else None

@@ -42,6 +42,7 @@ def bad_videos(sample_videos: Path, tmp_path: Path) -> Path:
         "late,videos/moving_red_disc.mp4,100,",
         "backwards,videos/moving_red_disc.mp4,4,2",
         "pathless,,,",
+        "protocol,nosuch://bucket/a.mp4,,",
     ]
     path = tmp_path / "videos.csv"
     path.write_text("\n".join(rows) + "\n")
@@ -66,6 +67,7 @@ def test_each_bad_video_is_a_failure_with_its_cause(bad_videos: Path, tmp_path: 
         "late": ("probe", "UnreadableVideoError", "start_s is 100"),
         "backwards": ("probe", "InputRowError", "end_s (2.0) is not after start_s (4.0)"),
         "pathless": ("probe", "InputRowError", "no video_path"),
+        "protocol": ("probe", "InputRowError", "nosuch"),
     }
     assert failures.keys() == expected.keys()
     for video_id, (stage, error_type, part) in expected.items():

@@ -160,12 +160,13 @@ def test_waiting_keeps_the_lease_alive(tmp_path: Path) -> None:
 
 
 def test_nothing_is_committed_without_the_lease(tmp_path: Path) -> None:
-    """Whoever took over has it; also a run that only ticks is told."""
+    """Whoever took over has it; a run that only ticks is told when it renews."""
     at = desk(tmp_path, rows=1)
     at.committer.add(message("a", "q1"))
     at.committer.flush()
     other = {"run_id": "run-2", "host": "elsewhere", "pid": 1, "started": "1", "nonce": "n", "released": False}
     assert at.storage.create(f"lease/{at.lease.epoch + 1:08d}.json", json.dumps(other).encode())
+    at.clock.now += LEASE_SECONDS / 2
     with pytest.raises(OutputLockedError):
         at.committer.tick()
     at.committer.add(message("b", "q1", failures=(FAILURE,)))

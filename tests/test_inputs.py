@@ -163,8 +163,8 @@ def test_a_table_on_a_remote_filesystem(tmp_path: Path) -> None:
         ("a,/v.mp4,,0", r"end_s (0.0) is not after start_s (0.0)"),
         ("a,/v.mp4,soon,", "start_s is 'soon', not a number of seconds"),
         ("a,/v.mp4,1,1:30", "end_s is '1:30', not a number of seconds"),
-        ("a,/v.mp4,nan,", "start_s is nan, not a number of seconds"),
-        ("a,/v.mp4,,inf", "end_s is inf, not a number of seconds"),
+        ("a,/v.mp4,nan,", "start_s is 'nan', not a number of seconds"),
+        ("a,/v.mp4,,inf", "end_s is 'inf', not a number of seconds"),
     ],
 )
 def test_an_impossible_row_stops_no_other(tmp_path: Path, row: str, problem: str) -> None:

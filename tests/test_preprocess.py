@@ -11,6 +11,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,14 @@ from flashvid.models.qwen2_5_vl.preprocess import QwenFramePreprocessor
 PUBLISHED = QwenFramePreprocessor(14, 2, 2, min_pixels=56 * 56, max_pixels=28 * 28 * 1280)
 
 
+@cache
 def theirs(name: str) -> Callable[..., Any]:
     """A function of transformers' Qwen2-VL video processor."""
     package = importlib.util.find_spec("transformers")
     assert package is not None
     assert package.origin is not None
     file = Path(package.origin).parent / "models" / "qwen2_vl" / "video_processing_qwen2_vl.py"
-    found = [
+    found: list[ast.stmt] = [
         node
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.FunctionDef) and node.name == name

@@ -89,6 +89,7 @@ def test_decode_actors_fill_the_cpus(cpus_each: float, size: int) -> None:
     [
         ((1,), {"concurrency": 2, "num_gpus": 0.25}, {"concurrency": 1, "num_gpus": 0.5}),
         ((1,), {"num_gpus": 1.0}, {"num_gpus": 0.0}),
+        ((1,), {"num_gpus": 0.9}, {"num_gpus": 0.1}),  # 1 - 0.9 < 0.1 in binary
         ((2,), {"concurrency": 2, "num_gpus": 0.6}, {"concurrency": 2, "num_gpus": 0.4}),
         ((1, 1), {"concurrency": 2, "num_gpus": 0.6}, {"concurrency": 2, "num_gpus": 0.4}),
         ((1,), {"concurrency": 5, "num_gpus": 0.1}, {"concurrency": 5, "num_gpus": 0.1}),

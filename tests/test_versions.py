@@ -29,6 +29,7 @@ RESIZED_COARSE = [
 RESIZED_WEAVE = [70, 98, 125, 161, 159, 18, 25, 57]
 PATCH_GRID = (1, 6, 12)
 PATCH_MEANS = [-1.125, -1.048, -0.924, -0.845, -0.975, -0.895]
+PATCH_PARTS = [-1.524, -0.487, -1.655, -1.655, -0.209, -1.219]
 KEPT = [
     0, 3, 5, 10, 16, 18, 20, 24, 27, 29, 34, 40, 45, 48, 53, 58, 66, 67, 69, 72, 75, 77, 82, 90, 91, 96, 101,
     104, 106, 114, 116, 120, 123, 129, 135, 138, 139, 144, 145, 147, 149, 154, 162, 168, 173, 178, 186, 187,
@@ -101,6 +102,9 @@ def test_preprocess() -> None:
     patches, grid = preprocessor.patches(resized, torch.device("cpu"))
     assert grid == PATCH_GRID, changed("preprocess")
     np.testing.assert_allclose(patches[:6].mean(dim=1).numpy(), PATCH_MEANS, atol=0.01, err_msg=changed("preprocess"))
+    # Inside a patch: three channels of two frames of 64 pixels.
+    parts = patches[0].reshape(6, 64).mean(dim=1).numpy()
+    np.testing.assert_allclose(parts, PATCH_PARTS, atol=0.01, err_msg=changed("preprocess"))
 
 
 def test_compression() -> None:

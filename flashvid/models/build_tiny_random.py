@@ -112,7 +112,9 @@ def _weights(config: dict[str, Any], vocabulary: list[str], end: int) -> dict[st
     head[:first_syllable] = 0
     head[len(vocabulary) :] = 0
     direction = _draw("direction", [_HIDDEN_SIZE], bits, scale=1.0)
-    last = [index for index, token in enumerate(vocabulary) if token in _SYLLABLES and token.endswith(_LAST_SYLLABLE_ENDS)]
+    last = [
+        index for index, token in enumerate(vocabulary) if token in _SYLLABLES and token.endswith(_LAST_SYLLABLE_ENDS)
+    ]
     embedding[last] += 2 * direction
     head[end] = direction
     return {name: tensor.bfloat16() for name, tensor in weights.items()}

@@ -134,7 +134,7 @@ def chat_template(path: Path) -> str | None:
 def _locate(name: str, revision: str | None) -> Path:
     if name in embedded_models():
         return _EMBEDDED / name
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return Path(name).absolute()
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ModelLoadError(

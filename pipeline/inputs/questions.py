@@ -117,7 +117,7 @@ def read_questions(
 def _rows(path: str, options: Mapping[str, Any]) -> list[QuestionRow]:
     if not is_table(path):
         raise InputTableError("is not a .parquet, .csv or .jsonl file", path)
-    table = read_table(path, _COLUMNS, options)
+    table = read_table(path, options)
     for column in table.column_names:
         if column not in _COLUMNS:
             near = get_close_matches(column, _COLUMNS, n=1)

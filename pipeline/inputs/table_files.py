@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -23,12 +23,11 @@ def is_table(path: str) -> bool:
     return PurePosixPath(path).suffix.lower() in TABLE_SUFFIXES
 
 
-def read_table(path: str, text_columns: Collection[str], storage_options: Mapping[str, Any]) -> pa.Table:
-    """Read one table file.
+def read_table(path: str, storage_options: Mapping[str, Any]) -> pa.Table:
+    """Read one table file. Every cell of a CSV file is text: a `video_id` of ``0001`` is not the number 1.
 
     Args:
         path: Path or URL ending in .parquet, .csv or .jsonl.
-        text_columns: Columns that stay text in a CSV file: a `video_id` of ``0001`` is not the number 1.
         storage_options: For fsspec.
 
     Raises:
@@ -46,11 +45,13 @@ def read_table(path: str, text_columns: Collection[str], storage_options: Mappin
         if suffix == ".parquet":
             return pq.read_table(pa.BufferReader(content))
         if suffix == ".csv":
-            types = dict.fromkeys(text_columns, pa.string())
             # Quoted fields may hold line breaks: questions do.
+            parse_options = pa.csv.ParseOptions(newlines_in_values=True)
+            names = pa.csv.open_csv(io.BytesIO(content), parse_options=parse_options).schema.names
+            types = dict.fromkeys(names, pa.string())
             return pa.csv.read_csv(
                 io.BytesIO(content),
-                parse_options=pa.csv.ParseOptions(newlines_in_values=True),
+                parse_options=parse_options,
                 # Only an empty cell is null: "NA" may be a name, and "null" an answer.
                 convert_options=pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""]),
             )

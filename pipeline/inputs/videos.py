@@ -84,7 +84,7 @@ def _from_files(path: str, options: Mapping[str, Any]) -> list[Video]:
 
 
 def _from_table(path: str, options: Mapping[str, Any]) -> list[Video]:
-    table = read_table(path, ("video_id", "video_path"), options)
+    table = read_table(path, options)
     if not table.column_names:  # an empty JSONL file
         return []
     for name in ("video_id", "video_path"):
