@@ -7,6 +7,8 @@ settings were refused, 130 interrupted.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -36,9 +38,6 @@ def main() -> None:
     except FatalError as error:
         errors.print(Text(f"{type(error).__name__}: {error}", style="red"))
         sys.exit(_REFUSED)
-    except KeyboardInterrupt:
-        errors.print("interrupted: what is committed stays; the same command goes on from there")
-        sys.exit(_INTERRUPTED)
 
 
 @app.callback()
@@ -66,7 +65,8 @@ def run(
     from jobs.job_file import load_job
     from jobs.run_command import run_and_report
 
-    run_and_report(load_job(job, dict(_assignment(text) for text in overrides or [])), fork=fork, address=address)
+    with _resumable():
+        run_and_report(load_job(job, dict(_assignment(text) for text in overrides or [])), fork=fork, address=address)
 
 
 @app.command()
@@ -79,11 +79,25 @@ def demo(
     """
     from jobs.demo import run_demo
 
-    run_demo(output)
+    with _resumable():
+        run_demo(output)
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Ctrl-C ends a command with a sentence; typer alone would end it without one."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted: what is committed stays; the same command goes on from there")
+        raise typer.Exit(_INTERRUPTED) from None
 
 
 def _assignment(text: str) -> tuple[str, object]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigurationError(f"--set {text!r} is not key=value")
-    return key, yaml.safe_load(value)
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigurationError(f"--set {text!r}: the value is not YAML") from None

@@ -7,6 +7,7 @@ Field names are the field's own (`num_frames`, `fps`, `retention_ratio`, `max_ne
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
@@ -14,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 from flashvid.config import CompressionConfig
 from flashvid.models import GenerationConfig
 
-_SECRET_WORDS = ("key", "secret", "token", "password", "credential")
+_SECRET_WORDS = ("key", "secret", "token", "pass", "credential", "auth", "connection_string", "sas")
+_URL_WITH_SECRET = re.compile(r"://[^/@]*:[^/@]*@")
 
 
 class Settings(BaseModel):
@@ -57,6 +59,13 @@ class PoolConfig(Settings):
     concurrency: Annotated[int, Field(ge=1)] | None = Field(default=None, description="number of actors")
     num_cpus: float | None = Field(default=None, ge=0, description="CPUs that each actor reserves")
     num_gpus: float | None = Field(default=None, ge=0, description="GPUs, or a share of one, per actor")
+
+    @field_validator("num_gpus")
+    @classmethod
+    def _share_or_whole(cls, num_gpus: float | None) -> float | None:
+        if num_gpus is not None and num_gpus > 1 and num_gpus != int(num_gpus):
+            raise ValueError("more than one GPU comes in whole ones only")
+        return num_gpus
 
 
 class ResourcesConfig(Settings):
@@ -145,6 +154,13 @@ class JobConfig(Settings):
         for name in _nested_keys(value):
             if any(word in name.lower() for word in _SECRET_WORDS):
                 raise ValueError(f"'{name}' looks like a secret: give it through the environment or a profile")
+        return value
+
+    @field_validator("videos", "questions", "output", "cache")
+    @classmethod
+    def _no_secrets_in_urls(cls, value: object) -> object:
+        if isinstance(value, str) and _URL_WITH_SECRET.search(value):
+            raise ValueError("the URL holds a password: give it through the environment or a profile")
         return value
 
     @property

@@ -7,7 +7,7 @@ against what the file really contains.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from pipeline.storage import resolve
 # Headers may promise a few frames more than there are (edit lists, a dropped last B-frame); a cut file lacks many.
 _FRAMES_MISSING_ALLOWED = 5
 _SHARE_MISSING_ALLOWED = 0.02
+_FRAMES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -131,9 +132,22 @@ def check_exact(header: VideoHeader) -> None:
 
 
 def decode_clip(
-    path: str, sampling: SamplingConfig, start_s: float | None, end_s: float | None, *, num_threads: int = 1
+    path: str,
+    sampling: SamplingConfig,
+    start_s: float | None,
+    end_s: float | None,
+    *,
+    transform: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] = lambda frames: frames,
 ) -> DecodedClip:
-    """Decode the sampled frames of a clip from a local file, at the file's own size.
+    """Decode the sampled frames of a clip from a local file.
+
+    Args:
+        path: The file.
+        sampling: Which frames.
+        start_s: Start of the clip in seconds, None for the beginning.
+        end_s: End of the clip in seconds, None for the end.
+        transform: What to make of frames `[f, H, W, 3]` (a resize), applied to a few at a time: frames of the file's
+            own size are never all in memory.
 
     Raises:
         UnreadableVideoError: the file can't be decoded to its end, or has no frame in the span.
@@ -141,7 +155,7 @@ def decode_clip(
     header = read_header(path)
     check_exact(header)
     try:
-        reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=num_threads)
+        reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
         present = len(reader)
         missing = header.num_frames - present
         if missing > max(_FRAMES_MISSING_ALLOWED, _SHARE_MISSING_ALLOWED * header.num_frames):
@@ -152,13 +166,16 @@ def decode_clip(
             raise UnreadableVideoError("the video stream has no frames")
         times = np.asarray(reader.get_frame_timestamp(np.arange(present)), dtype=np.float64)[:, 0]
         indices = sample_frames(times, sampling, start_s, end_s)
-        frames: NDArray[np.uint8] = reader.get_batch(indices).asnumpy()
+        blocks = [
+            transform(reader.get_batch(indices[first : first + _FRAMES_AT_ONCE]).asnumpy())
+            for first in range(0, len(indices), _FRAMES_AT_ONCE)
+        ]
     except (decord.DECORDError, RuntimeError) as error:
         # decord reports every trouble of its decoder as one of these two.
         raise UnreadableVideoError(
             f"the file can't be decoded, it may be cut short or damaged (decord: {_cause(error)})"
         ) from error
-    return DecodedClip(frames=frames, frame_timestamps=times[indices])
+    return DecodedClip(frames=np.concatenate(blocks), frame_timestamps=times[indices])
 
 
 def _cause(error: BaseException) -> str:

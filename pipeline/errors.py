@@ -2,17 +2,19 @@
 
 FlashVidError
 ├── TransientError          tried again by later runs, up to `max_attempts`
-│   └── WorkerDiedError
+│   ├── WorkerDiedError
+│   ├── SourceUnreachableError
+│   └── CorruptTokensError
 ├── PermanentError          recorded once; tried again only when the source changed
 │   ├── InputRowError
 │   ├── VideoNotFoundError
-│   ├── UnreadableVideoError
-│   └── CorruptTokensError
+│   └── UnreadableVideoError
 └── FatalError              the run stops; what is committed stays
     ├── InputTableError
     ├── SettingsChangedError
     ├── QuestionChangedError
     ├── OutputLockedError
+    ├── MonitorLostError
     └── ClusterTooSmallError
 """
 
@@ -37,8 +39,12 @@ class UnreadableVideoError(PermanentError):
     """The file is there, and it is not a video that can be decoded to its end."""
 
 
-class CorruptTokensError(PermanentError):
-    """A committed tokens object that does not hold what its columns say."""
+class SourceUnreachableError(TransientError):
+    """The storage did not say whether the file is there: no permission, no credentials, or no answer."""
+
+
+class CorruptTokensError(TransientError):
+    """A committed tokens object that does not hold what its columns say; deleting it has it made again."""
 
 
 class InputTableError(FatalError):
@@ -55,6 +61,10 @@ class QuestionChangedError(FatalError):
 
 class OutputLockedError(FatalError):
     """Another run writes to this output."""
+
+
+class MonitorLostError(FatalError):
+    """The process that keeps the run's books is gone; the next run goes on from what is committed."""
 
 
 class ClusterTooSmallError(FatalError):

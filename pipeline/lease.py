@@ -118,9 +118,14 @@ def _highest(storage: Storage) -> tuple[int, Mapping[str, Any] | None]:
 
 
 def _host() -> str:
-    # The boot id tells a rebooted machine, and one container from another with the same name, apart.
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    return f"{socket.gethostname()}/{boot.read_text().strip() if boot.exists() else 'unknown'}"
+    # Process numbers mean something only since the last boot and inside one namespace: containers may share a host
+    # name and the kernel's boot id.
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = Path("/proc/self/ns/pid").readlink()
+    except OSError:
+        boot, namespace = "unknown", "unknown"
+    return f"{socket.gethostname()}/{boot}/{namespace}"
 
 
 def _started(pid: int) -> str | None:

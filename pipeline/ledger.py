@@ -27,6 +27,7 @@ class AnswerKey:
     clip_id: str
     question_id: str
     question_hash: str
+    attempt: int = 1
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class FailureKey:
     question_id: str | None
     error_kind: str
     attempt: int
+    stage: str = ""
 
 
 class Ledger:
@@ -67,13 +69,13 @@ class Ledger:
 
     def answer_keys(self) -> Iterable[AnswerKey]:
         """Keys of every committed answer; only key columns are read."""
-        columns = ["video_id", "clip_id", "question_id", "question_hash"]
+        columns = ["video_id", "clip_id", "question_id", "question_hash", "attempt"]
         for row in self._read(self._answers, tables.ANSWERS, columns):
             yield AnswerKey(**row)
 
     def failure_keys(self) -> Iterable[FailureKey]:
         """Keys of every committed failure."""
-        columns = ["clip_id", "question_id", "error_kind", "attempt"]
+        columns = ["clip_id", "question_id", "error_kind", "attempt", "stage"]
         for row in self._read(self._failures, tables.FAILURES, columns):
             yield FailureKey(**row)
 

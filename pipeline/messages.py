@@ -94,7 +94,7 @@ class ClipMessage:
             shape = list(self.decoded.frames.shape)
             timestamps = self.decoded.frame_timestamps.tolist()
         columns = {
-            "clip": pa.array([json.dumps(asdict(self.clip), default=str)], pa.string()),
+            "clip": pa.array([json.dumps(asdict(self.clip))], pa.string()),
             "frames": pa.nulls(1, pa.large_binary()) if frames is None else frames,
             "frames_shape": pa.array([shape], pa.list_(pa.int64())),
             "frame_timestamps": pa.array([timestamps], pa.list_(pa.float64())),

@@ -1,7 +1,7 @@
 """The run's bookkeeping among its processes: who works, what was done, which clips kill, how many frames are held.
 
-A single Ray actor per run holds one `RunMonitor`. Nothing that decides whether work is done lives here: losing it loses
-counters, never results.
+A single Ray actor per run holds one `RunMonitor`. Nothing that decides whether work is done lives here: losing it ends
+the run early, and the next one goes on from what is committed.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ class RunMonitor:
 
     def __init__(self, max_decoded_clips: int) -> None:
         self._bound = max_decoded_clips
-        self._decoded: set[str] = set()
-        self._most_decoded = 0
+        self._admitted: set[str] = set()
+        self._held: set[str] = set()
+        self._most_held = 0
         self._begun: dict[tuple[str, str], int] = defaultdict(int)
         self._workers: list[Worker] = []
         self._counts: dict[str, int] = defaultdict(int)
@@ -73,7 +74,7 @@ class RunMonitor:
 
     def end(self, clip_id: str, stage: str, counts: Mapping[str, int], seconds: float) -> None:
         """Note what a stage did for a clip, whether it worked or failed."""
-        del self._begun[clip_id, stage]
+        self._begun.pop((clip_id, stage), None)
         for name, count in counts.items():
             self._counts[name] += count
         self._seconds[stage] += seconds
@@ -83,16 +84,21 @@ class RunMonitor:
 
         A clip that is admitted already (its frames were lost with a node, say) is admitted again.
         """
-        if clip_id not in self._decoded and len(self._decoded) >= self._bound:
+        if clip_id not in self._admitted and len(self._admitted) >= self._bound:
             return False
-        self._decoded.add(clip_id)
-        self._most_decoded = max(self._most_decoded, len(self._decoded))
+        self._admitted.add(clip_id)
         return True
+
+    def hold(self, clip_id: str) -> None:
+        """A clip's frames are in memory: what really happens, to be held against the bound."""
+        self._held.add(clip_id)
+        self._most_held = max(self._most_held, len(self._held))
 
     def release(self, clip_id: str) -> None:
         """A clip's frames are no longer needed."""
-        self._decoded.discard(clip_id)
+        self._admitted.discard(clip_id)
+        self._held.discard(clip_id)
 
     def activity(self) -> Activity:
         """What happened so far."""
-        return Activity(tuple(self._workers), dict(self._counts), dict(self._seconds), self._most_decoded)
+        return Activity(tuple(self._workers), dict(self._counts), dict(self._seconds), self._most_held)

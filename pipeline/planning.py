@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from pipeline.errors import InputRowError, QuestionChangedError
 from pipeline.inputs import Question, QuestionTable, Video
-from pipeline.keys import clip_id, content_key, question_hash
+from pipeline.keys import clip_id, content_key, digest, question_hash
 from pipeline.ledger import AnswerKey, FailureKey
 from pipeline.sources import Source
+
+PLAN_STAGE = "plan"
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Clip:
         columns: Columns of the video's row that the questions use.
         attempt: 1 for the first try, counted over runs.
         problem: Why the row can't be used (see `Video.problem`).
+        unreachable: Why storage could not say what the bytes are (see `Source.unreachable`).
     """
 
     clip_id: str
@@ -42,9 +44,10 @@ class Clip:
     start_s: float | None
     end_s: float | None
     question_ids: tuple[str, ...] = ()
-    columns: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, str | None] = field(default_factory=dict)
     attempt: int = 1
     problem: str | None = None
+    unreachable: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,14 +88,27 @@ class Plan:
 
 
 class FailureHistory:
-    """What failed in earlier runs, and whether it may be tried again."""
+    """What failed in earlier runs, and whether it may be tried again. A later answer of a clip supersedes its failures.
 
-    def __init__(self, failures: Iterable[FailureKey], max_attempts: int) -> None:
+    Args:
+        failures: Committed failures.
+        answered_attempts: The latest attempt, by `clip_id`, that gave an answer.
+        max_attempts: Tries of a transient failure.
+    """
+
+    def __init__(self, failures: Iterable[FailureKey], answered_attempts: Mapping[str, int], max_attempts: int) -> None:
         self._max_attempts = max_attempts
+        self._of_rows: set[tuple[str, str | None]] = set()
         self._permanent: set[tuple[str, str | None]] = set()
         self._attempts: dict[tuple[str, str | None], int] = {}
         for failure in failures:
             key = (failure.clip_id, failure.question_id)
+            if failure.stage == PLAN_STAGE:
+                # The row itself was at fault: planning sees for itself whether it still is.
+                self._of_rows.add(key)
+                continue
+            if failure.question_id is None and failure.attempt < answered_attempts.get(failure.clip_id, 0):
+                continue
             if failure.error_kind == "permanent":
                 self._permanent.add(key)
             self._attempts[key] = max(self._attempts.get(key, 0), failure.attempt)
@@ -100,6 +116,10 @@ class FailureHistory:
     def attempts(self, clip: str, question_ids: Iterable[str] = ()) -> int:
         """Tries so far of a clip, or of the most tried of the given questions of it."""
         return max(self._attempts.get((clip, question_id), 0) for question_id in (None, *question_ids))
+
+    def is_noted(self, clip: str, question_id: str) -> bool:
+        """Whether an earlier plan has recorded that a row can't be asked this question."""
+        return (clip, question_id) in self._of_rows
 
     def is_exhausted(self, clip: str, question_id: str | None) -> bool:
         """Whether a clip (`question_id` None) or one question of it is not to be tried again."""
@@ -131,8 +151,8 @@ def plan(
     Raises:
         QuestionChangedError: a `question_id` has answers to another text; names it and the video.
     """
-    history = FailureHistory(failed, max_attempts)
     answers = _Answers(answered)
+    history = FailureHistory(failed, answers.attempts, max_attempts)
     used_columns = questions.columns
     to_encode: list[Clip] = []
     cached: list[Clip] = []
@@ -144,7 +164,7 @@ def plan(
         for question in questions.for_video(video.video_id):
             total += 1
             if isinstance(text := _text(question, whole), InputRowError):
-                if history.is_exhausted(whole.clip_id, question.question_id):
+                if history.is_noted(whole.clip_id, question.question_id):
                     exhausted += 1
                 else:
                     failures.append(RowFailure(whole, question.question_id, text))
@@ -184,7 +204,9 @@ class _Answers:
     def __init__(self, answered: Iterable[AnswerKey]) -> None:
         self._keys: set[tuple[str, str, str]] = set()
         self._hashes: dict[tuple[str, str], str] = {}
+        self.attempts: dict[str, int] = {}
         for key in answered:
+            self.attempts[key.clip_id] = max(self.attempts.get(key.clip_id, 0), key.attempt)
             self._keys.add((key.clip_id, key.question_id, key.question_hash))
             self._hashes[key.video_id, key.question_id] = key.question_hash
 
@@ -200,7 +222,9 @@ class _Answers:
 
 
 def _clip(video: Video, source: Source, used_columns: Collection[str]) -> Clip:
-    key = content_key(source.source_id, video.start_s, video.end_s)
+    # A row with a problem is no span of the video: repaired, it is another clip.
+    source_id = source.source_id if video.problem is None else digest("problem", source.source_id, video.problem)
+    key = content_key(source_id, video.start_s, video.end_s)
     row = {
         "video_id": video.video_id,
         "video_path": video.video_path,
@@ -216,8 +240,10 @@ def _clip(video: Video, source: Source, used_columns: Collection[str]) -> Clip:
         video_path=video.video_path,
         start_s=video.start_s,
         end_s=video.end_s,
-        columns={name: row.get(name) for name in used_columns},
+        # As text, once: what is hashed here and rendered in the answer stage must not differ by a trip through JSON.
+        columns={name: None if row.get(name) is None else str(row[name]) for name in used_columns},
         problem=video.problem,
+        unreachable=source.unreachable,
     )
 
 

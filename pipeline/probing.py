@@ -9,10 +9,17 @@ from typing import Any
 import pyarrow.dataset as ds
 import ray
 from fsspec.implementations.local import LocalFileSystem
+from ray.exceptions import WorkerCrashedError
 
 from pipeline import tables
 from pipeline.decoding import VideoHeader, check_exact, read_header
-from pipeline.errors import InputRowError, UnreadableVideoError, VideoNotFoundError
+from pipeline.errors import (
+    InputRowError,
+    SourceUnreachableError,
+    UnreadableVideoError,
+    VideoNotFoundError,
+    WorkerDiedError,
+)
 from pipeline.messages import Failure
 from pipeline.parquet import to_bytes
 from pipeline.planning import Clip
@@ -66,13 +73,26 @@ class ProbeTable:
 
 def probe_clips(
     clips: Sequence[Clip], storage_options: Mapping[str, Any]
-) -> Iterator[tuple[Clip, VideoHeader | Failure]]:
-    """Read the headers of clips' files in Ray tasks: a file that crashes a parser costs no driver."""
-    probe = ray.remote(_probe_chunk)
+) -> Iterator[list[tuple[Clip, VideoHeader | Failure]]]:
+    """Read the headers of clips' files in Ray tasks, some at a time; a file that crashes a parser costs only itself."""
+    # No retries by Ray: which file it was is found out here, by probing the chunk's files one by one.
+    probe = ray.remote(max_retries=0)(_probe_chunk)
     chunks = [clips[i : i + _CLIPS_PER_TASK] for i in range(0, len(clips), _CLIPS_PER_TASK)]
     results: list[Any] = [probe.remote(chunk, dict(storage_options)) for chunk in chunks]
     for chunk, result in zip(chunks, results, strict=True):
-        yield from zip(chunk, ray.get(result), strict=True)
+        try:
+            found = ray.get(result)
+        except WorkerCrashedError:
+            found = [_probe_alone(probe, clip, storage_options) for clip in chunk]
+        yield list(zip(chunk, found, strict=True))
+
+
+def _probe_alone(probe: Any, clip: Clip, storage_options: Mapping[str, Any]) -> VideoHeader | Failure:  # noqa: ANN401
+    try:
+        header: VideoHeader | Failure = ray.get(probe.remote([clip], dict(storage_options)))[0]
+    except WorkerCrashedError:
+        return Failure.of(WorkerDiedError("the process that read the file's header died"), STAGE)
+    return header
 
 
 def _probe_chunk(clips: Sequence[Clip], storage_options: Mapping[str, Any]) -> list[VideoHeader | Failure]:
@@ -91,15 +111,15 @@ def probe_file(clip: Clip, storage_options: Mapping[str, Any]) -> VideoHeader:
 
     Raises:
         InputRowError: the row itself is wrong.
+        SourceUnreachableError: storage did not say whether there is a file.
         VideoNotFoundError: no file.
         UnreadableVideoError: not a video with a video stream, or shorter than the clip's start.
     """
     if clip.problem is not None or clip.video_path is None:
         raise InputRowError(clip.problem or "the row has no video_path")
-    try:
-        fs, inner = resolve(clip.video_path, storage_options)
-    except (ValueError, ImportError) as error:  # an unknown protocol, or one whose package is not installed
-        raise InputRowError(f"video_path {clip.video_path!r}: {error}") from None
+    if clip.unreachable is not None:
+        raise SourceUnreachableError(f"{clip.video_path} can't be reached ({clip.unreachable})")
+    fs, inner = resolve(clip.video_path, storage_options)
     try:
         size = fs.size(inner)
     except (FileNotFoundError, NotADirectoryError):

@@ -24,7 +24,7 @@ from pipeline.lease import Lease
 from pipeline.ledger import Ledger
 from pipeline.messages import ClipMessage, Failure
 from pipeline.monitor import Activity, RunMonitor
-from pipeline.planning import Plan, changed_sources, plan
+from pipeline.planning import PLAN_STAGE, Plan, changed_sources, plan
 from pipeline.probing import ProbeTable, probe_clips
 from pipeline.resources import plan_pools
 from pipeline.run_records import RunRecords, new_run_id
@@ -70,6 +70,9 @@ def run(
     started = time.monotonic()
     model = resolve_model(job.model.name, job.model.revision)
     prints = fingerprints(job, model.identity)
+    # Actors load exactly what was fingerprinted, also when a branch moves while they start.
+    pinned = job.model.model_copy(update={"revision": model.commit or job.model.revision})
+    job = job.model_copy(update={"model": pinned})
     inputs = _read_inputs(job)
     storage = Storage(job.output, job.storage_options)
     records = RunRecords(storage)
@@ -133,7 +136,7 @@ class _Run:
         if todo.answers_exhausted:
             self._on_notice(f"not tried again: {todo.answers_exhausted} answers whose clip or question failed before")
         for failure in todo.failures:
-            self._committer.add_failure(failure.clip, Failure.of(failure.error, "plan", failure.question_id))
+            self._committer.add_failure(failure.clip, Failure.of(failure.error, PLAN_STAGE, failure.question_id))
         activity = Activity()
         if todo.answers_planned:
             with connected(address) as size:
@@ -159,17 +162,19 @@ class _Run:
     def _probe(self, todo: Plan, known: frozenset[str]) -> Plan:
         """Read the headers of new files; clips whose file is no video fail here and leave the plan."""
         new = [clip for clip in todo.to_encode if clip.problem is not None or clip.source_id not in known]
-        headers, failed = [], set()
-        for clip, result in probe_clips(new, self._job.storage_options):
-            if isinstance(result, Failure):
-                self._committer.add_failure(clip, result)
-                failed.add(clip.clip_id)
-            else:
-                headers.append((clip, result))
-            self._committer.tick()
+        failed: set[str] = set()
         sizes = {source.source_id: source.size_bytes for source in self._inputs.sources}
-        self._probes.append(headers, sizes, self._lease.run_id)
-        self._committer.flush()
+        for number, results in enumerate(probe_clips(new, self._job.storage_options)):
+            headers = []
+            for clip, result in results:
+                if isinstance(result, Failure):
+                    self._committer.add_failure(clip, result)
+                    failed.add(clip.clip_id)
+                else:
+                    headers.append((clip, result))
+            # Chunk by chunk: a run that is killed here does not read these headers again.
+            self._probes.append(headers, sizes, f"{self._lease.run_id}-{number:05d}")
+            self._committer.flush()
         return replace(todo, to_encode=tuple(clip for clip in todo.to_encode if clip.clip_id not in failed))
 
     def _stream(self, todo: Plan, size: ClusterSize) -> Activity:

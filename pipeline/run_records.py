@@ -36,7 +36,7 @@ class RunRecords:
         Raises:
             SettingsChangedError: names every changed setting, compared with the nearest earlier run.
         """
-        earlier = [json.loads(self._storage.read(name)) for name in self._starts()]
+        earlier = [run for run in map(self._read, self._starts()) if self._has_results(run)]
         if fork or not earlier or any(run["answers_fingerprint"] == new.answers for run in earlier):
             return
         changes = min(
@@ -74,6 +74,16 @@ class RunRecords:
 
     def _starts(self) -> list[str]:
         return [name for name in self._storage.names("runs") if not name.endswith(".end.json")]
+
+    def _read(self, name: str) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads(self._storage.read(name))
+        return record
+
+    def _has_results(self, run: Mapping[str, Any]) -> bool:
+        """Whether anything stands under a run's fingerprints; a run that made nothing binds nobody."""
+        answers, tokens = run["answers_fingerprint"], run["tokens_fingerprint"]
+        folders = (f"answers/fingerprint={answers}", f"failures/fingerprint={answers}", f"tokens/fingerprint={tokens}")
+        return any(self._storage.has_folder(folder) for folder in folders)
 
     def _create(self, name: str, record: Mapping[str, Any]) -> None:
         if not self._storage.create(name, json.dumps(record, indent=2).encode()):

@@ -23,10 +23,12 @@ class Source:
     Attributes:
         source_id: Identity of the bytes; a replaced file has another.
         size_bytes: Size of the file; None where it is missing.
+        unreachable: Why storage could not say; the `source_id` then stands for nothing.
     """
 
     source_id: str
     size_bytes: int | None
+    unreachable: str | None = None
 
     @property
     def exists(self) -> bool:
@@ -63,9 +65,12 @@ def stat_sources(
                 filesystems[protocol] = resolve(video.video_path, storage_options)[0]
             fs = filesystems[protocol]
             info = fs.info(fs._strip_protocol(video.video_path))
-        except (OSError, ValueError, ImportError):
-            # Missing, or not to be reached: the probe will say which, as a failure of this row alone.
+        except (FileNotFoundError, NotADirectoryError):
             return Source(digest("missing", video.video_path), None)
+        except Exception as error:  # noqa: BLE001 - becomes a failure of this row in the probe stage
+            # No permission, no credentials, an unknown protocol: every file system has errors of its own.
+            reason = f"{type(error).__name__}: {error}"
+            return Source(digest("unreachable", video.video_path), None, unreachable=reason)
         named = video.columns.get(source_id_column) if source_id_column else None
         state = [str(named)] if named is not None else [video.video_path, info["size"], _state(info)]
         return Source(digest("source", *state), info["size"])

@@ -17,6 +17,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import stringify_path
 
+from flashvid.errors import ConfigurationError
+
 _TEMPORARY = ".uploading-"
 
 
@@ -42,6 +44,8 @@ class Storage:
         self.url = url
         self.fs, self.root = resolve(url, storage_options)
         self.is_local = isinstance(self.fs, LocalFileSystem)
+        if self.is_local and Path(self.root).is_file():
+            raise ConfigurationError("is a file, not a folder", url)
 
     def path(self, name: str) -> str:
         """The filesystem's own path of an object."""
@@ -77,6 +81,10 @@ class Storage:
         """Whether there is an object of that name."""
         return bool(self.fs.exists(self.path(name)))
 
+    def has_folder(self, folder: str) -> bool:
+        """Whether anything stands below a folder."""
+        return bool(self.fs.isdir(self.path(folder)))
+
     def names(self, folder: str) -> list[str]:
         """Names, relative to the root, of all finished objects below a folder, sorted; [] if there is none."""
         try:
@@ -88,7 +96,7 @@ class Storage:
 
 
 def _create_local(target: Path, content: bytes) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(target.parent)
     temporary = target.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
     try:
         with temporary.open("xb") as file:
@@ -99,6 +107,14 @@ def _create_local(target: Path, content: bytes) -> None:
         _sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    """Create a folder and its parents durably: each new name is written to disk with the folder that holds it."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in new:
+        _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -9,8 +9,16 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
+from hypothesis import settings
 
 from jobs.sample_videos import make_sample_videos
+
+# The tests' matrices are tiny: threads would only wait for each other, on a busy machine for seconds.
+torch.set_num_threads(1)
+# The same examples every time: a search for new ones belongs to a person's machine, not to everybody's CI.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

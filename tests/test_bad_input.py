@@ -67,20 +67,23 @@ def test_each_bad_video_is_a_failure_with_its_cause(bad_videos: Path, tmp_path: 
         "late": ("probe", "UnreadableVideoError", "start_s is 100"),
         "backwards": ("probe", "InputRowError", "end_s (2.0) is not after start_s (4.0)"),
         "pathless": ("probe", "InputRowError", "no video_path"),
-        "protocol": ("probe", "InputRowError", "nosuch"),
+        "protocol": ("probe", "SourceUnreachableError", "nosuch"),
     }
     assert failures.keys() == expected.keys()
     for video_id, (stage, error_type, part) in expected.items():
         row = failures[video_id]
-        assert (row["stage"], row["error_type"], row["error_kind"]) == (stage, error_type, "permanent"), row
+        kind = "transient" if video_id == "protocol" else "permanent"
+        assert (row["stage"], row["error_type"], row["error_kind"]) == (stage, error_type, kind), row
         assert part in row["error_message"], row
         assert row["question_id"] is None
         assert row["attempt"] == 1
     assert summary.failures_new == len(expected)
 
+    # Only the transient one is tried again.
     again = run(videos)
-    assert (again.clips_planned, again.failures_new, again.answers_exhausted) == (0, 0, 2 * len(expected))
+    assert (again.clips_decoded, again.failures_new, again.answers_exhausted) == (0, 1, 2 * len(expected) - 2)
 
-    # A repaired source is another source: it is planned again without being asked.
+    # A repaired source, and a repaired row, are planned again without being asked.
     (tmp_path / "videos" / "empty.mp4").write_bytes((tmp_path / "videos" / "moving_red_disc.mp4").read_bytes())
-    assert run(videos).answers_new == 2
+    bad_videos.write_text(bad_videos.read_text().replace("moving_red_disc.mp4,4,2", "moving_red_disc.mp4,2,5"))
+    assert run(videos).answers_new == 4

@@ -319,7 +319,7 @@ def test_questions_of_one_video_come_after_those_of_all() -> None:
         (["question", "What is {titel}?"], r"row 1: the question uses {titel}, which is no column .*title, video_id"),
         (["question", "What is {}?"], "row 1: the question uses {}, which is no column"),
         (["question", "What is {title.__class__}?"], "row 1: the question uses {title.__class__}, which is no column"),
-        (["question", "What is {title!r}?"], "row 1: the question uses {title}"),
+        (["question", "What is {title!r}?"], "row 1: the question formats {title}: only a plain"),
         (["question", "A set {title?"], "row 1: question: .*write {{ and }} for literal braces"),
         (["question,video_id", "What?,a", "What?,c"], "row 2: video_id 'c' is not in the videos table"),
         (["question"], "has no questions"),

@@ -110,7 +110,7 @@ def test_a_slice_of_a_larger_table_is_read_at_its_place() -> None:
 def test_a_question_reads_the_same_before_and_after_the_trip(value: object) -> None:
     """Its text is hashed while planning and rendered again where it is answered: the two must agree."""
     question = Question("q", "About {column}?")
-    sent = clip("a", columns={"column": value})
+    sent = clip("a", columns={"column": str(value)})
     received = ClipMessage.from_table(ClipMessage(sent).to_table()).clip
     assert question.render(received.columns) == question.render(sent.columns) == f"About {value}?"
 

@@ -116,7 +116,7 @@ def test_the_plan_is_the_set_difference(world: World) -> None:
     unaskable = {(v, q) for v, q in text if q == "title" and by_id[v].columns["title"] is None}
     done = set(world.answered) - unaskable
     given_up = {(v, q) for v, q, kind, attempt in world.failures if kind == "permanent" or attempt >= MAX_ATTEMPTS}
-    exhausted = {(v, q) for v, q in text.keys() - done if (v, q) in given_up}
+    exhausted = {(v, q) for v, q in text.keys() - done - unaskable if (v, q) in given_up}
     exhausted |= {(v, q) for v, q in text.keys() - done - unaskable if (v, None) in given_up}
     to_do = text.keys() - done - exhausted - unaskable
 
@@ -134,7 +134,7 @@ def test_the_plan_is_the_set_difference(world: World) -> None:
     have_tokens = {v.video_id for v in world.tokens_of}
     assert all(c.video_id in have_tokens for c in made.cached)
     assert not any(c.video_id in have_tokens for c in made.to_encode)
-    assert sorted((f.clip.video_id, f.question_id) for f in made.failures) == sorted(unaskable - exhausted)
+    assert sorted((f.clip.video_id, f.question_id) for f in made.failures) == sorted(unaskable)
     assert (made.clips_total, made.answers_total) == (len(world.videos), len(text))
     assert (made.answers_done, made.answers_exhausted) == (len(done), len(exhausted))
     assert made.answers_planned == len(to_do)
@@ -182,8 +182,31 @@ def test_an_empty_column_fails_that_question_for_that_video() -> None:
     assert "video_id 'a'" in str(failure.error)
     assert "{title}" in str(failure.error)
     assert [clip.question_ids for clip in made.to_encode] == [("what",), ("title", "what")]
-    again = make_plan(rows, [TITLE, WHAT], failures=[failed(rows[0], TITLE, "permanent")])
+    again = make_plan(rows, [TITLE, WHAT], failures=[replace(failed(rows[0], TITLE, "permanent"), stage="plan")])
     assert (again.failures, again.answers_exhausted) == ((), 1)
+
+
+def test_a_repaired_row_is_asked() -> None:
+    """What an earlier plan noted of the row holds as long as the row is as it was, and no longer."""
+    broken, repaired = video("a", columns={"title": None}), video("a", columns={"title": "Big"})
+    noted = [replace(failed(broken, TITLE, "permanent"), stage="plan")]
+    (clip,) = make_plan([repaired], [TITLE], failures=noted).to_encode
+    assert clip.question_ids == ("title",)
+    # A row with an impossible span is another clip than the video, which it becomes again when it is repaired.
+    impossible = replace(video("a"), problem="start_s is 'abc'")
+    (bad,) = make_plan([impossible], [WHAT]).to_encode
+    history = [FailureKey(bad.clip_id, None, "permanent", 1, "probe")]
+    assert make_plan([impossible], [WHAT], failures=history).answers_exhausted == 1
+    assert len(make_plan([video("a")], [WHAT], failures=history).to_encode) == 1
+
+
+def test_a_later_answer_supersedes_the_failures_of_its_clip() -> None:
+    """A new question of a clip that failed, and then worked, starts to count from one."""
+    row = video("a")
+    failures = [failed(row, None, attempt=n) for n in (1, 2)]
+    answers = [replace(answered(row, WHAT, WHAT.template), attempt=3)]
+    (clip,) = make_plan([row], [WHAT, COLOUR], answers=answers, failures=failures).to_encode
+    assert (clip.question_ids, clip.attempt) == (("colour",), 1)
 
 
 @pytest.mark.parametrize(

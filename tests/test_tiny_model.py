@@ -1,4 +1,4 @@
-"""The generated clips and questions behind the `tiny` model, its tokenizer, and the way it is trained."""
+"""The generated clips and questions behind the `tiny` model, and its tokenizer."""
 
 from __future__ import annotations
 
@@ -8,25 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
-from flashvid.models import load_model
 from flashvid.models.prompt import ChatPrompt
-from jobs.tiny_model import language_stage, vision_stage
-from jobs.tiny_model.config import build_model, write_model
 from jobs.tiny_model.evaluate import judge, through_file
-from jobs.tiny_model.feature_cache import FeatureCache, Shard
+from jobs.tiny_model.feature_cache import Shard
 from jobs.tiny_model.labels import COLOUR_NAMES, TOKENS_PER_STEP, label_tokens
-from jobs.tiny_model.language_stage import LanguageStage, answer_loss
-from jobs.tiny_model.loop import Schedule, Stage, Worker, train
-from jobs.tiny_model.packing import QuestionEncoder, clip_positions, run_packed
-from jobs.tiny_model.progress import RunFolder
-from jobs.tiny_model.questions import FAMILIES, OPEN_FAMILIES, PLURALS, Question, all_questions, choose_questions
+from jobs.tiny_model.packing import QuestionEncoder
+from jobs.tiny_model.questions import OPEN_FAMILIES, PLURALS, Question, all_questions, choose_questions
 from jobs.tiny_model.rendering import render, through_codec, write_clip
 from jobs.tiny_model.scenes import COLOURS, LENGTHS, SHAPES, Scene, clip_rng, make_crowd, make_scene
 from jobs.tiny_model.tokenizer import build_tokenizer, write_tokenizer
-from jobs.tiny_model.vision_stage import VisionHeads, VisionStage
 
 _SCENES = [make_scene("train", index, steps) for index in range(12) for steps in LENGTHS]
 
@@ -52,7 +43,7 @@ def test_splits_share_no_clip() -> None:
 def test_some_frames_are_those_of_all() -> None:
     for index in range(8):
         scene = make_scene("train", index, 8)
-        assert np.array_equal(render(scene, 3, 5), render(scene)[6:10])
+        assert np.array_equal(render(scene, np.array([3, 4, 11])), render(scene)[[3, 4, 11]])
 
 
 @pytest.mark.parametrize("steps", LENGTHS)
@@ -231,91 +222,15 @@ def test_training_reads_prompts_as_the_pipeline_writes_them(tmp_path: Path) -> N
     assert end in chat.end_tokens
 
 
-# Training
-
-
-class _NoiseCache(FeatureCache):
-    """Features that show nothing, from no file."""
-
-    def read(self, shard: Shard, places: list[int]) -> Tensor:
-        generator = torch.Generator().manual_seed(shard.number)
-        return 0.25 * torch.randn(len(places), shard.steps * TOKENS_PER_STEP, 128, generator=generator)
-
-
-def _questions(scene: Scene, number: int) -> list[Question]:
-    return choose_questions(scene, np.random.default_rng(1), number)
-
-
-@torch.no_grad()
-def test_packed_questions_are_answered_as_separate_ones(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    module = build_model()
-    language_stage._initialise(module.model.language_model)
-    for parameter in module.parameters():
-        parameter.copy_(parameter.bfloat16())
-    write_model(tmp_path, {name: value for name, value in module.state_dict().items() if name != "lm_head.weight"})
-    model = load_model(tmp_path, dtype="float32")
-    scene = make_scene("train", 0, 3)
-    video = model.compress(model.encode(render(scene), np.arange(6) / scene.fps), None)
-    questions = _questions(scene, 6)
-
-    decoder, encoder = module.model.language_model, QuestionEncoder(build_tokenizer())
-    packed = encoder.pack([questions])
-    hidden, _ = run_packed(decoder, video.tokens[None], packed, video.frame_timestamps)
-    loss, _ = answer_loss(hidden, packed, decoder.embed_tokens.weight)
-
-    losses, weights = [], []
-    for question in questions:
-        alone = encoder.pack([[question]])
-        text = decoder.embed_tokens(torch.cat([alone.before, alone.ids[0, 0]]))
-        before = len(alone.before)
-        whole = torch.cat([text[:before], video.tokens, text[before:]])
-        positions = clip_positions(before, alone.ids.shape[-1], video.frame_timestamps)
-        states = decoder(inputs_embeds=whole[None], position_ids=positions[:, None], use_cache=False)
-        after = states.last_hidden_state[:, None, before + len(video.tokens) :]
-        one, _ = answer_loss(after, alone, decoder.embed_tokens.weight)
-        losses.append(one)
-        weights.append(len(encoder.answer(question.answer)) ** 0.5)
-    expected = sum(one * weight for one, weight in zip(losses, weights, strict=True)) / sum(weights)
-    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
-
-    # And both as the library computes them, with its own template and positions.
-    for place, (question, answer) in enumerate(
-        zip(questions, model.answer(video, [q.text for q in questions]), strict=True)
-    ):
-        last = len(encoder.after(question.text)) - 1
-        token = int((hidden[0, place, last] @ decoder.embed_tokens.weight.T).argmax())
-        first_word = build_tokenizer().decode([token]).strip()
-        assert answer.response.startswith(first_word)
-
-
-def _stages(kind: str, folder: Path) -> Stage:
-    schedule = Schedule(steps=3, peak=1e-3, warmup=1, save_every=1, check_every=100)
-    if kind == "vision":
-        return VisionStage(schedule)
-    return LanguageStage(schedule, _NoiseCache(folder / "cache"), VisionHeads())
-
-
-@pytest.mark.parametrize("kind", ["vision", "language"])
-def test_interrupted_training_ends_like_undisturbed(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vision_stage, "_PART", 2)
-    monkeypatch.setattr(vision_stage, "_CHECKED", 2)
-    monkeypatch.setattr(language_stage, "_PART_TOKENS", 128)
-    monkeypatch.setattr(language_stage, "shards", lambda split: [Shard(split, 0, steps) for steps in LENGTHS[:4]])
-    monkeypatch.setattr(language_stage, "_CHECKED_STEPS", 8)
-    undisturbed, interrupted = RunFolder(tmp_path / "a", kind), RunFolder(tmp_path / "b", kind)
-    assert train(_stages(kind, tmp_path), undisturbed, Worker())
-    while not train(_stages(kind, tmp_path), interrupted, Worker(), max_seconds=0):
-        (tmp_path / "b" / f"{kind}.partial").write_bytes(b"of a process that was killed while it saved")
-    ends = [folder.load() for folder in (undisturbed, interrupted)]
-    assert ends[0] is not None
-    assert ends[1] is not None
-    assert ends[0]["step"] == ends[1]["step"] == 3
-    for name, value in ends[0]["module"].items():
-        assert torch.equal(value, ends[1]["module"][name]), name
-    for name in ("a", "b"):
-        assert len((tmp_path / name / f"{kind}.jsonl").read_text().splitlines()) == 3
-
-
-def test_every_family_has_a_weight() -> None:
-    assert set(language_stage._FAMILY_WEIGHTS) == set(FAMILIES)
+def test_every_sampling_shows_what_is_asked_about() -> None:
+    for sampling in ("all", "shifted", "sparse"):
+        for number in range(3):
+            shard = Shard("train", number, 8, sampling)
+            for clip in shard.clips:
+                scene, frames = shard.clip(clip)
+                labels = label_tokens(scene, frames)
+                assert labels.colour.shape == (8, TOKENS_PER_STEP)
+                assert labels.count[-1] == len(scene.things)
+                shown = {COLOUR_NAMES[label] for label in labels.colour.flatten()} - {"nothing"}
+                assert shown == {thing.colour for thing in scene.things}
+                assert sampling != "sparse" or "time" in shard.untold

@@ -38,6 +38,13 @@ class ModelSource:
     path: Path
     family: str
 
+    @property
+    def commit(self) -> str | None:
+        """The hub commit of a snapshot in the hub's cache (models--owner--model/snapshots/<commit>), else None."""
+        snapshots, repository = self.path.parent, self.path.parent.parent
+        is_snapshot = snapshots.name == "snapshots" and repository.name.startswith("models--")
+        return self.path.name if is_snapshot and _COMMIT.fullmatch(self.path.name) else None
+
     @cached_property
     def identity(self) -> str:
         """What the model is: ``owner/model@commit`` for a hub snapshot, else a SHA-256 over what inference reads.
@@ -45,14 +52,9 @@ class ModelSource:
         The digest covers configurations, tokenizer, chat template and weights, and not where they are. It reads the
         whole checkpoint once: seconds for a few gigabytes.
         """
-        snapshots, repository = self.path.parent, self.path.parent.parent
-        # The layout of the hub's cache: models--owner--model/snapshots/<commit>.
-        if (
-            _COMMIT.fullmatch(self.path.name)
-            and snapshots.name == "snapshots"
-            and repository.name.startswith("models--")
-        ):
-            return f"{repository.name.removeprefix('models--').replace('--', '/')}@{self.path.name}"
+        if self.commit is not None:
+            repository = self.path.parent.parent.name.removeprefix("models--").replace("--", "/")
+            return f"{repository}@{self.commit}"
         whole = hashlib.sha256()
         for file in sorted(path for pattern in _HUB_PATTERNS for path in self.path.glob(pattern)):
             with file.open("rb") as content:

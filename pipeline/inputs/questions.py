@@ -159,12 +159,14 @@ def _check_placeholders(question: Question, columns: frozenset[str], where: str)
     except ValueError as error:
         raise InputTableError(f"question: {error} (write {{{{ and }}}} for literal braces)", where) from None
     for name, spec, how in fields:
-        if name is not None and (name not in columns or spec or how):
+        if name is not None and name not in columns:
             raise InputTableError(
                 f"the question uses {{{name}}}, which is no column of the videos table; its columns are "
-                f"{', '.join(sorted(columns))}",
+                f"{', '.join(sorted(columns))} (write {{{{ and }}}} for literal braces)",
                 where,
             )
+        if spec or how:
+            raise InputTableError(f"the question formats {{{name}}}: only a plain {{column}} is understood", where)
 
 
 def _check_unique(questions: Sequence[Question], name: str) -> None:

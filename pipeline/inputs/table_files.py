@@ -63,7 +63,7 @@ def read_table(path: str, storage_options: Mapping[str, Any]) -> pa.Table:
 def _read_jsonl(content: bytes) -> pa.Table:
     """Not Arrow's reader: that turns a text like "2026-01-31", which may be a `video_id`, into a time."""
     rows = []
-    for number, line in enumerate(content.decode().split("\n"), 1):
+    for number, line in enumerate(content.decode("utf-8-sig").split("\n"), 1):
         if line.strip():
             try:
                 row = json.loads(line)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import ray
 
-from flashvid.models import load_model
+from flashvid.errors import FatalError
+from flashvid.models import CompressedVideo, load_model
 from pipeline.inputs import Question, QuestionTable
 from pipeline.keys import question_hash
-from pipeline.messages import ClipMessage
+from pipeline.messages import ClipMessage, Failure
 from pipeline.prompts import question_prompt
 from pipeline.stages.stage import Stage, StageSettings
 
@@ -35,11 +36,32 @@ class AnswerStage(Stage):
         wanted = frozenset(clip.question_ids)
         questions = [q for q in self._questions.for_video(clip.video_id) if q.question_id in wanted]
         texts = [question.render(clip.columns) for question in questions]
-        prompts = [question_prompt(text, question.options) for text, question in zip(texts, questions, strict=True)]
+        rows, failures = self._ask(compressed, questions, texts)
+        counts = {
+            "clips_answered": 1,
+            "answers": len(rows),
+            "visual_tokens_before": len(compressed.assignment),
+            "visual_tokens_after": len(compressed.tokens),
+        }
+        return replace(message, answers=rows, failures=failures), counts
+
+    def _ask(
+        self, compressed: CompressedVideo, questions: Sequence[Question], texts: Sequence[str]
+    ) -> tuple[tuple[Mapping[str, object], ...], tuple[Failure, ...]]:
+        """Answer questions together; if that fails, each alone, so that one costs no other."""
+        prompts = [question_prompt(text, question.options) for question, text in zip(questions, texts, strict=True)]
         started = time.perf_counter()
-        answers = self._model.answer(compressed, prompts, generation=self.settings.job.generation)
+        try:
+            answers = self._model.answer(compressed, prompts, generation=self.settings.job.generation)
+        except FatalError:
+            raise
+        except Exception as error:  # noqa: BLE001 - becomes a row of failures/ with its traceback
+            if len(questions) == 1:
+                return (), (Failure.of(error, self.name, questions[0].question_id),)
+            alone = [self._ask(compressed, [question], [text]) for question, text in zip(questions, texts, strict=True)]
+            return tuple(row for rows, _ in alone for row in rows), tuple(f for _, failed in alone for f in failed)
         seconds = (time.perf_counter() - started) / len(questions)
-        rows = tuple(
+        rows = (
             {
                 **_question_columns(question, text),
                 "response": answer.response,
@@ -51,13 +73,7 @@ class AnswerStage(Stage):
             }
             for question, text, answer in zip(questions, texts, answers, strict=True)
         )
-        counts = {
-            "clips_answered": 1,
-            "answers": len(rows),
-            "visual_tokens_before": len(compressed.assignment),
-            "visual_tokens_after": len(compressed.tokens),
-        }
-        return replace(message, answers=rows), counts
+        return tuple(rows), ()
 
 
 def _question_columns(question: Question, text: str) -> dict[str, object]:

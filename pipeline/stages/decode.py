@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from flashvid.models import load_preprocessor
-from pipeline.decoding import DecodedClip, decode_clip, local_copy
+from pipeline.decoding import decode_clip, local_copy
 from pipeline.errors import VideoNotFoundError
 from pipeline.messages import ClipMessage
 from pipeline.stages.stage import Stage, StageSettings
@@ -38,12 +38,14 @@ class DecodeStage(Stage):
             raise VideoNotFoundError("the row has no video_path")
         if self.tokens.has(clip.content_key):
             return message, {}
+        asked = time.perf_counter()
         while not self.tell("admit", clip.clip_id):
             time.sleep(_ADMISSION_POLL_S)
+        self.waited_s = time.perf_counter() - asked
         with local_copy(clip.video_path, job.storage_options) as path:
-            decoded = decode_clip(path, job.sampling, clip.start_s, clip.end_s)
-        resized = DecodedClip(self._preprocessor.resize(decoded.frames), decoded.frame_timestamps)
-        return replace(message, decoded=resized), {"clips_decoded": 1, "frames_decoded": len(resized.frames)}
+            decoded = decode_clip(path, job.sampling, clip.start_s, clip.end_s, transform=self._preprocessor.resize)
+        self.tell("hold", clip.clip_id)
+        return replace(message, decoded=decoded), {"clips_decoded": 1, "frames_decoded": len(decoded.frames)}
 
     def after(self, message: ClipMessage) -> None:
         """A clip that failed here holds no frames."""

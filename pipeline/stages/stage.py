@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 import ray
+from ray.exceptions import RayActorError
 
 from flashvid.errors import FatalError
 from pipeline.config import JobConfig
-from pipeline.errors import WorkerDiedError
+from pipeline.errors import MonitorLostError, WorkerDiedError
 from pipeline.messages import ClipMessage, Failure
 from pipeline.monitor import Worker
 from pipeline.storage import Storage
@@ -46,13 +47,19 @@ class StageSettings:
 
 
 class Stage(ABC):
-    """A stateful actor of Ray Data: one clip in, one clip out."""
+    """A stateful actor of Ray Data: one clip in, one clip out.
+
+    Attributes:
+        name: decode, encode or answer.
+        waited_s: Seconds that the clip in hand was held up by others, which are no work of this stage.
+    """
 
     name: ClassVar[str]
 
     def __init__(self, settings: StageSettings) -> None:
         self.settings = settings
         self.tokens = settings.token_store()
+        self.waited_s = 0.0
 
     @abstractmethod
     def process(self, message: ClipMessage) -> tuple[ClipMessage, Mapping[str, int]]:
@@ -77,8 +84,15 @@ class Stage(ABC):
         self.tell("register", worker)
 
     def tell(self, method: str, *arguments: object) -> Any:  # noqa: ANN401 - whatever the monitor returns
-        """Call the run's monitor and wait for its reply."""
-        return ray.get(getattr(self.settings.monitor, method).remote(*arguments))
+        """Call the run's monitor and wait for its reply.
+
+        Raises:
+            MonitorLostError: it does not live any more.
+        """
+        try:
+            return ray.get(getattr(self.settings.monitor, method).remote(*arguments))
+        except RayActorError as error:
+            raise MonitorLostError(f"the run's bookkeeping is gone: {error}") from None
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Process one block of one clip."""
@@ -90,7 +104,7 @@ class Stage(ABC):
     def _attempt(self, message: ClipMessage) -> ClipMessage:
         clip_id = message.clip.clip_id
         deaths = self.tell("begin", clip_id, self.name)
-        started = time.perf_counter()
+        started, self.waited_s = time.perf_counter(), 0.0
         counts: Mapping[str, int] = {}
         try:
             if deaths >= _DEATHS_ALLOWED:
@@ -100,5 +114,5 @@ class Stage(ABC):
             raise
         except Exception as error:  # noqa: BLE001 - becomes a row of failures/ with its traceback
             outcome = message.failed(Failure.of(error, self.name))
-        self.tell("end", clip_id, self.name, counts, time.perf_counter() - started)
+        self.tell("end", clip_id, self.name, counts, time.perf_counter() - started - self.waited_s)
         return outcome
