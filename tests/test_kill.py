@@ -19,15 +19,17 @@ from pipeline.run import run
 from pipeline.summary import Progress
 from tests.runs import comparable, copy_videos, job, table
 
-CLIPS, QUESTIONS, FRAMES = 20, 2, 16
-ANSWERS = CLIPS * QUESTIONS
+CLIPS, MANY_CLIPS, QUESTIONS, FRAMES = 10, 24, 2, 16
 SAMPLES = ("moving_red_disc.mp4", "three_boxes.mp4", "scene_cuts.mp4", "short_flash.mp4")
 
 
-def _many_videos(samples: Path, folder: Path) -> None:
+def _undisturbed(samples: Path, folder: Path, clips: int) -> Path:
+    """Fill a folder with videos and the output of a run that nobody killed."""
     videos = copy_videos(samples, folder, [])
-    for index in range(CLIPS):
+    for index in range(clips):
         (videos / f"{index:02}.mp4").write_bytes((samples / SAMPLES[index % len(SAMPLES)]).read_bytes())
+    assert run(_job(folder, "undisturbed")).answers_new == clips * QUESTIONS
+    return folder
 
 
 def _job(folder: Path, output: str) -> Any:
@@ -42,12 +44,9 @@ def _without_place(answers: list[dict[str, Any]]) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def undisturbed(sample_videos: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
-    """A folder with many videos and the output of a run that nobody killed."""
+    """The output of a run that nobody killed, and its videos."""
     del ray_session
-    folder = tmp_path_factory.mktemp("kill")
-    _many_videos(sample_videos, folder)
-    assert run(_job(folder, "undisturbed")).answers_new == ANSWERS
-    return folder
+    return _undisturbed(sample_videos, tmp_path_factory.mktemp("kill"), CLIPS)
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -66,7 +65,7 @@ def test_killing_an_actor_loses_and_repeats_nothing(undisturbed: Path, stage: st
 
     summary = run(_job(undisturbed, f"killed-{stage}"), on_progress=kill_once)
     assert killed
-    assert (summary.answers_new, summary.failures_new) == (ANSWERS, 0)
+    assert (summary.answers_new, summary.failures_new) == (CLIPS * QUESTIONS, 0)
     # Work in the dead process's hands may be repeated; work that was handed on is not.
     assert CLIPS <= summary.clips_decoded <= CLIPS + 1
     assert CLIPS <= summary.encoder_calls + (stage == "Encode") <= CLIPS + 1
@@ -80,14 +79,16 @@ def test_killing_the_driver(undisturbed: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [11, 12])
-def test_killing_the_driver_five_times_in_a_row(undisturbed: Path, seed: int) -> None:
+@pytest.mark.usefixtures("ray_session")
+def test_killing_the_driver_five_times_in_a_row(sample_videos: Path, tmp_path: Path) -> None:
     """SIGKILL at random progress counts, five runs in a row, then one that may end."""
-    _kill_and_resume(undisturbed, f"driver-{seed}", kills=5, seed=seed)
+    _kill_and_resume(_undisturbed(sample_videos, tmp_path, MANY_CLIPS), "driver", kills=5, seed=11)
 
 
 def _kill_and_resume(folder: Path, output: str, *, kills: int, seed: int) -> None:
     settings = _job(folder, output)
+    clips = len(list((folder / "videos").iterdir()))
+    total = clips * QUESTIONS
     job_file = folder / f"{output}.json"  # JSON is YAML
     job_file.write_text(settings.model_dump_json(exclude_none=True))
     chance = random.Random(seed)  # noqa: S311 - when to kill, not a secret
@@ -100,7 +101,7 @@ def _kill_and_resume(folder: Path, output: str, *, kills: int, seed: int) -> Non
             driver.kill()
         assert driver.returncode == -signal.SIGKILL
     answered, encoded = _answers(folder / output), len(table(folder / output, "tokens"))
-    assert 0 < answered < ANSWERS
+    assert 0 < answered < total
     with _start(job_file) as driver:
         assert driver.wait(timeout=120) == 0
     ends = sorted((folder / output / "runs").glob("*.end.json"))
@@ -108,8 +109,8 @@ def _kill_and_resume(folder: Path, output: str, *, kills: int, seed: int) -> Non
     end = json.loads(ends[0].read_text())
     # Tokens of clips whose driver died are found again; a leftover actor may have committed one more since.
     assert end["answers_before"] == answered
-    assert end["answers_new"] == ANSWERS - answered
-    assert end["clips_decoded"] <= CLIPS - encoded
+    assert end["answers_new"] == total - answered
+    assert end["clips_decoded"] <= clips - encoded
     assert end["failures_new"] == 0
     _assert_same_tables(folder, output)
 
