@@ -122,7 +122,7 @@ def _host() -> str:
     # name and the kernel's boot id.
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        namespace = Path("/proc/self/ns/pid").readlink()
+        namespace = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         boot, namespace = "unknown", "unknown"
     return f"{socket.gethostname()}/{boot}/{namespace}"
