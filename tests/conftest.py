@@ -14,6 +14,8 @@ from hypothesis import settings
 
 from jobs.sample_videos import make_sample_videos
 
+pytest_plugins = ["tests.embedded_model"]
+
 # The tests' matrices are tiny: threads would only wait for each other, on a busy machine for seconds.
 torch.set_num_threads(1)
 # The same examples every time: a search for new ones belongs to a person's machine, not to everybody's CI.

@@ -4,65 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from pydantic import ValidationError
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from flashvid.config import CompressionConfig
 from flashvid.errors import ConfigurationError, InvalidFeaturesError
-from flashvid.models import CompressedVideo, GenerationConfig, VideoModel, VisualFeatures, load_model, resolve_model
+from flashvid.models import CompressedVideo, GenerationConfig, VideoModel, VisualFeatures, load_model
 from flashvid.models.prompt import ChatPrompt
 from flashvid.models.qwen2_5_vl.language import QwenLanguage
 from flashvid.models.qwen2_5_vl.positions import prompt_positions, seconds_per_step
 from flashvid.models.qwen2_5_vl.preprocess import QwenFramePreprocessor
-
-TINY = resolve_model("tiny-random")
-QUESTIONS = ("What happens here?", "How many objects are there?", "Which colour moves?", "")
-TIMES = np.arange(6) / 2
-QUARTER = CompressionConfig(retention_ratio=0.25)
-GENERATION = GenerationConfig(max_new_tokens=12)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices this small are slower on two threads, far slower on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def model() -> VideoModel:
-    """In float32, where different orders of the same sums can't change a token."""
-    return load_model(TINY, dtype="float32", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def visual(model: VideoModel) -> VisualFeatures:
-    """One video, encoded."""
-    return model.encode(video(0), TIMES)
-
-
-@pytest.fixture(scope="module")
-def compressed(model: VideoModel, visual: VisualFeatures) -> CompressedVideo:
-    """The same video at a quarter of its tokens."""
-    return model.compress(visual, QUARTER)
-
-
-def video(seed: int, count: int = 6, height: int = 120, width: int = 220) -> NDArray[np.uint8]:
-    """Coarse random frames uint8 `[count, height, width, 3]`."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (count, 6, 11, 3), dtype=np.uint8)
-    return coarse.repeat(math.ceil(height / 6), axis=1).repeat(math.ceil(width / 11), axis=2)[:, :height, :width]
+from tests.embedded_model import GENERATION, QUARTER, QUESTIONS, TIMES, TINY, video
 
 
 def copy_of_tiny(folder: Path, **generation: Any) -> Path:

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from flashvid.config import CompressionConfig
 from flashvid.models import Answer, GenerationConfig, load_model, resolve_model
 from flashvid.models.build_tiny_random import build
+from tests.embedded_model import video
 
 QUESTIONS = ("What happens here?", "How many objects are there?", "Which colour moves?", "What happens there?")
-
-
-def video(seed: int) -> NDArray[np.uint8]:
-    """Six coarse random frames."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 11, 3), dtype=np.uint8)
-    return coarse.repeat(20, axis=1).repeat(20, axis=2)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices this small are slower on two threads, far slower on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
