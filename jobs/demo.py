@@ -46,7 +46,7 @@ def print_answers(console: Console, folder: Path) -> None:
     rows = ds.dataset(folder, format="parquet").to_table(columns=columns).to_pylist()
     table = Table(title="answers", title_justify="left")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column.replace("_", " "), overflow="fold")
     for row in sorted(rows, key=lambda row: (row["video_id"], row["question"])):
         # Text, not markup: whatever a model says is shown, not interpreted.
         table.add_row(*(Text(str(row[column])) for column in columns))
