@@ -29,6 +29,7 @@ from pipeline.stages import AnswerStage, DecodeStage, EncodeStage, StageSettings
 from pipeline.stages.stage import Stage
 
 _MAX_SHARDS = 64
+_SHARDS_AT_ONCE = 2
 
 
 class PlanSource(Datasource):
@@ -97,9 +98,12 @@ def _graph(plan: Plan, pools: Pools, settings: StageSettings, questions: ray.Obj
 
 
 def _source(clips: Sequence[Clip]) -> Dataset:
-    # A read task waits for nothing: reserving a CPU would only make it compete with the decode actors.
+    # A read task waits for nothing: reserving a CPU would only make it compete with the decode actors. Without one,
+    # nothing but this bound keeps Ray from starting a process for every shard at once.
     source = PlanSource(clips)
-    dataset: Dataset = ray.data.read_datasource(source, num_cpus=0, override_num_blocks=source.num_shards)
+    dataset: Dataset = ray.data.read_datasource(
+        source, num_cpus=0, concurrency=_SHARDS_AT_ONCE, override_num_blocks=source.num_shards
+    )
     return dataset
 
 

@@ -210,6 +210,8 @@ class _Run:
             # Also when the run is interrupted: what has been answered is kept.
             self._committer.flush()
         activity: Activity = ray.get(monitor.activity.remote())
+        # Its handles travelled to the actors, so Ray would keep it as long as the cluster lives.
+        ray.kill(monitor)
         return activity
 
     def _summary(self, todo: Plan, activity: Activity, changed: tuple[str, ...]) -> RunSummary:
