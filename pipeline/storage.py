@@ -15,7 +15,6 @@ from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
-from fsspec.utils import stringify_path
 
 from flashvid.errors import ConfigurationError
 
@@ -28,9 +27,7 @@ def resolve(url: str, storage_options: Mapping[str, Any] | None = None) -> tuple
     Listings are never cached: they decide what work is left.
     """
     fs, path = (
-        fsspec.core.url_to_fs(
-            stringify_path(url), use_listings_cache=False, skip_instance_cache=True, **(storage_options or {})
-        )
+        fsspec.core.url_to_fs(url, use_listings_cache=False, skip_instance_cache=True, **(storage_options or {}))
         if "://" in url
         else (LocalFileSystem(), str(Path(url).absolute()))
     )

@@ -24,7 +24,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 _SEED = 20261123
 _HIDDEN_SIZE = 96
-_SPECIAL_TOKENS = (
+SPECIAL_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",
     "<|im_end|>",
@@ -50,7 +50,7 @@ def build(folder: Path) -> None:
     """Write configuration, weights, tokenizer and chat template into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *_SYLLABLES]
-    special = {token: len(vocabulary) + index for index, token in enumerate(_SPECIAL_TOKENS)}
+    special = {token: len(vocabulary) + index for index, token in enumerate(SPECIAL_TOKENS)}
     config = _config(len(vocabulary) + len(special), special)
     _write_tokenizer(folder, vocabulary)
     _write_json(folder / "config.json", config)
@@ -142,7 +142,7 @@ def _write_tokenizer(folder: Path, vocabulary: list[str]) -> None:
     tokenizer = Tokenizer(BPE(vocab={token: index for index, token in enumerate(vocabulary)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in _SPECIAL_TOKENS])
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     tokenizer.save(str(folder / "tokenizer.json"))
     _write_json(
         folder / "tokenizer_config.json",

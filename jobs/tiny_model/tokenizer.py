@@ -10,20 +10,12 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
+from flashvid.models import GenerationConfig
+from flashvid.models.build_tiny_random import SPECIAL_TOKENS
 from jobs.tiny_model.questions import PLURALS, TIMES, WORDINGS
 from jobs.tiny_model.scenes import COLOURS, DIRECTIONS, SHAPES
 
-SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
-SYSTEM_PROMPT = "You are a helpful assistant."
+SYSTEM_PROMPT = GenerationConfig().system_prompt
 _ROLES = ("system", "user", "assistant")
 # Of multiple choice, and of what people write around a question.
 _MORE_WORDS = (
