@@ -36,7 +36,8 @@ def main() -> None:
     try:
         app()
     except FatalError as error:
-        errors.print(Text(f"{type(error).__name__}: {error}", style="red"))
+        # Whole lines: a path broken in two can be neither searched for nor copied.
+        errors.print(Text(f"{type(error).__name__}: {error}", style="red"), soft_wrap=True)
         sys.exit(_REFUSED)
 
 
