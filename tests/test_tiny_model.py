@@ -14,7 +14,7 @@ from jobs.tiny_model.evaluate import judge, through_file
 from jobs.tiny_model.feature_cache import Shard
 from jobs.tiny_model.labels import COLOUR_NAMES, TOKENS_PER_STEP, label_tokens
 from jobs.tiny_model.packing import QuestionEncoder
-from jobs.tiny_model.questions import OPEN_FAMILIES, PLURALS, Question, all_questions, choose_questions
+from jobs.tiny_model.questions import OPEN_FAMILIES, PLURALS, Question, all_questions, choose_questions, with_options
 from jobs.tiny_model.rendering import render, through_codec, write_clip
 from jobs.tiny_model.scenes import COLOURS, LENGTHS, SHAPES, Scene, clip_rng, make_crowd, make_scene
 from jobs.tiny_model.tokenizer import build_tokenizer, write_tokenizer
@@ -177,6 +177,21 @@ def test_chosen_questions_cover_every_family_evenly() -> None:
         assert 0.05 < np.mean([question.family == family for question in chosen]) < 0.2
     answers = [question.answer for question in chosen if question.family == "exist"]
     assert 0.4 < np.mean([answer == "yes" for answer in answers]) < 0.6
+
+
+def test_options_hold_the_answer_under_its_letter() -> None:
+    rng = np.random.default_rng(0)
+    letters = []
+    for scene in _SCENES:
+        for question in choose_questions(scene, rng, 8, dict.fromkeys(OPEN_FAMILIES, 1.0)):
+            choice = with_options(question, rng)
+            text, *lines, _ = choice.text.split("\n")
+            assert text == question.text
+            options = dict(line.split(". ") for line in lines)
+            assert len({*options.values()}) == len(options) >= 2
+            assert options[choice.answer] == question.answer
+            letters.append(choice.answer)
+    assert all(letters.count(letter) > 0.1 * len(letters) for letter in "ABCD")
 
 
 def test_an_answer_that_goes_on_is_right_at_first_only() -> None:

@@ -19,7 +19,7 @@ from jobs.tiny_model.language_stage import LanguageStage, answer_loss
 from jobs.tiny_model.loop import Metrics, Schedule, Stage, Worker, train
 from jobs.tiny_model.packing import PackedQuestions, QuestionEncoder, clip_positions, run_packed
 from jobs.tiny_model.progress import RunFolder
-from jobs.tiny_model.questions import FAMILIES, Question, choose_questions
+from jobs.tiny_model.questions import WORDINGS, Question, choose_questions
 from jobs.tiny_model.rendering import render
 from jobs.tiny_model.scenes import Scene, make_scene
 from jobs.tiny_model.tokenizer import build_tokenizer
@@ -165,4 +165,4 @@ def test_people_type_questions_in_their_own_way() -> None:
 
 
 def test_every_family_has_a_weight() -> None:
-    assert set(language_stage._FAMILY_WEIGHTS) == set(FAMILIES)
+    assert set(language_stage._FAMILY_WEIGHTS) == set(WORDINGS)

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from flashvid.models import GenerationConfig, VideoModel, load_model
-from jobs.tiny_model.questions import OPEN_FAMILIES, Question, choose_questions
+from jobs.tiny_model.questions import OPEN_FAMILIES, Question, choose_questions, with_options
 from jobs.tiny_model.rendering import write_clip
 from jobs.tiny_model.scenes import Scene, clip_rng, make_scene
 from pipeline.config import SamplingConfig
@@ -24,7 +24,7 @@ from pipeline.decoding import DecodedClip, decode_clip
 
 # Far from the clips that training looks at to report its progress.
 _FIRST_CLIP = 1_000_000
-_QUESTIONS_PER_CLIP = 8
+_QUESTIONS_PER_CLIP, _CHOICES_PER_CLIP = 8, 1
 _LENGTHS = {2: 0.04, 3: 0.06, 4: 0.15, 6: 0.2, 8: 0.3, 12: 0.15, 16: 0.1}
 _LONGEST_ANSWER = 40
 
@@ -61,7 +61,9 @@ def held_out_clips(number: int) -> Iterator[tuple[Scene, list[Question]]]:
         rng = clip_rng("held-out", index, purpose=6)
         scene = make_scene("held-out", index, int(rng.choice([*_LENGTHS], p=[*_LENGTHS.values()])))
         weights = dict.fromkeys((*OPEN_FAMILIES, "list"), 1.0)
-        yield scene, choose_questions(scene, rng, _QUESTIONS_PER_CLIP, weights)
+        questions = choose_questions(scene, rng, _QUESTIONS_PER_CLIP, weights)
+        choices = choose_questions(scene, rng, _CHOICES_PER_CLIP, dict.fromkeys(OPEN_FAMILIES, 1.0))
+        yield scene, [*questions, *(with_options(question, rng) for question in choices)]
 
 
 def through_file(scene: Scene, path: Path) -> DecodedClip:

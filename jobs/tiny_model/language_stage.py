@@ -20,7 +20,7 @@ from jobs.tiny_model.feature_cache import SHARD_CLIPS, FeatureCache, Shard, shar
 from jobs.tiny_model.labels import COLOUR_NAMES, EVENTS, MOTION_NAMES, SHAPE_NAMES, TOKENS_PER_STEP, label_tokens
 from jobs.tiny_model.loop import PARTS, Metrics, Schedule
 from jobs.tiny_model.packing import PackedQuestions, QuestionEncoder, run_packed
-from jobs.tiny_model.questions import FAMILIES, Question, choose_questions
+from jobs.tiny_model.questions import FAMILIES, OPEN_FAMILIES, WORDINGS, Question, choose_questions, with_options
 from jobs.tiny_model.scenes import Scene, Split, clip_rng
 from jobs.tiny_model.tokenizer import build_tokenizer
 from jobs.tiny_model.vision_stage import VisionHeads
@@ -40,6 +40,8 @@ _LENGTHS: tuple[tuple[float, Mapping[int, float]], ...] = (
     (0.08, {2: 0.1, 3: 0.1, 4: 0.3, 6: 0.3, 8: 0.2}),
     (0.25, {1: 3, 2: 4, 3: 6, 4: 15, 6: 20, 8: 26, 12: 13, 16: 7, 24: 3, 32: 1.5, 40: 1.5}),
 )
+# Choosing among options is learned only by those who know the answer.
+_CHOICES, _CHOICES_FROM = 2, 0.45
 _TIME_BUCKETS = 8
 _MOST_THINGS = 6
 _AUXILIARY_WEIGHT, _AUXILIARY_UNTIL = 0.3, 0.7
@@ -84,7 +86,7 @@ class LanguageStage:
         number = min(_MOST_CLIPS, max(2, round(_PART_TOKENS / (shard.steps * TOKENS_PER_STEP))))
         places = sorted(rng.permutation(SHARD_CLIPS)[:number].tolist())
         auxiliary = _AUXILIARY_WEIGHT * max(0.0, 1 - progress / _AUXILIARY_UNTIL)
-        return self._measure(shard, places, rng, auxiliary)
+        return self._measure(shard, places, rng, auxiliary, choices=_CHOICES if progress >= _CHOICES_FROM else 0)
 
     @torch.no_grad()
     def check(self) -> Metrics:
@@ -94,26 +96,28 @@ class LanguageStage:
             places = [*range(max(4, min(SHARD_CLIPS, _CHECKED_STEPS // shard.steps)))]
             for first in range(0, len(places), 8):
                 rng = clip_rng("held-out", shard.number * SHARD_CLIPS + first, purpose=5)
-                _, metrics = self._measure(shard, places[first : first + 8], rng, 0.0)
+                _, metrics = self._measure(shard, places[first : first + 8], rng, 0.0, choices=_CHOICES)
                 for family in FAMILIES:
                     asked[family] += metrics.get(f"{family}_asked", 0.0)
                     right[family] += metrics.get(f"{family}_right", 0.0)
         shares = {family: right[family] / asked[family] for family in FAMILIES if asked[family]}
         return {**shares, "all": sum(right.values()) / sum(asked.values())}
 
-    def _measure(self, shard: Shard, places: list[int], rng: Generator, auxiliary: float) -> tuple[Tensor, Metrics]:
+    def _measure(
+        self, shard: Shard, places: list[int], rng: Generator, auxiliary: float, choices: int
+    ) -> tuple[Tensor, Metrics]:
         clips = [shard.clip(shard.clips[place]) for place in places]
         scenes = [scene for scene, _ in clips]
         # A batch has one set of positions; its clips hardly differ.
         timestamps = clips[0][1] / scenes[0].fps
         if shard.split == "train":
             weights = {family: weight for family, weight in _FAMILY_WEIGHTS.items() if family not in shard.untold}
-            videos = [choose_questions(scene, rng, _QUESTIONS, weights) for scene in scenes]
+            videos = [self._choose(scene, rng, weights, choices) for scene in scenes]
             videos = [[replace(asked, text=_as_people_type(rng, asked.text)) for asked in video] for video in videos]
             # Other people's clips are not eight seconds long.
             timestamps *= rng.uniform(0.6, 1.5) if rng.random() < 0.25 else 1.0
         else:
-            videos = [choose_questions(scene, rng, _QUESTIONS) for scene in scenes]
+            videos = [self._choose(scene, rng, dict.fromkeys(WORDINGS, 1.0), choices) for scene in scenes]
         packed = self._encoder.pack(videos)
         hidden, visual = run_packed(self.decoder, self._cache.read(shard, places), packed, timestamps)
         loss, right = answer_loss(hidden, packed, self.decoder.embed_tokens.weight)
@@ -123,6 +127,14 @@ class LanguageStage:
             metrics["auxiliary"] = extra.item()
             loss = loss + auxiliary * extra
         return loss, metrics
+
+    @staticmethod
+    def _choose(scene: Scene, rng: Generator, weights: Mapping[str, float], choices: int) -> list[Question]:
+        """Open questions, and some with options."""
+        questions = choose_questions(scene, rng, _QUESTIONS, weights)
+        with_choices = {family: weight for family, weight in weights.items() if family in OPEN_FAMILIES}
+        chosen = choose_questions(scene, rng, choices, with_choices) if choices else []
+        return [*questions, *(with_options(question, rng) for question in chosen)]
 
     def _auxiliary_loss(self, visual: list[Tensor], clips: list[tuple[Scene, NDArray[np.int64]]]) -> Tensor:
         labels = [label_tokens(scene, frames) for scene, frames in clips]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
 from numpy.random import Generator
 
-from jobs.tiny_model.scenes import COLOURS, SHAPES, Scene, Thing
+from jobs.tiny_model.scenes import COLOURS, DIRECTIONS, SHAPES, Scene, Thing
+from pipeline.prompts import question_prompt
 
 PLURALS = {shape: shape + ("es" if shape == "cross" else "s") for shape in SHAPES}
 # Wordings of each family. The first is the one the documentation shows; models must understand all.
@@ -35,10 +37,23 @@ WORDINGS: Mapping[str, tuple[str, ...]] = {
     ),
     "list": ("List all objects in alphabetical order.", "Name all objects in alphabetical order."),
 }
-FAMILIES = tuple(WORDINGS)
+# Any open question may be asked with options to choose from.
+CHOICE = "choice"
+FAMILIES = (*WORDINGS, CHOICE)
 # Lists train the counting of things; they are reported beside the families, since one wrong word spoils a whole list.
-OPEN_FAMILIES = tuple(family for family in FAMILIES if family != "list")
+OPEN_FAMILIES = tuple(family for family in WORDINGS if family != "list")
 TIMES = ("start", "middle", "end")
+_MOST_OPTIONS = 4
+_NAMES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
+_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "colour": tuple(COLOURS),
+    "shape": SHAPES,
+    "count": tuple(str(number) for number in range(1, 7)),
+    "exist": ("yes", "no"),
+    "direction": (*DIRECTIONS, "nowhere"),
+    "flash": (*_NAMES, "nothing"),
+    "time": TIMES,
+}
 # Of a clip, by the middle of the step in which something appears; between two of them no question is asked.
 _TIME_BANDS = {"start": (0.0, 0.28), "middle": (0.4, 0.6), "end": (0.7, 1.0)}
 
@@ -91,6 +106,15 @@ def choose_questions(
     return chosen
 
 
+def with_options(question: Question, rng: Generator) -> Question:
+    """Ask an open question as multiple choice, in the pipeline's own form: the answer is a letter."""
+    options = _options(question)
+    wrong = [option for option in options if option != question.answer]
+    drawn = [question.answer, *rng.permutation(wrong)[: _MOST_OPTIONS - 1].tolist()]
+    shown = [drawn[place] for place in rng.permutation(len(drawn))]
+    return Question(CHOICE, question_prompt(question.text, shown), string.ascii_uppercase[shown.index(question.answer)])
+
+
 def time_band(step: int, steps: int) -> str | None:
     """Where in a clip a step is; None if one could argue."""
     middle = (step + 0.5) / steps
@@ -100,6 +124,13 @@ def time_band(step: int, steps: int) -> str | None:
 def _worded(rng: Generator, family: str, slots: Mapping[str, str]) -> str:
     wordings = WORDINGS[family]
     return wordings[int(rng.integers(len(wordings)))].format(**slots)
+
+
+def _options(question: Question) -> tuple[str, ...]:
+    """What could be answered."""
+    if question.family == "order":
+        return tuple(name for name in _NAMES if f"{name} " in question.text or f"{name}?" in question.text)
+    return _OPTIONS[question.family]
 
 
 _Fact = tuple[str, dict[str, str], str]
