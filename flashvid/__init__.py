@@ -17,7 +17,8 @@ from flashvid.errors import (
 )
 
 if TYPE_CHECKING:
-    from flashvid.compression import CompressionResult, compress
+    from flashvid.compression import compress
+    from flashvid.result import CompressionResult
 
 __all__ = [
     "CompressionConfig",

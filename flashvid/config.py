@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+MethodName = Literal["flashvid", "adts", "tstm"]
 TokenSelectionMethod = Literal["attn_div", "attn_div_v2", "attn", "div"]
 
 
@@ -21,6 +22,7 @@ class CompressionConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    method: MethodName = Field(default="flashvid", description="FlashVID (spec 0-5), one of its parts, or a rival.")
     retention_ratio: float = Field(
         default=0.25,
         gt=0.0,

@@ -13,6 +13,7 @@ from flashvid import CompressionConfig
 
 def test_defaults() -> None:
     assert CompressionConfig().model_dump() == {
+        "method": "flashvid",
         "retention_ratio": 0.25,
         "do_segment": True,
         "segment_threshold": 0.9,

@@ -137,7 +137,7 @@ class VideoModel:
             tokens, indices, assignment = visual.features.reshape(-1, width), everything, everything.clone()
             segment_lengths: tuple[int, ...] = (steps,)
         else:
-            result = compress(visual.features, visual.scores, config)
+            result = compress(visual.features, visual.scores, config, grid_hw=visual.grid_hw)
             tokens, indices, assignment = result.tokens, result.indices, result.assignment
             segment_lengths = result.segment_lengths
         return CompressedVideo(tokens, indices, assignment, visual.grid_thw, visual.frame_timestamps, segment_lengths)

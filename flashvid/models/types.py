@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -42,6 +43,13 @@ class VisualFeatures:
     scores: Tensor
     grid_thw: tuple[int, int, int]
     frame_timestamps: NDArray[np.float64]
+
+    @property
+    def grid_hw(self) -> tuple[int, int]:
+        """Rows and columns of tokens in a temporal step."""
+        _, rows, columns = self.grid_thw
+        merge_size = math.isqrt(rows * columns // self.features.shape[1])
+        return rows // merge_size, columns // merge_size
 
 
 @dataclass(frozen=True, eq=False)
