@@ -1,0 +1,85 @@
+"""Pruning inside the LLM: before one decoder layer, the visual tokens that the last token hardly attends to are dropped.
+
+Pure functions of tensors; the decoder that calls them is in `flashvid.models`. Source: paper, hybrid compression;
+spec 6.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from flashvid.errors import ConfigurationError
+
+
+class InnerPruningConfig(BaseModel):
+    """Where and how much to prune inside the LLM. Frozen; an impossible value raises `pydantic.ValidationError`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    pruning_layer: int = Field(
+        default=20,
+        ge=1,
+        description="Layers that run on every token; pruning decides by the attention in the last of them, so there "
+        "must be one. A model with no more layers than this is never pruned (paper: hybrid compression; spec 6, 9).",
+    )
+    llm_retention_ratio: float = Field(
+        default=0.3,
+        gt=0.0,
+        le=1.0,
+        description="Share of the prunable tokens that the layers behind get, rounded up (spec 6, 9).",
+    )
+
+    def prunes(self, num_layers: int) -> bool:
+        """Whether a decoder of that many layers has any behind the pruning."""
+        return self.pruning_layer < num_layers
+
+    def check_deepstack(self, num_deepstack: int) -> None:
+        """Features that are added to visual tokens behind the first layers must all be added before pruning.
+
+        Raises:
+            ConfigurationError: the pruning layer comes too early for this model.
+        """
+        if self.pruning_layer < num_deepstack:
+            raise ConfigurationError(
+                f"pruning_layer {self.pruning_layer} is below the {num_deepstack} layers behind which this model adds "
+                "visual features: no layer before the last of them can be pruned"
+            )
+
+
+def last_query_attention(query: Tensor, keys: Tensor, scaling: float) -> Tensor:
+    """Attention of one query to every key, averaged over the heads (spec 6).
+
+    Args:
+        query: `[H, d]`, floating, rotated: the last position's.
+        keys: `[G, L, d]`, rotated; G divides H, and each is the key of H / G neighbouring heads.
+        scaling: Multiplies the products.
+
+    Returns:
+        `[L]` float32, adding up to 1.
+    """
+    grouped = query.reshape(keys.shape[0], -1, query.shape[-1])
+    logits = (grouped @ keys.transpose(1, 2)) * scaling
+    return logits.softmax(dim=-1, dtype=torch.float32).mean(dim=(0, 1))
+
+
+def kept_positions(attention: Tensor, is_prunable: Tensor, llm_retention_ratio: float) -> Tensor:
+    """Which positions go on: the prunable ones with the most attention, and all that are not prunable (spec 6).
+
+    Args:
+        attention: `[L]`, floating.
+        is_prunable: `[L]` bool.
+        llm_retention_ratio: Share of the prunable positions to keep, rounded up.
+
+    Returns:
+        Ascending int64 indices into L. Of equal attention, the first positions are kept.
+    """
+    prunable = is_prunable.nonzero().flatten()
+    num_kept = math.ceil(len(prunable) * llm_retention_ratio)
+    best = attention[prunable].argsort(descending=True, stable=True)[:num_kept]
+    goes_on = ~is_prunable
+    goes_on[prunable[best]] = True
+    return goes_on.nonzero().flatten()
