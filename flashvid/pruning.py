@@ -1,4 +1,4 @@
-"""Pruning inside the LLM: before one decoder layer, the visual tokens that the last token hardly attends to are dropped.
+"""Pruning inside the LLM: from one layer on, the visual tokens that the last token hardly attends to are dropped.
 
 Pure functions of tensors; the decoder that calls them is in `flashvid.models`. Source: paper, hybrid compression;
 spec 6.
