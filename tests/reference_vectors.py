@@ -1,7 +1,8 @@
 """Check the library against a folder of reference vectors: `python -m tests.reference_vectors DIR`.
 
-DIR is laid out like `golden/`. One line per file: its tier, whether indices agree, and the largest difference of a
-token as a share of the largest reference value. The exit code is 1 on any miss, or if there was nothing to check.
+DIR is laid out like `golden/` or like `e2e/`. One line per file: its tier, whether indices agree, and the largest
+difference of a token as a share of the largest reference value. The exit code is 1 on any miss, or if there was nothing
+to check.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from flashvid.pruning import kept_positions
 from flashvid.segmentation import cut_segments, transition_similarities
 from flashvid.selection import select_tokens
 from tests.reference import Vector, load_vector, vector_paths
+from tests.reference_e2e import LANGUAGE_CHECKS, run_paths
 
 TOLERANCE = 1e-5
 
@@ -193,6 +195,12 @@ def main(arguments: list[str]) -> int:
     for prefix, check in CHECKS.items():
         for path in vector_paths(prefix, folder):
             outcome = check(load_vector(path))
+            print(outcome)
+            outcomes.append(outcome)
+    for family, differs in LANGUAGE_CHECKS.items():
+        for path in run_paths(family, folder):
+            vector = load_vector(path)
+            outcome = Check(vector.name, "e2e", differs(folder, vector))
             print(outcome)
             outcomes.append(outcome)
     missed = sum(not outcome.passed for outcome in outcomes)
