@@ -9,45 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-
-from flashvid.errors import ConfigurationError
-
-
-class InnerPruningConfig(BaseModel):
-    """Where and how much to prune inside the LLM. Frozen; an impossible value raises `pydantic.ValidationError`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    pruning_layer: int = Field(
-        default=20,
-        ge=1,
-        description="Layers that run on every token; pruning decides by the attention in the last of them, so there "
-        "must be one. A model with no more layers than this is never pruned (paper: hybrid compression; spec 6, 9).",
-    )
-    llm_retention_ratio: float = Field(
-        default=0.3,
-        gt=0.0,
-        le=1.0,
-        description="Share of the prunable tokens that the layers behind get, rounded up (spec 6, 9).",
-    )
-
-    def prunes(self, num_layers: int) -> bool:
-        """Whether a decoder of that many layers has any behind the pruning."""
-        return self.pruning_layer < num_layers
-
-    def check_deepstack(self, num_deepstack: int) -> None:
-        """Features that are added to visual tokens behind the first layers must all be added before pruning.
-
-        Raises:
-            ConfigurationError: the pruning layer comes too early for this model.
-        """
-        if self.pruning_layer < num_deepstack:
-            raise ConfigurationError(
-                f"pruning_layer {self.pruning_layer} is below the {num_deepstack} layers behind which this model adds "
-                "visual features: no layer before the last of them can be pruned"
-            )
 
 
 def last_query_attention(query: Tensor, keys: Tensor, scaling: float) -> Tensor:

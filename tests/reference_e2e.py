@@ -18,12 +18,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from flashvid.config import InnerPruningConfig
 from flashvid.models import CompressedVideo, VideoModel, load_model, resolve_model
 from flashvid.models.decoder import Decoder
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.models.prefill import prefill_prefix, prefill_question
 from flashvid.models.types import LanguageSide
-from flashvid.pruning import InnerPruningConfig
 from tests.reference import Vector, vector_paths
 
 SUPPRESSED = 511  # the reference never lets this one win, so that every run has 16 tokens

@@ -19,11 +19,11 @@ from transformers import (
     Qwen3VLTextModel,
 )
 
+from flashvid.config import InnerPruningConfig
 from flashvid.errors import ConfigurationError
 from flashvid.models.decoder import DECODE_ROWS, Decoder
 from flashvid.models.kv_cache import KVCache
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
-from flashvid.pruning import InnerPruningConfig
 from tests.reference import REFERENCE, Vector, load_vector
 from tests.reference_e2e import compare_run, run_parts
 

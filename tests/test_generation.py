@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from flashvid.config import InnerPruningConfig
 from flashvid.errors import ConfigurationError
 from flashvid.models import Answer, ClipQuestions, CompressedVideo, GenerationConfig, VideoModel
 from flashvid.models.decoder import DECODE_ROWS, Decoder
 from flashvid.models.generation import Batch, Ending, Generated, Prompt, SharedPrompts
 from flashvid.models.kv_cache import KVCache
-from flashvid.pruning import InnerPruningConfig
 from tests.embedded_model import GENERATION, QUARTER, QUESTIONS, TIMES, video
 
 MANY = tuple(f"Is there a {colour} {shape}?" for colour in ("red", "blue", "green") for shape in "abcdefgh")

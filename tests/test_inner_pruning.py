@@ -10,11 +10,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from flashvid.config import InnerPruningConfig
 from flashvid.errors import ConfigurationError
 from flashvid.models import CompressedVideo, GenerationConfig, VideoModel, load_model
+from flashvid.models.kv_cache import KVCache
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.models.prefill import prefill_prefix, prefill_question
-from flashvid.pruning import InnerPruningConfig, kept_positions, last_query_attention
+from flashvid.pruning import kept_positions, last_query_attention
 from tests.embedded_model import GENERATION, QUESTIONS, TINY
 
 PRUNINGS = [
@@ -191,3 +193,28 @@ def test_work_is_counted_as_it_is_done(
             assert answer.token_layers.shared == answer.num_shared_tokens * first + num_before * behind
             assert answer.token_layers.prompt == num_own * first + (kept + num_own) * behind
         assert answer.token_layers.generated == 0
+
+
+@pytest.mark.parametrize("pruning", [None, InnerPruningConfig(pruning_layer=1, llm_retention_ratio=0.1)], ids=str)
+@pytest.mark.parametrize("num_shared", [0, 5])
+def test_a_prompt_without_a_video(model: VideoModel, pruning: InnerPruningConfig | None, num_shared: int) -> None:
+    """Nothing to prune, and perhaps nothing to share: the logits of one pass."""
+    decoder = model.language.decoder
+    ids, positions = tuple(range(20, 32)), torch.arange(12).expand(3, -1)
+    whole, _ = decoder.forward(decoder.embed(ids), positions, KVCache(3), range(3))
+    none = torch.zeros(num_shared, dtype=torch.bool)
+    prefix = SharedPrefix(decoder.embed(ids[:num_shared]), positions[:, :num_shared], none, none)
+    suffix = QuestionSuffix(ids[num_shared:], positions[:, num_shared:], 12)
+    found = prefill_question(decoder, prefill_prefix(decoder, prefix, pruning), suffix, pruning)
+    assert torch.allclose(found.logits, decoder.logits(whole[-1:])[0], rtol=0, atol=1e-4)
+    assert found.kept.tolist() == [*range(12)]
+    assert found.cache.lengths == (12, 12, 12)
+
+
+def test_a_question_needs_a_token(model: VideoModel) -> None:
+    """Its last one decides what is kept, and what comes first in the answer."""
+    decoder, none = model.language.decoder, torch.zeros(2, dtype=torch.bool)
+    prefix = SharedPrefix(decoder.embed((1, 2)), torch.arange(2).expand(3, -1), none, none)
+    shared = prefill_prefix(decoder, prefix, None)
+    with pytest.raises(ConfigurationError, match="a token behind its video"):
+        prefill_question(decoder, shared, QuestionSuffix((), torch.empty(3, 0, dtype=torch.int64), 2), None)

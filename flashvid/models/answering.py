@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
+from flashvid.config import InnerPruningConfig
 from flashvid.errors import ConfigurationError
 from flashvid.models.generation import Batch, Ending, Generated, Prompt, SharedPrompts
 from flashvid.models.types import Answer, ClipQuestions, GenerationConfig, LanguageSide
-from flashvid.pruning import InnerPruningConfig
 
 
 def answer_clips(

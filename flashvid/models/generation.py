@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from flashvid.config import InnerPruningConfig
 from flashvid.models.decoder import DECODE_ROWS, Decoder
 from flashvid.models.kv_cache import KVCache
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.models.prefill import PrefilledPrefix, PrefilledPrompt, prefill_prefix, prefill_question
 from flashvid.models.sampling import TokenSampler
 from flashvid.models.types import FinishReason, GenerationConfig, TokenLayers
-from flashvid.pruning import InnerPruningConfig
 
 
 @dataclass(frozen=True, eq=False)

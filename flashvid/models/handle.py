@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from flashvid.compression import compress
-from flashvid.config import CompressionConfig
+from flashvid.config import CompressionConfig, InnerPruningConfig
 from flashvid.errors import ConfigurationError, InvalidFeaturesError
 from flashvid.models.families import family_named
 from flashvid.models.sources import ModelSource, resolve_model
@@ -28,7 +28,6 @@ from flashvid.models.types import (
     VisualFeatures,
 )
 from flashvid.models.weights import Checkpoint
-from flashvid.pruning import InnerPruningConfig
 
 # Tokens in memory together while answering: 1.9 GB of keys and values for Qwen2.5-VL-7B in bfloat16.
 MAX_BATCH_TOKENS = 32768

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flashvid.config import InnerPruningConfig
 from flashvid.errors import ConfigurationError
 from flashvid.models.decoder import Decoder, Deepstack
 from flashvid.models.kv_cache import KVCache
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
-from flashvid.pruning import InnerPruningConfig, kept_positions, last_query_attention
+from flashvid.pruning import kept_positions, last_query_attention
 
 
 @dataclass(frozen=True, eq=False)
