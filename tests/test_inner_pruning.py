@@ -92,7 +92,7 @@ def published(model: VideoModel, prefix: SharedPrefix, suffix: QuestionSuffix, p
     attention, kept = torch.empty(0), torch.arange(hidden.shape[1])
 
     def run(layer: Any, states: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        mask = torch.full((at.shape[-1],) * 2, -torch.inf).triu(1)[None, None]
+        mask = torch.full((at.shape[-1],) * 2, -torch.inf, dtype=states.dtype).triu(1)[None, None]
         seen: list[Tensor] = []
         hook = layer.self_attn.register_forward_hook(lambda _module, _given, output: seen.append(output[1]))
         states = layer(states, attention_mask=mask, position_embeddings=stock.rotary_emb(states, at))

@@ -74,7 +74,8 @@ class Decoder:
         self.device = head.device
         if any(kind != "full_attention" for kind in getattr(self._model.config, "layer_types", None) or ()):
             raise ConfigurationError("a decoder with sliding-window attention is not supported")
-        self._attention = _attention_named(self._model.config._attn_implementation or "eager")
+        self._implementation: str = self._model.config._attn_implementation or "eager"
+        self._attention = _attention_named(self._implementation)
 
     @torch.no_grad()
     def embed(self, ids: Sequence[int]) -> Tensor:
@@ -180,23 +181,23 @@ class Decoder:
             queries,
             keys.unsqueeze(0),
             values.unsqueeze(0),
-            self._mask(length, total, queries),
+            _causal_mask(self._implementation, length, total, queries),
             scaling=attention.scaling,
             dropout=0.0,
         )
         return cast("Tensor", output.reshape(length, -1))
 
-    def _mask(self, length: int, total: int, queries: Tensor) -> Tensor | None:
-        """Which of `total` keys each of the newest `length` tokens sees, as the attention implementation wants it."""
-        implementation = self._model.config._attn_implementation
-        # Without a mask, sdpa and flash attention are causal; but sdpa only if nothing is cached.
-        if length == 1 or "flash" in implementation or (implementation == "sdpa" and length == total):
-            return None
-        seen = torch.ones(length, total, dtype=torch.bool, device=queries.device).tril(total - length)
-        if implementation == "sdpa":
-            return seen[None, None]
-        hidden = torch.zeros(length, total, dtype=queries.dtype, device=queries.device)
-        return hidden.masked_fill_(~seen, torch.finfo(queries.dtype).min)[None, None]
+
+def _causal_mask(implementation: str, length: int, total: int, queries: Tensor) -> Tensor | None:
+    """Which of `total` keys each of the newest `length` tokens sees, as an attention implementation wants it."""
+    # Without a mask, sdpa and flash attention are causal; but sdpa only if nothing is cached.
+    if length == 1 or "flash" in implementation or (implementation == "sdpa" and length == total):
+        return None
+    seen = torch.ones(length, total, dtype=torch.bool, device=queries.device).tril(total - length)
+    if implementation == "sdpa":
+        return seen[None, None]
+    added = torch.zeros(length, total, dtype=queries.dtype, device=queries.device)
+    return added.masked_fill_(~seen, torch.finfo(queries.dtype).min)[None, None]
 
 
 def _attention_named(implementation: str) -> Any:  # noqa: ANN401 - a function of transformers
