@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,11 +14,11 @@ from torch import Tensor
 
 from flashvid.config import InnerPruningConfig
 from flashvid.errors import ConfigurationError
-from flashvid.models import Answer, ClipQuestions, CompressedVideo, GenerationConfig, VideoModel
+from flashvid.models import Answer, ClipQuestions, CompressedVideo, GenerationConfig, VideoModel, load_model
 from flashvid.models.decoder import DECODE_ROWS, Decoder
 from flashvid.models.generation import Batch, Ending, Generated, Prompt, SharedPrompts
 from flashvid.models.kv_cache import KVCache
-from tests.embedded_model import GENERATION, QUARTER, QUESTIONS, TIMES, video
+from tests.embedded_model import GENERATION, QUARTER, QUESTIONS, TIMES, TINY, video
 
 MANY = tuple(f"Is there a {colour} {shape}?" for colour in ("red", "blue", "green") for shape in "abcdefgh")
 PRUNING = InnerPruningConfig(pruning_layer=1, llm_retention_ratio=0.3)
@@ -207,6 +210,26 @@ def test_an_option_scores_the_same_in_any_company(
     assert backwards.option_scores == together.option_scores[::-1]
     assert backwards.response == together.response
     assert replace(together.token_layers, generated=0) == replace(scores("kin").token_layers, generated=0)
+
+
+def test_a_question_before_the_video_works_and_shares_nothing(compressed: CompressedVideo, tmp_path: Path) -> None:
+    """As the template says; the count of work shows it."""
+    folder = tmp_path / "model"
+    shutil.copytree(TINY.path, folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    template = settings["chat_template"]
+    settings["chat_template"] = template.replace("in message.content", "in message.content | reverse")
+    assert settings["chat_template"] != template
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    model = load_model(str(folder), dtype="float32", device="cpu", part="language")
+    together = model.answer(compressed, QUESTIONS, GENERATION, pruning=PRUNING)
+    for question, answer in zip(QUESTIONS, together, strict=True):
+        assert model.answer(compressed, [question], GENERATION, pruning=PRUNING) == [answer]
+    # Three layers, the last two of them behind the pruning.
+    num_before = [answer.num_shared_tokens - answer.num_visual_tokens for answer in together]
+    assert len(set(num_before)) > 1
+    work = [answer.token_layers.shared for answer in together]
+    assert work == [answer.num_shared_tokens + 2 * n for answer, n in zip(together, num_before, strict=True)]
 
 
 def test_what_does_not_fit_the_questions_is_refused(model: VideoModel, compressed: CompressedVideo) -> None:

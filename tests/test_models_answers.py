@@ -85,6 +85,18 @@ def test_kept_tokens_keep_their_positions(model: VideoModel, compressed: Compres
     assert suffix.next_position == int(whole.max()) + 1
 
 
+def test_of_two_tokens_with_one_place_the_last_stands_there_twice(
+    model: VideoModel, compressed: CompressedVideo
+) -> None:
+    """Only the reference's own compression gives such tokens; this is what it does with them."""
+    tokens = torch.arange(4.0).unsqueeze(1).expand(4, 96)
+    repeated = dataclasses.replace(compressed, tokens=tokens, indices=torch.tensor([3, 5, 5, 9]))
+    prefix = model.language.prefix((1, 2), repeated)
+    assert prefix.embeddings[2:, 0].tolist() == [0.0, 2.0, 2.0, 3.0]
+    assert torch.equal(prefix.positions[:, 3], prefix.positions[:, 4])
+    assert prefix.is_prunable.tolist() == [False, False, True, True, True, True]
+
+
 def test_stock_generate_gives_the_same_tokens(model: VideoModel, visual: VisualFeatures) -> None:
     """All tokens kept: the answers of an untouched transformers model to the same chat, each asked alone."""
     stock = Qwen2_5_VLForConditionalGeneration.from_pretrained(TINY.path, dtype=torch.float32)
@@ -235,6 +247,7 @@ def test_no_questions_no_answers(model: VideoModel, compressed: CompressedVideo)
         {"tokens": torch.zeros(2, 96), "indices": torch.tensor([1, 0])},
         {"tokens": torch.zeros(2, 96), "indices": torch.tensor([-1, 0])},
         {"tokens": torch.zeros(2, 96), "indices": torch.tensor([0, 3 * 72])},
+        {"tokens": torch.zeros(2, 96), "indices": torch.arange(2), "deepstack": (torch.zeros(3, 96),)},
     ],
 )
 def test_tokens_that_do_not_belong(model: VideoModel, compressed: CompressedVideo, changes: dict[str, Any]) -> None:

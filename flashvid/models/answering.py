@@ -6,9 +6,27 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from flashvid.config import InnerPruningConfig
-from flashvid.errors import ConfigurationError
+from flashvid.errors import ConfigurationError, InvalidFeaturesError
 from flashvid.models.generation import Batch, Ending, Generated, Prompt, SharedPrompts
-from flashvid.models.types import Answer, ClipQuestions, GenerationConfig, LanguageSide
+from flashvid.models.types import Answer, ClipQuestions, CompressedVideo, GenerationConfig, LanguageSide
+
+
+def check_compressed(compressed: CompressedVideo, width: int) -> None:
+    """Whether a compressed video can be read by a decoder of that width.
+
+    Raises:
+        InvalidFeaturesError: tokens of another width than this model's, or indices that are not theirs.
+    """
+    tokens, indices = compressed.tokens, compressed.indices
+    if tokens.ndim != 2 or tokens.shape[1] != width:
+        raise InvalidFeaturesError(f"tokens must be [M, {width}] for this model, not {list(tokens.shape)}")
+    for extra in compressed.deepstack:
+        if extra.shape != tokens.shape:
+            raise InvalidFeaturesError(f"deepstack features must be {list(tokens.shape)}, not {list(extra.shape)}")
+    total = len(compressed.assignment)
+    in_order = indices.shape == tokens.shape[:1] and bool((indices.diff() >= 0).all())
+    if not in_order or (len(indices) and not 0 <= int(indices[0]) <= int(indices[-1]) < total):
+        raise InvalidFeaturesError(f"the indices of {len(tokens)} tokens must ascend and be below {total}")
 
 
 def answer_clips(

@@ -124,8 +124,13 @@ class Decoder:
 
         Returns:
             `[B, V]`: each sequence's logits, bit for bit the same whichever other sequences are in the batch.
+
+        Raises:
+            ValueError: more sequences than rows.
         """
         filling = DECODE_ROWS - len(tokens)
+        if filling < 0:
+            raise ValueError(f"a step has {DECODE_ROWS} rows, not {len(tokens)}")
         hidden = self.embed([*tokens, *[0] * filling])
         rotary = self._rotary(hidden, torch.tensor([[*positions, *[0] * filling]]))
         for layer in range(self.num_layers):

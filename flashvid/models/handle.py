@@ -207,13 +207,14 @@ class VideoModel:
             ConfigurationError: see `answer`.
             InvalidFeaturesError: see `answer`.
         """
-        from flashvid.models.answering import answer_clips
+        # It loads transformers, which a handle of the vision side does not need from here.
+        from flashvid.models.answering import answer_clips, check_compressed
 
         language = self.language
         if max_batch_tokens < 1:
             raise ConfigurationError(f"max_batch_tokens is {max_batch_tokens}: it must be at least 1")
         for clip in clips:
-            _check_compressed(clip.compressed, self.hidden_size)
+            check_compressed(clip.compressed, self.hidden_size)
         return answer_clips(language, clips, generation or GenerationConfig(), pruning, max_batch_tokens)
 
 
@@ -298,13 +299,3 @@ def _stored_dtype(source: ModelSource) -> torch.dtype | None:
     config = source.config()
     named = config.get("dtype") or config.get("torch_dtype")
     return _DTYPES.get(named) if isinstance(named, str) else None
-
-
-def _check_compressed(compressed: CompressedVideo, width: int) -> None:
-    tokens, indices = compressed.tokens, compressed.indices
-    if tokens.ndim != 2 or tokens.shape[1] != width:
-        raise InvalidFeaturesError(f"tokens must be [M, {width}] for this model, not {list(tokens.shape)}")
-    total = len(compressed.assignment)
-    in_order = indices.shape == tokens.shape[:1] and bool((indices.diff() >= 0).all())
-    if not in_order or (len(indices) and not 0 <= int(indices[0]) <= int(indices[-1]) < total):
-        raise InvalidFeaturesError(f"the indices of {len(tokens)} tokens must ascend and be below {total}")
