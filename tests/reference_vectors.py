@@ -1,7 +1,8 @@
 """Check the library against a folder of reference vectors: `python -m tests.reference_vectors DIR`.
 
-DIR is laid out like `golden/`. One line per file: its tier, whether indices agree, and the largest difference of a
-token as a share of the largest reference value. The exit code is 1 on any miss, or if there was nothing to check.
+DIR is laid out like `golden/` or like `e2e/`. One line per file: its tier, whether indices agree, and the largest
+difference: of a token, as a share of the largest reference value; for a run of a model, of a logit. The exit code is 1
+on any miss, or if there was nothing to check.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from torch import Tensor
 from flashvid import CompressionConfig, compress
 from flashvid.clustering import dpc_knn
 from flashvid.merging import merge_trees
+from flashvid.pruning import kept_positions
 from flashvid.segmentation import cut_segments, transition_similarities
 from flashvid.selection import select_tokens
 from tests.reference import Vector, load_vector, vector_paths
+from tests.reference_e2e import LANGUAGE_CHECKS, LOGITS_TOLERANCE, run_paths
 
 TOLERANCE = 1e-5
 
@@ -33,11 +36,12 @@ class Check:
     tier: str
     problem: str | None
     error: float = 0.0
+    tolerance: float = TOLERANCE
 
     @property
     def passed(self) -> bool:
         """No problem, and values within the tolerance."""
-        return self.problem is None and self.error <= TOLERANCE
+        return self.problem is None and self.error <= self.tolerance
 
     def __str__(self) -> str:
         verdict = "ok  " if self.passed else "MISS"
@@ -153,14 +157,33 @@ def check_clustering(vector: Vector) -> Check:
     return Check(vector.name, "unit", None if same else "clusters differ")
 
 
+def check_inner_pruning(vector: Vector) -> Check:
+    """`fastv_*`: the positions kept, and whatever lies along the sequence gathered at them."""
+    tensors, params = vector.tensors, vector.params
+    attention = tensors["attentions"][0, :, -1].mean(dim=0)
+    is_prunable = tensors.get("visual_pos_masks")
+    if is_prunable is None:
+        first, count = params["visual_token_start_index"], params["visual_token_length"]
+        positions = torch.arange(len(attention))
+        is_prunable = (positions >= first) & (positions < first + count)
+    kept = kept_positions(attention, is_prunable.flatten(), params["llm_retention_ratio"])
+    if not torch.equal(kept, tensors["keep_indices"]):
+        return Check(vector.name, "unit", "kept positions differ")
+    given = {"out_hidden": "hidden_states", "out_cos": "cos", "out_sin": "sin"}
+    errors = [relative_error(tensors[given[out]][..., kept, :], tensors[out]) for out in given]
+    if "position_ids" in tensors:
+        errors.append(relative_error(tensors["position_ids"][..., kept], tensors["out_position_ids"]))
+    return Check(vector.name, "unit", None, max(errors))
+
+
 CHECKS: dict[str, Callable[[Vector], Check]] = {
     "comp_": check_compression,
     "segment_": check_segmentation,
     "select_": check_selection,
     "tstm_": check_merging,
     "dpcknn_": check_clustering,
+    "fastv_": check_inner_pruning,
 }
-NOT_YET = ("fastv_",)
 
 
 def main(arguments: list[str]) -> int:
@@ -175,9 +198,13 @@ def main(arguments: list[str]) -> int:
             outcome = check(load_vector(path))
             print(outcome)
             outcomes.append(outcome)
-    for prefix in NOT_YET:
-        for path in vector_paths(prefix, folder):
-            print(f"--   {path.stem:<48} not implemented yet")
+    for family, differs in LANGUAGE_CHECKS.items():
+        for path in run_paths(family, folder):
+            vector = load_vector(path)
+            problem, error = differs(folder, vector)
+            outcome = Check(vector.name, "e2e", problem, error, LOGITS_TOLERANCE)
+            print(outcome)
+            outcomes.append(outcome)
     missed = sum(not outcome.passed for outcome in outcomes)
     print(f"{len(outcomes) - missed} of {len(outcomes)} files agree with {folder}")
     return 1 if missed or not outcomes else 0
