@@ -175,8 +175,10 @@ def test_chosen_questions_cover_every_family_evenly() -> None:
     assert len(chosen) == 1600
     for family in OPEN_FAMILIES:
         assert 0.05 < np.mean([question.family == family for question in chosen]) < 0.2
-    answers = [question.answer for question in chosen if question.family == "exist"]
-    assert 0.4 < np.mean([answer == "yes" for answer in answers]) < 0.6
+    asked = [question for question in chosen if question.family == "exist"]
+    for kind in ("object", *SHAPES):
+        answers = [question.answer == "yes" for question in asked if kind in question.text]
+        assert 0.3 < np.mean(answers) < 0.7, kind
 
 
 def test_options_hold_the_answer_under_its_letter() -> None:

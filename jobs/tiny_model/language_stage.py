@@ -39,7 +39,7 @@ _QUESTIONS = 12
 _PART_TOKENS, _MOST_CLIPS = 4096, 16
 _CHECKED_STEPS = 256
 _FAMILY_WEIGHTS = {
-    "colour": 0.7, "shape": 0.7, "count": 1.3, "exist": 1.1, "direction": 1.3, "order": 1.0, "flash": 0.8, "time": 1.1,
+    "colour": 0.9, "shape": 0.6, "count": 1.3, "exist": 1.3, "direction": 1.2, "order": 1.1, "flash": 0.8, "time": 1.0,
     "list": 0.6,
 }  # fmt: skip
 # Share of the steps from which lengths are drawn with these weights: short clips first.

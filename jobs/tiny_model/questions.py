@@ -44,6 +44,7 @@ FAMILIES = (*WORDINGS, CHOICE)
 OPEN_FAMILIES = tuple(family for family in WORDINGS if family != "list")
 TIMES = ("start", "middle", "end")
 _MOST_OPTIONS = 4
+_SHAPE_WORDS = frozenset((*SHAPES, *PLURALS.values()))
 _NAMES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 _OPTIONS: Mapping[str, tuple[str, ...]] = {
     "colour": tuple(COLOURS),
@@ -81,13 +82,15 @@ def all_questions(scene: Scene, rng: Generator) -> list[Question]:
 def choose_questions(
     scene: Scene, rng: Generator, number: int, weights: Mapping[str, float] | None = None
 ) -> list[Question]:
-    """Draw questions: first a family, evenly or by weight, then an answer of that family, then a question.
+    """Draw questions: a family, evenly or by weight, then what is asked of, then an answer, then a question.
 
-    Drawing the answer first keeps "yes" as frequent as "no" however many absent things could be asked for.
+    Drawing the answer before the question keeps "yes" as frequent as "no" however many absent things could be asked
+    for, in questions about a colour as in those about a shape: neither can be guessed from how it is asked.
     """
-    by_family: dict[str, dict[str, list[dict[str, str]]]] = {}
+    by_family: dict[str, dict[str, dict[str, list[dict[str, str]]]]] = {}
     for family, slots, answer in _facts(scene):
-        by_family.setdefault(family, {}).setdefault(answer, []).append(slots)
+        kinds = by_family.setdefault(family, {})
+        kinds.setdefault(_subject(slots), {}).setdefault(answer, []).append(slots)
     families = [family for family in FAMILIES if family in by_family]
     shares = [1.0 if weights is None else weights.get(family, 0.0) for family in families]
     total = sum(shares)
@@ -95,7 +98,8 @@ def choose_questions(
     seen: set[tuple[int, str]] = set()
     # Few scenes have enough to ask in every family; then something is asked twice.
     for place in rng.choice(len(families), size=20 * number, p=[share / total for share in shares]):
-        answers = by_family[families[place]]
+        kinds = by_family[families[place]]
+        answers = kinds[list(kinds)[int(rng.integers(len(kinds)))]]
         answer = list(answers)[int(rng.integers(len(answers)))]
         slots = answers[answer][int(rng.integers(len(answers[answer])))]
         if (place, str(slots)) not in seen or rng.random() < 0.1:
@@ -104,6 +108,13 @@ def choose_questions(
         if len(chosen) == number:
             break
     return chosen
+
+
+def _subject(slots: Mapping[str, str]) -> str:
+    """What a question names: colours, shapes, both or neither."""
+    words = " ".join(slots.values()).split()
+    named = (("colour", any(word in COLOURS for word in words)), ("shape", any(word in _SHAPE_WORDS for word in words)))
+    return " and ".join(name for name, is_named in named if is_named)
 
 
 def with_options(question: Question, rng: Generator) -> Question:
