@@ -140,7 +140,10 @@ class VideoModel:
             result = compress(visual.features, visual.scores, config, grid_hw=visual.grid_hw)
             tokens, indices, assignment = result.tokens, result.indices, result.assignment
             segment_lengths = result.segment_lengths
-        return CompressedVideo(tokens, indices, assignment, visual.grid_thw, visual.frame_timestamps, segment_lengths)
+        deepstack = tuple(level[indices] for level in visual.deepstack)
+        return CompressedVideo(
+            tokens, indices, assignment, visual.grid_thw, visual.frame_timestamps, segment_lengths, deepstack
+        )
 
     def answer(
         self, compressed: CompressedVideo, questions: Sequence[str], generation: GenerationConfig | None = None

@@ -37,12 +37,14 @@ class VisualFeatures:
         scores: `[T, N]` float32: the attention each token receives in the last vision block (spec 7).
         grid_thw: Temporal steps, and rows and columns of patches (before they are merged into tokens).
         frame_timestamps: `[F]` float64, seconds.
+        deepstack: Features of earlier vision layers, each `[T * N, D]`, that the first decoder layers add (spec 8).
     """
 
     features: Tensor
     scores: Tensor
     grid_thw: tuple[int, int, int]
     frame_timestamps: NDArray[np.float64]
+    deepstack: tuple[Tensor, ...] = ()
 
     @property
     def grid_hw(self) -> tuple[int, int]:
@@ -63,6 +65,7 @@ class CompressedVideo:
         grid_thw: As in `VisualFeatures`.
         frame_timestamps: `[F]` float64, seconds.
         segment_lengths: Temporal steps per segment.
+        deepstack: As in `VisualFeatures`, at the kept indices only, each `[M, D]`: neither merged nor averaged.
     """
 
     tokens: Tensor
@@ -71,6 +74,7 @@ class CompressedVideo:
     grid_thw: tuple[int, int, int]
     frame_timestamps: NDArray[np.float64]
     segment_lengths: tuple[int, ...]
+    deepstack: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
