@@ -53,10 +53,10 @@ class Family(Protocol):
 
 
 FAMILIES: tuple[Family, ...] = (
-    LlavaFamily("llava_onevision", "bilinear"),
-    LlavaFamily("llava_video", "average"),
     QwenFamily(),
     Qwen3Family(),
+    LlavaFamily("llava_onevision", "bilinear"),
+    LlavaFamily("llava_video", "average"),
 )
 
 
