@@ -3,7 +3,7 @@
 They need torchvision, which does not import beside a CPU build of torch unless the three operators that it misses are
 declared first. This is a program of its own, for a process of its own: transformers behaves otherwise with it.
 
-CASES.json lists objects with `processor` (a class name), `settings` (its arguments), `frames` (`[count, height, width]`)
+CASES.json lists objects with `processor` (a class), `settings` (its arguments), `frames` (`[count, height, width]`)
 and `seed`. Of case i, FOLDER gets `i.npy`: `pixel_values_videos` as float32.
 """
 
@@ -46,7 +46,9 @@ def main(cases: Path, folder: Path) -> None:
     library = torch.library.Library("torchvision", "DEF")
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qroi_align(Tensor input, Tensor rois, float scale, int h, int w, int ratio, bool aligned) -> Tensor")
+    library.define(
+        "qroi_align(Tensor input, Tensor rois, float scale, int h, int w, int ratio, bool aligned) -> Tensor"
+    )
     for number, case in enumerate(json.loads(cases.read_text(encoding="utf-8"))):
         np.save(folder / f"{number}.npy", run(case))
 

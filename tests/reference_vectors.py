@@ -1,7 +1,7 @@
 """Check the library against a folder of reference vectors: `python -m tests.reference_vectors DIR`.
 
-DIR is laid out like `golden/`. One line per file: its tier, whether indices agree, and the largest difference of a
-token as a share of the largest reference value. The exit code is 1 on any miss, or if there was nothing to check.
+DIR is laid out like `golden/` or `e2e/`. One line per file: its tier, whether indices agree, and the largest difference
+of a token as a share of the largest reference value. The exit code is 1 on any miss, or if there was nothing to check.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from flashvid.merging import merge_trees
 from flashvid.segmentation import cut_segments, transition_similarities
 from flashvid.selection import select_tokens
 from tests.reference import Vector, load_vector, vector_paths
+from tests.reference_families import FamilyCheck, check_families
 
 TOLERANCE = 1e-5
 
@@ -169,7 +170,8 @@ def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     folder = Path(arguments[0])
-    outcomes = []
+    outcomes: list[Check | FamilyCheck] = [*check_families(folder)]
+    print(*outcomes, sep="\n", end="\n" if outcomes else "")
     for prefix, check in CHECKS.items():
         for path in vector_paths(prefix, folder):
             outcome = check(load_vector(path))

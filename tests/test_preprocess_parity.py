@@ -25,7 +25,16 @@ from tests.hugging_face_processors import noise
 TORCHVISION = os.environ.get("FLASHVID_TORCHVISION", "")
 CPU = torch.device("cpu")
 # Count, height, width: even and odd, square, tall, wide, smaller and larger than the target, single frames.
-SHAPES = [(2, 64, 64), (3, 101, 57), (1, 33, 217), (5, 240, 427), (4, 719, 1281), (7, 331, 97), (6, 30, 45), (2, 384, 384)]
+SHAPES = [
+    (2, 64, 64),
+    (3, 101, 57),
+    (1, 33, 217),
+    (5, 240, 427),
+    (4, 719, 1281),
+    (7, 331, 97),
+    (6, 30, 45),
+    (2, 384, 384),
+]
 QWEN = {"size": {"shortest_edge": 4 * 28 * 28, "longest_edge": 200 * 28 * 28}}
 QWEN3 = {"size": {"shortest_edge": 4096, "longest_edge": 500 * 32 * 32}}
 HALF = [0.5, 0.5, 0.5]
@@ -76,7 +85,10 @@ def ours(case: dict[str, Any]) -> tuple[torch.Tensor, tuple[float, ...]]:
     if case["family"] == "qwen2_5_vl":
         qwen = QwenFramePreprocessor(14, 2, 2, low, high)
     else:
-        cap = {"cap_frames": settings["cap_pixels_per_frame"], "max_frame_tokens": settings.get("max_video_tokens", 768)}
+        cap = {
+            "cap_frames": settings["cap_pixels_per_frame"],
+            "max_frame_tokens": settings.get("max_video_tokens", 768),
+        }
         qwen = Qwen3FramePreprocessor(16, 2, 2, low, high, **cap)
     return qwen.patches(qwen.resize(frames), CPU)[0], qwen.image_std
 

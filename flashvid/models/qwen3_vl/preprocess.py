@@ -88,7 +88,7 @@ class Qwen3FramePreprocessor(QwenFramePreprocessor):
             height, width = int(height * grow), int(width * grow)
         if max(height, width) > _LARGEST_ASPECT_RATIO * min(height, width):
             raise InvalidFeaturesError(f"frames of {width} x {height} are too long and thin for this model")
-        count = max(num_frames, self.temporal_patch_size)
+        count = self._count(num_frames)
         low, high = self._bounds(count)
         rows, columns = round(height / side) * side, round(width / side) * side
         area = self._counted(count) * rows * columns
@@ -108,24 +108,30 @@ class Qwen3FramePreprocessor(QwenFramePreprocessor):
     def resized_size(self, frames: NDArray[np.uint8]) -> tuple[int, int]:
         """`target_size` of a video's frames, and their own size if that is one that `target_size` gives.
 
-        The processor counts an odd number of frames once as it is and once rounded to even, so that resizing what it
-        has resized could change it again; a size that is within bounds by either count is left alone.
+        The processor counts an odd number of frames once as it is and once rounded to even, and keeps strips of one
+        token's height above its bounds, so that resizing what it has resized could change it again; a size that is
+        within bounds by either count, or such a strip, is left alone.
         """
         height, width = frames.shape[1:3]
         side = self.patch_size * self.merge_size
-        count = max(len(frames), self.temporal_patch_size)
+        if height % side or width % side:
+            return self.target_size(height, width, len(frames))
+        count = self._count(len(frames))
         low, high = self._bounds(count)
         counts = (count, self._counted(count))
-        within = min(counts) * height * width <= high and max(counts) * height * width >= low
-        if height % side == 0 and width % side == 0 and within:
+        fits = min(counts) * height * width <= high or min(height, width) == side
+        if fits and max(counts) * height * width >= low:
             return height, width
         return self.target_size(height, width, len(frames))
+
+    def _count(self, num_frames: int) -> int:
+        # Bounds of one frame know no number of frames.
+        return self.temporal_patch_size if self.per_frame else max(num_frames, self.temporal_patch_size)
 
     def _bounds(self, count: int) -> tuple[int, int]:
         """Least and most pixels of a video of `count` frames."""
         if self.per_frame:
-            counted = self._counted(count)
-            return self.min_pixels * counted, self.max_pixels * counted
+            return self.min_pixels * count, self.max_pixels * count
         if not self.cap_frames:
             return self.min_pixels, self.max_pixels
         cap = self.max_frame_tokens * (self.patch_size * self.merge_size) ** 2
