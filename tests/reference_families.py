@@ -78,9 +78,8 @@ class FamilyCase:
         ids = self.inputs["input_ids"][0].tolist()
         if isinstance(language, LlavaLanguage):
             place = ids.index(_IMAGE)
-            texts = (tuple(ids[:place]), tuple(ids[place + 1 :]))
-            prefix = language.shared_prefix(texts, compressed)
-            return prefix, language.question_suffix(texts, prefix)
+            before, after = tuple(ids[:place]), tuple(ids[place + 1 :])
+            return language.prefix(before, compressed), language.suffix(before, after, compressed)
         runs = [(is_video, tuple(run)) for is_video, run in groupby(ids, key=lambda token: token == _VIDEO)]
         texts = tuple(run for is_video, run in runs if not is_video)
         all_kept = len(compressed.tokens) == len(compressed.assignment)

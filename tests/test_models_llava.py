@@ -188,9 +188,8 @@ def test_a_full_prompt_gives_transformers_logits(
     language = model.language
     assert isinstance(language, LlavaLanguage)
     compressed = model.compress(visual, None)
-    ids = language.spell("What?", "Be brief.", compressed)
-    prefix = language.shared_prefix(ids, compressed)
-    suffix = language.question_suffix(ids, prefix)
+    ids = language.chat.around_video("What?", "Be brief.")
+    prefix, suffix = language.prefix(ids[0], compressed), language.suffix(*ids, compressed)
     whole = [*ids[0], *[479] * (6 * 64 + 1), *ids[1]]
     with torch.no_grad():
         ours = language.decoder(
@@ -230,8 +229,10 @@ def test_newlines_by_hand() -> None:
     assert drawn(shared_prefix(before, kept([0, 3]), newline, "no_token"))[0] == [-1, -2, 0, 3]
     # Positions are those of the shortened prompt, and go on in the question.
     assert every.positions.tolist() == [list(range(8))]
-    suffix = question_suffix((5, 6, 7), every)
+    suffix = question_suffix(2, (5, 6, 7), kept([0, 3, 9]), "frame")
     assert (suffix.ids, suffix.positions.tolist(), suffix.next_position) == ((5, 6, 7), [[8, 9, 10]], 11)
+    assert question_suffix(2, (5,), kept([0, 3, 9]), "one_token").next_position == 7
+    assert question_suffix(2, (5,), kept([0, 3, 9]), "no_token").next_position == 6
 
 
 def test_the_original_prompt(tmp_path: Path) -> None:
@@ -239,7 +240,7 @@ def test_the_original_prompt(tmp_path: Path) -> None:
     write_llava(tmp_path / "model", layout="original")
     language = load_model(str(tmp_path / "model"), part="language", device="cpu").language
     assert isinstance(language, LlavaLanguage)
-    before, after = language.spell("What <image> is this?", "You are a helpful assistant.", kept([0]))
+    before, after = language.chat.around_video("What <image> is this?", "You are a helpful assistant.")
     decode = language.chat._tokenizer.decode
     assert decode(before) == "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
     assert decode(after) == "\nWhat < image> is this?<|im_end|>\n<|im_start|>assistant\n"

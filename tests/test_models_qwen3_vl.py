@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from transformers import Qwen3VLForConditionalGeneration
 from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb_vision
 
 from flashvid.config import CompressionConfig
-from flashvid.errors import ConfigurationError, ModelLoadError
+from flashvid.errors import ConfigurationError, InvalidFeaturesError, ModelLoadError
 from flashvid.models import CompressedVideo, VideoModel, VisualFeatures, load_model, resolve_model
 from flashvid.models.qwen3_vl.language import Qwen3Language
-from flashvid.models.qwen3_vl.prompts import step_seconds
+from flashvid.models.qwen3_vl.prompts import step_seconds, texts_around_steps
 from flashvid.models.qwen3_vl.vision import Qwen3Vision
 from tests.embedded_model import TIMES, video
 from tests.reference import REFERENCE
@@ -179,8 +180,9 @@ def test_a_full_prompt_gives_transformers_positions_and_logits(
 ) -> None:
     """Everything kept: our prefix and suffix through our decoder, theirs through the stock model."""
     language, everything = language_of(model), model.compress(visual, None)
-    texts = language.spell("What?", "Be brief.", everything)
-    prefix, suffix = language.shared_prefix(texts, everything), language.question_suffix(texts, everything)
+    ids = language.chat.around_video("What?", "Be brief.")
+    prefix, suffix = language.prefix(ids[0], everything), language.suffix(*ids, everything)
+    texts = language._texts(*ids, everything)
     video_id = stock.config.video_token_id
     whole = list(texts[0])
     for text in texts[1:]:
@@ -212,7 +214,7 @@ def test_a_full_prompt_gives_transformers_positions_and_logits(
 def test_the_prompt_in_words(model: VideoModel, compressed: CompressedVideo) -> None:
     """Every step behind its time, between markers that replace the template's own."""
     language = language_of(model)
-    texts = language.spell("What is <|video_pad|>?", "Be brief.", compressed)
+    texts = language._texts(*language.chat.around_video("What is <|video_pad|>?", "Be brief."), compressed)
     words = PAD.join(language.chat._tokenizer.decode(text) for text in texts)
     steps = "".join(f"<{second} seconds>{START}{PAD}{END}" for second in ("0.2", "1.2", "2.2"))
     assert words == (
@@ -230,17 +232,17 @@ def test_times_of_steps() -> None:
 def test_markers_stay_unless_the_reference_is_asked_for(model: VideoModel, compressed: CompressedVideo) -> None:
     """Without them positions have gaps; text, times and visual tokens are the same."""
     language = language_of(model)
-    texts = language.spell("What?", "Be brief.", compressed)
-    ours = language.shared_prefix(texts, compressed)
-    theirs = language.shared_prefix(texts, compressed, reference_compatible=True)
-    start, end = language.embed(texts[0])[-1], language.embed(texts[1])[0]
+    ids = language.chat.around_video("What?", "Be brief.")
+    ours = language.prefix(ids[0], compressed)
+    theirs = language.prefix(ids[0], compressed, reference_compatible=True)
+    start, end = language.embed([ids[0][-1], ids[1][0]])
     is_marker = (ours.embeddings == start).all(dim=1) | (ours.embeddings == end).all(dim=1)
     assert int(is_marker.sum()) == 3 + 2
     assert torch.equal(theirs.embeddings, ours.embeddings[~is_marker])
     assert torch.equal(theirs.positions, ours.positions[:, ~is_marker])
     assert torch.equal(theirs.is_visual, ours.is_visual[~is_marker])
-    suffix = language.question_suffix(texts, compressed)
-    dropped = language.question_suffix(texts, compressed, reference_compatible=True)
+    suffix = language.suffix(*ids, compressed)
+    dropped = language.suffix(*ids, compressed, reference_compatible=True)
     assert dropped.ids == suffix.ids[1:]
     assert torch.equal(dropped.positions, suffix.positions[:, 1:])
     assert dropped.next_position == suffix.next_position
@@ -258,12 +260,42 @@ def test_a_step_of_which_nothing_is_left_keeps_its_time(model: VideoModel, compr
         compressed.segment_lengths,
         tuple(level[:2] for level in compressed.deepstack),
     )
-    texts = language.spell("What?", "Be brief.", some)
-    prefix = language.shared_prefix(texts, some)
+    ids = language.chat.around_video("What?", "Be brief.")
+    prefix, texts = language.prefix(ids[0], some), language._texts(*ids, some)
     assert len(prefix.embeddings) == sum(map(len, texts[:-1])) + 2
     assert int(prefix.is_visual.sum()) == 2
     assert not prefix.is_visual[-1]
     assert torch.equal(prefix.is_prunable, prefix.is_visual)
+
+
+def test_of_two_tokens_with_one_place_the_second_stands_there_twice(
+    model: VideoModel, compressed: CompressedVideo
+) -> None:
+    """What the published implementation makes of its repeated indices."""
+    indices = torch.tensor([3, 3, 5])
+    twice = replace(
+        compressed,
+        tokens=compressed.tokens[:3],
+        indices=indices,
+        deepstack=tuple(level[:3] for level in compressed.deepstack),
+    )
+    prefix = language_of(model).prefix((1, 2), twice)
+    assert torch.equal(prefix.embeddings[prefix.is_visual], compressed.tokens[[1, 1, 2]])
+    visual = prefix.positions[:, prefix.is_visual]
+    assert torch.equal(visual[:, 0], visual[:, 1])
+
+
+def test_texts_around_steps_by_hand() -> None:
+    """The template's markers become the first step's start and the last one's end; one without them gets both."""
+    expected = [(1, 7, 90), (91, 8, 90), (91, 2)]
+    assert texts_around_steps((1, 90), (91, 2), [(7,), (8,)], start=90, end=91) == expected
+    assert texts_around_steps((1,), (2,), [(7,), (8,)], start=90, end=91) == expected
+
+
+def test_deepstack_features_must_be_there(model: VideoModel, compressed: CompressedVideo) -> None:
+    """Rebuilt from storage that lacks them, a video would be answered about, and wrongly."""
+    with pytest.raises(InvalidFeaturesError, match="features of 2 deepstack layers, not 0"):
+        language_of(model).prefix((1, 2), replace(compressed, deepstack=()))
 
 
 def test_a_tied_head_is_the_embedding(tmp_path: Path) -> None:

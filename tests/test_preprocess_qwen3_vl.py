@@ -33,9 +33,9 @@ def test_target_size_is_transformers_smart_resize(count: int, height: int, width
         expected = smart_resize(count, height, width, 2, factor=32, min_pixels=low, max_pixels=high)
     if expected is None:
         with pytest.raises(InvalidFeaturesError, match="too long and thin"):
-            ours.target_size(height, width, count)
+            ours.for_video(count).target_size(height, width)
     else:
-        assert ours.target_size(height, width, count) == expected
+        assert ours.for_video(count).target_size(height, width) == expected
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_target_size_is_transformers_smart_resize(count: int, height: int, width
 )
 def test_target_size_by_hand(count: int, expected: tuple[int, int]) -> None:
     """An HD frame in videos of several lengths, worked out on paper."""
-    assert PUBLISHED.target_size(720, 1280, count) == expected
+    assert PUBLISHED.for_video(count).target_size(720, 1280) == expected
 
 
 @settings(max_examples=300, deadline=None)
@@ -57,16 +57,26 @@ def test_resizing_again_changes_nothing(count: int, height: int, width: int) -> 
     """Resized in the decode actor, frames pass the encode actor as they are, odd numbers of them, too."""
     ours = Qwen3FramePreprocessor(16, 2, 2, min_pixels=64 * 32 * 32, max_pixels=1200 * 32 * 32)
     # Of stride 0: only the shape is looked at.
-    frames = np.broadcast_to(np.uint8(0), (count, *ours.target_size(height, width, count), 3))
+    frames = np.broadcast_to(np.uint8(0), (count, *ours.for_video(count).target_size(height, width), 3))
     assert ours.resized_size(frames) == frames.shape[1:3]
 
 
 def test_bounds_of_the_user_are_of_one_frame() -> None:
     """As for every family: the same for videos of any length."""
     ours = Qwen3FramePreprocessor(16, 2, 2, min_pixels=1, max_pixels=256 * 32 * 32, per_frame=True)
-    assert {ours.target_size(720, 1280, count) for count in (1, 2, 5, 64, 768)} == {(384, 672)}
+    assert {ours.for_video(count).target_size(720, 1280) for count in (1, 2, 5, 64, 768)} == {(384, 672)}
 
 
 def test_a_single_frame_counts_as_a_step() -> None:
     """Transformers refuses it; here it is repeated, as an odd last frame is."""
-    assert PUBLISHED.target_size(720, 1280, 1) == PUBLISHED.target_size(720, 1280, 2)
+    assert PUBLISHED.for_video(1).target_size(720, 1280) == PUBLISHED.for_video(2).target_size(720, 1280)
+
+
+def test_frames_given_a_few_at_a_time() -> None:
+    """Each part is resized as the whole is, if the whole is known."""
+    ours = Qwen3FramePreprocessor(16, 2, 2, min_pixels=32 * 32, max_pixels=40 * 32 * 32)
+    frames = np.random.default_rng(0).integers(0, 256, (9, 70, 130, 3), dtype=np.uint8)
+    whole = ours.resize(frames)
+    parts = [ours.for_video(9).resize(frames[first : first + 4]) for first in (0, 4, 8)]
+    assert np.array_equal(np.concatenate(parts), whole)
+    assert ours.resize(frames[:4]).shape != whole[:4].shape

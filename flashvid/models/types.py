@@ -103,6 +103,9 @@ class Answer:
 class FramePreprocessor(Protocol):
     """A family's preprocessing of frames: needs no weights."""
 
+    def for_video(self, num_frames: int) -> FramePreprocessor:
+        """For frames of a video of so many that are given a few at a time: some families' sizes hang on the number."""
+
     def target_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width in pixels to which frames of a given height and width are resized."""
 

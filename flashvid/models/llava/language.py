@@ -63,21 +63,13 @@ class LlavaLanguage:
         newline = load_newline(source, checkpoint, options)
         return cls(decoder, head, newline, settings, chat)
 
-    def spell(self, question: str, system_prompt: str, compressed: CompressedVideo) -> tuple[tuple[int, ...], ...]:  # noqa: ARG002 - of no influence here
-        """Token ids of a question's prompt: before the video, and behind it.
+    def prefix(self, before: tuple[int, ...], compressed: CompressedVideo) -> SharedPrefix:
+        """What the decoder gets up to the video's last token or newline, from the ids before the video."""
+        return prompts.shared_prefix(self.embed(before), compressed, self._newline, self._newlines)
 
-        Raises:
-            ConfigurationError: the template does not place exactly one video.
-        """
-        return self.chat.around_video(question, system_prompt)
-
-    def shared_prefix(self, ids: Sequence[tuple[int, ...]], compressed: CompressedVideo) -> SharedPrefix:
-        """What questions whose ids agree up to the video share."""
-        return prompts.shared_prefix(self.embed(ids[0]), compressed, self._newline, self._newlines)
-
-    def question_suffix(self, ids: Sequence[tuple[int, ...]], prefix: SharedPrefix) -> QuestionSuffix:
-        """A question's own part, behind what it shares."""
-        return prompts.question_suffix(ids[-1], prefix)
+    def suffix(self, before: tuple[int, ...], after: tuple[int, ...], compressed: CompressedVideo) -> QuestionSuffix:
+        """What the decoder gets behind that, from the ids before and behind the video."""
+        return prompts.question_suffix(len(before), after, compressed, self._newlines)
 
     @torch.no_grad()
     def embed(self, ids: Sequence[int]) -> Tensor:

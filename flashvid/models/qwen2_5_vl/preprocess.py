@@ -70,6 +70,10 @@ class QwenFramePreprocessor:
             image_std=tuple(stored.get("image_std") or _CLIP_STD),
         )
 
+    def for_video(self, num_frames: int) -> Self:  # noqa: ARG002 - the same for all
+        """The preprocessing of a video's frames that are given a few at a time."""
+        return self
+
     def target_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after resizing: multiples of a token's side, area within bounds, shape nearly kept.
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from transformers import Qwen3VLTextModel
 
-from flashvid.errors import ConfigurationError
+from flashvid.errors import ConfigurationError, InvalidFeaturesError
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.models.modules import without_memory
 from flashvid.models.prompt import ChatPrompt
 from flashvid.models.qwen3_vl import prompts
 from flashvid.models.qwen3_vl.configs import load_configs
-from flashvid.models.qwen3_vl.family import LANGUAGE_PREFIX, is_tied, language_tensors
+from flashvid.models.qwen3_vl.family import LANGUAGE_PREFIX, deepstack_layers, is_tied, language_tensors
 from flashvid.models.qwen3_vl.prompts import PromptShape
 from flashvid.models.sources import ModelSource
 from flashvid.models.types import Answer, CompressedVideo, GenerationConfig, LoadOptions
@@ -33,14 +33,17 @@ class Qwen3Language:
         chat: Tokenizer and template.
     """
 
-    def __init__(self, decoder: Qwen3VLTextModel, head: Tensor, chat: ChatPrompt, *, merge_size: int) -> None:
+    def __init__(
+        self, decoder: Qwen3VLTextModel, head: Tensor, chat: ChatPrompt, *, merge_size: int, num_deepstack: int
+    ) -> None:
         self.decoder = decoder
         self.head = head
         self.chat = chat
         self.dtype = head.dtype
         self._shape = PromptShape(merge_size)
-        markers = chat.split_at_videos(_START + _END)[0]
-        self._reference_shape = PromptShape(merge_size, dropped=frozenset(markers))
+        self._start, self._end = chat.split_at_videos(_START + _END)[0]
+        self._reference_shape = PromptShape(merge_size, dropped=frozenset({self._start, self._end}))
+        self._num_deepstack = num_deepstack
 
     @classmethod
     def load(cls, source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> Self:
@@ -53,51 +56,49 @@ class Qwen3Language:
         vision, _ = load_configs(source, options)
         chat = ChatPrompt.load(source.path, video_token=_VIDEO)
         decoder, head = load_decoder(source, checkpoint, options)
-        return cls(decoder, head, chat, merge_size=vision.spatial_merge_size)
+        num_deepstack = len(deepstack_layers(source.config()))
+        return cls(decoder, head, chat, merge_size=vision.spatial_merge_size, num_deepstack=num_deepstack)
 
-    def spell(self, question: str, system_prompt: str, compressed: CompressedVideo) -> tuple[tuple[int, ...], ...]:
-        """Token ids of a question's prompt around the steps of the video, one run more than there are steps.
-
-        Each step stands behind its time, between markers of its own: they replace those around the placeholder.
-
-        Raises:
-            ConfigurationError: the template does not place exactly one video.
-        """
-        text = self.chat.render(question, system_prompt)
-        if text.count(_VIDEO) != 1:
-            raise ConfigurationError(f"the chat template places {text.count(_VIDEO)} videos, not 1")
-        seconds = prompts.step_seconds(compressed.frame_timestamps, compressed.grid_thw[0])
-        steps = "".join(f"<{second:.1f} seconds>{_START}{_VIDEO}{_END}" for second in seconds)
-        marked = _START + _VIDEO + _END
-        return self.chat.split_at_videos(text.replace(marked if marked in text else _VIDEO, steps))
-
-    def shared_prefix(
-        self,
-        ids: Sequence[tuple[int, ...]],
-        compressed: CompressedVideo,
-        *,
-        reference_compatible: bool = False,
+    def prefix(
+        self, before: tuple[int, ...], compressed: CompressedVideo, *, reference_compatible: bool = False
     ) -> SharedPrefix:
-        """What questions whose ids agree up to the last step share.
+        """What the decoder gets up to the last visual token.
 
         Args:
-            ids: From `spell`.
-            compressed: The video.
-            reference_compatible: Drop the markers around every step, as the published implementation does.
-        """
-        shape = self._reference_shape if reference_compatible else self._shape
-        return prompts.shared_prefix(ids, compressed, shape, self.embed)
+            before: Ids before the video, its start marker included.
+            compressed: The video, with the deepstack features of its tokens.
+            reference_compatible: Leave out the markers around every step, as the published implementation does.
 
-    def question_suffix(
+        Raises:
+            InvalidFeaturesError: deepstack features are missing.
+        """
+        if len(compressed.deepstack) != self._num_deepstack:
+            given = len(compressed.deepstack)
+            raise InvalidFeaturesError(
+                f"the video needs features of {self._num_deepstack} deepstack layers, not {given}"
+            )
+        shape = self._reference_shape if reference_compatible else self._shape
+        return prompts.shared_prefix(self._texts(before, (), compressed), compressed, shape, self.embed)
+
+    def suffix(
         self,
-        ids: Sequence[tuple[int, ...]],
+        before: tuple[int, ...],
+        after: tuple[int, ...],
         compressed: CompressedVideo,
         *,
         reference_compatible: bool = False,
     ) -> QuestionSuffix:
-        """A question's own part, behind what it shares; arguments as of `shared_prefix`."""
+        """What the decoder gets behind that; `after` are the ids behind the video, from its end marker on."""
         shape = self._reference_shape if reference_compatible else self._shape
-        return prompts.question_suffix(ids, compressed, shape)
+        return prompts.question_suffix(self._texts(before, after, compressed), compressed, shape)
+
+    def _texts(
+        self, before: tuple[int, ...], after: tuple[int, ...], compressed: CompressedVideo
+    ) -> list[tuple[int, ...]]:
+        """Ids around the steps: each stands behind its time, between markers in place of those around the video."""
+        seconds = prompts.step_seconds(compressed.frame_timestamps, compressed.grid_thw[0])
+        times = [self.chat.split_at_videos(f"<{second:.1f} seconds>")[0] for second in seconds]
+        return prompts.texts_around_steps(before, after, times, start=self._start, end=self._end)
 
     @torch.no_grad()
     def embed(self, ids: Sequence[int]) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -30,6 +30,7 @@ class Qwen3FramePreprocessor(QwenFramePreprocessor):
             of a video together, as the model's own do.
         cap_frames: Whether a frame of a short video is bounded, too (`cap_pixels_per_frame` of the processor).
         max_frame_tokens: By this many tokens.
+        num_frames: Of the whole video, if frames are given a few at a time; see `for_video`.
     """
 
     image_mean: tuple[float, ...] = _HALF
@@ -37,6 +38,7 @@ class Qwen3FramePreprocessor(QwenFramePreprocessor):
     per_frame: bool = False
     cap_frames: bool = False
     max_frame_tokens: int = _MAX_FRAME_TOKENS
+    num_frames: int | None = None
 
     @classmethod
     def load(cls, source: ModelSource, *, min_pixels: int | None, max_pixels: int | None) -> Self:
@@ -71,17 +73,21 @@ class Qwen3FramePreprocessor(QwenFramePreprocessor):
             max_frame_tokens=stored.get("max_video_tokens") or _MAX_FRAME_TOKENS,
         )
 
-    def target_size(self, height: int, width: int, num_frames: int = 2) -> tuple[int, int]:
+    def for_video(self, num_frames: int) -> Self:
+        """The preprocessing of a video's frames that are given a few at a time: their size hangs on their number."""
+        return replace(self, num_frames=num_frames)
+
+    def target_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after resizing: multiples of a token's side, shape nearly kept.
 
-        Args:
-            height: Of the frames as they are.
-            width: Of the frames as they are.
-            num_frames: Of the whole video; a single frame counts as a full temporal step.
+        Without `for_video`, of the frames of one temporal step.
 
         Raises:
             InvalidFeaturesError: a frame more than 200 times as long as wide.
         """
+        return self._target_size(height, width, self.num_frames or self.temporal_patch_size)
+
+    def _target_size(self, height: int, width: int, num_frames: int) -> tuple[int, int]:
         side = self.patch_size * self.merge_size
         if height < side or width < side:
             grow = max(side / height, side / width)
@@ -102,7 +108,10 @@ class Qwen3FramePreprocessor(QwenFramePreprocessor):
         return rows, columns
 
     def resize(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize all frames of a video uint8 `[F, H, W, 3]`; the same array if they have been resized already."""
+        """Resize frames uint8 `[F, H, W, 3]`; the same array if they have been resized already.
+
+        They are all frames of a video, or some of those that `for_video` was told of.
+        """
         return resize_frames(frames, self.resized_size(frames))
 
     def resized_size(self, frames: NDArray[np.uint8]) -> tuple[int, int]:
@@ -112,17 +121,17 @@ class Qwen3FramePreprocessor(QwenFramePreprocessor):
         token's height above its bounds, so that resizing what it has resized could change it again; a size that is
         within bounds by either count, or such a strip, is left alone.
         """
-        height, width = frames.shape[1:3]
+        num_frames, height, width = self.num_frames or len(frames), *frames.shape[1:3]
         side = self.patch_size * self.merge_size
         if height % side or width % side:
-            return self.target_size(height, width, len(frames))
-        count = self._count(len(frames))
+            return self._target_size(height, width, num_frames)
+        count = self._count(num_frames)
         low, high = self._bounds(count)
         counts = (count, self._counted(count))
         fits = min(counts) * height * width <= high or min(height, width) == side
         if fits and max(counts) * height * width >= low:
             return height, width
-        return self.target_size(height, width, len(frames))
+        return self._target_size(height, width, num_frames)
 
     def _count(self, num_frames: int) -> int:
         # Bounds of one frame know no number of frames.

@@ -39,6 +39,25 @@ def step_seconds(frame_timestamps: NDArray[np.float64], num_steps: int) -> list[
     return [float(first + last) / 2 for first, last in zip(steps[:, 0], steps[:, -1], strict=True)]
 
 
+def texts_around_steps(before: Ids, after: Ids, times: Sequence[Ids], *, start: int, end: int) -> list[Ids]:
+    """The text before, between and behind the steps of a video, one more than there are steps.
+
+    Markers stand around every step, and not around the video any more. Times are spelled apart from what is before
+    them: that is a marker or, in the published template, a line break, and no token reaches over either.
+
+    Args:
+        before: Ids before the video; a start marker at their end is that of the first step.
+        after: Ids behind it; an end marker at their beginning is that of the last step.
+        times: Ids of each step's time.
+        start: The marker before a step.
+        end: The marker behind it.
+    """
+    opening = before[:-1] if before[-1:] == (start,) else before
+    closing = after if after[:1] == (end,) else (end, *after)
+    leading = [opening, *((end,) for _ in times[1:])]
+    return [*((*text, *time, start) for text, time in zip(leading, times, strict=True)), closing]
+
+
 def positions_of_parts(texts: Sequence[Ids], rows: int, columns: int) -> tuple[list[Tensor], list[Tensor]]:
     """M-RoPE positions of a whole prompt, nothing removed.
 
@@ -88,11 +107,14 @@ def shared_prefix(
         parts += [of_texts[step][:, read], of_steps[step][:, kept]]
         visual += [False] * len(read) + [True] * len(kept)
     text = embed(ids)
-    is_visual = torch.tensor(visual, device=text.device)
+    is_visual = torch.tensor(visual)
     embeddings = text.new_empty(len(visual), text.shape[1])
     embeddings[~is_visual] = text
-    embeddings[is_visual] = compressed.tokens.to(text)
-    positions = torch.cat(parts, dim=1).to(text.device)
+    # Indices repeat only in `reference_compatible` compression, whose implementation writes every token to its place: of
+    # two with one place the first is lost, and the second stands there twice (spec 10).
+    last_of_equal = torch.searchsorted(indices, indices, right=True) - 1
+    embeddings[is_visual] = compressed.tokens.to(text)[last_of_equal]
+    positions = torch.cat(parts, dim=1)
     deepstack = tuple(level.to(text) for level in compressed.deepstack)
     return SharedPrefix(embeddings, positions, is_visual, is_visual.clone(), deepstack)
 
