@@ -110,7 +110,7 @@ def shared_prefix(
     is_visual = torch.tensor(visual)
     embeddings = text.new_empty(len(visual), text.shape[1])
     embeddings[~is_visual] = text
-    # Indices repeat only in `reference_compatible` compression, whose implementation writes every token to its place: of
+    # Indices repeat only in `reference_compatible` compression: that implementation writes tokens to their places; of
     # two with one place the first is lost, and the second stands there twice (spec 10).
     last_of_equal = torch.searchsorted(indices, indices, right=True) - 1
     embeddings[is_visual] = compressed.tokens.to(text)[last_of_equal]
