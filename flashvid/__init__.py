@@ -5,7 +5,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from flashvid.config import CompressionConfig
+from flashvid.config import CompressionConfig, InnerPruningConfig
 from flashvid.errors import (
     ConfigurationError,
     FatalError,
@@ -26,6 +26,7 @@ __all__ = [
     "ConfigurationError",
     "FatalError",
     "FlashVidError",
+    "InnerPruningConfig",
     "InvalidFeaturesError",
     "ModelLoadError",
     "PermanentError",

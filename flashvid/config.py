@@ -1,4 +1,4 @@
-"""The settings of the vision-side compression, and the per-frame budget that follows from them."""
+"""The settings of compression and of pruning inside the LLM, and the budgets that follow from them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from flashvid.errors import ConfigurationError
 
 MethodName = Literal["flashvid", "adts", "tstm"]
 TokenSelectionMethod = Literal["attn_div", "attn_div_v2", "attn", "div"]
@@ -87,3 +89,38 @@ class CompressionConfig(BaseModel):
     def n_merge(self, num_tokens: int) -> int:
         """Of the budget of one frame: tokens left to TSTM and DPC-kNN, an average over its segment (spec 0)."""
         return self.budget(num_tokens) - self.n_select(num_tokens)
+
+
+class InnerPruningConfig(BaseModel):
+    """Where and how much to prune inside the LLM. Frozen; an impossible value raises `pydantic.ValidationError`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    pruning_layer: int = Field(
+        default=20,
+        ge=1,
+        description="Layers that run on every token; pruning decides by the attention in the last of them, so there "
+        "must be one. A model with no more layers than this is never pruned (paper: hybrid compression; spec 6, 9).",
+    )
+    llm_retention_ratio: float = Field(
+        default=0.3,
+        gt=0.0,
+        le=1.0,
+        description="Share of the prunable tokens that the layers behind get, rounded up (spec 6, 9).",
+    )
+
+    def prunes(self, num_layers: int) -> bool:
+        """Whether a decoder of that many layers has any behind the pruning."""
+        return self.pruning_layer < num_layers
+
+    def check_deepstack(self, num_deepstack: int) -> None:
+        """Features that are added to visual tokens behind the first layers must all be added before pruning.
+
+        Raises:
+            ConfigurationError: the pruning layer comes too early for this model.
+        """
+        if self.pruning_layer < num_deepstack:
+            raise ConfigurationError(
+                f"pruning_layer {self.pruning_layer} is below the {num_deepstack} layers behind which this model adds "
+                "visual features: no layer before the last of them can be pruned"
+            )

@@ -1,4 +1,4 @@
-"""The vision sides and prompts of LLaVA-OneVision, LLaVA-Video and Qwen3-VL against a folder of end-to-end vectors.
+"""Whole runs of LLaVA-OneVision, LLaVA-Video and Qwen3-VL, from pixels to generated tokens, against the reference's.
 
 `python -m tests.reference_vectors DIR` calls `check_families`, where DIR is laid out like `e2e/`.
 """
@@ -9,7 +9,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from flashvid.config import CompressionConfig
+from flashvid.config import CompressionConfig, InnerPruningConfig
 from flashvid.models import CompressedVideo, VideoModel, VisualFeatures, load_model, resolve_model
 from flashvid.models.llava.language import LlavaLanguage
 from flashvid.models.llava.vision import LlavaVision
@@ -26,7 +26,8 @@ from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.models.qwen3_vl import prompts
 from flashvid.models.qwen3_vl.prompts import PromptShape
 from flashvid.models.qwen3_vl.vision import Qwen3Vision
-from tests.reference import Vector, load_vector, vector_paths
+from tests.reference import Vector, load_vector
+from tests.reference_e2e import compare_run, run_parts, run_paths
 
 FAMILIES = ("llava_onevision", "llava_video", "qwen3_vl")
 _IMAGE, _VIDEO, _MARKERS = -200, 501, frozenset({502, 503})
@@ -46,7 +47,7 @@ class FamilyCheck:
 
     def __str__(self) -> str:
         verdict = "ok  " if self.passed else "MISS"
-        return f"{verdict} {self.name:<48} {'; '.join(self.problems) or 'vision side and prompt agree'}"
+        return f"{verdict} {self.name:<48} {'; '.join(self.problems) or 'everything agrees'}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +85,7 @@ class FamilyCase:
         texts = tuple(run for is_video, run in runs if not is_video)
         all_kept = len(compressed.tokens) == len(compressed.assignment)
         shape = PromptShape(2, dropped=frozenset() if all_kept else _MARKERS)
-        prefix = prompts.shared_prefix(texts, compressed, shape, language.embed)
+        prefix = prompts.shared_prefix(texts, compressed, shape, language.decoder.embed)
         return prefix, prompts.question_suffix(texts, compressed, shape)
 
 
@@ -104,21 +105,22 @@ def load_case(family: str, folder: Path, target: Path) -> FamilyCase:
     return FamilyCase(family, model, load_file(folder / f"{family}_inputs.safetensors"))
 
 
-def compressed_vectors(family: str, folder: Path) -> list[Vector]:
-    """The family's vectors with compression."""
-    return [load_vector(path) for path in vector_paths(f"{family}_r", folder)]
+def run_vectors(family: str, folder: Path) -> list[Vector]:
+    """The family's runs, with compression and without."""
+    return [load_vector(path) for path in run_paths(family, folder)]
 
 
 def check_vector(case: FamilyCase, vector: Vector) -> FamilyCheck:
-    """From the reference's pixels to what its language model received."""
-    return FamilyCheck(vector.name, tuple(_problems(case, vector)))
+    """From the reference's pixels to the tokens it generated."""
+    is_plain = "compressed_tokens" not in vector.tensors
+    return FamilyCheck(vector.name, tuple((_plain_problems if is_plain else _problems)(case, vector)))
 
 
 def check_families(folder: Path) -> list[FamilyCheck]:
     """Check every vector of these families in a folder; none where there are none."""
     found = []
     for family in FAMILIES:
-        vectors = compressed_vectors(family, folder)
+        vectors = run_vectors(family, folder)
         if vectors:
             with tempfile.TemporaryDirectory() as parent:
                 case = load_case(family, folder, Path(parent) / "model")
@@ -127,6 +129,8 @@ def check_families(folder: Path) -> list[FamilyCheck]:
 
 
 def _problems(case: FamilyCase, vector: Vector) -> Iterator[str]:
+    from tests.reference_vectors import pair_repeats  # which imports this module
+
     expected = vector.tensors
     visual = case.encode()
     if not close(visual.features, expected["vision_features"], 1e-4):
@@ -141,10 +145,18 @@ def _problems(case: FamilyCase, vector: Vector) -> Iterator[str]:
         return
     if list(compressed.segment_lengths) != expected["segment_lengths"].tolist():
         yield "segments differ"
+    # The order of tokens with one index is not specified; whatever follows takes the reference's.
+    paired = pair_repeats(compressed.indices, compressed.tokens, expected["compressed_tokens"])
+    compressed = replace(compressed, tokens=paired)
     if not close(compressed.tokens, expected["compressed_tokens"], 1e-3):
         yield "compressed tokens differ"
+    yield from _prompt_problems(case, compressed, vector)
+
+
+def _prompt_problems(case: FamilyCase, compressed: CompressedVideo, vector: Vector) -> Iterator[str]:
+    expected = vector.tensors
     prefix, suffix = case.prompt(compressed)
-    embeddings = torch.cat([prefix.embeddings, case.model.language.embed(suffix.ids)])
+    embeddings = torch.cat([prefix.embeddings, case.model.language.decoder.embed(suffix.ids)])
     if not close(embeddings, expected["lm_inputs_embeds"][0], 1e-3):
         yield "embeddings differ"
     rows = expected["lm_position_ids"].reshape(len(prefix.positions), -1)
@@ -157,14 +169,27 @@ def _problems(case: FamilyCase, vector: Vector) -> Iterator[str]:
     for level, features in enumerate(prefix.deepstack):
         if not close(features, expected[f"lm_deepstack_{level}"], 1e-4):
             yield f"deepstack features {level} differ"
-    # What the reference's own pruning inside the decoder kept shows what it took for prunable.
-    kept = set(expected["inner_keep_indices"].tolist())
-    fixed = {place for place, prunable in enumerate(prefix.is_prunable.tolist()) if not prunable}
-    fixed |= set(range(len(prefix.is_prunable), len(embeddings)))
-    share = vector.params["llm_retention_ratio"]
-    wanted = -(-int(prefix.is_prunable.sum()) * share // 1)
-    if not fixed <= kept or len(kept - fixed) != wanted:
-        yield "prunable positions differ"
+    pruning = InnerPruningConfig(
+        pruning_layer=vector.params["pruning_layer"], llm_retention_ratio=vector.params["llm_retention_ratio"]
+    )
+    run = run_parts(case.model.language.decoder, prefix, suffix, pruning)
+    if run.kept.tolist() != expected["inner_keep_indices"].tolist():
+        yield "other tokens are kept inside the decoder"
+    # Of several rows of positions, the first alone is recorded there.
+    if not torch.equal(rows[:1, run.kept], expected["inner_position_ids"].reshape(1, -1)):
+        yield "positions behind the pruning differ"
+    if problem := compare_run(run, expected):
+        yield problem
+
+
+def _plain_problems(case: FamilyCase, vector: Vector) -> Iterator[str]:
+    compressed = case.model.compress(case.encode(), None)
+    prefix, suffix = case.prompt(compressed)
+    positions = torch.cat([prefix.positions, suffix.positions], dim=1)
+    if not torch.equal(positions, vector.tensors["lm_position_ids"].reshape(len(positions), -1)):
+        yield "positions differ"
+    if problem := compare_run(run_parts(case.model.language.decoder, prefix, suffix, None), vector.tensors):
+        yield problem
 
 
 def close(got: Tensor, want: Tensor, tolerance: float) -> bool:

@@ -18,9 +18,11 @@ from torch import Tensor
 from flashvid import CompressionConfig, compress
 from flashvid.clustering import dpc_knn
 from flashvid.merging import merge_trees
+from flashvid.pruning import kept_positions
 from flashvid.segmentation import cut_segments, transition_similarities
 from flashvid.selection import select_tokens
 from tests.reference import Vector, load_vector, vector_paths
+from tests.reference_e2e import LANGUAGE_CHECKS, run_paths
 from tests.reference_families import FamilyCheck, check_families
 
 TOLERANCE = 1e-5
@@ -154,14 +156,33 @@ def check_clustering(vector: Vector) -> Check:
     return Check(vector.name, "unit", None if same else "clusters differ")
 
 
+def check_inner_pruning(vector: Vector) -> Check:
+    """`fastv_*`: the positions kept, and whatever lies along the sequence gathered at them."""
+    tensors, params = vector.tensors, vector.params
+    attention = tensors["attentions"][0, :, -1].mean(dim=0)
+    is_prunable = tensors.get("visual_pos_masks")
+    if is_prunable is None:
+        first, count = params["visual_token_start_index"], params["visual_token_length"]
+        positions = torch.arange(len(attention))
+        is_prunable = (positions >= first) & (positions < first + count)
+    kept = kept_positions(attention, is_prunable.flatten(), params["llm_retention_ratio"])
+    if not torch.equal(kept, tensors["keep_indices"]):
+        return Check(vector.name, "unit", "kept positions differ")
+    given = {"out_hidden": "hidden_states", "out_cos": "cos", "out_sin": "sin"}
+    errors = [relative_error(tensors[given[out]][..., kept, :], tensors[out]) for out in given]
+    if "position_ids" in tensors:
+        errors.append(relative_error(tensors["position_ids"][..., kept], tensors["out_position_ids"]))
+    return Check(vector.name, "unit", None, max(errors))
+
+
 CHECKS: dict[str, Callable[[Vector], Check]] = {
     "comp_": check_compression,
     "segment_": check_segmentation,
     "select_": check_selection,
     "tstm_": check_merging,
     "dpcknn_": check_clustering,
+    "fastv_": check_inner_pruning,
 }
-NOT_YET = ("fastv_",)
 
 
 def main(arguments: list[str]) -> int:
@@ -177,9 +198,12 @@ def main(arguments: list[str]) -> int:
             outcome = check(load_vector(path))
             print(outcome)
             outcomes.append(outcome)
-    for prefix in NOT_YET:
-        for path in vector_paths(prefix, folder):
-            print(f"--   {path.stem:<48} not implemented yet")
+    for family, differs in LANGUAGE_CHECKS.items():
+        for path in run_paths(family, folder):
+            vector = load_vector(path)
+            outcome = Check(vector.name, "e2e", differs(folder, vector))
+            print(outcome)
+            outcomes.append(outcome)
     missed = sum(not outcome.passed for outcome in outcomes)
     print(f"{len(outcomes) - missed} of {len(outcomes)} files agree with {folder}")
     return 1 if missed or not outcomes else 0

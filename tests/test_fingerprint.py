@@ -45,6 +45,12 @@ SETTINGS: dict[str, tuple[object, Effect]] = {
     "compression.reference_compatible": (True, "both"),
     "generation.max_new_tokens": (8, "answers"),
     "generation.system_prompt": ("Be brief.", "answers"),
+    "generation.temperature": (0.7, "answers"),
+    "generation.top_k": (50, "answers"),
+    "generation.top_p": (0.9, "answers"),
+    "generation.seed": (1, "answers"),
+    "generation.stop": (("\n",), "answers"),
+    "generation.choice": ("likelihood", "answers"),
     "resources.decode.concurrency": (2, "neither"),
     "resources.decode.num_cpus": (2.0, "neither"),
     "resources.decode.num_gpus": (0.0, "neither"),
@@ -140,10 +146,16 @@ def test_fingerprints_have_their_golden_values() -> None:
     """Folders of existing outputs are named by these: a change here makes every one of them start over."""
     prints = fingerprints(job(), MODEL)
     reason = "fingerprints of unchanged settings changed: existing outputs and caches no longer match"
-    assert (prints.tokens, prints.answers) == ("1e25826f47033446", "8bbf5dbc2d8290a4"), reason
+    assert (prints.tokens, prints.answers) == ("1e25826f47033446", "f4f3566a682d294f"), reason
     assert set(prints.answers_settings) - set(prints.tokens_settings) == {
+        "generation.choice",
         "generation.max_new_tokens",
+        "generation.seed",
+        "generation.stop",
         "generation.system_prompt",
+        "generation.temperature",
+        "generation.top_k",
+        "generation.top_p",
         "version.prompt",
     }
     assert prints.tokens_settings.items() <= prints.answers_settings.items()

@@ -16,6 +16,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from flashvid.errors import ConfigurationError, InvalidFeaturesError
 from flashvid.models import CompressedVideo, GenerationConfig, VideoModel, VisualFeatures, load_model
+from flashvid.models.decoder import DECODE_ROWS
 from flashvid.models.prompt import ChatPrompt
 from flashvid.models.qwen2_5_vl.language import QwenLanguage
 from flashvid.models.qwen2_5_vl.positions import prompt_positions, seconds_per_step
@@ -75,12 +76,25 @@ def test_kept_tokens_keep_their_positions(model: VideoModel, compressed: Compres
     """Gaps where tokens were removed; the question stands where it would without compression."""
     language = model.language
     assert isinstance(language, QwenLanguage)
-    built = language.build_prompt((1, 2, 3), (4, 5), compressed)
+    prefix = language.prefix((1, 2, 3), compressed)
+    suffix = language.suffix((1, 2, 3), (4, 5), compressed)
     whole = prompt_positions(3, compressed.grid_thw, 2, merge_size=2, positions_per_step=2.0)
-    assert torch.equal(built.positions[:, :3], whole[:, :3])
-    assert torch.equal(built.positions[:, 3:-2], whole[:, 3:-2][:, compressed.indices])
-    assert torch.equal(built.positions[:, -2:], whole[:, -2:])
-    assert built.next_position == int(whole.max()) + 1
+    assert torch.equal(prefix.positions[:, :3], whole[:, :3])
+    assert torch.equal(prefix.positions[:, 3:], whole[:, 3:-2][:, compressed.indices])
+    assert torch.equal(suffix.positions, whole[:, -2:])
+    assert suffix.next_position == int(whole.max()) + 1
+
+
+def test_of_two_tokens_with_one_place_the_last_stands_there_twice(
+    model: VideoModel, compressed: CompressedVideo
+) -> None:
+    """Only the reference's own compression gives such tokens; this is what it does with them."""
+    tokens = torch.arange(4.0).unsqueeze(1).expand(4, 96)
+    repeated = dataclasses.replace(compressed, tokens=tokens, indices=torch.tensor([3, 5, 5, 9]))
+    prefix = model.language.prefix((1, 2), repeated)
+    assert prefix.embeddings[2:, 0].tolist() == [0.0, 2.0, 2.0, 3.0]
+    assert torch.equal(prefix.positions[:, 3], prefix.positions[:, 4])
+    assert prefix.is_prunable.tolist() == [False, False, True, True, True, True]
 
 
 def test_stock_generate_gives_the_same_tokens(model: VideoModel, visual: VisualFeatures) -> None:
@@ -125,12 +139,12 @@ def test_asked_together_equals_asked_alone(visual: VisualFeatures, dtype: str) -
 
 
 def test_the_video_is_prefilled_once(model: VideoModel, compressed: CompressedVideo) -> None:
-    """Counted where the decoder is called: once for the video, once per question, then once per token."""
+    """Counted in the last layer: once for the video, once per question, then once per token of the longest answer."""
     language = model.language
     assert isinstance(language, QwenLanguage)
     lengths: list[int] = []
-    hook = language._decoder.register_forward_pre_hook(
-        lambda _module, _given, named: lengths.append(named["inputs_embeds"].shape[1]), with_kwargs=True
+    hook = language.decoder._model.layers[-1].mlp.register_forward_pre_hook(
+        lambda _module, given: lengths.append(len(given[0]))
     )
     try:
         answers = model.answer(compressed, QUESTIONS, GENERATION)
@@ -138,9 +152,9 @@ def test_the_video_is_prefilled_once(model: VideoModel, compressed: CompressedVi
         hook.remove()
     shared = {answer.num_shared_tokens for answer in answers}
     assert len(shared) == 1
-    long = [length for length in lengths if length > 1]
-    assert long == [*shared, *(answer.num_prompt_tokens - answer.num_shared_tokens for answer in answers)]
-    assert len(lengths) - len(long) == sum(answer.num_generated_tokens - 1 for answer in answers)
+    prefilled = [*shared, *(answer.num_prompt_tokens - answer.num_shared_tokens for answer in answers)]
+    assert lengths[: len(prefilled)] == prefilled
+    assert lengths[len(prefilled) :] == [DECODE_ROWS] * max(answer.num_generated_tokens - 1 for answer in answers)
     assert all(answer.num_visual_tokens == len(compressed.tokens) for answer in answers)
 
 
@@ -233,6 +247,7 @@ def test_no_questions_no_answers(model: VideoModel, compressed: CompressedVideo)
         {"tokens": torch.zeros(2, 96), "indices": torch.tensor([1, 0])},
         {"tokens": torch.zeros(2, 96), "indices": torch.tensor([-1, 0])},
         {"tokens": torch.zeros(2, 96), "indices": torch.tensor([0, 3 * 72])},
+        {"tokens": torch.zeros(2, 96), "indices": torch.arange(2), "deepstack": (torch.zeros(3, 96),)},
     ],
 )
 def test_tokens_that_do_not_belong(model: VideoModel, compressed: CompressedVideo, changes: dict[str, Any]) -> None:
@@ -246,6 +261,6 @@ def test_generation_settings_are_checked() -> None:
     with pytest.raises(ValidationError):
         GenerationConfig(max_new_tokens=0)
     with pytest.raises(ValidationError):
-        GenerationConfig.model_validate({"temperature": 1.0})
+        GenerationConfig.model_validate({"warmth": 1.0})
     with pytest.raises(ValidationError):
         GENERATION.max_new_tokens = 3

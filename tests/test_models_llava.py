@@ -11,9 +11,17 @@ import torch
 from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from flashvid.config import CompressionConfig
+from flashvid.config import CompressionConfig, InnerPruningConfig
 from flashvid.errors import ConfigurationError, ModelLoadError
-from flashvid.models import CompressedVideo, VideoModel, VisualFeatures, load_model, load_preprocessor, resolve_model
+from flashvid.models import (
+    CompressedVideo,
+    GenerationConfig,
+    VideoModel,
+    VisualFeatures,
+    load_model,
+    load_preprocessor,
+    resolve_model,
+)
 from flashvid.models.llava.language import LlavaLanguage
 from flashvid.models.llava.prompts import question_suffix, shared_prefix
 from flashvid.models.llava.settings import LlavaSettings
@@ -21,7 +29,7 @@ from flashvid.models.llava.vision import LlavaVision, pool
 from flashvid.models.lm_input import SharedPrefix
 from tests.embedded_model import TIMES, video
 from tests.reference import REFERENCE
-from tests.reference_families import check_vector, compressed_vectors, load_case
+from tests.reference_families import check_vector, load_case, run_vectors
 from tests.tiny_families import LAYOUTS, TEXT, PeakMemory, change_config, change_weights, write_llava
 
 E2E = REFERENCE / "e2e"
@@ -72,10 +80,10 @@ def pictures(folder: Path, count: int = 6) -> Tensor:
 @pytest.mark.skipif(not E2E.is_dir(), reason=f"reference vectors are not at {E2E}; set FLASHVID_REFERENCE")
 @pytest.mark.parametrize("family", ["llava_onevision", "llava_video"])
 def test_reference_vectors(tmp_path: Path, family: str) -> None:
-    """From pixels to the decoder's input, in both variants of the method."""
-    case, vectors = load_case(family, E2E, tmp_path / "model"), compressed_vectors(family, E2E)
+    """From pixels to generated tokens, without compression and in both variants of the method."""
+    case, vectors = load_case(family, E2E, tmp_path / "model"), run_vectors(family, E2E)
     assert case.model.family == family
-    assert [vector.name for vector in vectors] == [f"{family}_r0.25_v1", f"{family}_r0.25_v2"]
+    assert [vector.name for vector in vectors] == [f"{family}_{run}" for run in ("plain", "r0.25_v1", "r0.25_v2")]
     for vector in vectors:
         assert check_vector(case, vector).problems == ()
 
@@ -192,13 +200,48 @@ def test_a_full_prompt_gives_transformers_logits(
     prefix, suffix = language.prefix(ids[0], compressed), language.suffix(*ids, compressed)
     whole = [*ids[0], *[479] * (6 * 64 + 1), *ids[1]]
     with torch.no_grad():
-        ours = language.decoder(
-            inputs_embeds=torch.cat([prefix.embeddings, language.embed(suffix.ids)]).unsqueeze(0),
+        ours = language.decoder._model(
+            inputs_embeds=torch.cat([prefix.embeddings, language.decoder.embed(suffix.ids)]).unsqueeze(0),
             position_ids=torch.cat([prefix.positions, suffix.positions], dim=1),
         ).last_hidden_state[0, -1]
         theirs = stock(input_ids=torch.tensor([whole]), pixel_values_videos=pictures(folder).unsqueeze(0)).logits[0, -1]
-    assert torch.allclose(language.head @ ours, theirs, atol=1e-4)
+    assert torch.allclose(language.decoder._head @ ours, theirs, atol=1e-4)
     assert suffix.next_position == len(whole)
+
+
+def test_answers_are_those_of_stock_generate(
+    stock: LlavaOnevisionForConditionalGeneration, folder: Path, model: VideoModel, visual: VisualFeatures
+) -> None:
+    """Everything kept, greedy."""
+    chat = model.language.chat
+    (answer,) = model.answer(
+        model.compress(visual, None), ["What?"], GenerationConfig(max_new_tokens=8, system_prompt="Be brief.")
+    )
+    before, after = chat.around_video("What?", "Be brief.")
+    whole = [*before, *[479] * (6 * 64 + 1), *after]
+    ids = stock.generate(
+        input_ids=torch.tensor([whole]),
+        attention_mask=torch.ones(1, len(whole), dtype=torch.int64),
+        pixel_values_videos=pictures(folder).unsqueeze(0),
+        max_new_tokens=8,
+        do_sample=False,
+        eos_token_id=sorted(chat.end_tokens),
+    )[0, len(whole) :]
+    assert answer.response == chat.decode(ids.tolist())
+    assert answer.num_generated_tokens == len(ids)
+
+
+@pytest.mark.parametrize("newlines", ["one_token", "frame"])
+def test_questions_together_and_alone(tmp_path: Path, newlines: str) -> None:
+    """One prefill for all, with pruning inside the decoder."""
+    write_llava(tmp_path / "model", layout="original", mm_newline_position=newlines)
+    model = load_model(str(tmp_path / "model"), device="cpu")
+    compressed = model.compress(model.encode(video(0), TIMES), CompressionConfig(retention_ratio=0.25))
+    asked, short = ["What?", "How many?", "Why is that?"], GenerationConfig(max_new_tokens=6)
+    pruning = InnerPruningConfig(pruning_layer=1, llm_retention_ratio=0.3)
+    together = model.answer(compressed, asked, short, pruning=pruning)
+    alone = [model.answer(compressed, [question], short, pruning=pruning)[0] for question in asked]
+    assert [answer.response for answer in together] == [answer.response for answer in alone]
 
 
 def kept(indices: list[int]) -> CompressedVideo:

@@ -13,15 +13,15 @@ from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb_vision
 
-from flashvid.config import CompressionConfig
+from flashvid.config import CompressionConfig, InnerPruningConfig
 from flashvid.errors import ConfigurationError, InvalidFeaturesError, ModelLoadError
-from flashvid.models import CompressedVideo, VideoModel, VisualFeatures, load_model, resolve_model
+from flashvid.models import CompressedVideo, GenerationConfig, VideoModel, VisualFeatures, load_model, resolve_model
 from flashvid.models.qwen3_vl.language import Qwen3Language
 from flashvid.models.qwen3_vl.prompts import step_seconds, texts_around_steps
 from flashvid.models.qwen3_vl.vision import Qwen3Vision
 from tests.embedded_model import TIMES, video
 from tests.reference import REFERENCE
-from tests.reference_families import check_vector, compressed_vectors, load_case
+from tests.reference_families import check_vector, load_case, run_vectors
 from tests.tiny_families import PeakMemory, change_config, change_weights, write_qwen3
 
 E2E = REFERENCE / "e2e"
@@ -82,9 +82,9 @@ def language_of(model: VideoModel) -> Qwen3Language:
 
 @pytest.mark.skipif(not E2E.is_dir(), reason=f"reference vectors are not at {E2E}; set FLASHVID_REFERENCE")
 def test_reference_vectors(tmp_path: Path) -> None:
-    """From pixels to the decoder's input, deepstack features and all, in both variants of the method."""
-    case, vectors = load_case("qwen3_vl", E2E, tmp_path / "model"), compressed_vectors("qwen3_vl", E2E)
-    assert [vector.name for vector in vectors] == ["qwen3_vl_r0.25_v1", "qwen3_vl_r0.25_v2"]
+    """From pixels to generated tokens, without compression and in both variants of the method."""
+    case, vectors = load_case("qwen3_vl", E2E, tmp_path / "model"), run_vectors("qwen3_vl", E2E)
+    assert [vector.name for vector in vectors] == [f"qwen3_vl_{run}" for run in ("plain", "r0.25_v1", "r0.25_v2")]
     for vector in vectors:
         assert check_vector(case, vector).problems == ()
 
@@ -196,8 +196,8 @@ def test_a_full_prompt_gives_transformers_positions_and_logits(
     assert torch.equal(positions, expected[:, 0])
     assert suffix.next_position == int(expected.max()) + 1
     with torch.no_grad():
-        ours = language.decoder(
-            inputs_embeds=torch.cat([prefix.embeddings, language.embed(suffix.ids)]).unsqueeze(0),
+        ours = language.decoder._model(
+            inputs_embeds=torch.cat([prefix.embeddings, language.decoder.embed(suffix.ids)]).unsqueeze(0),
             position_ids=positions.unsqueeze(1),
             visual_pos_masks=torch.cat([prefix.is_visual, torch.zeros(len(suffix.ids), dtype=torch.bool)]).unsqueeze(0),
             deepstack_visual_embeds=list(prefix.deepstack),
@@ -208,7 +208,7 @@ def test_a_full_prompt_gives_transformers_positions_and_logits(
             video_grid_thw=torch.tensor([grid]),
             mm_token_type_ids=kinds,
         ).logits[0, -1]
-    assert torch.allclose(language.head @ ours, theirs, atol=1e-4)
+    assert torch.allclose(language.decoder._head @ ours, theirs, atol=1e-4)
 
 
 def test_the_prompt_in_words(model: VideoModel, compressed: CompressedVideo) -> None:
@@ -235,7 +235,7 @@ def test_markers_stay_unless_the_reference_is_asked_for(model: VideoModel, compr
     ids = language.chat.around_video("What?", "Be brief.")
     ours = language.prefix(ids[0], compressed)
     theirs = language.prefix(ids[0], compressed, reference_compatible=True)
-    start, end = language.embed([ids[0][-1], ids[1][0]])
+    start, end = language.decoder.embed([ids[0][-1], ids[1][0]])
     is_marker = (ours.embeddings == start).all(dim=1) | (ours.embeddings == end).all(dim=1)
     assert int(is_marker.sum()) == 3 + 2
     assert torch.equal(theirs.embeddings, ours.embeddings[~is_marker])
@@ -302,7 +302,7 @@ def test_a_tied_head_is_the_embedding(tmp_path: Path) -> None:
     """Small models have no head of their own."""
     write_qwen3(tmp_path / "model", tied=True)
     language = language_of(load_model(str(tmp_path / "model"), part="language", device="cpu"))
-    assert language.head.data_ptr() == language.decoder.embed_tokens.weight.data_ptr()
+    assert language.decoder._head.data_ptr() == language.decoder._model.embed_tokens.weight.data_ptr()
 
 
 def test_each_part_reads_only_its_tensors(folder: Path) -> None:
@@ -314,10 +314,39 @@ def test_each_part_reads_only_its_tensors(folder: Path) -> None:
     assert sorted([*vision.tensors_read, *language.tensors_read]) == sorted(stored)
 
 
-def test_answering_is_refused_until_there_is_an_engine(model: VideoModel, compressed: CompressedVideo) -> None:
-    """One clear error."""
-    with pytest.raises(ConfigurationError, match="answering with them is not there yet"):
-        model.answer(compressed, ["What?"])
+def test_answers_are_those_of_stock_generate(
+    stock: Qwen3VLForConditionalGeneration, model: VideoModel, visual: VisualFeatures
+) -> None:
+    """Everything kept, greedy."""
+    language, everything = language_of(model), model.compress(visual, None)
+    (answer,) = model.answer(everything, ["What?"], GenerationConfig(max_new_tokens=8, system_prompt="Be brief."))
+    texts = language._texts(*language.chat.around_video("What?", "Be brief."), everything)
+    video_id = stock.config.video_token_id
+    whole = [*texts[0], *(token for text in texts[1:] for token in (*[video_id] * visual.features.shape[1], *text))]
+    pixels, grid = patches(model)
+    ids = stock.generate(
+        input_ids=torch.tensor([whole]),
+        attention_mask=torch.ones(1, len(whole), dtype=torch.int64),
+        pixel_values_videos=pixels,
+        video_grid_thw=torch.tensor([grid]),
+        mm_token_type_ids=torch.tensor([[2 if token == video_id else 0 for token in whole]]),
+        max_new_tokens=8,
+        do_sample=False,
+        eos_token_id=sorted(language.chat.end_tokens),
+    )[0, len(whole) :]
+    assert answer.response == language.chat.decode(ids.tolist())
+    assert answer.num_generated_tokens == len(ids)
+
+
+def test_questions_together_and_alone(model: VideoModel, compressed: CompressedVideo) -> None:
+    """One prefill for all, with pruning inside the decoder; it may not begin among the deepstack layers."""
+    asked, short = ["What?", "How many?", "Why is that?"], GenerationConfig(max_new_tokens=6)
+    pruning = InnerPruningConfig(pruning_layer=2, llm_retention_ratio=0.3)
+    together = model.answer(compressed, asked, short, pruning=pruning)
+    alone = [model.answer(compressed, [question], short, pruning=pruning)[0] for question in asked]
+    assert [answer.response for answer in together] == [answer.response for answer in alone]
+    with pytest.raises(ConfigurationError, match="pruning_layer 1 is below the 2 layers"):
+        model.answer(compressed, asked, short, pruning=InnerPruningConfig(pruning_layer=1, llm_retention_ratio=0.3))
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:

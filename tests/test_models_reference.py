@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from flashvid.config import CompressionConfig
-from flashvid.models import CompressedVideo, VideoModel, VisualFeatures, load_model, resolve_model
-from flashvid.models.qwen2_5_vl.language import Prompt, QwenLanguage
+from flashvid.models import VideoModel, VisualFeatures, load_model, resolve_model
 from flashvid.models.qwen2_5_vl.vision import QwenVision
 from tests.reference import REFERENCE, load_vector
+from tests.reference_e2e import compare_inputs, compare_run, qwen2_5_vl_run
 
 E2E = REFERENCE / "e2e"
 COMPRESSED = ("qwen2_5_vl_r0.25_v1", "qwen2_5_vl_r0.25_v2")
@@ -56,16 +56,6 @@ def visual(model: VideoModel, inputs: dict[str, Tensor]) -> VisualFeatures:
     return VisualFeatures(features, scores, GRID, np.arange(2 * GRID[0]) * step_s / 2)
 
 
-def prompt(model: VideoModel, inputs: dict[str, Tensor], compressed: CompressedVideo) -> tuple[QwenLanguage, Prompt]:
-    """The reference's prompt, split around its video."""
-    language = model.language
-    assert isinstance(language, QwenLanguage)
-    ids = inputs["input_ids"][0]
-    video = (ids == 501).nonzero().flatten()
-    before, after = ids[: int(video[0])].tolist(), ids[int(video[-1]) + 1 :].tolist()
-    return language, language.build_prompt(tuple(before), tuple(after), compressed)
-
-
 @pytest.mark.parametrize("name", COMPRESSED)
 def test_features_and_scores(visual: VisualFeatures, name: str) -> None:
     """Un-permuted from window order, to 1e-4; scores of a step add up to a quarter."""
@@ -86,40 +76,15 @@ def test_compression_of_our_own_features(model: VideoModel, visual: VisualFeatur
     assert torch.allclose(compressed.tokens, vector.tensors["compressed_tokens"], rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", COMPRESSED)
-def test_what_the_language_model_receives(
-    model: VideoModel, inputs: dict[str, Tensor], visual: VisualFeatures, name: str
-) -> None:
-    """Embeddings and M-RoPE positions of a compressed prompt, exactly."""
-    expected = load_vector(E2E / f"{name}.safetensors").tensors
-    compressed = CompressedVideo(
-        tokens=expected["compressed_tokens"],
-        indices=expected["kept_indices"],
-        assignment=torch.full((480,), -1),
-        grid_thw=GRID,
-        frame_timestamps=visual.frame_timestamps,
-        segment_lengths=tuple(expected["segment_lengths"].tolist()),
-    )
-    language, built = prompt(model, inputs, compressed)
-    assert torch.equal(built.positions, expected["lm_position_ids"][1:, 0])
-    prefix = language.prefix_embeddings(built, compressed.tokens)
-    assert torch.equal(prefix, expected["lm_inputs_embeds"][0, : len(prefix)])
-    assert len(prefix) + len(built.after) == expected["lm_inputs_embeds"].shape[1]
+@pytest.mark.parametrize("name", ["qwen2_5_vl_plain", *COMPRESSED])
+def test_what_the_language_model_receives_and_prunes(name: str) -> None:
+    """Embeddings and M-RoPE positions of a prompt, and what goes on behind the inner pruning, exactly."""
+    vector = load_vector(E2E / f"{name}.safetensors")
+    assert compare_inputs(qwen2_5_vl_run(E2E, vector), vector.tensors) is None
 
 
-def test_plain_generation(model: VideoModel, inputs: dict[str, Tensor], visual: VisualFeatures) -> None:
-    """All tokens kept: the ids of un-patched `generate`, and its logits to 1e-3, over 16 steps."""
-    expected = load_vector(E2E / "qwen2_5_vl_plain.safetensors").tensors
-    compressed = model.compress(visual, None)
-    language, built = prompt(model, inputs, compressed)
-    assert torch.equal(built.positions, expected["lm_position_ids"][1:, 0])
-    cache = language.prefill(built, compressed.tokens)
-    logits = language.question_logits(built, cache)
-    generated: list[int] = []
-    for step in range(16):
-        theirs = expected["logits"][step]
-        others = torch.arange(len(logits)) != SUPPRESSED
-        assert torch.allclose(logits[others], theirs[others], rtol=0, atol=1e-3)
-        generated.append(int(logits.masked_fill(~others, -torch.inf).argmax()))
-        logits = language.token_logits(generated[-1], built.next_position + step, cache)
-    assert generated == expected["generated_ids"].tolist()
+@pytest.mark.parametrize("name", ["qwen2_5_vl_plain", *COMPRESSED])
+def test_generation(name: str) -> None:
+    """The reference's ids, its logits to 1e-3 over 16 steps, and as many tokens cached in each layer."""
+    vector = load_vector(E2E / f"{name}.safetensors")
+    assert compare_run(qwen2_5_vl_run(E2E, vector), vector.tensors) is None

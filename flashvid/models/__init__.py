@@ -6,13 +6,21 @@ What needs torch is loaded when it is first used; transformers only with a model
 from typing import TYPE_CHECKING, Any
 
 from flashvid.models.sources import ModelSource, resolve_model
-from flashvid.models.types import Answer, CompressedVideo, FramePreprocessor, GenerationConfig, VisualFeatures
+from flashvid.models.types import (
+    Answer,
+    ClipQuestions,
+    CompressedVideo,
+    FramePreprocessor,
+    GenerationConfig,
+    VisualFeatures,
+)
 
 if TYPE_CHECKING:
     from flashvid.models.handle import VideoModel, load_model, load_preprocessor
 
 __all__ = [
     "Answer",
+    "ClipQuestions",
     "CompressedVideo",
     "FramePreprocessor",
     "GenerationConfig",

@@ -11,12 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from flashvid.compression import compress
-from flashvid.config import CompressionConfig
+from flashvid.config import CompressionConfig, InnerPruningConfig
 from flashvid.errors import ConfigurationError, InvalidFeaturesError
 from flashvid.models.families import family_named
 from flashvid.models.sources import ModelSource, resolve_model
 from flashvid.models.types import (
     Answer,
+    ClipQuestions,
     CompressedVideo,
     FramePreprocessor,
     GenerationConfig,
@@ -27,6 +28,9 @@ from flashvid.models.types import (
     VisualFeatures,
 )
 from flashvid.models.weights import Checkpoint
+
+# Tokens in memory together while answering: 1.9 GB of keys and values for Qwen2.5-VL-7B in bfloat16.
+MAX_BATCH_TOKENS = 32768
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -146,7 +150,15 @@ class VideoModel:
         )
 
     def answer(
-        self, compressed: CompressedVideo, questions: Sequence[str], generation: GenerationConfig | None = None
+        self,
+        compressed: CompressedVideo,
+        questions: Sequence[str],
+        generation: GenerationConfig | None = None,
+        *,
+        pruning: InnerPruningConfig | None = None,
+        options: Sequence[Sequence[str] | None] | None = None,
+        keys: Sequence[str] | None = None,
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
     ) -> list[Answer]:
         """Answer questions about one video; its tokens are prefilled once for all of them.
 
@@ -156,17 +168,54 @@ class VideoModel:
             compressed: From `compress`, or rebuilt from storage.
             questions: What the user asks, without the video.
             generation: Settings of the generation.
+            pruning: Inside the decoder; None for none.
+            options: For each question its choices, or None; used where `generation.choice` is by likelihood.
+            keys: For each question a name of its random stream, unique among clips; its own text when omitted.
+            max_batch_tokens: Bound of the tokens that are in memory together; changes no answer.
 
         Returns:
             One answer per question, in order.
 
         Raises:
-            ConfigurationError: the language side was not loaded.
+            ConfigurationError: the language side was not loaded; pruning that the model does not allow; not as many
+                options or keys as questions, or an option without text.
             InvalidFeaturesError: tokens of another width than this model's, or indices that are not theirs.
         """
+        clip = ClipQuestions(compressed, questions, options, keys)
+        return self.answer_many([clip], generation, pruning=pruning, max_batch_tokens=max_batch_tokens)[0]
+
+    def answer_many(
+        self,
+        clips: Sequence[ClipQuestions],
+        generation: GenerationConfig | None = None,
+        *,
+        pruning: InnerPruningConfig | None = None,
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+    ) -> list[list[Answer]]:
+        """Answer questions about several videos in one batch, each as `answer` would.
+
+        Args:
+            clips: Videos with their questions.
+            generation: Settings of the generation.
+            pruning: Inside the decoder; None for none.
+            max_batch_tokens: As in `answer`.
+
+        Returns:
+            Per clip one answer per question, in order.
+
+        Raises:
+            ConfigurationError: see `answer`.
+            InvalidFeaturesError: see `answer`.
+        """
+        # It loads transformers, which a handle of the vision side does not need from here.
+        from flashvid.models.answering import answer_clips, check_compressed
+
         language = self.language
-        _check_compressed(compressed, self.hidden_size)
-        return language.answer(compressed, questions, generation or GenerationConfig())
+        if max_batch_tokens < 1:
+            raise ConfigurationError(f"max_batch_tokens is {max_batch_tokens}: it must be at least 1")
+        for clip in clips:
+            check_compressed(clip.compressed, self.hidden_size)
+        return answer_clips(language, clips, generation or GenerationConfig(), pruning, max_batch_tokens)
 
 
 def load_model(
@@ -250,13 +299,3 @@ def _stored_dtype(source: ModelSource) -> torch.dtype | None:
     config = source.config()
     named = config.get("dtype") or config.get("torch_dtype")
     return _DTYPES.get(named) if isinstance(named, str) else None
-
-
-def _check_compressed(compressed: CompressedVideo, width: int) -> None:
-    tokens, indices = compressed.tokens, compressed.indices
-    if tokens.ndim != 2 or tokens.shape[1] != width:
-        raise InvalidFeaturesError(f"tokens must be [M, {width}] for this model, not {list(tokens.shape)}")
-    total = len(compressed.assignment)
-    in_order = indices.shape == tokens.shape[:1] and bool((indices.diff() >= 0).all())
-    if not in_order or (len(indices) and not 0 <= int(indices[0]) <= int(indices[-1]) < total):
-        raise InvalidFeaturesError(f"the indices of {len(tokens)} tokens must ascend and be below {total}")

@@ -68,8 +68,7 @@ class ChatPrompt:
     def render(self, question: str, system_prompt: str) -> str:
         """A question's prompt as text, with one placeholder for the video."""
         # A question is text: what looks like a special token in it must not become one.
-        for token in self._special:
-            question = question.replace(token, f"{token[0]} {token[1:]}")
+        question = self._as_text(question)
         messages: list[dict[str, Any]] = [
             {"role": "system", "content": [{"type": "text", "text": system_prompt}]},
             {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]},
@@ -80,9 +79,22 @@ class ChatPrompt:
             )
         )
 
+    def continuation(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text as the assistant would write it; special tokens in it are text."""
+        return tuple(self._tokenizer(self._as_text(text), add_special_tokens=False)["input_ids"])
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Generated ids as text, without special tokens, and with the blanks around it."""
+        return str(self._tokenizer.decode([*ids], skip_special_tokens=True))
+
     def decode(self, ids: Sequence[int]) -> str:
         """Generated ids as text, without special tokens."""
-        return str(self._tokenizer.decode([*ids], skip_special_tokens=True)).strip()
+        return self.text(ids).strip()
+
+    def _as_text(self, text: str) -> str:
+        for token in self._special:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
 
 
 def end_tokens(path: Path, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,17 +15,42 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from flashvid.models.decoder import Decoder
+    from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
+    from flashvid.models.prompt import ChatPrompt
+
 Part = Literal["all", "vision", "language"]
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "choice"]
 
 
 class GenerationConfig(BaseModel):
-    """How answers are generated: greedily, from the model's own chat template."""
+    """How answers are made, from the model's own chat template: greedily, unless a temperature is given.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    With a temperature, every clip and question has a random stream of its own, derived from `seed`: an answer does
+    not depend on what is answered with it, and comes out the same when it is asked again.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     max_new_tokens: int = Field(default=64, ge=1, description="tokens after which an answer is cut")
     system_prompt: str = Field(default="You are a helpful assistant.", description="the system's turn")
+    temperature: float = Field(default=0.0, ge=0.0, description="0: the most likely token; else logits are divided")
+    top_k: int | None = Field(default=None, ge=1, description="draw from this many most likely tokens; all if not set")
+    top_p: float = Field(
+        default=1.0,
+        gt=0.0,
+        le=1.0,
+        description="draw from the fewest tokens that have this much of the probability, after top_k",
+    )
+    seed: int = Field(default=0, ge=0, description="of the random streams; no effect without a temperature")
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        default=(), description="an answer ends before the first of these texts in it"
+    )
+    choice: Literal["letter", "likelihood"] = Field(
+        default="letter",
+        description="questions with options: the model writes its answer (letter), or the option wins whose tokens are "
+        "the likeliest continuation of the prompt (likelihood)",
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +102,38 @@ class CompressedVideo:
     deepstack: tuple[Tensor, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class ClipQuestions:
+    """A video and what is asked about it.
+
+    Attributes:
+        compressed: The video.
+        questions: What the user asks, without the video.
+        options: For each question its choices, or None; used where `choice` is by likelihood.
+        keys: For each question a name of its random stream, unique among clips; its own text when omitted.
+    """
+
+    compressed: CompressedVideo
+    questions: Sequence[str]
+    options: Sequence[Sequence[str] | None] | None = None
+    keys: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class TokenLayers:
+    """Work of the decoder: tokens times the layers they ran through.
+
+    Attributes:
+        shared: Once for all questions asked together in the same words before the video.
+        prompt: For this question's prompt, on top of what is shared: with inner pruning also the visual tokens it kept.
+        generated: For the tokens of this answer, or of its options.
+    """
+
+    shared: int
+    prompt: int
+    generated: int
+
+
 @dataclass(frozen=True)
 class Answer:
     """The answer to one question, with its accounting.
@@ -84,12 +141,15 @@ class Answer:
     Of the prompt, `num_shared_tokens` were prefilled once for all questions asked together, the rest for this one.
 
     Attributes:
-        response: The generated text.
-        finish_reason: "stop" if the model ended its turn, "length" if `max_new_tokens` did.
+        response: The generated text, up to a stop text; or the likeliest option.
+        finish_reason: "stop" if the model or a stop text ended its turn, "length" if `max_new_tokens` did, "choice" if
+            it is an option.
         num_visual_tokens: Visual tokens in the prompt.
         num_prompt_tokens: Tokens in the prompt, visual ones included.
         num_shared_tokens: Of those, the tokens up to the last visual one.
-        num_generated_tokens: Tokens generated, an end token included.
+        num_generated_tokens: Tokens generated, an end token included; 0 for an option.
+        token_layers: What the decoder did for it.
+        option_scores: For `choice` by likelihood: the log-likelihood of every option, the sum over its tokens.
     """
 
     response: str
@@ -98,6 +158,8 @@ class Answer:
     num_prompt_tokens: int
     num_shared_tokens: int
     num_generated_tokens: int
+    token_layers: TokenLayers
+    option_scores: tuple[float, ...] | None = None
 
 
 class FramePreprocessor(Protocol):
@@ -144,13 +206,25 @@ class VisionSide(Protocol):
 
 
 class LanguageSide(Protocol):
-    """Decoder, output head and tokenizer."""
+    """Decoder, output head and tokenizer, and how a family lays out a prompt around a video.
+
+    A prompt is laid out from its token ids `before` and `after` the place of the video.
+    """
 
     @property
     def dtype(self) -> torch.dtype:
         """Of weights and embeddings."""
 
-    def answer(
-        self, compressed: CompressedVideo, questions: Sequence[str], generation: GenerationConfig
-    ) -> list[Answer]:
-        """See `VideoModel.answer`; the compressed video has been checked."""
+    @property
+    def decoder(self) -> Decoder:
+        """Runs what is laid out."""
+
+    @property
+    def chat(self) -> ChatPrompt:
+        """Makes token ids of questions, and text of answers."""
+
+    def prefix(self, before: tuple[int, ...], compressed: CompressedVideo) -> SharedPrefix:
+        """What the decoder gets up to the last visual token."""
+
+    def suffix(self, before: tuple[int, ...], after: tuple[int, ...], compressed: CompressedVideo) -> QuestionSuffix:
+        """What the decoder gets behind that."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, Qwen2Model
 
-from flashvid.errors import ConfigurationError, ModelLoadError
+from flashvid.errors import ModelLoadError
+from flashvid.models.decoder import Decoder
 from flashvid.models.llava import prompts
 from flashvid.models.llava.configs import decoder_config
 from flashvid.models.llava.layouts import decoder_tensors, find_layout
@@ -18,7 +18,7 @@ from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.models.modules import without_memory
 from flashvid.models.prompt import ChatPrompt, end_tokens
 from flashvid.models.sources import ModelSource, chat_template
-from flashvid.models.types import Answer, CompressedVideo, GenerationConfig, LoadOptions
+from flashvid.models.types import CompressedVideo, LoadOptions
 from flashvid.models.weights import Checkpoint
 
 # The conversation `qwen_1_5` of the original code, which its tokenizers' own templates do not describe.
@@ -31,21 +31,12 @@ _ORIGINAL_TEMPLATE = (
 
 
 class LlavaLanguage:
-    """Decoder, output head and tokenizer.
+    """See `flashvid.models.types.LanguageSide`."""
 
-    Attributes:
-        decoder: The decoder, without its head.
-        head: `[V, D]`: the output head.
-        chat: Tokenizer and template.
-    """
-
-    def __init__(
-        self, decoder: Qwen2Model, head: Tensor, newline: Tensor, settings: LlavaSettings, chat: ChatPrompt
-    ) -> None:
+    def __init__(self, decoder: Decoder, newline: Tensor, settings: LlavaSettings, chat: ChatPrompt) -> None:
         self.decoder = decoder
-        self.head = head
         self.chat = chat
-        self.dtype = head.dtype
+        self.dtype = decoder.dtype
         self._newline = newline
         self._newlines = settings.newlines
 
@@ -59,36 +50,16 @@ class LlavaLanguage:
         """
         settings = LlavaSettings.parse(source.config())
         chat = load_chat(source)
-        decoder, head = load_decoder(source, checkpoint, options)
-        newline = load_newline(source, checkpoint, options)
-        return cls(decoder, head, newline, settings, chat)
+        decoder = Decoder(*load_decoder(source, checkpoint, options))
+        return cls(decoder, load_newline(source, checkpoint, options), settings, chat)
 
     def prefix(self, before: tuple[int, ...], compressed: CompressedVideo) -> SharedPrefix:
         """What the decoder gets up to the video's last token or newline, from the ids before the video."""
-        return prompts.shared_prefix(self.embed(before), compressed, self._newline, self._newlines)
+        return prompts.shared_prefix(self.decoder.embed(before), compressed, self._newline, self._newlines)
 
     def suffix(self, before: tuple[int, ...], after: tuple[int, ...], compressed: CompressedVideo) -> QuestionSuffix:
         """What the decoder gets behind that, from the ids before and behind the video."""
         return prompts.question_suffix(len(before), after, compressed, self._newlines)
-
-    @torch.no_grad()
-    def embed(self, ids: Sequence[int]) -> Tensor:
-        """Embeddings `[L, D]` of L token ids."""
-        embedded: Tensor = self.decoder.embed_tokens(torch.tensor(ids, dtype=torch.int64, device=self.head.device))
-        return embedded
-
-    def answer(
-        self,
-        compressed: CompressedVideo,  # noqa: ARG002 - until the engine is there
-        questions: Sequence[str],  # noqa: ARG002
-        generation: GenerationConfig,  # noqa: ARG002
-    ) -> list[Answer]:
-        """See `VideoModel.answer`.
-
-        Raises:
-            ConfigurationError: always; the decoder engine does not run this family yet.
-        """
-        raise ConfigurationError("LLaVA models encode and compress; answering with them is not there yet")
 
 
 def load_decoder(source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> tuple[Qwen2Model, Tensor]:

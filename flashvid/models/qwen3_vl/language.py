@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Self, cast
 
-import torch
 from torch import Tensor, nn
 from transformers import Qwen3VLTextModel
 
-from flashvid.errors import ConfigurationError, InvalidFeaturesError
+from flashvid.errors import InvalidFeaturesError
+from flashvid.models.decoder import Decoder
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.models.modules import without_memory
 from flashvid.models.prompt import ChatPrompt
@@ -18,28 +17,19 @@ from flashvid.models.qwen3_vl.configs import load_configs
 from flashvid.models.qwen3_vl.family import LANGUAGE_PREFIX, deepstack_layers, is_tied, language_tensors
 from flashvid.models.qwen3_vl.prompts import PromptShape
 from flashvid.models.sources import ModelSource
-from flashvid.models.types import Answer, CompressedVideo, GenerationConfig, LoadOptions
+from flashvid.models.types import CompressedVideo, LoadOptions
 from flashvid.models.weights import Checkpoint
 
 _START, _VIDEO, _END = "<|vision_start|>", "<|video_pad|>", "<|vision_end|>"
 
 
 class Qwen3Language:
-    """Decoder, output head and tokenizer.
+    """See `flashvid.models.types.LanguageSide`."""
 
-    Attributes:
-        decoder: The decoder, without its head.
-        head: `[V, D]`: the output head.
-        chat: Tokenizer and template.
-    """
-
-    def __init__(
-        self, decoder: Qwen3VLTextModel, head: Tensor, chat: ChatPrompt, *, merge_size: int, num_deepstack: int
-    ) -> None:
+    def __init__(self, decoder: Decoder, chat: ChatPrompt, *, merge_size: int, num_deepstack: int) -> None:
         self.decoder = decoder
-        self.head = head
         self.chat = chat
-        self.dtype = head.dtype
+        self.dtype = decoder.dtype
         self._shape = PromptShape(merge_size)
         self._start, self._end = chat.split_at_videos(_START + _END)[0]
         self._reference_shape = PromptShape(merge_size, dropped=frozenset({self._start, self._end}))
@@ -55,9 +45,9 @@ class Qwen3Language:
         """
         vision, _ = load_configs(source, options)
         chat = ChatPrompt.load(source.path, video_token=_VIDEO)
-        decoder, head = load_decoder(source, checkpoint, options)
+        decoder = Decoder(*load_decoder(source, checkpoint, options))
         num_deepstack = len(deepstack_layers(source.config()))
-        return cls(decoder, head, chat, merge_size=vision.spatial_merge_size, num_deepstack=num_deepstack)
+        return cls(decoder, chat, merge_size=vision.spatial_merge_size, num_deepstack=num_deepstack)
 
     def prefix(
         self, before: tuple[int, ...], compressed: CompressedVideo, *, reference_compatible: bool = False
@@ -78,7 +68,7 @@ class Qwen3Language:
                 f"the video needs features of {self._num_deepstack} deepstack layers, not {given}"
             )
         shape = self._reference_shape if reference_compatible else self._shape
-        return prompts.shared_prefix(self._texts(before, (), compressed), compressed, shape, self.embed)
+        return prompts.shared_prefix(self._texts(before, (), compressed), compressed, shape, self.decoder.embed)
 
     def suffix(
         self,
@@ -99,25 +89,6 @@ class Qwen3Language:
         seconds = prompts.step_seconds(compressed.frame_timestamps, compressed.grid_thw[0])
         times = [self.chat.split_at_videos(f"<{second:.1f} seconds>")[0] for second in seconds]
         return prompts.texts_around_steps(before, after, times, start=self._start, end=self._end)
-
-    @torch.no_grad()
-    def embed(self, ids: Sequence[int]) -> Tensor:
-        """Embeddings `[L, D]` of L token ids."""
-        embedded: Tensor = self.decoder.embed_tokens(torch.tensor(ids, dtype=torch.int64, device=self.head.device))
-        return embedded
-
-    def answer(
-        self,
-        compressed: CompressedVideo,  # noqa: ARG002 - until the engine is there
-        questions: Sequence[str],  # noqa: ARG002
-        generation: GenerationConfig,  # noqa: ARG002
-    ) -> list[Answer]:
-        """See `VideoModel.answer`.
-
-        Raises:
-            ConfigurationError: always; the decoder engine does not run this family yet.
-        """
-        raise ConfigurationError("Qwen3-VL models encode and compress; answering with them is not there yet")
 
 
 def load_decoder(source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> tuple[Qwen3VLTextModel, Tensor]:

@@ -1,0 +1,249 @@
+"""Prompts to generated tokens, many at a time: questions join a batch, decode together, and leave it when they end.
+
+What is generated for a question does not depend on which others are in the batch, bit for bit on one machine with one
+number of threads: prefix and question are prefilled alone, a decoding step always has the same number of rows
+(`DECODE_ROWS`), and attention runs over each sequence by itself, at its own length.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from flashvid.config import InnerPruningConfig
+from flashvid.models.decoder import DECODE_ROWS, Decoder
+from flashvid.models.kv_cache import KVCache
+from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
+from flashvid.models.prefill import PrefilledPrefix, PrefilledPrompt, prefill_prefix, prefill_question
+from flashvid.models.sampling import TokenSampler
+from flashvid.models.types import FinishReason, GenerationConfig, TokenLayers
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """One question as the decoder reads it.
+
+    Attributes:
+        suffix: Its own part of the prompt.
+        key: Names its random stream.
+        options: Token ids of continuations to score instead of generating one; each at least one token.
+    """
+
+    suffix: QuestionSuffix
+    key: str
+    options: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class SharedPrompts:
+    """Questions that share a prefix."""
+
+    prefix: SharedPrefix
+    prompts: tuple[Prompt, ...]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What was generated for one prompt.
+
+    Attributes:
+        ids: Token ids, an end token included; none if options were scored.
+        finish_reason: Why it ended.
+        token_layers: What the decoder did for it.
+        option_scores: Log-likelihood of each option, if there were any.
+    """
+
+    ids: tuple[int, ...]
+    finish_reason: FinishReason
+    token_layers: TokenLayers
+    option_scores: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What ends an answer, besides its length.
+
+    Attributes:
+        tokens: Ids that do.
+        texts: Texts that do, once an answer contains one.
+        decode: Token ids to text, special tokens and outer blanks included.
+    """
+
+    tokens: frozenset[int]
+    texts: tuple[str, ...]
+    decode: Callable[[Sequence[int]], str]
+
+    def reached(self, ids: Sequence[int]) -> bool:
+        """Whether these ids are a whole answer."""
+        if ids[-1] in self.tokens:
+            return True
+        if not self.texts:
+            return False
+        text = self.decode(ids)
+        return any(stop in text for stop in self.texts)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a prompt stands among those given: which group, which of its prompts."""
+
+    group: int
+    prompt: int
+
+
+@dataclass(eq=False)
+class Answering:
+    """A prompt that is being answered: the one thing here that changes, and only inside its batch."""
+
+    place: Place
+    suffix: QuestionSuffix
+    cache: KVCache
+    sampler: TokenSampler
+    prefill_work: TokenLayers
+    ids: list[int]
+
+
+class Batch:
+    """Answers prompts; lives for one call."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        groups: Sequence[SharedPrompts],
+        generation: GenerationConfig,
+        ending: Ending,
+        *,
+        pruning: InnerPruningConfig | None = None,
+        max_batch_tokens: int,
+    ) -> None:
+        """Take prompts and settings.
+
+        Args:
+            decoder: Runs them.
+            groups: Prompts by prefix; the prefix is run once for a group.
+            generation: How tokens are chosen and how many at most.
+            ending: What ends an answer.
+            pruning: Inside the decoder; None for none.
+            max_batch_tokens: Bound of the tokens in all caches together, those not generated yet included. A single
+                prompt that exceeds it is run alone.
+        """
+        self._decoder = decoder
+        self._groups = groups
+        self._generation = generation
+        self._ending = ending
+        self._pruning = pruning
+        self._max_batch_tokens = max_batch_tokens
+        self._max_sequences = DECODE_ROWS
+        self._waiting = deque(Place(g, p) for g, group in enumerate(groups) for p in range(len(group.prompts)))
+        self._running: list[Answering] = []
+        self._shared: tuple[int, PrefilledPrefix] | None = None
+        self._done: dict[Place, Generated] = {}
+
+    def run(self) -> list[list[Generated]]:
+        """Answer everything: one `Generated` per prompt, in the order given.
+
+        Raises:
+            torch.cuda.OutOfMemoryError: not even one prompt fits.
+        """
+        while self._waiting or self._running:
+            attempted = 0
+            try:
+                while self._waiting and self._has_room():
+                    attempted = len(self._running) + 1
+                    self._admit()
+                attempted = len(self._running)
+                self._step()
+            except torch.cuda.OutOfMemoryError:
+                if attempted < 2:
+                    raise
+                self._start_again(attempted // 2)
+        return [[self._done[Place(g, p)] for p in range(len(group.prompts))] for g, group in enumerate(self._groups)]
+
+    def _has_room(self) -> bool:
+        if not self._running:
+            return True
+        place = self._waiting[0]
+        tokens = self._num_tokens(place) + len(self._groups[place.group].prefix.embeddings)
+        tokens += sum(self._num_tokens(answering.place) for answering in self._running)
+        return len(self._running) < self._max_sequences and tokens <= self._max_batch_tokens
+
+    def _num_tokens(self, place: Place) -> int:
+        """Tokens that a prompt's cache may come to hold."""
+        group = self._groups[place.group]
+        return (
+            len(group.prefix.embeddings) + len(group.prompts[place.prompt].suffix.ids) + self._generation.max_new_tokens
+        )
+
+    def _admit(self) -> None:
+        """Prefill the first waiting prompt, and choose its first token or score its options."""
+        place = self._waiting[0]
+        prompt, shared = self._groups[place.group].prompts[place.prompt], self._prefix(place.group)
+        prefilled = prefill_question(self._decoder, shared, prompt.suffix, self._pruning)
+        work = TokenLayers(shared.token_layers, prefilled.token_layers, 0)
+        if prompt.options:
+            self._done[place] = self._score_options(prompt, prefilled, work)
+        else:
+            sampler = TokenSampler(self._generation, prompt.key)
+            first = sampler.choose(prefilled.logits)
+            answering = Answering(place, prompt.suffix, prefilled.cache, sampler, work, [first])
+            if not self._finish(answering):
+                self._running.append(answering)
+        self._waiting.popleft()
+
+    def _prefix(self, group: int) -> PrefilledPrefix:
+        if self._shared is None or self._shared[0] != group:
+            self._shared = None  # so that never two of them are in memory
+            self._shared = (group, prefill_prefix(self._decoder, self._groups[group].prefix, self._pruning))
+        return self._shared[1]
+
+    def _step(self) -> None:
+        """One more token for every running answer; those that end leave."""
+        if not self._running:
+            return
+        logits = self._decoder.step(
+            [answering.ids[-1] for answering in self._running],
+            [answering.suffix.next_position + len(answering.ids) - 1 for answering in self._running],
+            [answering.cache for answering in self._running],
+        )
+        for answering, row in zip(self._running, logits, strict=True):
+            answering.ids.append(answering.sampler.choose(row))
+        self._running = [answering for answering in self._running if not self._finish(answering)]
+
+    def _finish(self, answering: Answering) -> bool:
+        """Whether it has ended; then its result is noted."""
+        ids = answering.ids
+        ended = self._ending.reached(ids)
+        if not ended and len(ids) < self._generation.max_new_tokens:
+            return False
+        work = replace(answering.prefill_work, generated=(len(ids) - 1) * self._decoder.num_layers)
+        self._done[answering.place] = Generated(tuple(ids), "stop" if ended else "length", work)
+        return True
+
+    def _score_options(self, prompt: Prompt, prefilled: PrefilledPrompt, prefill_work: TokenLayers) -> Generated:
+        scores = tuple(self._score(prompt.suffix, prefilled, option) for option in prompt.options)
+        num_run = sum(len(option) - 1 for option in prompt.options)
+        work = replace(prefill_work, generated=num_run * self._decoder.num_layers)
+        return Generated((), "choice", work, scores)
+
+    def _score(self, suffix: QuestionSuffix, prefilled: PrefilledPrompt, option: tuple[int, ...]) -> float:
+        """Log-likelihood of a continuation: the sum over its tokens, each given those before it."""
+        positions = torch.arange(suffix.next_position, suffix.next_position + len(option) - 1)
+        layers = range(self._decoder.num_layers)
+        hidden = self._decoder.embed(option[:-1])
+        hidden, _ = self._decoder.forward(hidden, positions.unsqueeze(0), prefilled.cache.fork(), layers)
+        logits = torch.cat([prefilled.logits.unsqueeze(0), self._decoder.logits(hidden)])
+        chosen = torch.tensor(option, device=logits.device).unsqueeze(1)
+        return float(logits.double().log_softmax(dim=-1).gather(1, chosen).sum())
+
+    def _start_again(self, max_sequences: int) -> None:
+        """After running out of memory: everything unfinished from its beginning, fewer at a time.
+
+        A step that failed half-way has left caches whose layers do not agree, so none is kept. Started again, an
+        answer comes out the same.
+        """
+        self._max_sequences = max_sequences
+        self._waiting.extendleft(answering.place for answering in reversed(self._running))
+        self._running, self._shared = [], None

@@ -1,0 +1,223 @@
+"""The loop over decoder layers: stock transformers and the reference's runs are the judges."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import (
+    Qwen2_5_VLTextConfig,
+    Qwen2_5_VLTextModel,
+    Qwen2Config,
+    Qwen2Model,
+    Qwen3VLTextConfig,
+    Qwen3VLTextModel,
+)
+
+from flashvid.config import InnerPruningConfig
+from flashvid.errors import ConfigurationError
+from flashvid.models.decoder import DECODE_ROWS, Decoder
+from flashvid.models.kv_cache import KVCache
+from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
+from tests.reference import REFERENCE, Vector, load_vector
+from tests.reference_e2e import compare_run, run_parts
+
+E2E = REFERENCE / "e2e"
+SIZES: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 256,
+    "max_position_embeddings": 1024,
+}
+KINDS: dict[str, tuple[type[nn.Module], type, dict[str, Any]]] = {
+    "qwen2": (Qwen2Model, Qwen2Config, {}),
+    "qwen2_5_vl": (
+        Qwen2_5_VLTextModel,
+        Qwen2_5_VLTextConfig,
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}},
+    ),
+    "qwen3_vl": (
+        Qwen3VLTextModel,
+        Qwen3VLTextConfig,
+        {
+            "head_dim": 16,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e4,
+                "mrope_section": [4, 2, 2],
+                "mrope_interleaved": True,
+            },
+        },
+    ),
+}
+
+
+def stock_model(kind: str, **settings: Any) -> tuple[Any, Tensor]:
+    """A random model of transformers, and a head for it."""
+    torch.manual_seed(20261123)
+    model, config, more = KINDS[kind]
+    settings = {"attn_implementation": "sdpa", **settings}
+    return model(config(**SIZES, **more, **settings)).train(False), torch.randn(256, 64)
+
+
+def prompt_of(kind: str, length: int = 40) -> tuple[Tensor, Tensor]:
+    """Embeddings `[length, D]`, and positions with gaps `[R, length]`."""
+    generator = torch.Generator().manual_seed(5)
+    rows = 1 if kind == "qwen2" else 3
+    positions = torch.randint(1, 4, (rows, length), generator=generator).cumsum(dim=1)
+    return torch.randn(length, 64, generator=generator), positions
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_pieces_equal_the_whole(kind: str, attention: str) -> None:
+    """A prompt in three pieces and a step on top of a cache: the hidden states of one stock forward pass."""
+    model, head = stock_model(kind, attn_implementation=attention)
+    embeddings, positions = prompt_of(kind)
+    named = positions if kind == "qwen2" else positions.unsqueeze(1)
+    # Without a mask, transformers takes gaps between positions for the ends of packed sequences.
+    everything = torch.ones(1, 40, dtype=torch.int64)
+    with torch.no_grad():
+        expected = model(
+            inputs_embeds=embeddings.unsqueeze(0), position_ids=named, attention_mask=everything, use_cache=False
+        )
+    decoder, cache = Decoder(model, head), KVCache(3)
+    pieces = [
+        decoder.forward(embeddings[span], positions[:, span], cache, range(3))[0]
+        for span in (slice(0, 20), slice(20, 21), slice(21, 40))
+    ]
+    hidden = model.norm(torch.cat(pieces))
+    assert torch.allclose(hidden, expected.last_hidden_state[0], rtol=0, atol=2e-5)
+    assert cache.lengths == (40, 40, 40)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_may_be_run_apart(kind: str) -> None:
+    """The first ones on everything, the rest later: the same as in one go."""
+    model, head = stock_model(kind)
+    embeddings, positions = prompt_of(kind)
+    decoder, at_once, apart = Decoder(model, head), KVCache(3), KVCache(3)
+    whole, _ = decoder.forward(embeddings, positions, at_once, range(3))
+    half, _ = decoder.forward(embeddings, positions, apart, range(1))
+    assert apart.lengths == (40, 0, 0)
+    rest, _ = decoder.forward(half, positions, apart, range(1, 3))
+    assert torch.equal(whole, rest)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_is_the_same_in_any_company(dtype: torch.dtype) -> None:
+    """Bit for bit: alone, among others, in another place; with caches of other lengths beside it."""
+    model, head = stock_model("qwen2_5_vl")
+    decoder = Decoder(model.to(dtype), head.to(dtype))
+    caches = []
+    for length in range(5, 5 + DECODE_ROWS):
+        embeddings, positions = prompt_of("qwen2_5_vl", length)
+        caches.append(KVCache(3))
+        decoder.forward(embeddings.to(dtype), positions, caches[-1], range(3))
+    tokens, positions_now = list(range(DECODE_ROWS)), list(range(100, 100 + DECODE_ROWS))
+    together = decoder.step(tokens, positions_now, [cache.fork() for cache in caches])
+    for row in range(DECODE_ROWS):
+        alone = decoder.step([tokens[row]], [positions_now[row]], [caches[row].fork()])
+        assert torch.equal(alone[0], together[row])
+    reverse = decoder.step(tokens[::-1], positions_now[::-1], [cache.fork() for cache in caches[::-1]])
+    assert torch.equal(reverse.flip(0), together)
+
+
+def test_a_fork_changes_nothing_for_the_other() -> None:
+    """Both grow as if they were alone, in either order."""
+    model, head = stock_model("qwen2")
+    decoder, cache = Decoder(model, head), KVCache(3)
+    embeddings, positions = prompt_of("qwen2", 10)
+    decoder.forward(embeddings, positions, cache, range(3))
+    first, second = cache.fork(), cache.fork()
+    expected = decoder.step([7], [60], [cache.fork()])
+    assert not torch.equal(decoder.step([8], [60], [first]), expected)
+    assert torch.equal(decoder.step([7], [60], [second]), expected)
+    assert torch.equal(decoder.step([7], [60], [cache]), expected)
+    after = decoder.step([9], [61], [second.fork()])
+    assert torch.equal(decoder.step([9], [61], [second]), after)
+    assert (cache.lengths[0], first.lengths[0], second.lengths[0]) == (11, 11, 12)
+
+
+def test_a_cache_grows_past_its_room() -> None:
+    """Many steps: as one pass over the same tokens."""
+    model, head = stock_model("qwen2")
+    decoder, stepped, at_once = Decoder(model, head), KVCache(3), KVCache(3)
+    ids = list(range(150))
+    rows = [decoder.step([token], [position], [stepped])[0] for position, token in enumerate(ids)]
+    hidden, _ = decoder.forward(decoder.embed(ids), torch.arange(150).unsqueeze(0), at_once, range(3))
+    assert torch.allclose(torch.stack(rows), decoder.logits(hidden), rtol=0, atol=5e-4)
+
+
+def test_what_this_loop_cannot_run_is_refused() -> None:
+    """Windows of attention, and implementations whose masks are not ours."""
+    model, head = stock_model("qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=1)
+    with pytest.raises(ConfigurationError, match="sliding-window"):
+        Decoder(model, head)
+    model, head = stock_model("qwen2")
+    model.config._attn_implementation = "flex_attention"
+    with pytest.raises(ConfigurationError, match="'flex_attention' is none of"):
+        Decoder(model, head)
+
+
+# The families whose language sides are not this engine's business: what their decoders received, from the vectors.
+
+
+def reference_decoder(family: str) -> Decoder:
+    """The reference's decoder under the stock class."""
+    config = json.loads((E2E / f"{family}_config.json").read_text())
+    weights = load_file(E2E / f"{family}_weights.safetensors")
+    text = config.get("text") or config["text_config"]
+    model, configuration, _ = KINDS["qwen3_vl" if family == "qwen3_vl" else "qwen2"]
+    prefix = "model.language_model." if family == "qwen3_vl" else "model."
+    module = model(configuration(**text, attn_implementation="sdpa"))
+    names = module.state_dict()
+    module.load_state_dict({name: weights[prefix + name] for name in names})
+    return Decoder(module.train(False), weights["lm_head.weight"])
+
+
+def reference_prompt(family: str, vector: Vector) -> tuple[SharedPrefix, QuestionSuffix]:
+    """What the reference's decoder received, in two parts: the suffix is the ids behind the last visual placeholder."""
+    tensors = vector.tensors
+    embeddings = tensors["lm_inputs_embeds"][0]
+    positions = tensors["lm_position_ids"].reshape(-1, len(embeddings))
+    ids = load_file(E2E / f"{family}_inputs.safetensors")["input_ids"][0]
+    last = int((ids == (501 if family == "qwen3_vl" else -200)).nonzero().max())
+    # Qwen3-VL has dropped the vision_end that stands behind the last video token (spec 8).
+    after = tuple(token for token in ids[last + 1 :].tolist() if token != 503)
+    split = len(embeddings) - len(after)
+    if family == "qwen3_vl":
+        is_prunable = tensors["lm_visual_pos_masks"][0]
+    else:
+        first, count = vector.metadata["visual_token_start_index"], vector.metadata["kept"]
+        # The newlines behind each frame can be pruned, the single one cannot.
+        count += len(tensors["vision_features"]) if family == "llava_video" else 0
+        is_prunable = (torch.arange(len(embeddings)) >= first) & (torch.arange(len(embeddings)) < first + count)
+    deepstack = tuple(tensors[name] for name in ("lm_deepstack_0", "lm_deepstack_1") if name in tensors)
+    prefix = SharedPrefix(embeddings[:split], positions[:, :split], is_prunable[:split], is_prunable[:split], deepstack)
+    return prefix, QuestionSuffix(after, positions[:, split:], int(positions[:, -1].max()) + 1)
+
+
+@pytest.mark.skipif(not E2E.is_dir(), reason=f"reference vectors are not at {E2E}; set FLASHVID_REFERENCE")
+@pytest.mark.parametrize("method", ["v1", "v2"])
+@pytest.mark.parametrize("family", ["llava_onevision", "llava_video", "qwen3_vl"])
+def test_the_references_decoders(family: str, method: str) -> None:
+    """Deepstack, prunable newlines, positions with and without gaps: the reference's pruning, ids, logits, lengths."""
+    path = Path(E2E / f"{family}_r0.25_{method}.safetensors")
+    vector = load_vector(path)
+    prefix, suffix = reference_prompt(family, vector)
+    decoder = reference_decoder(family)
+    pruning = InnerPruningConfig(
+        pruning_layer=vector.params["pruning_layer"], llm_retention_ratio=vector.params["llm_retention_ratio"]
+    )
+    run = run_parts(decoder, prefix, suffix, pruning)
+    assert run.kept.tolist() == vector.tensors["inner_keep_indices"].tolist()
+    assert compare_run(run, vector.tensors) is None
