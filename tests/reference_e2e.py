@@ -90,10 +90,15 @@ def run_parts(
     return Run(prefix, suffix, prefilled.kept, torch.stack(rows), ids, list(prefilled.cache.lengths))
 
 
+def logits_error(run: Run, expected: dict[str, Tensor]) -> float:
+    """Largest absolute difference of a logit over 16 steps, the suppressed token's aside."""
+    others = torch.arange(run.logits.shape[1]) != SUPPRESSED
+    return float((run.logits - expected["logits"])[:, others].abs().max())
+
+
 def compare_run(run: Run, expected: dict[str, Tensor]) -> str | None:
     """What of the generation differs from the reference; None if nothing does."""
-    others = torch.arange(run.logits.shape[1]) != SUPPRESSED
-    error = float((run.logits - expected["logits"])[:, others].abs().max())
+    error = logits_error(run, expected)
     if run.ids != expected["generated_ids"].tolist():
         return f"generated {run.ids}"
     if not error <= LOGITS_TOLERANCE:
@@ -150,14 +155,15 @@ def qwen2_5_vl_run(folder: Path, vector: Vector) -> Run:
     return run_prompt(model.language, tuple(before), tuple(after), compressed, pruning)
 
 
-def check_qwen2_5_vl(folder: Path, vector: Vector) -> str | None:
-    """The language side of one file; what differs, None if nothing does."""
+def check_qwen2_5_vl(folder: Path, vector: Vector) -> tuple[str | None, float]:
+    """The language side of one file: what differs, None if nothing does; and the largest difference of a logit."""
     run = qwen2_5_vl_run(folder, vector)
-    return compare_inputs(run, vector.tensors) or compare_run(run, vector.tensors)
+    problem = compare_inputs(run, vector.tensors) or compare_run(run, vector.tensors)
+    return problem, logits_error(run, vector.tensors)
 
 
 # By the beginning of the files' names. Other families hang theirs on here.
-LANGUAGE_CHECKS: dict[str, Callable[[Path, Vector], str | None]] = {"qwen2_5_vl": check_qwen2_5_vl}
+LANGUAGE_CHECKS: dict[str, Callable[[Path, Vector], tuple[str | None, float]]] = {"qwen2_5_vl": check_qwen2_5_vl}
 
 
 def run_paths(family: str, folder: Path) -> list[Path]:

@@ -1,7 +1,8 @@
 """Check the library against a folder of reference vectors: `python -m tests.reference_vectors DIR`.
 
-DIR is laid out like `golden/` or `e2e/`. One line per file: its tier, whether indices agree, and the largest difference
-of a token as a share of the largest reference value. The exit code is 1 on any miss, or if there was nothing to check.
+DIR is laid out like `golden/` or like `e2e/`. One line per file: its tier, whether indices agree, and the largest
+difference: of a token, as a share of the largest reference value; for a run of a model, of a logit. The exit code is 1
+on any miss, or if there was nothing to check.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from flashvid.pruning import kept_positions
 from flashvid.segmentation import cut_segments, transition_similarities
 from flashvid.selection import select_tokens
 from tests.reference import Vector, load_vector, vector_paths
-from tests.reference_e2e import LANGUAGE_CHECKS, run_paths
+from tests.reference_e2e import LANGUAGE_CHECKS, LOGITS_TOLERANCE, run_paths
 from tests.reference_families import FamilyCheck, check_families
 
 TOLERANCE = 1e-5
@@ -36,11 +37,12 @@ class Check:
     tier: str
     problem: str | None
     error: float = 0.0
+    tolerance: float = TOLERANCE
 
     @property
     def passed(self) -> bool:
         """No problem, and values within the tolerance."""
-        return self.problem is None and self.error <= TOLERANCE
+        return self.problem is None and self.error <= self.tolerance
 
     def __str__(self) -> str:
         verdict = "ok  " if self.passed else "MISS"
@@ -201,7 +203,8 @@ def main(arguments: list[str]) -> int:
     for family, differs in LANGUAGE_CHECKS.items():
         for path in run_paths(family, folder):
             vector = load_vector(path)
-            outcome = Check(vector.name, "e2e", differs(folder, vector))
+            problem, error = differs(folder, vector)
+            outcome = Check(vector.name, "e2e", problem, error, LOGITS_TOLERANCE)
             print(outcome)
             outcomes.append(outcome)
     missed = sum(not outcome.passed for outcome in outcomes)
