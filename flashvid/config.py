@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flashvid.errors import ConfigurationError
 
-MethodName = Literal["flashvid", "adts", "tstm"]
+MethodName = Literal["flashvid", "adts", "tstm", "attention_topk", "random", "uniform_frames", "spatial_pooling"]
 TokenSelectionMethod = Literal["attn_div", "attn_div_v2", "attn", "div"]
 
 
@@ -76,6 +76,8 @@ class CompressionConfig(BaseModel):
         description="Reproduce the published implementation to the last index, its defects included (spec, marked "
         "[bug]), instead of the method as the paper means it.",
     )
+
+    seed: int = Field(default=0, ge=0, description="Of the method `random`; nothing else draws (spec: no randomness).")
 
     def budget(self, num_tokens: int) -> int:
         """Tokens to keep per frame of `num_tokens`; may exceed them where `expansion` does (spec 0)."""

@@ -6,6 +6,7 @@ settings were refused, 130 interrupted.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,6 +83,31 @@ def demo(
 
     with _resumable():
         run_demo(output)
+
+
+bench = typer.Typer(no_args_is_help=True, help="Measure what the project claims, beside its rivals.")
+app.add_typer(bench, name="bench")
+
+
+@bench.command()
+def quality(
+    output: Annotated[Path, typer.Option(help="folder for quality.csv, frames.csv, quality.md and quality.png")],
+    model: Annotated[str, typer.Option(help="embedded name or model directory")] = "tiny",
+    quick: Annotated[bool, typer.Option("--quick", help="a quarter of the clips, no variants: 5 minutes")] = False,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="other clips, never reported: for choosing settings by their result")
+    ] = False,
+    workers: Annotated[int | None, typer.Option(help="processes of one thread; default: one per core")] = None,
+) -> None:
+    """Measure accuracy against retention on generated clips, for FlashVID, its variants and its rivals.
+
+    Example: flashvid bench quality --output quality --quick
+    """
+    from jobs.bench.quality_command import bench_quality
+
+    bench_quality(
+        model, output, quick=quick, clip_set="tune" if tune else "report", workers=workers or os.cpu_count() or 1
+    )
 
 
 @contextmanager

@@ -24,6 +24,7 @@ def test_defaults() -> None:
         "temporal_threshold": 0.8,
         "expansion": 1.0,
         "reference_compatible": False,
+        "seed": 0,
     }
 
 

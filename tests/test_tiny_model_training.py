@@ -54,7 +54,7 @@ def test_packed_questions_are_answered_as_separate_ones(tmp_path: Path) -> None:
     decoder, encoder = module.model.language_model, QuestionEncoder(build_tokenizer())
     # Beside another video's longer questions, so that there is padding.
     packed = encoder.pack([questions, [questions[0]] * 5 + [Question("list", "Why? " * 40, "red")]])
-    hidden, _ = run_packed(decoder, torch.stack([video.tokens] * 2), packed, video.frame_timestamps)
+    hidden = run_packed(decoder, torch.stack([video.tokens] * 2), packed, video.frame_timestamps).hidden
     packed = PackedQuestions(
         packed.before, *(part[:1] for part in (packed.ids, packed.targets, packed.question, packed.place))
     )

@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flashvid.config import MethodName
+from flashvid.methods.attention_topk import ATTENTION_TOPK
 from flashvid.methods.flashvid import FLASHVID
 from flashvid.methods.method import CompressionMethod
 from flashvid.methods.parts import ADTS, TSTM
+from flashvid.methods.random_tokens import RANDOM
+from flashvid.methods.spatial_pooling import SPATIAL_POOLING
+from flashvid.methods.uniform_frames import UNIFORM_FRAMES
 
 METHODS: Mapping[MethodName, CompressionMethod] = {
     "flashvid": FLASHVID,
     "adts": ADTS,
     "tstm": TSTM,
+    "attention_topk": ATTENTION_TOPK,
+    "random": RANDOM,
+    "uniform_frames": UNIFORM_FRAMES,
+    "spatial_pooling": SPATIAL_POOLING,
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,8 +25,10 @@ from pipeline.decoding import DecodedClip, decode_clip
 # Far from the clips that training looks at to report its progress.
 _FIRST_CLIP = 1_000_000
 _QUESTIONS_PER_CLIP, _CHOICES_PER_CLIP = 8, 1
-_LENGTHS = {2: 0.04, 3: 0.06, 4: 0.15, 6: 0.2, 8: 0.3, 12: 0.15, 16: 0.1}
+_LENGTHS: Mapping[int, float] = {2: 0.04, 3: 0.06, 4: 0.15, 6: 0.2, 8: 0.3, 12: 0.15, 16: 0.1}
 _LONGEST_ANSWER = 40
+
+ClipQuestions = tuple[Scene, list[Question]]
 
 
 @dataclass(frozen=True)
@@ -55,15 +57,26 @@ def judge(question: Question, steps: int, response: str) -> Verdict:
     return Verdict(question, steps, response, response == question.answer, first)
 
 
-def held_out_clips(number: int) -> Iterator[tuple[Scene, list[Question]]]:
-    """Held-out scenes with their questions, always the same."""
-    for index in range(_FIRST_CLIP, _FIRST_CLIP + number):
+def held_out_clips(
+    number: int, *, first_clip: int = _FIRST_CLIP, lengths: Mapping[int, float] = _LENGTHS, families: Sequence[str] = ()
+) -> Iterator[ClipQuestions]:
+    """Held-out scenes with their questions, always the same.
+
+    Args:
+        number: Of clips.
+        first_clip: Index of the first, which is part of its seed.
+        lengths: Steps of a clip, with the share of clips that are so long.
+        families: Of the questions; open ones, lists and one with options when empty.
+    """
+    for index in range(first_clip, first_clip + number):
         rng = clip_rng("held-out", index, purpose=6)
-        scene = make_scene("held-out", index, int(rng.choice([*_LENGTHS], p=[*_LENGTHS.values()])))
-        weights = dict.fromkeys((*OPEN_FAMILIES, "list"), 1.0)
+        scene = make_scene("held-out", index, int(rng.choice([*lengths], p=[*lengths.values()])))
+        weights = dict.fromkeys(families or (*OPEN_FAMILIES, "list"), 1.0)
         questions = choose_questions(scene, rng, _QUESTIONS_PER_CLIP, weights)
-        choices = choose_questions(scene, rng, _CHOICES_PER_CLIP, dict.fromkeys(OPEN_FAMILIES, 1.0))
-        yield scene, [*questions, *(with_options(question, rng) for question in choices)]
+        if not families:
+            choices = choose_questions(scene, rng, _CHOICES_PER_CLIP, dict.fromkeys(OPEN_FAMILIES, 1.0))
+            questions += [with_options(question, rng) for question in choices]
+        yield scene, questions
 
 
 def through_file(scene: Scene, path: Path) -> DecodedClip:

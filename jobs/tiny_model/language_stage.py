@@ -10,16 +10,24 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.random import Generator
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Qwen2_5_VLTextModel
 
 from jobs.tiny_model.config import HIDDEN_SIZE, build_model
 from jobs.tiny_model.feature_cache import SHARD_CLIPS, FeatureCache, Shard, shards
-from jobs.tiny_model.labels import COLOUR_NAMES, EVENTS, MOTION_NAMES, SHAPE_NAMES, TOKENS_PER_STEP, label_tokens
+from jobs.tiny_model.labels import (
+    COLOUR_NAMES,
+    EVENTS,
+    MOTION_NAMES,
+    SHAPE_NAMES,
+    TOKENS_PER_STEP,
+    TokenLabels,
+    label_tokens,
+)
 from jobs.tiny_model.loop import PARTS, Metrics, Schedule
 from jobs.tiny_model.packing import PackedQuestions, QuestionEncoder, run_packed
+from jobs.tiny_model.pointing import PointerFinder, pointing_loss
 from jobs.tiny_model.questions import FAMILIES, OPEN_FAMILIES, WORDINGS, Question, choose_questions, with_options
 from jobs.tiny_model.scenes import Scene, Split, clip_rng
 from jobs.tiny_model.tokenizer import build_tokenizer
@@ -74,6 +82,7 @@ class LanguageStage:
         self.module = nn.ModuleDict({"decoder": self.decoder, "auxiliary": self.auxiliary})
         self._tokenizer = build_tokenizer()
         self._encoder = QuestionEncoder(self._tokenizer)
+        self._finder = PointerFinder(self._tokenizer.get_vocab())
         self._cache = cache
         _initialise(self.decoder)
         self._initialise_words(heads)
@@ -119,13 +128,15 @@ class LanguageStage:
         else:
             videos = [self._choose(scene, rng, dict.fromkeys(WORDINGS, 1.0), choices) for scene in scenes]
         packed = self._encoder.pack(videos)
-        hidden, visual = run_packed(self.decoder, self._cache.read(shard, places), packed, timestamps)
-        loss, right = answer_loss(hidden, packed, self.decoder.embed_tokens.weight)
+        run = run_packed(self.decoder, self._cache.read(shard, places), packed, timestamps)
+        loss, right = answer_loss(run.hidden, packed, self.decoder.embed_tokens.weight)
         metrics = _count_right(videos, right)
         if auxiliary > 0:
-            extra = self._auxiliary_loss(visual, clips)
-            metrics["auxiliary"] = extra.item()
-            loss = loss + auxiliary * extra
+            labels = [label_tokens(scene, frames) for scene, frames in clips]
+            reading = self._reading_loss(run.visual, labels)
+            pointing = pointing_loss(run, self._finder.find(packed, labels))
+            metrics |= {"reading": reading.item(), "pointing": pointing.item()}
+            loss = loss + auxiliary * (reading + pointing)
         return loss, metrics
 
     @staticmethod
@@ -136,13 +147,12 @@ class LanguageStage:
         chosen = choose_questions(scene, rng, choices, with_choices) if choices else []
         return [*questions, *(with_options(question, rng) for question in chosen)]
 
-    def _auxiliary_loss(self, visual: list[Tensor], clips: list[tuple[Scene, NDArray[np.int64]]]) -> Tensor:
-        labels = [label_tokens(scene, frames) for scene, frames in clips]
+    def _reading_loss(self, visual: list[Tensor], labels: list[TokenLabels]) -> Tensor:
         steps = len(labels[0].count)
         events = torch.from_numpy(np.stack([label.event for label in labels])).flatten(1)
         happening = events > 0
         buckets = torch.arange(steps) * _TIME_BUCKETS // steps
-        when = buckets.repeat_interleave(TOKENS_PER_STEP).expand(len(clips), -1)
+        when = buckets.repeat_interleave(TOKENS_PER_STEP).expand(len(labels), -1)
         counts = torch.from_numpy(np.stack([label.count for label in labels])).clamp(max=_MOST_THINGS)
         counts = counts.repeat_interleave(TOKENS_PER_STEP, dim=1)
         rarely = torch.ones(len(EVENTS))

@@ -7,7 +7,7 @@ when it is asked alone, so that nothing but speed depends on packing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -105,9 +105,26 @@ def question_mask(prefix: int, packed: PackedQuestions) -> Tensor:
     return functional.pad(own, (prefix, 0))[:, None]
 
 
+@dataclass(frozen=True, eq=False)
+class PackedRun:
+    """What the decoder makes of packed questions.
+
+    Attributes:
+        hidden: `[B, S, D]`, final states of the questions' tokens.
+        visual: States of the visual tokens behind every layer but the last, whose output nobody reads; `[B, T * N, D]`.
+        queries: Of the questions' tokens in every layer, `[B, H, S, d]`.
+        keys: Of the visual tokens in every layer, `[B, H, T * N, d]`.
+    """
+
+    hidden: Tensor
+    visual: list[Tensor]
+    queries: list[Tensor]
+    keys: list[Tensor]
+
+
 def run_packed(
     decoder: Qwen2_5_VLTextModel, features: Tensor, packed: PackedQuestions, frame_timestamps: NDArray[np.float64]
-) -> tuple[Tensor, list[Tensor]]:
+) -> PackedRun:
     """Run the decoder over packed questions.
 
     Args:
@@ -115,26 +132,24 @@ def run_packed(
         features: `[B, T * N, D]`, every visual token.
         packed: Questions about each of the videos.
         frame_timestamps: Of the videos, `[F]`.
-
-    Returns:
-        Final hidden states of the questions' tokens `[B, S, D]`, and the visual tokens' states behind every layer but
-        the last, whose output nobody reads.
     """
     before = decoder.embed_tokens(packed.before).expand(len(features), -1, -1)
-    prefix = before.shape[1] + features.shape[1]
+    video = slice(before.shape[1], before.shape[1] + features.shape[1])
     hidden = torch.cat([before, features, decoder.embed_tokens(packed.ids)], dim=1)
-    positions = clip_positions(before.shape[1], 1, frame_timestamps)[:, None].expand(-1, len(features), -1)
+    positions = clip_positions(video.start, 1, frame_timestamps)[:, None].expand(-1, len(features), -1)
     # Every question starts where it would if it were the only one.
     positions = torch.cat([positions[..., :-1], positions[..., -1:] + packed.place], dim=-1)
     rotary = decoder.rotary_emb(hidden, positions)
-    mask = question_mask(prefix, packed)
-    visual = []
-    layers = [cast("Qwen2_5_VLDecoderLayer", layer) for layer in decoder.layers]
-    for layer in layers[:-1]:
-        hidden = _run_layer(layer, hidden, prefix, rotary, mask, questions_only=False)
-        visual.append(hidden[:, before.shape[1] : prefix])
-    hidden = _run_layer(layers[-1], hidden, prefix, rotary, mask, questions_only=True)
-    return decoder.norm(hidden), visual
+    mask = question_mask(video.stop, packed)
+    run = PackedRun(hidden, [], [], [])
+    for layer in (cast("Qwen2_5_VLDecoderLayer", layer) for layer in decoder.layers):
+        is_last = len(run.queries) + 1 == len(decoder.layers)
+        hidden, queries, keys = _run_layer(layer, hidden, video.stop, rotary, mask, questions_only=is_last)
+        run.queries.append(queries)
+        run.keys.append(keys[:, :, video])
+        if not is_last:
+            run.visual.append(hidden[:, video])
+    return replace(run, hidden=decoder.norm(hidden))
 
 
 def _run_layer(
@@ -145,8 +160,8 @@ def _run_layer(
     mask: Tensor,
     *,
     questions_only: bool,
-) -> Tensor:
-    """One decoder layer; with `questions_only`, its output is that of the questions alone."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One decoder layer: its output (with `questions_only`, that of the questions), their queries, and all keys."""
     attention = layer.self_attn
     normed = layer.input_layernorm(hidden)
 
@@ -155,7 +170,8 @@ def _run_layer(
 
     queries, keys = apply_rotary_pos_emb(heads(attention.q_proj(normed)), heads(attention.k_proj(normed)), *rotary)
     values = heads(attention.v_proj(normed))
-    attended = functional.scaled_dot_product_attention(queries[:, :, prefix:], keys, values, attn_mask=mask)
+    asking = queries[:, :, prefix:]
+    attended = functional.scaled_dot_product_attention(asking, keys, values, attn_mask=mask)
     if questions_only:
         hidden = hidden[:, prefix:]
     else:
@@ -163,4 +179,4 @@ def _run_layer(
         video = functional.scaled_dot_product_attention(first, first_keys, first_values, is_causal=True)
         attended = torch.cat([video, attended], dim=2)
     hidden = hidden + attention.o_proj(attended.transpose(1, 2).flatten(2))
-    return cast("Tensor", hidden + layer.mlp(layer.post_attention_layernorm(hidden)))
+    return hidden + layer.mlp(layer.post_attention_layernorm(hidden)), asking, keys

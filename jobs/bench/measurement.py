@@ -1,0 +1,32 @@
+"""One measured answer: what every table of `bench quality` is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FULL = "full tokens"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One answer.
+
+    Attributes:
+        method: Name of the arm.
+        retention: Asked for, as a fraction.
+        clip: Index of the clip.
+        question: Of the clip.
+        family: Of the question.
+        tokens: Visual tokens the answer was given from.
+        exact: Just the right answer.
+        first: The right answer, whatever follows.
+    """
+
+    method: str
+    retention: float
+    clip: int
+    question: int
+    family: str
+    tokens: int
+    exact: bool
+    first: bool

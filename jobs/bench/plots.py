@@ -1,0 +1,40 @@
+"""Plots of the benchmarks. matplotlib is needed for these alone: `pip install flashvid-pipeline[bench]`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from flashvid.errors import ConfigurationError
+from jobs.bench.measurement import FULL
+from jobs.bench.quality_table import ALL, QualityRow
+
+
+def plot_quality(path: Path, rows: Sequence[QualityRow], methods: Sequence[str]) -> None:
+    """Draw relative accuracy against realised tokens, a line with its interval for every method.
+
+    Raises:
+        ConfigurationError: matplotlib is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        raise ConfigurationError("plots need matplotlib: pip install 'flashvid-pipeline[bench]'")
+    # The figure class itself, not pyplot: no global state, no display.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for method in methods:
+        line = sorted(
+            (row for row in rows if row.method in (method, FULL) and row.family == ALL),
+            key=lambda row: row.realised_tokens,
+        )
+        tokens = [row.realised_tokens for row in line]
+        axes.plot(tokens, [row.relative for row in line], marker="o", markersize=3, label=method)
+        axes.fill_between(tokens, [row.ci_low for row in line], [row.ci_high for row in line], alpha=0.15)
+    axes.set_xscale("log")
+    axes.set_xlabel("visual tokens per clip in the prompt")
+    axes.set_ylabel("accuracy relative to full tokens")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150)

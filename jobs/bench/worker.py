@@ -1,0 +1,61 @@
+"""What a measuring process holds, one model, and the one thing it does with it: ask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from flashvid import CompressionConfig
+from flashvid.models import GenerationConfig, VideoModel, VisualFeatures, load_model
+from jobs.bench.measurement import Measurement
+from jobs.tiny_model.evaluate import judge
+from jobs.tiny_model.questions import Question
+
+_LONGEST_ANSWER = 12
+# Of a process that exists for this alone; see `load`.
+_MODELS: list[VideoModel] = []
+
+
+def load(model: str) -> None:
+    """Load the model into this process, which computes with one thread."""
+    torch.set_num_threads(1)
+    _MODELS[:] = [load_model(model, dtype="float32")]
+
+
+def loaded() -> VideoModel:
+    """The model of this process."""
+    return _MODELS[0]
+
+
+def ask(
+    visual: VisualFeatures,
+    config: CompressionConfig | None,
+    method: str,
+    retention: float,
+    clip: int,
+    questions: Sequence[Question],
+) -> list[Measurement]:
+    """Compress a clip's features, ask its questions, and judge the answers.
+
+    Args:
+        visual: The clip.
+        config: Of the compression; None keeps every token.
+        method: For the table.
+        retention: For the table.
+        clip: For the table.
+        questions: With their right answers.
+    """
+    video = loaded().compress(visual, config)
+    generation = GenerationConfig(max_new_tokens=_LONGEST_ANSWER)
+    answers = loaded().answer(video, [question.text for question in questions], generation)
+    verdicts = [
+        judge(question, len(visual.features), answer.response)
+        for question, answer in zip(questions, answers, strict=True)
+    ]
+    return [
+        Measurement(
+            method, retention, clip, number, verdict.question.family, len(video.tokens), verdict.exact, verdict.first
+        )
+        for number, verdict in enumerate(verdicts)
+    ]
