@@ -24,6 +24,7 @@ from flashvid.segmentation import cut_segments, transition_similarities
 from flashvid.selection import select_tokens
 from tests.reference import Vector, load_vector, vector_paths
 from tests.reference_e2e import LANGUAGE_CHECKS, LOGITS_TOLERANCE, run_paths
+from tests.reference_families import FamilyCheck, check_families
 
 TOLERANCE = 1e-5
 
@@ -192,7 +193,8 @@ def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     folder = Path(arguments[0])
-    outcomes = []
+    outcomes: list[Check | FamilyCheck] = [*check_families(folder)]
+    print(*outcomes, sep="\n", end="\n" if outcomes else "")
     for prefix, check in CHECKS.items():
         for path in vector_paths(prefix, folder):
             outcome = check(load_vector(path))

@@ -32,12 +32,12 @@ PUBLISHED = QwenFramePreprocessor(14, 2, 2, min_pixels=56 * 56, max_pixels=28 * 
 
 
 @cache
-def theirs(name: str) -> Callable[..., Any]:
-    """A function of transformers' Qwen2-VL video processor."""
+def theirs(name: str, family: str = "qwen2_vl") -> Callable[..., Any]:
+    """A function of one of transformers' video processors."""
     package = importlib.util.find_spec("transformers")
     assert package is not None
     assert package.origin is not None
-    file = Path(package.origin).parent / "models" / "qwen2_vl" / "video_processing_qwen2_vl.py"
+    file = Path(package.origin).parent / "models" / family / f"video_processing_{family}.py"
     found: list[ast.stmt] = [
         node
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))

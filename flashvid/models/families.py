@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from flashvid.models.llava.family import LlavaFamily
 from flashvid.models.qwen2_5_vl.family import QwenFamily
+from flashvid.models.qwen3_vl.family import Qwen3Family
 
 if TYPE_CHECKING:
     from flashvid.models.sources import ModelSource
@@ -17,7 +19,7 @@ class Family(Protocol):
     """What a family of models must bring along. Instances hold no state; loading imports what it needs.
 
     Attributes:
-        name: Key of the family, also the `model_type` of its configurations.
+        name: Key of the family.
         architectures: Names in `architectures` of a configuration that belong to it.
         special_tokens: What its tokenizers must know.
     """
@@ -25,6 +27,9 @@ class Family(Protocol):
     name: str
     architectures: tuple[str, ...]
     special_tokens: tuple[str, ...]
+
+    def recognizes(self, config: Mapping[str, Any]) -> bool:
+        """Whether a configuration is of this family."""
 
     def check_config(self, config: Mapping[str, Any]) -> str | None:
         """What makes a configuration impossible, as a sentence; None if nothing does."""
@@ -47,19 +52,17 @@ class Family(Protocol):
         """The language side; reads no tensor of the other."""
 
 
-FAMILIES: tuple[Family, ...] = (QwenFamily(),)
+FAMILIES: tuple[Family, ...] = (
+    QwenFamily(),
+    Qwen3Family(),
+    LlavaFamily("llava_onevision", "bilinear"),
+    LlavaFamily("llava_video", "average"),
+)
 
 
 def find_family(config: Mapping[str, Any]) -> Family | None:
     """The family of a model's configuration, by architecture, else by model type; None if it is not supported."""
-    architectures = config.get("architectures")
-    for family in FAMILIES:
-        if architectures:
-            if any(name in family.architectures for name in architectures):
-                return family
-        elif config.get("model_type") == family.name:
-            return family
-    return None
+    return next((family for family in FAMILIES if family.recognizes(config)), None)
 
 
 def family_named(name: str) -> Family:

@@ -144,7 +144,7 @@ class VideoModel:
             result = compress(visual.features, visual.scores, config, grid_hw=visual.grid_hw)
             tokens, indices, assignment = result.tokens, result.indices, result.assignment
             segment_lengths = result.segment_lengths
-        deepstack = tuple(extra.reshape(-1, extra.shape[-1])[indices] for extra in visual.deepstack)
+        deepstack = tuple(level[indices] for level in visual.deepstack)
         return CompressedVideo(
             tokens, indices, assignment, visual.grid_thw, visual.frame_timestamps, segment_lengths, deepstack
         )

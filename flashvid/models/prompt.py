@@ -42,7 +42,7 @@ class ChatPrompt:
         template = chat_template(path)
         if template is None:
             raise ModelLoadError("there is no chat template", str(path))
-        return cls(tokenizer, template, video_token, _end_tokens(path, tokenizer))
+        return cls(tokenizer, template, video_token, end_tokens(path, tokenizer))
 
     def around_video(self, question: str, system_prompt: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Token ids of a question's prompt before and after its visual tokens.
@@ -50,12 +50,20 @@ class ChatPrompt:
         Raises:
             ConfigurationError: the template does not place exactly one video.
         """
-        text = self.render(question, system_prompt)
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        if ids.count(self._video_id) != 1:
-            raise ConfigurationError(f"the chat template places {ids.count(self._video_id)} videos, not 1")
-        place = ids.index(self._video_id)
-        return tuple(ids[:place]), tuple(ids[place + 1 :])
+        around = self.split_at_videos(self.render(question, system_prompt))
+        if len(around) != 2:
+            raise ConfigurationError(f"the chat template places {len(around) - 1} videos, not 1")
+        return around[0], around[1]
+
+    def split_at_videos(self, text: str) -> tuple[tuple[int, ...], ...]:
+        """Token ids of a prompt around its placeholders for videos: one run more than there are placeholders."""
+        runs: list[list[int]] = [[]]
+        for token in self._tokenizer(text, add_special_tokens=False)["input_ids"]:
+            if token == self._video_id:
+                runs.append([])
+            else:
+                runs[-1].append(token)
+        return tuple(tuple(run) for run in runs)
 
     def render(self, question: str, system_prompt: str) -> str:
         """A question's prompt as text, with one placeholder for the video."""
@@ -89,7 +97,12 @@ class ChatPrompt:
         return text
 
 
-def _end_tokens(path: Path, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def end_tokens(path: Path, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Ids that end an answer.
+
+    Raises:
+        ModelLoadError: neither generation_config.json nor the tokenizer names one.
+    """
     file = path / "generation_config.json"
     ends = read_json(file).get("eos_token_id") if file.is_file() else None
     if ends is None:

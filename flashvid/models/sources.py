@@ -89,7 +89,7 @@ def resolve_model(name: str, revision: str | None = None) -> ModelSource:
     family = find_family(config)
     if family is None:
         given = ", ".join(config.get("architectures") or [str(config.get("model_type"))])
-        supported = ", ".join(name for known in FAMILIES for name in known.architectures)
+        supported = ", ".join(dict.fromkeys(name for known in FAMILIES for name in known.architectures))
         raise ModelLoadError(f"architecture {given} is not supported; supported: {supported}", str(path))
     if problem := family.check_config(config):
         raise ModelLoadError(problem, str(path))

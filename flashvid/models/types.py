@@ -62,7 +62,7 @@ class VisualFeatures:
         scores: `[T, N]` float32: the attention each token receives in the last vision block (spec 7).
         grid_thw: Temporal steps, and rows and columns of patches (before they are merged into tokens).
         frame_timestamps: `[F]` float64, seconds.
-        deepstack: For families that add more features behind the decoder's first layers: each `[T, N, D]`.
+        deepstack: Features of earlier vision layers, each `[T * N, D]`, that the first decoder layers add (spec 8).
     """
 
     features: Tensor
@@ -90,7 +90,7 @@ class CompressedVideo:
         grid_thw: As in `VisualFeatures`.
         frame_timestamps: `[F]` float64, seconds.
         segment_lengths: Temporal steps per segment.
-        deepstack: As in `VisualFeatures`, but only at `indices`: each `[M, D]`, neither merged nor averaged (spec 8).
+        deepstack: As in `VisualFeatures`, at the kept indices only, each `[M, D]`: neither merged nor averaged.
     """
 
     tokens: Tensor
@@ -164,6 +164,9 @@ class Answer:
 
 class FramePreprocessor(Protocol):
     """A family's preprocessing of frames: needs no weights."""
+
+    def for_video(self, num_frames: int) -> FramePreprocessor:
+        """For frames of a video of so many that are given a few at a time: some families' sizes hang on the number."""
 
     def target_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width in pixels to which frames of a given height and width are resized."""

@@ -1,19 +1,18 @@
-"""The two halves of a Qwen2.5-VL configuration, typed and checked, and modules made from them."""
+"""The two halves of a Qwen2.5-VL configuration, typed and checked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLTextConfig
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
 
-from flashvid.errors import ConfigurationError, ModelLoadError
+from flashvid.errors import ModelLoadError
+from flashvid.models.modules import without_memory
 from flashvid.models.sources import ModelSource
 from flashvid.models.types import LoadOptions
 
-Module = TypeVar("Module", bound=torch.nn.Module)
+__all__ = ["load_configs", "without_memory"]
 
 
 def load_configs(source: ModelSource, options: LoadOptions) -> tuple[Qwen2_5_VLVisionConfig, Qwen2_5_VLTextConfig]:
@@ -33,16 +32,3 @@ def load_configs(source: ModelSource, options: LoadOptions) -> tuple[Qwen2_5_VLV
     if not isinstance(vision, Qwen2_5_VLVisionConfig) or not isinstance(text, Qwen2_5_VLTextConfig):
         raise ModelLoadError("config.json lacks vision_config or text_config", str(source.path))
     return vision, text
-
-
-def without_memory(kind: Callable[[Any], Module], config: object) -> Module:
-    """A module whose parameters have shapes and no memory: nothing is allocated twice, nothing drawn at random.
-
-    Raises:
-        ConfigurationError: an attention implementation that is unknown or not installed.
-    """
-    try:
-        with torch.device("meta"):
-            return kind(config)
-    except (ImportError, ValueError) as error:
-        raise ConfigurationError(f"the model can't be built as asked: {str(error).splitlines()[0]}") from None

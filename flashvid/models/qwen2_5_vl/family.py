@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from flashvid.models.architectures import names_architecture
+
 if TYPE_CHECKING:
     from flashvid.models.qwen2_5_vl.language import QwenLanguage
     from flashvid.models.qwen2_5_vl.preprocess import QwenFramePreprocessor
@@ -31,6 +33,10 @@ class QwenFamily:
         "<|im_start|>",
         "<|im_end|>",
     )
+
+    def recognizes(self, config: Mapping[str, Any]) -> bool:
+        """See `Family`."""
+        return names_architecture(config, self.architectures, self.name)
 
     def check_config(self, config: Mapping[str, Any]) -> str | None:
         """The configuration must have both sides, and a last vision block whose scores see the whole frame (spec 7)."""

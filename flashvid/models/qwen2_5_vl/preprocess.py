@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from flashvid.errors import ConfigurationError, InvalidFeaturesError
-from flashvid.models.sources import ModelSource, read_json
+from flashvid.models.resizing import normalize, resize_frames, stored_settings
+from flashvid.models.sources import ModelSource
 
 # The processor's defaults, for directories that leave them out.
 _MIN_PIXELS, _MAX_PIXELS = 128 * 28 * 28, 768 * 28 * 28
@@ -55,7 +54,7 @@ class QwenFramePreprocessor:
         """
         # Patches are as the weights want them, whatever a processor's file says.
         vision = source.config()["vision_config"]
-        stored = _stored_settings(source)
+        stored = stored_settings(source)
         size = stored.get("size") or {}
         low = _first(min_pixels, stored.get("min_pixels"), size.get("shortest_edge"), _MIN_PIXELS)
         high = _first(max_pixels, stored.get("max_pixels"), size.get("longest_edge"), _MAX_PIXELS)
@@ -70,6 +69,10 @@ class QwenFramePreprocessor:
             image_mean=tuple(stored.get("image_mean") or _CLIP_MEAN),
             image_std=tuple(stored.get("image_std") or _CLIP_STD),
         )
+
+    def for_video(self, num_frames: int) -> Self:  # noqa: ARG002 - the same for all
+        """The preprocessing of a video's frames that are given a few at a time."""
+        return self
 
     def target_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after resizing: multiples of a token's side, area within bounds, shape nearly kept.
@@ -100,13 +103,7 @@ class QwenFramePreprocessor:
         Returns:
             uint8 `[F, H', W', 3]`.
         """
-        target = self.target_size(*frames.shape[1:3])
-        if frames.shape[1:3] == target:
-            return frames
-        # A copy: torch warns of, and could write to, the read-only buffers that arrive from other processes.
-        pixels = torch.from_numpy(frames.transpose(0, 3, 1, 2).copy())
-        resized = functional.interpolate(pixels, size=target, mode="bicubic", antialias=True)
-        return np.ascontiguousarray(resized.permute(0, 2, 3, 1).numpy())
+        return resize_frames(frames, self.target_size(*frames.shape[1:3]))
 
     def fill_last_step(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Repeat the last frame until the frames fill whole temporal steps."""
@@ -124,12 +121,7 @@ class QwenFramePreprocessor:
             float32 `[T * rows * columns, 3 * temporal_patch_size * patch_size ** 2]` (`pixel_values_videos`), and the
             grid `(T, rows, columns)` of patches.
         """
-        # A copy, as in `resize`.
-        pixels = torch.from_numpy(self.fill_last_step(frames).transpose(0, 3, 1, 2).copy()).to(device).float()
-        # The processor folds the division by 255 into mean and deviation.
-        mean = torch.tensor(self.image_mean, device=device).view(3, 1, 1) * 255
-        std = torch.tensor(self.image_std, device=device).view(3, 1, 1) * 255
-        pixels = (pixels - mean) / std
+        pixels = normalize(self.fill_last_step(frames), device, self.image_mean, self.image_std)
         count, channels, height, width = pixels.shape
         steps, rows, columns = count // self.temporal_patch_size, height // self.patch_size, width // self.patch_size
         merge, patch = self.merge_size, self.patch_size
@@ -139,14 +131,6 @@ class QwenFramePreprocessor:
         # Patches of one token stand together; inside a patch: channel, frame, row, column.
         ordered = cut.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
         return ordered.reshape(steps * rows * columns, -1), (steps, rows, columns)
-
-
-def _stored_settings(source: ModelSource) -> Mapping[str, Any]:
-    # A model without a file for videos uses the images', as transformers does.
-    for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
-        if (source.path / name).is_file():
-            return read_json(source.path / name)
-    return {}
 
 
 def _first(*values: int | None) -> int:

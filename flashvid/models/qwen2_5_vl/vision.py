@@ -14,7 +14,10 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     apply_rotary_pos_emb_vision,
 )
 
-from flashvid.models.qwen2_5_vl.configs import load_configs, without_memory
+from flashvid.models.attention import received_attention
+from flashvid.models.blocks import EncodedSteps, encode_in_blocks
+from flashvid.models.modules import without_memory
+from flashvid.models.qwen2_5_vl.configs import load_configs
 from flashvid.models.qwen2_5_vl.family import vision_prefix, vision_tensors
 from flashvid.models.qwen2_5_vl.preprocess import QwenFramePreprocessor
 from flashvid.models.sources import ModelSource
@@ -23,8 +26,6 @@ from flashvid.models.weights import Checkpoint
 
 # Attention never crosses a temporal step, so steps go through the tower in blocks with the same result.
 _STEPS_AT_ONCE = 16
-# Queries whose probabilities are in memory together: heads x this x patches of one step.
-_QUERIES_AT_ONCE = 512
 
 
 class QwenVision:
@@ -55,17 +56,19 @@ class QwenVision:
 
     def encode(self, frames: NDArray[np.uint8], timestamps: NDArray[np.float64]) -> VisualFeatures:
         """Frames uint8 `[F, H, W, 3]` of any size, with seconds `[F]`, to visual features."""
-        frames = self._preprocessor.fill_last_step(self._preprocessor.resize(frames))
-        features, scores = [], []
-        # Bytes to patches block by block, too: as floats a long video would fill the device.
-        at_once = _STEPS_AT_ONCE * self._preprocessor.temporal_patch_size
-        for first in range(0, len(frames), at_once):
-            patches, grid_thw = self._preprocessor.patches(frames[first : first + at_once], self._device)
-            block_features, block_scores = self.encode_patches(patches, grid_thw)
-            features.append(block_features)
-            scores.append(block_scores)
-        steps = len(frames) // self._preprocessor.temporal_patch_size
-        return VisualFeatures(torch.cat(features), torch.cat(scores), (steps, *grid_thw[1:]), timestamps)
+        per_step = self._preprocessor.temporal_patch_size
+        rows, columns = (
+            side // self._preprocessor.patch_size for side in self._preprocessor.target_size(*frames.shape[1:3])
+        )
+
+        def block(first: int, end: int) -> EncodedSteps:
+            # Bytes to patches block by block, too: as floats a long video would fill the device.
+            resized = self._preprocessor.resize(frames[first * per_step : end * per_step])
+            return EncodedSteps(*self.encode_patches(*self._preprocessor.patches(resized, self._device)))
+
+        steps = -(-len(frames) // per_step)
+        found = encode_in_blocks(steps, _STEPS_AT_ONCE, block)
+        return VisualFeatures(found.features, found.scores, (steps, rows, columns), timestamps)
 
     @torch.no_grad()
     def encode_patches(self, patches: Tensor, grid_thw: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
@@ -131,22 +134,9 @@ def window_order(grid_thw: tuple[int, int, int], *, merge_size: int, window: int
 def _received_attention(
     attention: Qwen2_5_VLVisionAttention, hidden: Tensor, rotary: tuple[Tensor, Tensor], steps: int
 ) -> Tensor:
-    """Mean over heads and queries of the attention each patch receives within its step, `[steps, P]` float32.
-
-    From the block's own queries and keys, since no attention implementation returns its probabilities; in blocks of
-    queries, so that memory is linear in the number of patches.
-    """
+    """What each patch receives within its step, from the block's own queries and keys: `[steps, P]` float32."""
     heads = attention.num_heads
     queries, keys, _ = attention.qkv(hidden).reshape(len(hidden), 3, heads, -1).permute(1, 0, 2, 3).unbind(0)
     queries, keys = apply_rotary_pos_emb_vision(queries, keys, *rotary)
-    per_step = len(hidden) // steps
-    received = []
-    for step in range(steps):
-        span = slice(step * per_step, (step + 1) * per_step)
-        step_keys = keys[span].permute(1, 2, 0)
-        total = torch.zeros(per_step, device=hidden.device)
-        for block in torch.split(queries[span], _QUERIES_AT_ONCE):
-            logits = (block.transpose(0, 1) @ step_keys) * attention.scaling
-            total += logits.softmax(dim=-1, dtype=torch.float32).sum(dim=(0, 1))
-        received.append(total / (heads * per_step))
-    return torch.stack(received)
+    queries, keys = (part.reshape(steps, -1, *part.shape[1:]).transpose(1, 2) for part in (queries, keys))
+    return received_attention(queries, keys, attention.scaling)

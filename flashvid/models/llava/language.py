@@ -1,0 +1,119 @@
+"""The language side of LLaVA: a Qwen2 decoder with its head, and prompts around a compressed video."""
+
+from __future__ import annotations
+
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, Qwen2Model
+
+from flashvid.errors import ModelLoadError
+from flashvid.models.decoder import Decoder
+from flashvid.models.llava import prompts
+from flashvid.models.llava.configs import decoder_config
+from flashvid.models.llava.layouts import decoder_tensors, find_layout
+from flashvid.models.llava.settings import LlavaSettings, is_hugging_face
+from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
+from flashvid.models.modules import without_memory
+from flashvid.models.prompt import ChatPrompt, end_tokens
+from flashvid.models.sources import ModelSource, chat_template
+from flashvid.models.types import CompressedVideo, LoadOptions
+from flashvid.models.weights import Checkpoint
+
+# The conversation `qwen_1_5` of the original code, which its tokenizers' own templates do not describe.
+_ORIGINAL_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% for part in message.content %}{% if part.type == 'video' %}<image>\n{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+class LlavaLanguage:
+    """See `flashvid.models.types.LanguageSide`."""
+
+    def __init__(self, decoder: Decoder, newline: Tensor, settings: LlavaSettings, chat: ChatPrompt) -> None:
+        self.decoder = decoder
+        self.chat = chat
+        self.dtype = decoder.dtype
+        self._newline = newline
+        self._newlines = settings.newlines
+
+    @classmethod
+    def load(cls, source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> Self:
+        """Read the tokenizer and the tensors of the language side, and only those.
+
+        Raises:
+            ModelLoadError: a configuration or tensors that do not fit, an unusable tokenizer.
+            ConfigurationError: an attention implementation that there is not.
+        """
+        settings = LlavaSettings.parse(source.config())
+        chat = load_chat(source)
+        decoder = Decoder(*load_decoder(source, checkpoint, options))
+        return cls(decoder, load_newline(source, checkpoint, options), settings, chat)
+
+    def prefix(self, before: tuple[int, ...], compressed: CompressedVideo) -> SharedPrefix:
+        """What the decoder gets up to the video's last token or newline, from the ids before the video."""
+        return prompts.shared_prefix(self.decoder.embed(before), compressed, self._newline, self._newlines)
+
+    def suffix(self, before: tuple[int, ...], after: tuple[int, ...], compressed: CompressedVideo) -> QuestionSuffix:
+        """What the decoder gets behind that, from the ids before and behind the video."""
+        return prompts.question_suffix(len(before), after, compressed, self._newlines)
+
+
+def load_decoder(source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> tuple[Qwen2Model, Tensor]:
+    """The decoder and its output head `[V, D]`; no other tensor is read.
+
+    Raises:
+        ModelLoadError: a configuration or tensors that do not fit.
+        ConfigurationError: an attention implementation that there is not.
+    """
+    settings = LlavaSettings.parse(source.config())
+    layout = find_layout(checkpoint.files, settings.default_layout)
+    config = decoder_config(source, settings, options)
+    names = decoder_tensors(config.num_hidden_layers)
+    # In the original layout everything stands behind the decoder's prefix.
+    others = ("vision_tower.", "mm_projector.", "image_newline", "rotary_emb.")
+    checkpoint.refuse_unexpected(layout.decoder, names, "decoder", unused=others)
+    decoder = without_memory(Qwen2Model, config)
+    checkpoint.fill(decoder, checkpoint.read(layout.decoder, names, options.dtype, options.device), "decoder")
+    # Its frequencies are computed, not stored, so the module without memory has none.
+    decoder.rotary_emb = type(decoder.rotary_emb)(cast("Any", config)).to(options.device)
+    head = nn.Linear(config.hidden_size, config.vocab_size, bias=False, device="meta")
+    if settings.tied:
+        weight = {"weight": decoder.embed_tokens.weight}
+    else:
+        weight = checkpoint.read(layout.head, ["weight"], options.dtype, options.device)
+    checkpoint.fill(head, weight, "output head")
+    return decoder.train(False), head.weight.detach()
+
+
+def load_newline(source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> Tensor:
+    """The newline's embedding `[D]`; an empty tensor for a model without newlines."""
+    settings = LlavaSettings.parse(source.config())
+    if settings.newlines == "no_token":
+        return torch.empty(0, device=options.device)
+    name = find_layout(checkpoint.files, settings.default_layout).newline
+    return checkpoint.read("", [name], options.dtype, options.device)[name]
+
+
+def load_chat(source: ModelSource) -> ChatPrompt:
+    """Tokenizer and template.
+
+    Raises:
+        ModelLoadError: no usable tokenizer, no chat template, nothing that ends an answer.
+    """
+    if is_hugging_face(source.config()):
+        template, placeholder = chat_template(source.path), "<video>"
+    else:
+        template, placeholder = _ORIGINAL_TEMPLATE, "<image>"
+    if template is None:
+        raise ModelLoadError("there is no chat template", str(source.path))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(f"the tokenizer can't be loaded: {str(error).splitlines()[0]}", str(source.path)) from None
+    # Original tokenizers do not know it: their code cuts the text there. It never reaches the model.
+    tokenizer.add_tokens([placeholder], special_tokens=True)
+    return ChatPrompt(tokenizer, template, placeholder, end_tokens(source.path, tokenizer))

@@ -1,0 +1,111 @@
+"""The names of tensors in LLaVA checkpoints: the original LLaVA-NeXT layout and three of transformers'."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+_BOTH = ("weight", "bias")
+_PATCHES = "embeddings.patch_embedding.weight"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What stands before the names of each part.
+
+    Attributes:
+        tower: Of the vision tower.
+        projector: Of the projector.
+        projector_layers: Names of the projector's two linear layers.
+        newline: Name of the newline's embedding.
+        decoder: Of the decoder.
+        head: Of the output head.
+    """
+
+    tower: str
+    projector: str
+    projector_layers: tuple[str, str]
+    newline: str
+    decoder: str
+    head: str
+
+    def projector_tensors(self) -> list[str]:
+        """Names in the projector, without the prefix."""
+        return [f"{layer}.{kind}" for layer in self.projector_layers for kind in _BOTH]
+
+
+ORIGINAL = Layout(
+    tower="model.vision_tower.vision_tower.vision_model.",
+    projector="model.mm_projector.",
+    projector_layers=("0", "2"),
+    newline="model.image_newline",
+    decoder="model.",
+    head="lm_head.",
+)
+_LINEAR = ("linear_1", "linear_2")
+# As published on the hub; as transformers 5 saves it; as transformers 4.5x saved it.
+HUGGING_FACE = Layout(
+    "vision_tower.vision_model.",
+    "multi_modal_projector.",
+    _LINEAR,
+    "image_newline",
+    "language_model.model.",
+    "language_model.lm_head.",
+)
+_LAYOUTS = (
+    ORIGINAL,
+    HUGGING_FACE,
+    Layout(
+        "vision_tower.",
+        "multi_modal_projector.",
+        _LINEAR,
+        "image_newline",
+        "language_model.model.",
+        "language_model.lm_head.",
+    ),
+    Layout(
+        "model.vision_tower.vision_model.",
+        "model.multi_modal_projector.",
+        _LINEAR,
+        "model.image_newline",
+        "model.language_model.",
+        "lm_head.",
+    ),
+)
+
+
+def find_layout(stored: Iterable[str], default: Layout) -> Layout:
+    """The layout of a checkpoint, told from the tower's first tensor; `default` if that is missing."""
+    names = frozenset(stored)
+    return next((layout for layout in _LAYOUTS if layout.tower + _PATCHES in names), default)
+
+
+def tower_tensors(num_layers: int) -> list[str]:
+    """Names in the vision tower up to its last used layer, without the prefix."""
+    layer = [
+        *(f"{norm}.{kind}" for norm in ("layer_norm1", "layer_norm2") for kind in _BOTH),
+        *(f"self_attn.{name}_proj.{kind}" for name in ("q", "k", "v", "out") for kind in _BOTH),
+        *(f"mlp.{name}.{kind}" for name in ("fc1", "fc2") for kind in _BOTH),
+    ]
+    return [
+        _PATCHES,
+        "embeddings.patch_embedding.bias",
+        "embeddings.position_embedding.weight",
+        *(f"encoder.layers.{index}.{name}" for index in range(num_layers) for name in layer),
+    ]
+
+
+def decoder_tensors(num_layers: int) -> list[str]:
+    """Names in the Qwen2 decoder, without prefix and output head."""
+    layer = [
+        "input_layernorm.weight",
+        "post_attention_layernorm.weight",
+        *(f"self_attn.{name}_proj.{kind}" for name in "qkv" for kind in _BOTH),
+        "self_attn.o_proj.weight",
+        *(f"mlp.{name}_proj.weight" for name in ("gate", "up", "down")),
+    ]
+    return [
+        "embed_tokens.weight",
+        *(f"layers.{index}.{name}" for index in range(num_layers) for name in layer),
+        "norm.weight",
+    ]

@@ -1,0 +1,115 @@
+"""The language side of Qwen3-VL: a decoder with its head, and prompts around a compressed video."""
+
+from __future__ import annotations
+
+from typing import Any, Self, cast
+
+from torch import Tensor, nn
+from transformers import Qwen3VLTextModel
+
+from flashvid.errors import InvalidFeaturesError
+from flashvid.models.decoder import Decoder
+from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
+from flashvid.models.modules import without_memory
+from flashvid.models.prompt import ChatPrompt
+from flashvid.models.qwen3_vl import prompts
+from flashvid.models.qwen3_vl.configs import load_configs
+from flashvid.models.qwen3_vl.family import LANGUAGE_PREFIX, deepstack_layers, is_tied, language_tensors
+from flashvid.models.qwen3_vl.prompts import PromptShape
+from flashvid.models.sources import ModelSource
+from flashvid.models.types import CompressedVideo, LoadOptions
+from flashvid.models.weights import Checkpoint
+
+_START, _VIDEO, _END = "<|vision_start|>", "<|video_pad|>", "<|vision_end|>"
+
+
+class Qwen3Language:
+    """See `flashvid.models.types.LanguageSide`."""
+
+    def __init__(self, decoder: Decoder, chat: ChatPrompt, *, merge_size: int, num_deepstack: int) -> None:
+        self.decoder = decoder
+        self.chat = chat
+        self.dtype = decoder.dtype
+        self._shape = PromptShape(merge_size)
+        self._start, self._end = chat.split_at_videos(_START + _END)[0]
+        self._reference_shape = PromptShape(merge_size, dropped=frozenset({self._start, self._end}))
+        self._num_deepstack = num_deepstack
+
+    @classmethod
+    def load(cls, source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> Self:
+        """Read the tokenizer and the tensors of the language side, and only those.
+
+        Raises:
+            ModelLoadError: a configuration or tensors that do not fit, an unusable tokenizer.
+            ConfigurationError: an attention implementation that there is not.
+        """
+        vision, _ = load_configs(source, options)
+        chat = ChatPrompt.load(source.path, video_token=_VIDEO)
+        decoder = Decoder(*load_decoder(source, checkpoint, options))
+        num_deepstack = len(deepstack_layers(source.config()))
+        return cls(decoder, chat, merge_size=vision.spatial_merge_size, num_deepstack=num_deepstack)
+
+    def prefix(
+        self, before: tuple[int, ...], compressed: CompressedVideo, *, reference_compatible: bool = False
+    ) -> SharedPrefix:
+        """What the decoder gets up to the last visual token.
+
+        Args:
+            before: Ids before the video, its start marker included.
+            compressed: The video, with the deepstack features of its tokens.
+            reference_compatible: Leave out the markers around every step, as the published implementation does.
+
+        Raises:
+            InvalidFeaturesError: deepstack features are missing.
+        """
+        if len(compressed.deepstack) != self._num_deepstack:
+            given = len(compressed.deepstack)
+            raise InvalidFeaturesError(
+                f"the video needs features of {self._num_deepstack} deepstack layers, not {given}"
+            )
+        shape = self._reference_shape if reference_compatible else self._shape
+        return prompts.shared_prefix(self._texts(before, (), compressed), compressed, shape, self.decoder.embed)
+
+    def suffix(
+        self,
+        before: tuple[int, ...],
+        after: tuple[int, ...],
+        compressed: CompressedVideo,
+        *,
+        reference_compatible: bool = False,
+    ) -> QuestionSuffix:
+        """What the decoder gets behind that; `after` are the ids behind the video, from its end marker on."""
+        shape = self._reference_shape if reference_compatible else self._shape
+        return prompts.question_suffix(self._texts(before, after, compressed), compressed, shape)
+
+    def _texts(
+        self, before: tuple[int, ...], after: tuple[int, ...], compressed: CompressedVideo
+    ) -> list[tuple[int, ...]]:
+        """Ids around the steps: each stands behind its time, between markers in place of those around the video."""
+        seconds = prompts.step_seconds(compressed.frame_timestamps, compressed.grid_thw[0])
+        times = [self.chat.split_at_videos(f"<{second:.1f} seconds>")[0] for second in seconds]
+        return prompts.texts_around_steps(before, after, times, start=self._start, end=self._end)
+
+
+def load_decoder(source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> tuple[Qwen3VLTextModel, Tensor]:
+    """The decoder and its output head `[V, D]`; no other tensor is read.
+
+    Raises:
+        ModelLoadError: a configuration or tensors that do not fit.
+        ConfigurationError: an attention implementation that there is not.
+    """
+    _, config = load_configs(source, options)
+    stored = source.config()
+    names = language_tensors(stored)
+    checkpoint.refuse_unexpected(LANGUAGE_PREFIX, names, "decoder", unused=("rotary_emb.",))
+    decoder = without_memory(Qwen3VLTextModel, config)
+    checkpoint.fill(decoder, checkpoint.read(LANGUAGE_PREFIX, names, options.dtype, options.device), "decoder")
+    # Its frequencies are computed, not stored, so the module without memory has none.
+    decoder.rotary_emb = type(decoder.rotary_emb)(cast("Any", config)).to(options.device)
+    head = nn.Linear(config.hidden_size, config.vocab_size, bias=False, device="meta")
+    if is_tied(stored):
+        weight = {"weight": decoder.embed_tokens.weight}
+    else:
+        weight = checkpoint.read("lm_head.", ["weight"], options.dtype, options.device)
+    checkpoint.fill(head, weight, "output head")
+    return decoder.train(False), head.weight.detach()
