@@ -9,7 +9,19 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flashvid.errors import ConfigurationError
 
-MethodName = Literal["flashvid", "adts", "tstm", "attention_topk", "random", "uniform_frames", "spatial_pooling"]
+MethodName = Literal[
+    "flashvid",
+    "adts",
+    "tstm",
+    "visionzip",
+    "fastvid",
+    "vidcom2",
+    "tome",
+    "attention_topk",
+    "random",
+    "uniform_frames",
+    "spatial_pooling",
+]
 TokenSelectionMethod = Literal["attn_div", "attn_div_v2", "attn", "div"]
 
 

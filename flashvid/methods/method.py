@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from flashvid.config import CompressionConfig
+from flashvid.merging import add_rows
 from flashvid.result import ClipFeatures, CompressionResult, Rows, assemble
 
 
@@ -62,3 +63,42 @@ def keep(clip: ClipFeatures, indices: Tensor) -> CompressionResult:
     tokens = clip.features.flatten(0, 1)[indices]
     slots = torch.arange(len(indices), device=indices.device)
     return assemble(clip.features, [Rows(tokens, indices, indices, slots)], (len(clip.features),))
+
+
+def merge_into(clip: ClipFeatures, kept: Tensor, owner: Tensor) -> CompressionResult:
+    """The result of merging every token into one that is kept: plain means.
+
+    Args:
+        clip: The tokens.
+        kept: `[M]` int64, ascending indices.
+        owner: `[T * N]` int64: for each token the index of the kept one it is merged into, -1 if it is dropped.
+    """
+    members = (owner >= 0).nonzero().flatten()
+    slots = torch.searchsorted(kept, owner[members])
+    # Halves are added up in float32.
+    wide = clip.features.to(torch.promote_types(clip.features.dtype, torch.float32)).flatten(0, 1)
+    sums = wide.new_zeros(len(kept), wide.shape[-1])
+    add_rows(sums, slots, wide[members])
+    means = (sums / slots.bincount(minlength=len(kept))[:, None]).to(clip.features.dtype)
+    return assemble(clip.features, [Rows(means, kept, members, slots)], (len(clip.features),))
+
+
+def shared_out(total: int, weights: Sequence[float], *, most: int, times: Sequence[int] | None = None) -> list[int]:
+    """Share a number of tokens out in proportion to weights, in whole tokens that add up to it exactly.
+
+    Args:
+        total: Tokens; no more than all shares together may hold.
+        weights: Of the shares; not negative.
+        most: Tokens that a share may hold...
+        times: ...times this, per share; 1 when omitted.
+    """
+    limits = [most * factor for factor in times or [1] * len(weights)]
+    if total > sum(limits):
+        raise ValueError(f"{total} tokens do not fit into {sum(limits)}")
+    counts = [0] * len(weights)
+    # One token at a time to the share that is furthest behind: the first of equal ones.
+    for _ in range(total):
+        open_shares = [index for index, limit in enumerate(limits) if counts[index] < limit]
+        behind = max(open_shares, key=lambda index: weights[index] / (2 * counts[index] + 1))
+        counts[behind] += 1
+    return counts

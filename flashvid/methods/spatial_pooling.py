@@ -9,9 +9,8 @@ from torch import Tensor
 
 from flashvid.config import CompressionConfig
 from flashvid.errors import ConfigurationError
-from flashvid.merging import add_rows
-from flashvid.methods.method import CompressionMethod, clip_budget
-from flashvid.result import ClipFeatures, CompressionResult, Rows, assemble
+from flashvid.methods.method import CompressionMethod, clip_budget, merge_into
+from flashvid.result import ClipFeatures, CompressionResult
 
 # How much flatter or narrower than its token grid a pooled frame may be.
 _LARGEST_DISTORTION = math.log(2) + 1e-9
@@ -23,17 +22,10 @@ def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResul
     num_frames, num_tokens = clip.scores.shape
     # Rounded up: never fewer tokens than other methods get.
     rows, columns = pooled_grid(clip.grid_hw, math.ceil(clip_budget(clip, config) / num_frames))
-    block, centre = _blocks(clip.grid_hw, (rows, columns))
-    frames = torch.arange(num_frames)[:, None]
-    member_rows = (frames * rows * columns + block).flatten().to(clip.features.device)
-    indices = (frames * num_tokens + centre).flatten().to(clip.features.device)
-    # Halves are added up in float32.
-    wide = clip.features.to(torch.promote_types(clip.features.dtype, torch.float32)).flatten(0, 1)
-    sums = wide.new_zeros(num_frames * rows * columns, wide.shape[-1])
-    add_rows(sums, member_rows, wide)
-    means = sums / member_rows.bincount()[:, None]
-    members = torch.arange(len(member_rows), device=member_rows.device)
-    return assemble(clip.features, [Rows(means.to(clip.features.dtype), indices, members, member_rows)], (num_frames,))
+    block, middle = _blocks(clip.grid_hw, (rows, columns))
+    firsts = torch.arange(num_frames)[:, None] * num_tokens
+    kept, owner = (firsts + middle).flatten(), (firsts + middle[block]).flatten()
+    return merge_into(clip, kept.sort().values.to(clip.features.device), owner.to(clip.features.device))
 
 
 def pooled_grid(grid_hw: tuple[int, int], wanted: int) -> tuple[int, int]:

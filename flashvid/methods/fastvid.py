@@ -1,0 +1,93 @@
+"""FastVID: salient tokens by attention, and dense ones of anchor frames that gather the rest (arXiv 2503.11187).
+
+Written from the paper's method section: DySeg, then STPrune with its two parts, ATS and DTM, at the settings it names.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from flashvid.config import CompressionConfig
+from flashvid.methods.method import CompressionMethod, clip_budget, shared_out
+from flashvid.result import ClipFeatures, CompressionResult, Rows, assemble
+from flashvid.segmentation import first_ranked, transition_similarities
+
+_LEAST_SEGMENTS, _THRESHOLD = 8, 0.9
+# Share of the tokens that DTM gives, frames between its anchors, and an anchor's weight among what it gathers.
+_MERGED_SHARE, _ANCHOR_STRIDE, _ANCHOR_WEIGHT = 0.4, 4, 0.6
+_NEIGHBOURS = 4
+
+
+def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
+    num_tokens = clip.scores.shape[1]
+    lengths = _segments(clip.features)
+    budgets = shared_out(
+        clip_budget(clip, config), [float(length) for length in lengths], most=num_tokens, times=lengths
+    )
+    rows, first = [], 0
+    for length, budget in zip(lengths, budgets, strict=True):
+        frames = slice(first, first + length)
+        if budget > 0:
+            rows += _prune(clip.features[frames], clip.scores[frames].float(), budget, first * num_tokens)
+        first += length
+    return assemble(clip.features, rows, tuple(lengths))
+
+
+def _segments(features: Tensor) -> list[int]:
+    """Cut at the least similar transitions, seven at least, and at all below the threshold (paper: DySeg)."""
+    similarities = transition_similarities(features.float().mean(dim=1), reference_compatible=False)
+    cuts = {*(similarities < _THRESHOLD).nonzero().flatten().tolist()}
+    cuts |= {*first_ranked(similarities, _LEAST_SEGMENTS - 1, largest=False, reference_compatible=False).tolist()}
+    borders = [-1, *sorted(cuts), len(features) - 1]
+    return [end - start for start, end in pairwise(borders)]
+
+
+def _prune(features: Tensor, scores: Tensor, budget: int, offset: int) -> list[Rows]:
+    """One segment (paper: STPrune): `[L, N, D]` and `[L, N]` to `budget` tokens."""
+    num_frames, num_tokens, width = features.shape
+    flat = features.reshape(-1, width)
+    num_merged = min(round(budget * _MERGED_SHARE), budget - 1)
+    salient_counts = shared_out(budget - num_merged, [1.0] * num_frames, most=num_tokens)
+    ranked = scores.sort(dim=-1, descending=True, stable=True).indices
+    salient = torch.cat([frame * num_tokens + ranked[frame, :count] for frame, count in enumerate(salient_counts)])
+    rest = torch.ones(len(flat), dtype=torch.bool, device=flat.device)
+    rest[salient] = False
+    slots = torch.arange(len(salient), device=flat.device)
+    rows = [Rows(flat[salient], salient + offset, salient + offset, slots)]
+    if num_merged == 0:
+        return rows
+    in_anchor_frames = (torch.arange(len(flat), device=flat.device) // num_tokens) % _ANCHOR_STRIDE == 0
+    candidates = (rest & in_anchor_frames).nonzero().flatten()
+    if len(candidates) < num_merged:
+        candidates = rest.nonzero().flatten()
+    anchors = candidates[_densest(flat[candidates].float(), num_merged)].sort().values
+    others = rest.clone()
+    others[anchors] = False
+    members = others.nonzero().flatten()
+    units = functional.normalize(flat.float(), dim=-1)
+    nearest = (units[members] @ units[anchors].T).argmax(dim=-1)
+    sums = torch.zeros(len(anchors), width, device=flat.device).index_add_(0, nearest, flat[members].float())
+    counts = nearest.bincount(minlength=len(anchors))[:, None]
+    gathered = _ANCHOR_WEIGHT * flat[anchors].float() + (1 - _ANCHOR_WEIGHT) * sums / counts.clamp(min=1)
+    merged = torch.where(counts > 0, gathered, flat[anchors].float()).to(features.dtype)
+    own = torch.arange(len(anchors), device=flat.device)
+    rows.append(Rows(merged, anchors + offset, torch.cat([anchors, members]) + offset, torch.cat([own, nearest])))
+    return rows
+
+
+def _densest(points: Tensor, count: int) -> Tensor:
+    """Positions of the `count` points that are dense and far from denser ones (paper: DTM, after DPC-kNN)."""
+    distances = torch.cdist(points, points)
+    nearest = distances.topk(min(_NEIGHBOURS + 1, len(points)), largest=False).values[:, 1:]
+    density = -nearest.square().mean(dim=-1) if nearest.shape[1] else distances.new_zeros(len(points))
+    denser = density[None] > density[:, None]
+    apart = torch.where(denser.any(dim=-1), distances.masked_fill(~denser, torch.inf).amin(dim=-1), distances.max())
+    # The product of the paper, as logarithms: densities of points far apart would all be zero.
+    return first_ranked(apart.log() + density, count, largest=True, reference_compatible=False)
+
+
+FASTVID = CompressionMethod(_compress, "FastVID, arXiv 2503.11187: DySeg and STPrune (ATS, DTM)")

@@ -1,0 +1,59 @@
+"""ToMe: bipartite soft matching, repeated until few enough tokens are left (arXiv 2210.09461).
+
+Written from the paper's section on token merging. The paper merges between the layers of a vision transformer, by keys;
+here a trained tower is left alone, and its output is merged, by features, frame by frame.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from flashvid.config import CompressionConfig
+from flashvid.methods.method import CompressionMethod, clip_budget, frame_budgets, merge_into
+from flashvid.result import ClipFeatures, CompressionResult
+
+
+def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
+    num_frames, num_tokens = clip.scores.shape
+    owners = []
+    for frame, budget in enumerate(frame_budgets(clip_budget(clip, config), num_frames)):
+        owners.append(frame * num_tokens + merge_frame(clip.features[frame], max(budget, 1)))
+    assignment = torch.cat(owners)
+    if clip_budget(clip, config) < num_frames:
+        # Less than one token a frame: only every so many frames are heard of.
+        wanted = torch.tensor(frame_budgets(clip_budget(clip, config), num_frames), device=assignment.device)
+        assignment = assignment.masked_fill((wanted == 0).repeat_interleave(num_tokens), -1)
+    return merge_into(clip, torch.unique(assignment[assignment >= 0]), assignment)
+
+
+def merge_frame(features: Tensor, budget: int) -> Tensor:
+    """Merge the tokens of one frame.
+
+    Args:
+        features: `[N, D]`, floating.
+        budget: Tokens to leave, at least 1.
+
+    Returns:
+        `[N]` int64: for each token the one it was merged into, itself where it was left.
+    """
+    owner = torch.arange(len(features), device=features.device)
+    sums, sizes = features.float().clone(), features.new_ones(len(features), dtype=torch.float32)
+    left = owner
+    while len(left) > budget:
+        units = functional.normalize(sums[left] / sizes[left, None], dim=-1)
+        # Every other token is a source, the rest are targets; at most half can go in a round.
+        similarity, target = (units[0::2] @ units[1::2].T).max(dim=-1)
+        count = min(len(left) - budget, len(similarity), len(left) - 1)
+        merged = similarity.sort(descending=True, stable=True).indices[:count]
+        sources, targets = left[0::2][merged], left[1::2][target[merged]]
+        for source, goal in zip(sources.tolist(), targets.tolist(), strict=True):
+            sums[goal] += sums[source]
+            sizes[goal] += sizes[source]
+            owner[owner == source] = goal
+        left = torch.unique(owner)
+    return owner
+
+
+TOME = CompressionMethod(_compress, "ToMe, arXiv 2210.09461: bipartite soft matching")

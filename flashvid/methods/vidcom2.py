@@ -1,0 +1,43 @@
+"""VidCom2: more tokens for frames that are unlike the rest of the video, unique tokens in each (arXiv 2505.14454).
+
+Written from the paper's method section: frame compression adjustment, then adaptive token compression.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from flashvid.config import CompressionConfig
+from flashvid.methods.method import CompressionMethod, clip_budget, keep, shared_out
+from flashvid.result import ClipFeatures, CompressionResult
+
+# Widths of the Gaussian kernels, as powers of two, and the temperature over frames.
+_KERNEL_POWERS = (-3, -2, -1, 0, 1)
+_TEMPERATURE = 0.01
+
+
+def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
+    num_frames, num_tokens = clip.scores.shape
+    units = functional.normalize(clip.features.float(), dim=-1)
+    in_video = -_similarity(units, units.mean(dim=(0, 1)))
+    in_frame = -_similarity(units, units.mean(dim=1, keepdim=True))
+    shares = (in_video.mean(dim=-1) / _TEMPERATURE).softmax(dim=0)
+    budget = clip_budget(clip, config)
+    wanted = budget / num_frames * (1 + shares - 1 / num_frames)
+    budgets = shared_out(budget, wanted.tolist(), most=num_tokens)
+    ranked = (in_video + in_frame).sort(dim=-1, descending=True, stable=True).indices
+    chosen = [
+        frame * num_tokens + ranked[frame, :count].sort().values for frame, count in enumerate(budgets) if count > 0
+    ]
+    return keep(clip, torch.cat(chosen))
+
+
+def _similarity(tokens: Tensor, centre: Tensor) -> Tensor:
+    """Sum of Gaussian kernels of several widths of the distance from `centre`: `[..., D]` to `[...]`."""
+    distance = (tokens - centre).square().sum(dim=-1)
+    return torch.stack([(-distance / (2 * 2.0**power)).exp() for power in _KERNEL_POWERS]).sum(dim=0)
+
+
+VIDCOM2 = CompressionMethod(_compress, "VidCom2, arXiv 2505.14454: adjustment by frame, adaptive token compression")
