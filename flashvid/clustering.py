@@ -1,63 +1,105 @@
-"""DPC-kNN: merge the candidates of one frame into a number of clusters (paper: spatial part of TSTM; spec 4)."""
+"""DPC-kNN: merge the candidates of each frame into a number of clusters (paper: spatial part of TSTM; spec 4)."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from flashvid.merging import add_rows
-from flashvid.segmentation import first_ranked
-
 MAX_NEIGHBOURS = 7
+# Squared distances come from inner products, wrong by about this share of the largest squared length. Frames where
+# neighbours are not this many times farther apart are done again in float64, in so many parts that memory is bounded.
+ROUNDING = 8 * torch.finfo(torch.float32).eps
+TIMES_ROUNDING = 100
+PARTS = 8
 
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
-    """A partition of n tokens into c clusters."""
+    """A partition of the tokens of each of F frames; a frame has at most m tokens and at most c clusters."""
 
     ids: Tensor
-    """`[n]` int64: the cluster of each token, 0 to c - 1."""
+    """`[F, m]` int64: the cluster of each token, from 0; meaningless beyond a frame's tokens."""
     centers: Tensor
-    """`[c]` int64: the token each cluster is centred on, best first."""
+    """`[F, c]` int64: the token each cluster is centred on, best first; meaningless beyond a frame's clusters."""
 
 
-def dpc_knn(tokens: Tensor, num_clusters: int, *, reference_compatible: bool) -> Clusters:
-    """Cluster tokens around those that are dense and far from anything denser.
+def squared_distances(tokens: Tensor) -> Tensor:
+    """Between all tokens of a frame, over the width: `[F, m, D]` to `[F, m, m]`, symmetric, 0 to itself."""
+    products = torch.bmm(tokens, tokens.transpose(1, 2))
+    squares = products.diagonal(dim1=1, dim2=2).clone()
+    # A matrix product may round [i, j] and [j, i] differently, and would then decide between mutual neighbours.
+    distances = torch.add(products, products.transpose(1, 2)).neg_()
+    distances += squares.unsqueeze(1)
+    distances += squares.unsqueeze(2)
+    distances.clamp_min_(0).div_(tokens.shape[-1]).diagonal(dim1=1, dim2=2).zero_()
+    return distances
 
-    A token counts among its own neighbours. The reference blurs densities with random noise; here there is none.
+
+def neighbour_spread(distances: Tensor, num_neighbours: Tensor) -> Tensor:
+    """The mean of the smallest squared distances, to itself included.
 
     Args:
-        tokens: `[n, D]`, floating; distances are float32 whatever the dtype.
-        num_clusters: c, from 1 to n.
-        reference_compatible: As in the reference, distances come from a matrix product from 26 tokens on, where
-            a token is not quite at distance 0 from itself, and densities underflow to 0 where tokens are far
-            apart. Otherwise distances are direct, and the same scores are compared as logarithms.
+        distances: `[F, m, m]`, squared.
+        num_neighbours: `[F]` int64, from 0 to 7 and to m.
+
+    Returns:
+        `[F, m]`.
     """
-    points = tokens.float()
-    mode = "use_mm_for_euclid_dist_if_necessary" if reference_compatible else "donot_use_mm_for_euclid_dist"
-    distances = torch.cdist(points, points, compute_mode=mode) / math.sqrt(points.shape[-1])
-    num_neighbours = min(num_clusters, MAX_NEIGHBOURS)
-    spread = distances.topk(num_neighbours, largest=False).values.square().mean(dim=-1)
+    nearest = distances.topk(min(MAX_NEIGHBOURS, distances.shape[-1]), largest=False).values
+    counted = torch.arange(nearest.shape[-1], device=nearest.device) < num_neighbours.view(-1, 1, 1)
+    return nearest.where(counted, 0.0).sum(dim=-1) / num_neighbours.clamp_min(1).unsqueeze(-1)
+
+
+def dpc_knn(tokens: Tensor, num_tokens: Tensor, num_clusters: Tensor, *, reference_compatible: bool) -> Clusters:
+    """Cluster the tokens of each frame around those that are dense and far from anything denser.
+
+    A token counts among its own neighbours. The reference blurs densities with random noise; here there is none, and
+    ties go to the first token.
+
+    Args:
+        tokens: `[F, m, D]`, floating, **changed**: moved so that each frame's mean is 0, which distances do not
+            see and rounding does. Rows beyond a frame's tokens must be 0.
+        num_tokens: `[F]` int64: the tokens of each frame, its first rows; at most m.
+        num_clusters: `[F]` int64, from 0 to the frame's tokens.
+        reference_compatible: As in the reference, densities underflow to 0 where tokens are far apart. Otherwise the
+            same scores are compared as logarithms.
+    """
+    num_frames, most, _ = tokens.shape
+    places = torch.arange(most, device=tokens.device)
+    valid = places < num_tokens.unsqueeze(-1)
+    centre = tokens.sum(dim=1) / num_tokens.clamp_min(1).unsqueeze(-1)
+    tokens -= centre.unsqueeze(1)
+    outside = ~(valid.unsqueeze(1) & valid.unsqueeze(2))
+    num_neighbours = num_clusters.clamp_max(MAX_NEIGHBOURS)
+
+    distances = squared_distances(tokens)
+    distances.masked_fill_(outside, torch.inf)
+    spread = neighbour_spread(distances, num_neighbours)
+    noise = distances.masked_fill(outside, 0.0).amax(dim=(1, 2)) * (ROUNDING * TIMES_ROUNDING)
+    unsure = (spread.masked_fill(~valid, torch.inf).amin(dim=-1) < noise) & (num_neighbours > 1)
+    if bool(unsure.any()):
+        distances, spread = distances.double(), spread.double()
+        for frames in unsure.nonzero().flatten().tensor_split(PARTS):
+            exact = squared_distances(tokens[frames].double()).masked_fill_(outside[frames], torch.inf)
+            distances[frames] = exact
+            spread[frames] = neighbour_spread(exact, num_neighbours[frames])
+
+    distances.sqrt_()
     density = torch.exp(-spread) if reference_compatible else -spread
-
-    denser = density.unsqueeze(0) > density.unsqueeze(1)
-    to_denser = distances.masked_fill(~denser, torch.inf).amin(dim=-1)
-    separation = torch.where(denser.any(dim=-1), to_denser, distances.max())
+    not_denser = density.unsqueeze(1) <= density.unsqueeze(2)
+    separation = distances.masked_fill(not_denser | outside, torch.inf).amin(dim=-1)
+    farthest = distances.masked_fill(outside, 0.0).amax(dim=(1, 2)).unsqueeze(-1)
+    separation = separation.where(separation.isfinite(), farthest)
     scores = separation * density if reference_compatible else separation.log() + density
+    # Infinity is also a score of its own, but tokens beyond the end come after those within.
+    order = scores.masked_fill(~valid, -torch.inf).sort(descending=True, stable=True).indices
 
-    centers = first_ranked(scores, num_clusters, largest=True, reference_compatible=reference_compatible)
-    ids = distances[:, centers].argmin(dim=-1)
+    ranks = torch.empty_like(order).scatter_(1, order, places.expand(num_frames, -1))
+    centers = order[:, : int(num_clusters.amax())]
+    to_center = distances.gather(2, centers.unsqueeze(1).expand(-1, most, -1))
+    missing = places[: centers.shape[1]] >= num_clusters.unsqueeze(-1)
+    nearest = to_center.masked_fill_(missing.unsqueeze(1), torch.inf).argmin(dim=-1)
     # Of two centres at the same place, argmin would give both to the first and leave the other empty.
-    ids[centers] = torch.arange(num_clusters, device=ids.device)
-    return Clusters(ids, centers)
-
-
-def cluster_means(tokens: Tensor, clusters: Clusters) -> Tensor:
-    """The plain mean of each cluster: `[n, D]` to `[c, D]`, same dtype."""
-    sums = tokens.new_zeros(len(clusters.centers), tokens.shape[-1])
-    add_rows(sums, clusters.ids, tokens)
-    counts = clusters.ids.bincount(minlength=len(clusters.centers))
-    return sums / counts.to(tokens.dtype).unsqueeze(-1)
+    return Clusters(ranks.where(ranks < num_clusters.unsqueeze(-1), nearest), centers)

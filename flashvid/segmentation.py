@@ -2,43 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from flashvid.config import CompressionConfig
+from flashvid.ranking import first_ranked
 
 SMALLEST_NORM = 1e-12
 
 
-def unit_vectors(features: Tensor, *, reference_compatible: bool) -> Tensor:
-    """Scale the last dimension to length 1, in the dtype of `features`.
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """The segments of a clip of T frames."""
 
-    Args:
-        features: `[..., D]`, floating.
-        reference_compatible: Without an epsilon, as the reference: a zero vector becomes NaN. Otherwise it
-            stays zero, so that its cosine with anything is 0.
+    lengths: tuple[int, ...]
+    """Frames per segment, adding up to T; zeros only in the reference's mode."""
+    sizes: Tensor
+    """`[S]` int64: the same on the device."""
+    of_frame: Tensor
+    """`[T]` int64: the segment of each frame, ascending."""
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], device: torch.device) -> Segments:
+        """The segments with these lengths, their tensors on `device`."""
+        sizes = torch.tensor(lengths, dtype=torch.int64, device=device)
+        numbers = torch.arange(len(lengths), device=device)
+        return cls(tuple(lengths), sizes, numbers.repeat_interleave(sizes, output_size=sum(lengths)))
+
+
+def inverse_norms(norms: Tensor, *, reference_compatible: bool) -> Tensor:
+    """What to multiply vectors of these lengths with to make them 1 long.
+
+    The reference has no epsilon, so its cosine with a zero vector is NaN (infinity times zero). Otherwise it is 0.
     """
-    norms = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
-    units: Tensor = features / (norms if reference_compatible else norms.clamp_min(SMALLEST_NORM))
-    return units
-
-
-def first_ranked(values: Tensor, count: int, *, largest: bool, reference_compatible: bool) -> Tensor:
-    """Positions of the `count` largest (or smallest) values along the last dimension, best first.
-
-    Ties go to the lowest position. The reference leaves them to `torch.topk`, so what it does with ties can only
-    be reproduced by calling that: its order is deterministic but follows no rule.
-    """
-    if reference_compatible:
-        return values.topk(count, largest=largest).indices
-    return values.sort(descending=largest, stable=True).indices[..., :count]
+    return (norms if reference_compatible else norms.clamp_min(SMALLEST_NORM)).reciprocal()
 
 
 def transition_similarities(frame_features: Tensor, *, reference_compatible: bool) -> Tensor:
     """Cosine between each frame's mean feature and the next one's: `[T, D]` to `[T - 1]`, same dtype."""
-    units = unit_vectors(frame_features, reference_compatible=reference_compatible)
+    norms = torch.linalg.vector_norm(frame_features, dim=-1, keepdim=True)
+    # Divided, not multiplied by the inverse: cuts hang on the last bit where frames repeat.
+    units = frame_features / (norms if reference_compatible else norms.clamp_min(SMALLEST_NORM))
     return (units[:-1] * units[1:]).sum(dim=-1)
 
 
@@ -76,21 +84,21 @@ def cut_segments(
     return tuple(end - start for start, end in pairwise(borders))
 
 
-def segment_frames(features: Tensor, config: CompressionConfig) -> tuple[int, ...]:
-    """Lengths of the segments of a video, adding up to T.
+def segment_frames(frame_features: Tensor, config: CompressionConfig) -> Segments:
+    """The segments of a video.
 
     Args:
-        features: `[T, N, D]`, floating. The reference works in this dtype; otherwise halves are widened.
+        frame_features: `[T, D]`, floating: the mean of each frame's tokens. The reference works in the features'
+            dtype; otherwise at least in float32.
         config: `do_segment`, `segment_threshold`, `min_segment_num`, `complementary_segment` are used.
     """
     if not config.do_segment:
-        return (len(features),)
-    if not config.reference_compatible:
-        features = features.to(torch.promote_types(features.dtype, torch.float32))
-    return cut_segments(
-        transition_similarities(features.mean(dim=1), reference_compatible=config.reference_compatible),
+        return Segments.of((len(frame_features),), frame_features.device)
+    lengths = cut_segments(
+        transition_similarities(frame_features, reference_compatible=config.reference_compatible),
         threshold=config.segment_threshold,
         min_segment_num=config.min_segment_num,
         complementary=config.complementary_segment,
         reference_compatible=config.reference_compatible,
     )
+    return Segments.of(lengths, frame_features.device)
