@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flashvid.products import gram
+
 MAX_NEIGHBOURS = 7
 # Squared distances come from inner products, wrong by about this share of the largest squared length. Frames where
 # neighbours are not this many times farther apart are done again in float64, in so many parts that memory is bounded.
@@ -25,16 +27,21 @@ class Clusters:
     """`[F, c]` int64: the token each cluster is centred on, best first; meaningless beyond a frame's clusters."""
 
 
-def squared_distances(tokens: Tensor) -> Tensor:
-    """Between all tokens of a frame, over the width: `[F, m, D]` to `[F, m, m]`, symmetric, 0 to itself."""
-    products = torch.bmm(tokens, tokens.transpose(1, 2))
-    squares = products.diagonal(dim1=1, dim2=2).clone()
-    # A matrix product may round [i, j] and [j, i] differently, and would then decide between mutual neighbours.
-    distances = torch.add(products, products.transpose(1, 2)).neg_()
-    distances += squares.unsqueeze(1)
-    distances += squares.unsqueeze(2)
-    distances.clamp_min_(0).div_(tokens.shape[-1]).diagonal(dim1=1, dim2=2).zero_()
-    return distances
+def squared_distances(products: Tensor, width: int, outside: Tensor) -> Tensor:
+    """Between the tokens of a frame, over the width.
+
+    Args:
+        products: `[F, m, m]`, see `gram`.
+        width: D.
+        outside: `[F, m, m]` bool: pairs of which not both are tokens of the frame.
+
+    Returns:
+        `[F, m, m]`, symmetric, 0 to itself, infinite outside.
+    """
+    squares = products.diagonal(dim1=1, dim2=2)
+    distances = (squares.unsqueeze(1) + squares.unsqueeze(2)).sub_(products, alpha=2).div_(width)
+    distances.diagonal(dim1=1, dim2=2).zero_()
+    return distances.clamp_min_(0).masked_fill_(outside, torch.inf)
 
 
 def neighbour_spread(distances: Tensor, num_neighbours: Tensor) -> Tensor:
@@ -66,32 +73,33 @@ def dpc_knn(tokens: Tensor, num_tokens: Tensor, num_clusters: Tensor, *, referen
         reference_compatible: As in the reference, densities underflow to 0 where tokens are far apart. Otherwise the
             same scores are compared as logarithms.
     """
-    num_frames, most, _ = tokens.shape
+    num_frames, most, width = tokens.shape
     places = torch.arange(most, device=tokens.device)
     valid = places < num_tokens.unsqueeze(-1)
-    centre = tokens.sum(dim=1) / num_tokens.clamp_min(1).unsqueeze(-1)
-    tokens -= centre.unsqueeze(1)
     outside = ~(valid.unsqueeze(1) & valid.unsqueeze(2))
     num_neighbours = num_clusters.clamp_max(MAX_NEIGHBOURS)
-
-    distances = squared_distances(tokens)
-    distances.masked_fill_(outside, torch.inf)
+    tokens -= (tokens.sum(dim=1) / num_tokens.clamp_min(1).unsqueeze(-1)).unsqueeze(1)
+    distances = squared_distances(gram(tokens), width, outside)
     spread = neighbour_spread(distances, num_neighbours)
-    noise = distances.masked_fill(outside, 0.0).amax(dim=(1, 2)) * (ROUNDING * TIMES_ROUNDING)
-    unsure = (spread.masked_fill(~valid, torch.inf).amin(dim=-1) < noise) & (num_neighbours > 1)
-    if bool(unsure.any()):
+    largest = distances.masked_fill(outside, 0.0).amax(dim=(1, 2))
+    closest = spread.masked_fill(~valid, torch.inf).amin(dim=-1)
+    unsure = (closest < largest * (ROUNDING * TIMES_ROUNDING)) & (num_neighbours > 1)
+    frames = unsure.nonzero().flatten()
+    if len(frames) > 0:
+        exact = tokens.new_empty(len(frames), most, most, dtype=torch.float64)
+        for part in torch.arange(len(frames), device=tokens.device).tensor_split(PARTS):
+            own = tokens[frames[part]].double()
+            exact[part] = torch.bmm(own, own.transpose(1, 2))
+        exact = squared_distances(exact, width, outside[frames])
         distances, spread = distances.double(), spread.double()
-        for frames in unsure.nonzero().flatten().tensor_split(PARTS):
-            exact = squared_distances(tokens[frames].double()).masked_fill_(outside[frames], torch.inf)
-            distances[frames] = exact
-            spread[frames] = neighbour_spread(exact, num_neighbours[frames])
+        distances[frames], spread[frames] = exact, neighbour_spread(exact, num_neighbours[frames])
 
     distances.sqrt_()
     density = torch.exp(-spread) if reference_compatible else -spread
     not_denser = density.unsqueeze(1) <= density.unsqueeze(2)
     separation = distances.masked_fill(not_denser | outside, torch.inf).amin(dim=-1)
     farthest = distances.masked_fill(outside, 0.0).amax(dim=(1, 2)).unsqueeze(-1)
-    separation = separation.where(separation.isfinite(), farthest)
+    separation = separation.where(separation != torch.inf, farthest)
     scores = separation * density if reference_compatible else separation.log() + density
     # Infinity is also a score of its own, but tokens beyond the end come after those within.
     order = scores.masked_fill(~valid, -torch.inf).sort(descending=True, stable=True).indices

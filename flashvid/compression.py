@@ -32,8 +32,9 @@ def compress(
         grid_hw: Rows and columns of a frame's tokens, for methods that look at neighbours; a square when omitted.
 
     Returns:
-        `T * config.budget(N)` tokens and at most T more, since the clusters of a frame are rounded up. Without
-        `reference_compatible`, a budget of N or more keeps every token as it is.
+        `config.clip_budget(T, N)` tokens exactly; a budget of all T * N keeps every token as it is. With
+        `reference_compatible` it is `T * config.budget(N)` and at most T more, since there the clusters of each
+        frame are rounded up.
 
     Raises:
         InvalidFeaturesError: The tensors have a wrong shape, dtype or device, are empty, or hold values that are
@@ -68,7 +69,9 @@ def _check(features: Tensor, scores: Tensor) -> None:
     if features.device != scores.device:
         raise InvalidFeaturesError(f"features are on {features.device}, scores on {scores.device}")
     for name, tensor in (("features", features), ("scores", scores)):
-        if not bool(tensor.isfinite().all()):
+        # One pass and no copy; NaN comes through.
+        extremes = [float(extreme) for extreme in tensor.aminmax()]
+        if not all(math.isfinite(extreme) for extreme in extremes):
             raise InvalidFeaturesError(f"{name} contain NaN or infinite values")
-        if bool((tensor.abs() > LARGEST_MAGNITUDE).any()):
+        if max(map(abs, extremes)) > LARGEST_MAGNITUDE:
             raise InvalidFeaturesError(f"{name} contain values beyond {LARGEST_MAGNITUDE:g}")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flashvid.ranking import group_starts, order_in_groups, sums_of_groups
-from flashvid.segmentation import Segments, inverse_norms
+from flashvid.ranking import Counts, order_in_groups, sum_by_group
+from flashvid.segmentation import Segments
 
 # What the reference writes where no link is possible, and the least it lets the floor lower its threshold to.
 REFERENCE_NO_LINK = -1.0
@@ -53,20 +54,20 @@ def sum_bags(features: Tensor, members: Tensor, bags: Tensor, num_bags: int, wei
         `[num_bags, D]` in the dtype of `features`.
     """
     order = bags.sort(stable=True).indices
-    offsets = group_starts(bags.bincount(minlength=num_bags))
+    sizes = bags.bincount(minlength=num_bags)
     return functional.embedding_bag(
-        members[order], features, offsets, mode="sum", per_sample_weights=weights[order].to(features.dtype)
+        members[order], features, sizes.cumsum(0) - sizes, mode="sum", per_sample_weights=weights[order].to(features.dtype)
     )
 
 
 def find_links(
-    features: Tensor, norms: Tensor, free: Tensor, segments: Segments, *, reference_compatible: bool
+    features: Tensor, inverse_lengths: Tensor, free: Tensor, segments: Segments, *, reference_compatible: bool
 ) -> Links:
     """The most similar free token of the frame before, for every free token; the first one on ties.
 
     Args:
         features: `[T, N, D]`, float32 or float64.
-        norms: `[T, N]`, their lengths.
+        inverse_lengths: `[T, N]`, see `inverse_lengths`.
         free: `[T, N]` bool: not selected by ADTS.
         segments: The first frame of each has no links.
         reference_compatible: Mark impossible links with -1, the reference's way, rather than minus infinity.
@@ -76,19 +77,17 @@ def find_links(
     parent = torch.zeros_like(free, dtype=torch.int64)
     if len(features) == 1:
         return Links(similarity, parent)
-    inverse = inverse_norms(norms, reference_compatible=reference_compatible)
-    products = torch.bmm(features[1:], features[:-1].transpose(1, 2))
-    products.mul_(inverse[:-1].unsqueeze(1)).masked_fill_(~free[:-1].unsqueeze(1), -torch.inf)
-    best, parent[1:] = products.max(dim=-1)
-    best = best * inverse[1:]
-    follows = segments.of_frame[1:] == segments.of_frame[:-1]
+    cosines = torch.bmm(features[1:], features[:-1].transpose(1, 2)).mul_(inverse_lengths[:-1].unsqueeze(1))
+    best, parent[1:] = cosines.masked_fill_(~free[:-1].unsqueeze(1), -torch.inf).max(dim=-1)
+    best *= inverse_lengths[1:]
+    follows = torch.from_numpy(np.diff(segments.numbers) == 0).to(free.device)
     possible = free[1:] & follows.unsqueeze(-1) & (best != -torch.inf)
     similarity[1:] = best.where(possible, no_link)
     return Links(similarity, parent)
 
 
 def choose_links(
-    similarity: Tensor, segments: Segments, threshold: float, min_roots: Tensor, *, reference_compatible: bool
+    similarity: Tensor, segments: Segments, threshold: float, min_roots: Counts, *, reference_compatible: bool
 ) -> Tensor:
     """Which tokens join their parent: those above the threshold, fewer if too few tokens would remain.
 
@@ -96,7 +95,7 @@ def choose_links(
         similarity: `[T, N]`, see `Links`.
         segments: Of the T frames.
         threshold: Strictly more similar tokens are linked.
-        min_roots: `[S]` int64: the least number of tokens without a link in each segment, selected ones included.
+        min_roots: `[S]`: the least number of tokens without a link in each segment, selected ones included.
             Where the threshold leaves fewer, it is raised to the similarity at that rank.
         reference_compatible: Keep the raised threshold above the marker of impossible links.
 
@@ -106,25 +105,26 @@ def choose_links(
     num_tokens = similarity.shape[1]
     sizes = segments.sizes * num_tokens
     max_links = sizes - min_roots
-    num_links = sums_of_groups((similarity > threshold).sum(dim=1), segments.of_frame, len(sizes))
-    order = order_in_groups(similarity.flatten(), segments.of_frame.repeat_interleave(num_tokens))
-    ranked = similarity.flatten()[order]
-    raised = ranked[(group_starts(sizes) + max_links - 1).clamp(0, len(ranked) - 1)]
+    num_links = sum_by_group((similarity > threshold).sum(dim=1).cpu().numpy(), segments.numbers, len(sizes))
+    group = segments.of_frame.repeat_interleave(num_tokens, output_size=similarity.numel())
+    ranked = similarity.flatten()[order_in_groups(similarity.flatten(), group)]
+    last_link = (np.cumsum(sizes) - min_roots - 1).clip(0, len(ranked) - 1)
+    raised = ranked[torch.from_numpy(last_link).to(ranked.device)]
     if reference_compatible:
         raised = raised.clamp_min(REFERENCE_LEAST_THRESHOLD)
-    raised = raised.masked_fill(max_links <= 0, torch.inf)
+    raised = raised.masked_fill(torch.from_numpy(max_links <= 0).to(ranked.device), torch.inf)
     # Strictly again, so the token at that rank itself stays: one link fewer than the floor permits.
-    thresholds = raised.where(num_links > max_links, threshold)
+    thresholds = raised.where(torch.from_numpy(num_links > max_links).to(ranked.device), threshold)
     return similarity > thresholds[segments.of_frame].unsqueeze(-1)
 
 
 def grow_forest(
     features: Tensor,
-    norms: Tensor,
+    inverse_lengths: Tensor,
     free: Tensor,
     segments: Segments,
     threshold: float,
-    min_roots: Tensor,
+    min_roots: Counts,
     *,
     dtype: torch.dtype,
     reference_compatible: bool,
@@ -133,28 +133,28 @@ def grow_forest(
 
     Args:
         features: `[T, N, D]`, float32 or float64.
-        norms: `[T, N]`, their lengths.
+        inverse_lengths: `[T, N]`, see `inverse_lengths`.
         free: `[T, N]` bool: not selected by ADTS. Other tokens neither link nor are linked to.
         segments: Of the T frames.
         threshold: The temporal threshold; from 1 on nothing is linked.
-        min_roots: `[S]` int64, see `choose_links`.
+        min_roots: `[S]`, see `choose_links`.
         dtype: What similarities are rounded to: the reference has them in the dtype of its model.
         reference_compatible: See `Forest.divisor`.
     """
     root = torch.arange(free.numel(), device=features.device)
     if max(segments.lengths) == 1 or threshold >= 1:
         return Forest(free, root, torch.ones_like(root))
-    links = find_links(features, norms, free, segments, reference_compatible=reference_compatible)
+    links = find_links(features, inverse_lengths, free, segments, reference_compatible=reference_compatible)
     linked = choose_links(
         links.similarity.to(dtype), segments, threshold, min_roots, reference_compatible=reference_compatible
     )
     num_frames, num_tokens = free.shape
     frame_before = torch.arange(-1, num_frames - 1, device=features.device).unsqueeze(-1) * num_tokens
     parent = (links.parent + frame_before).flatten()
-    root = parent.where(linked.flatten(), root)
-    children = sums_of_groups(linked.flatten(), parent.clamp_min(0), len(root))
+    root = above = parent.where(linked.flatten(), root)
     # Each step doubles how far up the tree a token points.
     for _ in range((max(segments.lengths) - 1).bit_length()):
         root = root[root]
-    divisor = children + 1 if reference_compatible else root.bincount(minlength=len(root))
+    # A root points to itself: before those steps its direct children do too, afterwards its whole tree.
+    divisor = (above if reference_compatible else root).bincount(minlength=len(root))
     return Forest(free & ~linked, root, divisor)

@@ -1,9 +1,17 @@
-"""Orders and shares with one rule for ties, for many groups at once."""
+"""Orders and shares with one rule for ties, for many groups at once.
+
+Budgets are counts of frames and segments: they are worked out on the host, where the lengths of segments are anyway,
+and cost a device nothing.
+"""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+Counts = NDArray[np.int64]
 
 
 def first_ranked(values: Tensor, count: int, *, largest: bool, reference_compatible: bool) -> Tensor:
@@ -15,11 +23,6 @@ def first_ranked(values: Tensor, count: int, *, largest: bool, reference_compati
     if reference_compatible:
         return values.topk(count, largest=largest).indices
     return values.sort(descending=largest, stable=True).indices[..., :count]
-
-
-def group_starts(sizes: Tensor) -> Tensor:
-    """Where each of a row of groups begins: `[G]` int64 sizes to `[G]` int64."""
-    return sizes.cumsum(0) - sizes
 
 
 def order_in_groups(values: Tensor, groups: Tensor) -> Tensor:
@@ -36,35 +39,34 @@ def order_in_groups(values: Tensor, groups: Tensor) -> Tensor:
     return order[groups[order].sort(stable=True).indices]
 
 
-def sums_of_groups(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:
-    """Sums of `[n]` integers by their group: `[num_groups]` int64."""
-    return torch.zeros(num_groups, dtype=torch.int64, device=values.device).index_add_(0, groups, values.long())
+def spread_evenly(total: int, count: int) -> Counts:
+    """`[count]` integers adding up to `total`, any two of which differ by at most one, the larger ones spread out."""
+    return np.diff(np.arange(count + 1) * total // count)
 
 
-def spread_evenly(total: int, count: int, device: torch.device) -> Tensor:
-    """`[count]` int64 adding up to `total`, any two of which differ by at most one, the larger ones spread out."""
-    borders = torch.arange(count + 1, device=device) * total // count
-    return borders.diff()
+def sum_by_group(values: Counts, groups: Counts, num_groups: int) -> Counts:
+    """`[n]` integers added up by their group: `[num_groups]`."""
+    sums = np.zeros(num_groups, dtype=np.int64)
+    np.add.at(sums, groups, values)
+    return sums
 
 
-def apportion(totals: Tensor, weights: Tensor, groups: Tensor) -> Tensor:
+def apportion(totals: Counts, weights: Counts, groups: Counts) -> Counts:
     """Split each group's total in proportion to the weights of its members, by the largest remainder.
 
     Args:
-        totals: `[G]` int64, each at most the sum of its group's weights.
-        weights: `[n]` int64, not negative.
-        groups: `[n]` int64, the group of each member.
+        totals: `[G]`, each at most the sum of its group's weights.
+        weights: `[n]`, not negative.
+        groups: `[n]`, the group of each member, ascending.
 
     Returns:
-        `[n]` int64, none above its weight, adding up to `totals` exactly. Ties go to the first.
+        `[n]`, none above its weight, adding up to `totals` exactly. Ties go to the first.
     """
-    sums = sums_of_groups(weights, groups, len(totals))
     products = totals[groups] * weights
-    divisors = sums[groups].clamp_min(1)
-    shares, remainders = products // divisors, products % divisors
-    left = totals - sums_of_groups(shares, groups, len(totals))
-    order = order_in_groups(remainders, groups)
-    starts = group_starts(groups.bincount(minlength=len(totals)))
-    ranks = torch.empty_like(order)
-    ranks[order] = torch.arange(len(order), device=order.device) - starts[groups[order]]
+    divisors = np.maximum(sum_by_group(weights, groups, len(totals)), 1)[groups]
+    shares, remainders = np.divmod(products, divisors)
+    left = totals - sum_by_group(shares, groups, len(totals))
+    order = np.lexsort((-remainders, groups))
+    ranks = np.empty_like(order)
+    ranks[order] = np.arange(len(order)) - np.searchsorted(groups, groups)
     return shares + (ranks < left[groups])

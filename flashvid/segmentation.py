@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from flashvid.config import CompressionConfig
-from flashvid.ranking import first_ranked
-
-SMALLEST_NORM = 1e-12
+from flashvid.products import SMALLEST_LENGTH
+from flashvid.ranking import Counts, first_ranked
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,32 +21,25 @@ class Segments:
 
     lengths: tuple[int, ...]
     """Frames per segment, adding up to T; zeros only in the reference's mode."""
-    sizes: Tensor
-    """`[S]` int64: the same on the device."""
+    sizes: Counts
+    """`[S]`: the same."""
+    numbers: Counts
+    """`[T]`: the segment of each frame, ascending."""
     of_frame: Tensor
-    """`[T]` int64: the segment of each frame, ascending."""
+    """`[T]` int64: the same on the device."""
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> Segments:
-        """The segments with these lengths, their tensors on `device`."""
-        sizes = torch.tensor(lengths, dtype=torch.int64, device=device)
-        numbers = torch.arange(len(lengths), device=device)
-        return cls(tuple(lengths), sizes, numbers.repeat_interleave(sizes, output_size=sum(lengths)))
-
-
-def inverse_norms(norms: Tensor, *, reference_compatible: bool) -> Tensor:
-    """What to multiply vectors of these lengths with to make them 1 long.
-
-    The reference has no epsilon, so its cosine with a zero vector is NaN (infinity times zero). Otherwise it is 0.
-    """
-    return (norms if reference_compatible else norms.clamp_min(SMALLEST_NORM)).reciprocal()
+        """The segments with these lengths, their tensor on `device`."""
+        sizes = np.array(lengths, dtype=np.int64)
+        numbers = np.arange(len(lengths)).repeat(sizes)
+        return cls(tuple(lengths), sizes, numbers, torch.from_numpy(numbers).to(device))
 
 
 def transition_similarities(frame_features: Tensor, *, reference_compatible: bool) -> Tensor:
     """Cosine between each frame's mean feature and the next one's: `[T, D]` to `[T - 1]`, same dtype."""
-    norms = torch.linalg.vector_norm(frame_features, dim=-1, keepdim=True)
-    # Divided, not multiplied by the inverse: cuts hang on the last bit where frames repeat.
-    units = frame_features / (norms if reference_compatible else norms.clamp_min(SMALLEST_NORM))
+    lengths = torch.linalg.vector_norm(frame_features, dim=-1, keepdim=True)
+    units = frame_features / (lengths if reference_compatible else lengths.clamp_min(SMALLEST_LENGTH))
     return (units[:-1] * units[1:]).sum(dim=-1)
 
 

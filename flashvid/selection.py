@@ -7,7 +7,8 @@ from torch import Tensor
 
 from flashvid.config import TokenSelectionMethod
 from flashvid.ranking import first_ranked
-from flashvid.segmentation import Segments, inverse_norms
+from flashvid.products import gram
+from flashvid.segmentation import Segments
 
 # The reference scales its weights so that its marker of a chosen token, -1, lies below every candidate.
 REFERENCE_SCALE = 1e6
@@ -29,8 +30,9 @@ def event_relevance(features: Tensor, frame_features: Tensor, segments: Segments
     """
     sums = frame_features.new_zeros(len(segments.lengths), frame_features.shape[-1])
     sums.index_add_(0, segments.of_frame, frame_features)
-    centres = sums / segments.sizes.clamp_min(1).unsqueeze(-1)
-    return torch.bmm(features, centres[segments.of_frame].unsqueeze(-1)).squeeze(-1)
+    lengths = torch.from_numpy(segments.sizes.clip(min=1)).to(sums)
+    centres = (sums / lengths.unsqueeze(-1))[segments.of_frame]
+    return torch.bmm(features, centres.unsqueeze(-1)).squeeze(-1)
 
 
 def token_weights(
@@ -53,13 +55,13 @@ def token_weights(
 
 
 def calibrated_distances(
-    features: Tensor, norms: Tensor, weights: Tensor, *, reference_compatible: bool
+    features: Tensor, inverse_lengths: Tensor, weights: Tensor, *, reference_compatible: bool
 ) -> tuple[Tensor, Tensor]:
     """How far each candidate is from each other token of its frame, times what the candidate is worth.
 
     Args:
         features: `[T, N, D]`, float32 or float64.
-        norms: `[T, N]`, their lengths.
+        inverse_lengths: `[T, N]`, see `inverse_lengths`.
         weights: `[T, N]` float32.
         reference_compatible: Take the second smallest distance to a candidate, its own included, for its nearest
             neighbour's. The two differ where weights are negative, and where rounding decides.
@@ -69,13 +71,8 @@ def calibrated_distances(
         neighbour. Without `reference_compatible` a candidate's distance to itself is minus infinity, so that one
         already picked is never the farthest.
     """
-    inverse = inverse_norms(norms, reference_compatible=reference_compatible)
-    products = torch.bmm(features, features.transpose(1, 2))
     # Scaling N x N products rather than N x D features saves a copy of the features.
-    cosines = products.mul_(inverse.unsqueeze(1)).mul_(inverse.unsqueeze(2)).float()
-    if not reference_compatible:
-        # A matrix product may round [i, j] and [j, i] differently, and would then decide between nearest neighbours.
-        cosines = torch.add(cosines, cosines.transpose(1, 2)).mul_(0.5)
+    cosines = gram(features).mul_(inverse_lengths.unsqueeze(1)).mul_(inverse_lengths.unsqueeze(2)).float()
     distances = cosines.neg_().add_(1.0).mul_(weights.unsqueeze(1))
     if reference_compatible:
         return distances, distances.topk(min(2, weights.shape[1]), dim=1, largest=False).values[:, -1]
@@ -117,7 +114,7 @@ def greedy_max_min(distances: Tensor, nearest: Tensor, num_selected: int, chosen
 
 def select_tokens(
     features: Tensor,
-    norms: Tensor,
+    inverse_lengths: Tensor,
     scores: Tensor,
     relevance: Tensor | None,
     *,
@@ -129,7 +126,7 @@ def select_tokens(
 
     Args:
         features: `[T, N, D]`, float32 or float64.
-        norms: `[T, N]`, their lengths.
+        inverse_lengths: `[T, N]`, see `inverse_lengths`.
         scores: `[T, N]`, floating: the attention each token receives.
         relevance: `[T, N]`, see `event_relevance`; needed by "attn_div_v2", which without it is "attn_div".
         num_selected: Tokens per frame; more than N selects all N.
@@ -146,6 +143,6 @@ def select_tokens(
     if method == "attn":
         return first_ranked(scores.float(), num_selected, largest=True, reference_compatible=reference_compatible)
     weights = token_weights(scores, relevance, method, reference_compatible=reference_compatible)
-    distances, nearest = calibrated_distances(features, norms, weights, reference_compatible=reference_compatible)
+    distances, nearest = calibrated_distances(features, inverse_lengths, weights, reference_compatible=reference_compatible)
     overwritten = reference_compatible and method != "attn_div_v2"
     return greedy_max_min(distances, nearest, num_selected, REFERENCE_CHOSEN if overwritten else None)

@@ -12,12 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from flashvid import CompressionConfig, compress
 from flashvid.clustering import Clusters, dpc_knn
 from flashvid.merging import grow_forest, sum_bags
+from flashvid.products import inverse_lengths
 from flashvid.segmentation import Segments, cut_segments, transition_similarities
 from flashvid.selection import event_relevance, select_tokens
 from tests.reference import Vector, load_vector, vector_paths
@@ -112,7 +114,7 @@ def check_selection(vector: Vector) -> Check:
     clip = Segments.of((len(features),), features.device)
     selected = select_tokens(
         features,
-        features.norm(dim=-1),
+        inverse_lengths(features, reference_compatible=True),
         vector.tensors["attention"],
         event_relevance(features, features.mean(dim=1), clip) if method == "attn_div_v2" else None,
         num_selected=vector.params["num_retained_tokens"],
@@ -129,11 +131,11 @@ def check_merging(vector: Vector) -> Check:
     per_frame = vector.params["num_attn_div_tokens"] + vector.params["num_sttm_tokens"]
     forest = grow_forest(
         features,
-        features.norm(dim=-1),
+        inverse_lengths(features, reference_compatible=True),
         free,
         Segments.of((len(features),), features.device),
         vector.params["temporal_threshold"],
-        torch.tensor([per_frame * len(features)]),
+        np.array([per_frame * len(features)]),
         dtype=features.dtype,
         reference_compatible=True,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,7 +11,8 @@ from flashvid.config import CompressionConfig
 from flashvid.errors import ConfigurationError
 from flashvid.merging import Forest, grow_forest, sum_bags
 from flashvid.methods.method import CompressionMethod
-from flashvid.ranking import apportion, spread_evenly, sums_of_groups
+from flashvid.products import inverse_lengths
+from flashvid.ranking import Counts, apportion, spread_evenly, sum_by_group
 from flashvid.result import ClipFeatures, CompressionResult, Rows, assemble
 from flashvid.segmentation import Segments, segment_frames
 from flashvid.selection import event_relevance, select_tokens
@@ -41,19 +43,22 @@ def compress_flashvid(clip: ClipFeatures, config: CompressionConfig) -> Compress
         return CompressionResult(
             clip.features.reshape(-1, width).clone(), everything, everything.clone(), segments.lengths
         )
-    norms = torch.linalg.vector_norm(features, dim=-1)
-    selected, is_selected = _select(features, norms, clip.scores, relevance, config)
+    inverse = inverse_lengths(features, reference_compatible=config.reference_compatible)
+    selected, per_frame = _select(features, inverse, clip.scores, relevance, config)
     tokens = clip.features.reshape(-1, width)[selected]
     rows = [Rows(tokens, selected, selected, torch.arange(len(selected), device=selected.device))]
     if num_merged > 0:
-        free = ~is_selected
+        free = torch.ones(num_frames * num_tokens, dtype=torch.bool, device=features.device)
+        free[selected] = False
+        free = free.view(num_frames, num_tokens)
         if config.reference_compatible:
             # It offers every token of a frame that is a segment of its own, selected ones a second time.
-            free |= (segments.sizes == 1)[segments.of_frame].unsqueeze(-1)
-        totals, min_roots = _merge_budget(free, is_selected, segments, num_merged, config)
+            alone = torch.from_numpy((segments.sizes == 1)[segments.numbers]).to(features.device)
+            free |= alone.unsqueeze(-1)
+        totals, min_roots = _merge_budget(per_frame, num_tokens, segments, num_merged, config)
         forest = grow_forest(
             features,
-            norms,
+            inverse,
             free,
             segments,
             config.temporal_threshold,
@@ -82,65 +87,64 @@ def _segments_and_relevance(
 
 
 def _select(
-    features: Tensor, norms: Tensor, scores: Tensor, relevance: Tensor | None, config: CompressionConfig
-) -> tuple[Tensor, Tensor]:
-    """ADTS: the tokens it selects as indices in the clip, frame by frame, ascending; and the same as `[T, N]` bool."""
+    features: Tensor, inverse: Tensor, scores: Tensor, relevance: Tensor | None, config: CompressionConfig
+) -> tuple[Tensor, Counts]:
+    """ADTS: the tokens it selects as indices in the clip, ascending; and how many each frame has, `[T]`."""
     num_frames, num_tokens, _ = features.shape
     if config.reference_compatible:
-        per_frame = torch.full((num_frames,), min(config.n_select(num_tokens), num_tokens), device=features.device)
         most = min(config.n_select(num_tokens), num_tokens)
+        per_frame = np.full(num_frames, most)
     else:
-        total = config.clip_selected(num_frames, num_tokens)
-        per_frame, most = spread_evenly(total, num_frames, features.device), -(-total // num_frames)
+        per_frame = spread_evenly(config.clip_selected(num_frames, num_tokens), num_frames)
+        most = int(per_frame.max())
     picks = select_tokens(
         features,
-        norms,
+        inverse,
         scores,
         relevance,
         num_selected=most,
         method=config.token_selection_method,
         reference_compatible=config.reference_compatible,
     )
+    firsts = torch.arange(0, num_frames * num_tokens, num_tokens, device=features.device)
     # Fewer picks are the first of more, so a frame that gets one fewer leaves out its last.
-    kept = torch.arange(most, device=features.device) < per_frame.unsqueeze(-1)
-    firsts = torch.arange(num_frames, device=features.device).unsqueeze(-1) * num_tokens
-    selected = (picks + firsts)[kept].sort().values
-    is_selected = torch.zeros(num_frames * num_tokens, dtype=torch.bool, device=features.device)
-    is_selected[selected] = True
-    return selected, is_selected.view(num_frames, num_tokens)
+    kept = torch.from_numpy(np.arange(most) < per_frame[:, None]).to(features.device)
+    return (picks + firsts.unsqueeze(-1))[kept].sort().values, per_frame
 
 
 def _merge_budget(
-    free: Tensor, is_selected: Tensor, segments: Segments, num_merged: int, config: CompressionConfig
-) -> tuple[Tensor, Tensor]:
-    """How many merged tokens each segment gets, and how many tokens without a link it has to keep: both `[S]`."""
-    num_frames, num_tokens = free.shape
-    count = len(segments.lengths)
+    selected: Counts, num_tokens: int, segments: Segments, num_merged: int, config: CompressionConfig
+) -> tuple[Counts, Counts]:
+    """How many merged tokens each segment gets, and how many tokens without a link it has to keep: both `[S]`.
+
+    Args:
+        selected: `[T]`: tokens that ADTS selected in each frame of `num_tokens`.
+        num_tokens: N.
+        segments: Of the T frames.
+        num_merged: Merged tokens of all segments.
+        config: The settings.
+    """
     if config.reference_compatible:
         return segments.sizes * config.n_merge(num_tokens), segments.sizes * config.budget(num_tokens)
-    free_tokens = sums_of_groups(free.sum(dim=1), segments.of_frame, count)
-    # Of all segments alike, in proportion to the tokens they have left, so that none gets more than that.
-    totals = apportion(
-        torch.tensor([num_merged], device=free.device), free_tokens, torch.zeros_like(free_tokens)
-    )
-    return totals, totals + sums_of_groups(is_selected.sum(dim=1), segments.of_frame, count)
+    in_segment = sum_by_group(selected, segments.numbers, len(segments.sizes))
+    # In proportion to the tokens a segment has left, so that none gets more than that.
+    one_group = np.zeros_like(in_segment)
+    totals = apportion(np.array([num_merged]), segments.sizes * num_tokens - in_segment, one_group)
+    return totals, totals + in_segment
 
 
-def _clusters_per_frame(is_root: Tensor, segments: Segments, totals: Tensor, config: CompressionConfig) -> Tensor:
-    """How many merged tokens each frame gets: `[T]` int64, none above the roots it has."""
-    roots = is_root.sum(dim=1)
-    count = len(segments.lengths)
-    of_segment = sums_of_groups(roots, segments.of_frame, count)
+def _clusters_per_frame(roots: Counts, segments: Segments, totals: Counts, config: CompressionConfig) -> Counts:
+    """How many merged tokens each frame gets, none more than it has roots: `[T]`."""
     if config.reference_compatible:
         # One share for all frames of a segment, rounded up in each: in double precision, as Python has it.
-        shares = totals.double() / of_segment.clamp_min(1)
-        return (roots * shares[segments.of_frame]).ceil().long().minimum(roots)
+        shares = totals / sum_by_group(roots, segments.numbers, len(totals)).clip(min=1)
+        return np.minimum(np.ceil(roots * shares[segments.numbers]).astype(np.int64), roots)
     # Every frame with roots gets one token, and the rest goes by their further roots. Where there are not that many,
-    # frames with more roots come first and the others lose theirs.
-    occupied = sums_of_groups(roots > 0, segments.of_frame, count)
+    # frames with more roots come first and others lose theirs.
+    occupied = sum_by_group((roots > 0).astype(np.int64), segments.numbers, len(totals))
     enough = totals >= occupied
-    first = ((roots > 0) & enough[segments.of_frame]).long()
-    return first + apportion(totals - occupied * enough, roots - first, segments.of_frame)
+    first = ((roots > 0) & enough[segments.numbers]).astype(np.int64)
+    return first + apportion(totals - occupied * enough, roots - first, segments.numbers)
 
 
 def _merge(
@@ -148,7 +152,7 @@ def _merge(
     free: Tensor,
     forest: Forest,
     segments: Segments,
-    totals: Tensor,
+    totals: Counts,
     dtype: torch.dtype,
     config: CompressionConfig,
 ) -> Rows:
@@ -159,43 +163,45 @@ def _merge(
         free: `[T, N]` bool: tokens to merge.
         forest: Their trees.
         segments: Of the T frames.
-        totals: `[S]` int64: merged tokens of each segment.
+        totals: `[S]`: merged tokens of each segment.
         dtype: Of the result.
         config: The settings.
     """
     num_frames, num_tokens, width = features.shape
     num_roots = forest.is_root.sum(dim=1)
-    num_clusters = _clusters_per_frame(forest.is_root, segments, totals, config)
-    most = int(num_roots.amax())
+    root_counts = num_roots.cpu().numpy()
+    cluster_counts = _clusters_per_frame(root_counts, segments, totals, config)
+    num_clusters = torch.from_numpy(cluster_counts).to(features.device)
+    most, num_rows = int(root_counts.max()), int(cluster_counts.sum())
     inputs = features.view(-1, width)
     members = free.flatten().nonzero().flatten()
     roots = forest.root[members]
     frames = roots // num_tokens
     place = (forest.is_root.cumsum(dim=1) - 1).flatten()[roots]
-    weights = forest.divisor[roots].to(features.dtype).reciprocal()
+    weights = forest.divisor[roots].to(features.dtype).reciprocal_()
 
-    values = sum_bags(inputs, members, frames * most + place, num_frames * most, weights)
+    values = sum_bags(inputs, members, frames * most + place, num_frames * most, weights).float()
     clusters = dpc_knn(
-        values.view(num_frames, most, width).float(),
+        values.view(num_frames, most, width),
         num_roots,
         num_clusters,
         reference_compatible=config.reference_compatible,
     )
     del values
 
-    first_row = num_clusters.cumsum(0) - num_clusters
-    kept = num_clusters[frames] > 0
-    members, roots, frames, place, weights = (part[kept] for part in (members, roots, frames, place, weights))
+    if (cluster_counts < np.minimum(root_counts, 1)).any():
+        kept = num_clusters[frames] > 0
+        members, roots, frames, place, weights = (part[kept] for part in (members, roots, frames, place, weights))
+    first_row = torch.from_numpy(np.cumsum(cluster_counts) - cluster_counts).to(features.device)
     rows = first_row[frames] + clusters.ids[frames, place]
-    num_rows = int(num_clusters.sum())
-    cluster_sizes = sums_of_groups((members == roots).long(), rows, num_rows)
+    cluster_sizes = rows[members == roots].bincount(minlength=num_rows)
     tokens = sum_bags(inputs, members, rows, num_rows, weights / cluster_sizes[rows])
 
-    taken = torch.arange(clusters.centers.shape[1], device=features.device) < num_clusters.unsqueeze(-1)
-    position_of_place = torch.argsort(~forest.is_root, dim=1, stable=True)
-    centers = position_of_place.gather(1, clusters.centers)
-    firsts = torch.arange(num_frames, device=features.device).unsqueeze(-1) * num_tokens
-    return Rows(tokens.to(dtype), (centers + firsts)[taken], members, rows)
+    taken = torch.from_numpy(np.arange(clusters.centers.shape[1]) < cluster_counts[:, None]).to(features.device)
+    # The roots of each frame come first in this order, ascending: their places are positions in it.
+    positions = (~forest.is_root).sort(dim=1, stable=True).indices.gather(1, clusters.centers)
+    firsts = torch.arange(0, num_frames * num_tokens, num_tokens, device=features.device)
+    return Rows(tokens.to(dtype), (positions + firsts.unsqueeze(-1))[taken], members, rows)
 
 
 FLASHVID = CompressionMethod(compress_flashvid, "FlashVID, arXiv 2602.08024")
