@@ -71,8 +71,9 @@ def calibrated_distances(
         neighbour. Without `reference_compatible` a candidate's distance to itself is minus infinity, so that one
         already picked is never the farthest.
     """
-    # Scaling N x N products rather than N x D features saves a copy of the features.
-    cosines = gram(features).mul_(inverse_lengths.unsqueeze(1)).mul_(inverse_lengths.unsqueeze(2)).float()
+    # Scaling N x N products rather than N x D features saves a copy of the features. Of two factors multiplied in one
+    # after the other, the order would decide between mutual neighbours.
+    cosines = gram(features).mul_(inverse_lengths.unsqueeze(1) * inverse_lengths.unsqueeze(2)).float()
     distances = cosines.neg_().add_(1.0).mul_(weights.unsqueeze(1))
     if reference_compatible:
         return distances, distances.topk(min(2, weights.shape[1]), dim=1, largest=False).values[:, -1]

@@ -174,6 +174,9 @@ def _merge(
     num_clusters = torch.from_numpy(cluster_counts).to(features.device)
     most, num_rows = int(root_counts.max()), int(cluster_counts.sum())
     inputs = features.view(-1, width)
+    if num_rows == 0:
+        none = num_roots.new_empty(0)
+        return Rows(inputs[none].to(dtype), none, none, none)
     members = free.flatten().nonzero().flatten()
     roots = forest.root[members]
     frames = roots // num_tokens
