@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from flashvid.products import gram
+from flashvid.ranking import first_ranked
 
 MAX_NEIGHBOURS = 7
 # Squared distances come from inner products, wrong by about this share of the largest squared length. Frames where
@@ -63,22 +64,23 @@ def dpc_knn(tokens: Tensor, num_tokens: Tensor, num_clusters: Tensor, *, referen
     """Cluster the tokens of each frame around those that are dense and far from anything denser.
 
     A token counts among its own neighbours. The reference blurs densities with random noise; here there is none, and
-    ties go to the first token.
+    ties go to the first token. Only where all frames have as many tokens and clusters as each other, the reference's
+    ties without noise (those of `torch.topk`) can be had for all frames at once, and are.
 
     Args:
-        tokens: `[F, m, D]`, floating, **changed**: moved so that each frame's mean is 0, which distances do not
-            see and rounding does. Rows beyond a frame's tokens must be 0.
+        tokens: `[F, m, D]`, floating, **changed**: moved so that each frame's first token is 0, which distances do
+                not see and rounding does. Rows beyond a frame's tokens may hold anything finite.
         num_tokens: `[F]` int64: the tokens of each frame, its first rows; at most m.
         num_clusters: `[F]` int64, from 0 to the frame's tokens.
         reference_compatible: As in the reference, densities underflow to 0 where tokens are far apart. Otherwise the
             same scores are compared as logarithms.
     """
-    num_frames, most, width = tokens.shape
+    _, most, width = tokens.shape
     places = torch.arange(most, device=tokens.device)
     valid = places < num_tokens.unsqueeze(-1)
     outside = ~(valid.unsqueeze(1) & valid.unsqueeze(2))
     num_neighbours = num_clusters.clamp_max(MAX_NEIGHBOURS)
-    tokens -= (tokens.sum(dim=1) / num_tokens.clamp_min(1).unsqueeze(-1)).unsqueeze(1)
+    tokens -= tokens[:, :1].clone()
     distances = squared_distances(gram(tokens), width, outside)
     spread = neighbour_spread(distances, num_neighbours)
     largest = distances.masked_fill(outside, 0.0).amax(dim=(1, 2))
@@ -101,13 +103,16 @@ def dpc_knn(tokens: Tensor, num_tokens: Tensor, num_clusters: Tensor, *, referen
     farthest = distances.masked_fill(outside, 0.0).amax(dim=(1, 2)).unsqueeze(-1)
     separation = separation.where(separation != torch.inf, farthest)
     scores = separation * density if reference_compatible else separation.log() + density
+    most_clusters = int(num_clusters.amax())
+    alike = reference_compatible and bool(((num_tokens == most) & (num_clusters == most_clusters)).all())
     # Infinity is also a score of its own, but tokens beyond the end come after those within.
-    order = scores.masked_fill(~valid, -torch.inf).sort(descending=True, stable=True).indices
-
-    ranks = torch.empty_like(order).scatter_(1, order, places.expand(num_frames, -1))
-    centers = order[:, : int(num_clusters.amax())]
+    ranked = scores.masked_fill_(~valid, -torch.inf)
+    centers = first_ranked(ranked, most_clusters, largest=True, reference_compatible=alike)
+    missing = places[:most_clusters] >= num_clusters.unsqueeze(-1)
+    ranks = torch.full_like(valid, most, dtype=torch.int64).scatter_(
+        1, centers, places[:most_clusters].expand_as(centers)
+    )
     to_center = distances.gather(2, centers.unsqueeze(1).expand(-1, most, -1))
-    missing = places[: centers.shape[1]] >= num_clusters.unsqueeze(-1)
     nearest = to_center.masked_fill_(missing.unsqueeze(1), torch.inf).argmin(dim=-1)
     # Of two centres at the same place, argmin would give both to the first and leave the other empty.
     return Clusters(ranks.where(ranks < num_clusters.unsqueeze(-1), nearest), centers)

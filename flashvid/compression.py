@@ -70,7 +70,7 @@ def _check(features: Tensor, scores: Tensor) -> None:
         raise InvalidFeaturesError(f"features are on {features.device}, scores on {scores.device}")
     for name, tensor in (("features", features), ("scores", scores)):
         # One pass and no copy; NaN comes through.
-        extremes = [float(extreme) for extreme in tensor.aminmax()]
+        extremes = [float(extreme) for extreme in tensor.detach().aminmax()]
         if not all(math.isfinite(extreme) for extreme in extremes):
             raise InvalidFeaturesError(f"{name} contain NaN or infinite values")
         if max(map(abs, extremes)) > LARGEST_MAGNITUDE:

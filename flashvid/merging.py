@@ -56,7 +56,11 @@ def sum_bags(features: Tensor, members: Tensor, bags: Tensor, num_bags: int, wei
     order = bags.sort(stable=True).indices
     sizes = bags.bincount(minlength=num_bags)
     return functional.embedding_bag(
-        members[order], features, sizes.cumsum(0) - sizes, mode="sum", per_sample_weights=weights[order].to(features.dtype)
+        members[order],
+        features,
+        sizes.cumsum(0) - sizes,
+        mode="sum",
+        per_sample_weights=weights[order].to(features.dtype),
     )
 
 

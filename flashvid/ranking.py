@@ -7,7 +7,6 @@ and cost a device nothing.
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 

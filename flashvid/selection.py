@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from flashvid.config import TokenSelectionMethod
-from flashvid.ranking import first_ranked
 from flashvid.products import gram
+from flashvid.ranking import first_ranked
 from flashvid.segmentation import Segments
 
 # The reference scales its weights so that its marker of a chosen token, -1, lies below every candidate.
@@ -144,6 +144,8 @@ def select_tokens(
     if method == "attn":
         return first_ranked(scores.float(), num_selected, largest=True, reference_compatible=reference_compatible)
     weights = token_weights(scores, relevance, method, reference_compatible=reference_compatible)
-    distances, nearest = calibrated_distances(features, inverse_lengths, weights, reference_compatible=reference_compatible)
+    distances, nearest = calibrated_distances(
+        features, inverse_lengths, weights, reference_compatible=reference_compatible
+    )
     overwritten = reference_compatible and method != "attn_div_v2"
     return greedy_max_min(distances, nearest, num_selected, REFERENCE_CHOSEN if overwritten else None)

@@ -167,7 +167,7 @@ def grow_forest(frames: Frames, free: list[list[bool]], config: CompressionConfi
     return nodes
 
 
-def cluster(points: list[Vector], c: int) -> list[tuple[int, list[int]]]:
+def cluster(points: list[Vector], c: int, rank: Ranker) -> list[tuple[int, list[int]]]:
     """Spec 4 for one frame: each centre with its members."""
     n, width = len(points), len(points[0])
     d = [
@@ -180,7 +180,7 @@ def cluster(points: list[Vector], c: int) -> list[tuple[int, list[int]]]:
     for i in range(n):
         above = [d[i][j] for j in range(n) if density[j] > density[i]]
         score.append((min(above) if above else farthest) * density[i])
-    centers = lowest_index_first(score, c)
+    centers = rank(score, c)
     members: dict[int, list[int]] = {center: [] for center in centers}
     for i in range(n):
         members[i if i in members else min(centers, key=lambda center: d[i][center])].append(i)
@@ -212,19 +212,42 @@ def clusters_of_frames(counts: list[int], total: int, config: CompressionConfig)
     return [more + (count > 0) for more, count in zip(rest, counts, strict=True)]
 
 
+@dataclass
+class Candidates:
+    """What one frame offers to DPC-kNN: its roots by index, their values and their trees; and how many are wanted."""
+
+    indices: list[int]
+    values: list[Vector]
+    trees: list[frozenset[int]]
+    wanted: int
+
+    def slots(self, rank: Ranker) -> list[Slot]:
+        """Spec 4 for one frame."""
+        if self.wanted == 0:
+            return []
+        alone = [(i, [i]) for i in range(len(self.values))]
+        return [
+            Slot(
+                self.indices[center],
+                mean([self.values[i] for i in members]),
+                frozenset().union(*(self.trees[i] for i in members)),
+            )
+            for center, members in (alone if self.wanted == len(alone) else cluster(self.values, self.wanted, rank))
+        ]
+
+
 def merge_segment(
     frames: Frames, selected: list[list[int]], first: int, config: CompressionConfig, total: int, floor: int
-) -> list[Slot]:
-    """Spec 3 and 4 for one segment whose first token has index `first`: `total` tokens, if it is up to them."""
+) -> list[Candidates]:
+    """Spec 3 for one segment whose first token has index `first`: `total` tokens, if it is up to them."""
     n = len(frames[0])
     free = [[p not in chosen for p in range(n)] for chosen in selected]
     if len(frames) == 1 and config.reference_compatible:
         free = [[True] * n]
     nodes = grow_forest(frames, free, config, floor)
     roots = [[node for node in row if free[node.frame][node.position] and not node.has_parent] for row in nodes]
-    counts = clusters_of_frames([len(row) for row in roots], total, config)
-    slots = []
-    for row, c in zip(roots, counts, strict=True):
+    result = []
+    for row, c in zip(roots, clusters_of_frames([len(row) for row in roots], total, config), strict=True):
         values, trees = [], []
         for root in row:
             tree = root.subtree()
@@ -232,18 +255,11 @@ def merge_segment(
             divisor = 1 + len(root.children) if config.reference_compatible else len(tree)
             values.append([x / divisor for x in sums])
             trees.append(frozenset(first + m.frame * n + m.position for m in tree))
-        if c == 0:
-            continue
-        for center, members in [(i, [i]) for i in range(len(row))] if c == len(row) else cluster(values, c):
-            index = first + row[center].frame * n + row[center].position
-            sources = frozenset().union(*(trees[i] for i in members))
-            slots.append(Slot(index, mean([values[i] for i in members]), sources))
-    return slots
+        result.append(Candidates([first + root.frame * n + root.position for root in row], values, trees, c))
+    return result
 
 
-def budgets(
-    lengths: list[int], n: int, config: CompressionConfig
-) -> tuple[list[int], list[int], list[int]]:
+def budgets(lengths: list[int], n: int, config: CompressionConfig) -> tuple[list[int], list[int], list[int]]:
     """Tokens to select in each frame; and of each segment, tokens to merge into, and tokens to leave without a link."""
     t = sum(lengths)
     if config.reference_compatible:
@@ -270,8 +286,8 @@ def naive_compress(
         frames: `[T][N][D]`.
         scores: `[T][N]`.
         config: The settings.
-        rank: How DySeg ranks. The reference's ties follow no rule, so its mode needs its own. DPC-kNN's it breaks
-            with random noise; here the lowest index wins.
+        rank: How DySeg and DPC-kNN rank. The reference's ties follow no rule, so its mode needs its own. In DPC-kNN,
+            where random noise decides them, it is followed only if all frames of the clip are alike.
 
     Raises:
         UndecidedError: Where a decision hangs on rounding. In the corrected mode ADTS is never undecided.
@@ -282,7 +298,9 @@ def naive_compress(
     if not config.reference_compatible and sum(selected_of) + sum(merged_of) == len(frames) * n:
         tokens = [token for frame in frames for token in frame]
         return [Slot(i, token, frozenset([i])) for i, token in enumerate(tokens)], lengths
-    slots, merged, start = [], [], 0
+    slots: list[Slot] = []
+    candidates: list[Candidates] = []
+    start = 0
     for length, to_merge, floor in zip(lengths, merged_of, floor_of, strict=True):
         if length == 0:
             continue
@@ -295,6 +313,9 @@ def naive_compress(
                 index = (start + f) * n + p
                 slots.append(Slot(index, part[f][p], frozenset([index])))
         if sum(merged_of) > 0:
-            merged += merge_segment(part, selected, start * n, config, to_merge, floor)
+            candidates += merge_segment(part, selected, start * n, config, to_merge, floor)
         start += length
-    return sorted(slots + merged, key=lambda slot: slot.index), lengths
+    if len({(len(frame.values), frame.wanted) for frame in candidates}) > 1:
+        rank = lowest_index_first
+    slots += [slot for frame in candidates for slot in frame.slots(rank)]
+    return sorted(slots, key=lambda slot: slot.index), lengths

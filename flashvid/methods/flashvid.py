@@ -78,12 +78,11 @@ def _segments_and_relevance(
     # The reference takes its means in the dtype of the model, for segments alone.
     narrow = clip.features.mean(dim=1) if config.reference_compatible else frame_features
     segments = segment_frames(narrow, config)
-    if config.token_selection_method != "attn_div_v2":
-        return segments, None
-    events = segments
-    if config.event_relevance == "clip":
-        events = Segments.of((len(features),), features.device)
-    return segments, event_relevance(features, frame_features, events)
+    if config.token_selection_method == "attn_div_v2":
+        whole = config.event_relevance == "clip"
+        events = Segments.of((len(features),), features.device) if whole else segments
+        return segments, event_relevance(features, frame_features, events)
+    return segments, None
 
 
 def _select(
