@@ -20,7 +20,8 @@ def gram(tokens: Tensor) -> Tensor:
     bottom = torch.cat([top[:, :, half:].transpose(1, 2), torch.bmm(lower, lower.transpose(1, 2))], dim=2)
     products = torch.cat([top, bottom], dim=1)
     # The two quarters on the diagonal still are plain products.
-    return torch.add(products, products.transpose(1, 2)).mul_(0.5)
+    products += products.transpose(1, 2).clone()
+    return products.mul_(0.5)
 
 
 def inverse_lengths(tokens: Tensor, *, reference_compatible: bool) -> Tensor:
@@ -28,5 +29,5 @@ def inverse_lengths(tokens: Tensor, *, reference_compatible: bool) -> Tensor:
 
     The reference has no epsilon, so its cosine with a zero vector is NaN (infinity times zero). Otherwise it is 0.
     """
-    lengths = torch.linalg.vector_norm(tokens, dim=-1)
-    return (lengths if reference_compatible else lengths.clamp_min_(SMALLEST_LENGTH)).reciprocal_()
+    lengths: Tensor = torch.linalg.vector_norm(tokens, dim=-1)
+    return (lengths if reference_compatible else lengths.clamp_min(SMALLEST_LENGTH)).reciprocal()

@@ -39,7 +39,7 @@ class Segments:
 def transition_similarities(frame_features: Tensor, *, reference_compatible: bool) -> Tensor:
     """Cosine between each frame's mean feature and the next one's: `[T, D]` to `[T - 1]`, same dtype."""
     lengths = torch.linalg.vector_norm(frame_features, dim=-1, keepdim=True)
-    units = frame_features / (lengths if reference_compatible else lengths.clamp_min(SMALLEST_LENGTH))
+    units: Tensor = frame_features / (lengths if reference_compatible else lengths.clamp_min(SMALLEST_LENGTH))
     return (units[:-1] * units[1:]).sum(dim=-1)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from flashvid.config import TokenSelectionMethod
-from flashvid.products import gram
+from flashvid.products import SMALLEST_LENGTH, gram
 from flashvid.ranking import first_ranked
 from flashvid.segmentation import Segments
 
@@ -54,14 +54,11 @@ def token_weights(
     return weights if relevance is None else weights * relevance.float()
 
 
-def calibrated_distances(
-    features: Tensor, inverse_lengths: Tensor, weights: Tensor, *, reference_compatible: bool
-) -> tuple[Tensor, Tensor]:
+def calibrated_distances(features: Tensor, weights: Tensor, *, reference_compatible: bool) -> tuple[Tensor, Tensor]:
     """How far each candidate is from each other token of its frame, times what the candidate is worth.
 
     Args:
         features: `[T, N, D]`, float32 or float64.
-        inverse_lengths: `[T, N]`, see `inverse_lengths`.
         weights: `[T, N]` float32.
         reference_compatible: Take the second smallest distance to a candidate, its own included, for its nearest
             neighbour's. The two differ where weights are negative, and where rounding decides.
@@ -71,9 +68,14 @@ def calibrated_distances(
         neighbour. Without `reference_compatible` a candidate's distance to itself is minus infinity, so that one
         already picked is never the farthest.
     """
-    # Scaling N x N products rather than N x D features saves a copy of the features. Of two factors multiplied in one
-    # after the other, the order would decide between mutual neighbours.
-    cosines = gram(features).mul_(inverse_lengths.unsqueeze(1) * inverse_lengths.unsqueeze(2)).float()
+    products = gram(features)
+    squares = products.diagonal(dim1=1, dim2=2).double()
+    # Scaling N x N products rather than N x D features saves a copy of the features. One root of a product, in float64
+    # where it does not overflow, is exact for equal tokens: their distance is 0, not what rounding leaves.
+    lengths = (squares.unsqueeze(1) * squares.unsqueeze(2)).sqrt_().to(products.dtype)
+    if not reference_compatible:
+        lengths.clamp_min_(SMALLEST_LENGTH**2)
+    cosines = products.div_(lengths).float()
     distances = cosines.neg_().add_(1.0).mul_(weights.unsqueeze(1))
     if reference_compatible:
         return distances, distances.topk(min(2, weights.shape[1]), dim=1, largest=False).values[:, -1]
@@ -115,7 +117,6 @@ def greedy_max_min(distances: Tensor, nearest: Tensor, num_selected: int, chosen
 
 def select_tokens(
     features: Tensor,
-    inverse_lengths: Tensor,
     scores: Tensor,
     relevance: Tensor | None,
     *,
@@ -127,7 +128,6 @@ def select_tokens(
 
     Args:
         features: `[T, N, D]`, float32 or float64.
-        inverse_lengths: `[T, N]`, see `inverse_lengths`.
         scores: `[T, N]`, floating: the attention each token receives.
         relevance: `[T, N]`, see `event_relevance`; needed by "attn_div_v2", which without it is "attn_div".
         num_selected: Tokens per frame; more than N selects all N.
@@ -144,8 +144,6 @@ def select_tokens(
     if method == "attn":
         return first_ranked(scores.float(), num_selected, largest=True, reference_compatible=reference_compatible)
     weights = token_weights(scores, relevance, method, reference_compatible=reference_compatible)
-    distances, nearest = calibrated_distances(
-        features, inverse_lengths, weights, reference_compatible=reference_compatible
-    )
+    distances, nearest = calibrated_distances(features, weights, reference_compatible=reference_compatible)
     overwritten = reference_compatible and method != "attn_div_v2"
     return greedy_max_min(distances, nearest, num_selected, REFERENCE_CHOSEN if overwritten else None)

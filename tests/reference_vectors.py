@@ -114,7 +114,6 @@ def check_selection(vector: Vector) -> Check:
     clip = Segments.of((len(features),), features.device)
     selected = select_tokens(
         features,
-        inverse_lengths(features, reference_compatible=True),
         vector.tensors["attention"],
         event_relevance(features, features.mean(dim=1), clip) if method == "attn_div_v2" else None,
         num_selected=vector.params["num_retained_tokens"],

@@ -239,7 +239,6 @@ def select(
         relevance = event_relevance(features, features.mean(dim=1), segment)
     picked: list[list[int]] = select_tokens(
         features,
-        inverse_lengths(features, reference_compatible=reference_compatible),
         scores,
         relevance,
         num_selected=num_selected,

@@ -43,8 +43,7 @@ def compress_flashvid(clip: ClipFeatures, config: CompressionConfig) -> Compress
         return CompressionResult(
             clip.features.reshape(-1, width).clone(), everything, everything.clone(), segments.lengths
         )
-    inverse = inverse_lengths(features, reference_compatible=config.reference_compatible)
-    selected, per_frame = _select(features, inverse, clip.scores, relevance, config)
+    selected, per_frame = _select(features, clip.scores, relevance, config)
     tokens = clip.features.reshape(-1, width)[selected]
     rows = [Rows(tokens, selected, selected, torch.arange(len(selected), device=selected.device))]
     if num_merged > 0:
@@ -58,7 +57,7 @@ def compress_flashvid(clip: ClipFeatures, config: CompressionConfig) -> Compress
         totals, min_roots = _merge_budget(per_frame, num_tokens, segments, num_merged, config)
         forest = grow_forest(
             features,
-            inverse,
+            inverse_lengths(features, reference_compatible=config.reference_compatible),
             free,
             segments,
             config.temporal_threshold,
@@ -78,7 +77,7 @@ def _segments_and_relevance(
     # The reference takes its means in the dtype of the model, for segments alone.
     narrow = clip.features.mean(dim=1) if config.reference_compatible else frame_features
     segments = segment_frames(narrow, config)
-    if config.token_selection_method == "attn_div_v2":
+    if config.token_selection_method == "attn_div_v2":  # noqa: S105 - not that kind of token
         whole = config.event_relevance == "clip"
         events = Segments.of((len(features),), features.device) if whole else segments
         return segments, event_relevance(features, frame_features, events)
@@ -86,7 +85,7 @@ def _segments_and_relevance(
 
 
 def _select(
-    features: Tensor, inverse: Tensor, scores: Tensor, relevance: Tensor | None, config: CompressionConfig
+    features: Tensor, scores: Tensor, relevance: Tensor | None, config: CompressionConfig
 ) -> tuple[Tensor, Counts]:
     """ADTS: the tokens it selects as indices in the clip, ascending; and how many each frame has, `[T]`."""
     num_frames, num_tokens, _ = features.shape
@@ -98,7 +97,6 @@ def _select(
         most = int(per_frame.max())
     picks = select_tokens(
         features,
-        inverse,
         scores,
         relevance,
         num_selected=most,
@@ -137,7 +135,8 @@ def _clusters_per_frame(roots: Counts, segments: Segments, totals: Counts, confi
     if config.reference_compatible:
         # One share for all frames of a segment, rounded up in each: in double precision, as Python has it.
         shares = totals / sum_by_group(roots, segments.numbers, len(totals)).clip(min=1)
-        return np.minimum(np.ceil(roots * shares[segments.numbers]).astype(np.int64), roots)
+        shared: Counts = np.minimum(np.ceil(roots * shares[segments.numbers]).astype(np.int64), roots)
+        return shared
     # Every frame with roots gets one token, and the rest goes by their further roots. Where there are not that many,
     # frames with more roots come first and others lose theirs.
     occupied = sum_by_group((roots > 0).astype(np.int64), segments.numbers, len(totals))
