@@ -42,7 +42,7 @@ def compress(
         ConfigurationError: `reference_compatible` with a temporal threshold of 1 or more and tokens to merge,
             where the reference divides by zero.
     """
-    _check(features, scores)
+    check_inputs(features, scores)
     num_tokens = features.shape[1]
     if grid_hw is None and math.isqrt(num_tokens) ** 2 == num_tokens:
         grid_hw = (math.isqrt(num_tokens), math.isqrt(num_tokens))
@@ -52,7 +52,12 @@ def compress(
         return METHODS[config.method].compress(ClipFeatures(features, scores, grid_hw), config)
 
 
-def _check(features: Tensor, scores: Tensor) -> None:
+def check_inputs(features: Tensor, scores: Tensor) -> None:
+    """Refuse what cannot be compressed; see `compress`.
+
+    Raises:
+        InvalidFeaturesError: See `compress`.
+    """
     for name, tensor, shape in (("features", features, "[T, N, D]"), ("scores", scores, "[T, N]")):
         if not isinstance(tensor, Tensor):
             raise InvalidFeaturesError(f"{name} must be a tensor {shape}, not {type(tensor).__name__}")

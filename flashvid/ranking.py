@@ -38,11 +38,6 @@ def order_in_groups(values: Tensor, groups: Tensor) -> Tensor:
     return order[groups[order].sort(stable=True).indices]
 
 
-def spread_evenly(total: int, count: int) -> Counts:
-    """`[count]` integers adding up to `total`, any two of which differ by at most one, the larger ones spread out."""
-    return np.diff(np.arange(count + 1) * total // count)
-
-
 def sum_by_group(values: Counts, groups: Counts, num_groups: int) -> Counts:
     """`[n]` integers added up by their group: `[num_groups]`."""
     sums = np.zeros(num_groups, dtype=np.int64)

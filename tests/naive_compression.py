@@ -267,14 +267,16 @@ def budgets(lengths: list[int], n: int, config: CompressionConfig) -> tuple[list
         n_select = math.ceil(budget * config.alpha)
         merged = [(budget - n_select) * length for length in lengths]
         return [min(n_select, n)] * t, merged, [budget * length for length in lengths]
-    total = min(t * n, math.ceil(config.retention_ratio * config.expansion * t * n))
-    to_select = math.ceil(total * config.alpha)
-    selected = [(f + 1) * to_select // t - f * to_select // t for f in range(t)]
-    starts = [sum(lengths[:i]) for i in range(len(lengths))]
-    in_segment = [sum(selected[start : start + length]) for start, length in zip(starts, lengths, strict=True)]
-    left = [length * n - taken for length, taken in zip(lengths, in_segment, strict=True)]
-    merged = split(total - to_select, left)
-    return selected, merged, [a + b for a, b in zip(merged, in_segment, strict=True)]
+    # Up to the end of each frame.
+    kept = [min(f * n, math.ceil(config.retention_ratio * config.expansion * f * n)) for f in range(t + 1)]
+    chosen = [math.ceil(k * config.alpha) for k in kept]
+    selected, merged, floor, f = [], [], [], 0
+    for length in lengths:
+        selected += [chosen[g + 1] - chosen[g] for g in range(f, f + length)]
+        floor.append(kept[f + length] - kept[f])
+        merged.append(floor[-1] - sum(selected[f:]))
+        f += length
+    return selected, merged, floor
 
 
 def naive_compress(

@@ -12,49 +12,52 @@ from flashvid.errors import ConfigurationError
 from flashvid.merging import Forest, grow_forest, sum_bags
 from flashvid.methods.method import CompressionMethod
 from flashvid.products import inverse_lengths
-from flashvid.ranking import Counts, apportion, spread_evenly, sum_by_group
+from flashvid.ranking import Counts, apportion, sum_by_group
 from flashvid.result import ClipFeatures, CompressionResult, Rows, assemble
 from flashvid.segmentation import Segments, segment_frames
 from flashvid.selection import event_relevance, select_tokens
 
 
-def compress_flashvid(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
+def compress_flashvid(clip: ClipFeatures, config: CompressionConfig, *, first_frame: int = 0) -> CompressionResult:
     """FlashVID as a whole; see `flashvid.compress`.
+
+    Args:
+        clip: A clip, or whole segments of one.
+        config: The settings.
+        first_frame: Where in its clip `clip` begins: fractions of a token left over by frames before count here.
 
     Raises:
         ConfigurationError: `reference_compatible` with a temporal threshold of 1 or more and tokens to merge,
             where the reference divides by zero.
     """
     num_frames, num_tokens, width = clip.features.shape
-    num_merged = config.clip_budget(num_frames, num_tokens) - config.clip_selected(num_frames, num_tokens)
-    if config.reference_compatible:
-        num_merged = config.n_merge(num_tokens) * num_frames
-        if num_merged > 0 and config.temporal_threshold >= 1:
-            raise ConfigurationError(
-                f"temporal_threshold {config.temporal_threshold} makes the reference divide by zero: use a value "
-                "below 1, or reference_compatible=False, where 1 means no links over time"
-            )
-    # Halves are widened: sums over frames and tokens do not fit them.
-    features = clip.features.to(torch.promote_types(clip.features.dtype, torch.float32))
-    features = features.contiguous()
-    segments, relevance = _segments_and_relevance(clip, features, config)
-    if not config.reference_compatible and config.clip_budget(num_frames, num_tokens) == num_frames * num_tokens:
-        everything = torch.arange(num_frames * num_tokens, device=features.device)
-        return CompressionResult(
-            clip.features.reshape(-1, width).clone(), everything, everything.clone(), segments.lengths
+    kept, selected_up_to = _budget_up_to(first_frame, num_frames, num_tokens, config)
+    num_kept, num_selected = int(kept[-1] - kept[0]), int(selected_up_to[-1] - selected_up_to[0])
+    if config.reference_compatible and num_kept > num_selected and config.temporal_threshold >= 1:
+        raise ConfigurationError(
+            f"temporal_threshold {config.temporal_threshold} makes the reference divide by zero: use a value "
+            "below 1, or reference_compatible=False, where 1 means no links over time"
         )
-    selected, per_frame = _select(features, clip.scores, relevance, config)
+    # Halves are widened: sums over frames and tokens do not fit them.
+    features = clip.features.to(torch.promote_types(clip.features.dtype, torch.float32)).contiguous()
+    segments, relevance = _segments_and_relevance(clip, features, config)
+    if not config.reference_compatible and num_kept == num_frames * num_tokens:
+        everything = torch.arange(num_kept, device=features.device)
+        tokens = clip.features.reshape(-1, width).clone()
+        return CompressionResult(tokens, everything, everything.clone(), segments.lengths)
+    selected = _select(features, clip.scores, relevance, np.diff(selected_up_to), config)
     tokens = clip.features.reshape(-1, width)[selected]
     rows = [Rows(tokens, selected, selected, torch.arange(len(selected), device=selected.device))]
-    if num_merged > 0:
+    if num_kept > num_selected:
         free = torch.ones(num_frames * num_tokens, dtype=torch.bool, device=features.device)
         free[selected] = False
         free = free.view(num_frames, num_tokens)
         if config.reference_compatible:
             # It offers every token of a frame that is a segment of its own, selected ones a second time.
-            alone = torch.from_numpy((segments.sizes == 1)[segments.numbers]).to(features.device)
-            free |= alone.unsqueeze(-1)
-        totals, min_roots = _merge_budget(per_frame, num_tokens, segments, num_merged, config)
+            free |= torch.from_numpy((segments.sizes == 1)[segments.numbers]).to(features.device).unsqueeze(-1)
+        ends = np.cumsum(segments.sizes)
+        min_roots = kept[ends] - kept[ends - segments.sizes]
+        merged = min_roots - (selected_up_to[ends] - selected_up_to[ends - segments.sizes])
         forest = grow_forest(
             features,
             inverse_lengths(features, reference_compatible=config.reference_compatible),
@@ -65,8 +68,25 @@ def compress_flashvid(clip: ClipFeatures, config: CompressionConfig) -> Compress
             dtype=clip.features.dtype if config.reference_compatible else features.dtype,
             reference_compatible=config.reference_compatible,
         )
-        rows.append(_merge(features, free, forest, segments, totals, clip.features.dtype, config))
+        rows.append(_merge(features, free, forest, segments, merged, clip.features.dtype, config))
     return assemble(clip.features, rows, segments.lengths)
+
+
+def _budget_up_to(
+    first_frame: int, num_frames: int, num_tokens: int, config: CompressionConfig
+) -> tuple[Counts, Counts]:
+    """The budget from the clip's first frame up to each border between frames, and ADTS's part: `[T + 1]` each.
+
+    What frames or segments get is the difference over them. Frames then differ by a token or two, any run of frames
+    has its due to within one token, and the budget of a frame does not depend on what follows.
+    """
+    borders = np.arange(first_frame, first_frame + num_frames + 1)
+    if config.reference_compatible:
+        return borders * config.budget(num_tokens), borders * config.n_select(num_tokens)
+    # In this order, so that ceil sees what `clip_budget` does.
+    asked = np.ceil(config.retention_ratio * config.expansion * borders * num_tokens).astype(np.int64)
+    kept = np.minimum(asked, borders * num_tokens)
+    return kept, np.ceil(kept * config.alpha).astype(np.int64)
 
 
 def _segments_and_relevance(
@@ -85,16 +105,12 @@ def _segments_and_relevance(
 
 
 def _select(
-    features: Tensor, scores: Tensor, relevance: Tensor | None, config: CompressionConfig
-) -> tuple[Tensor, Counts]:
-    """ADTS: the tokens it selects as indices in the clip, ascending; and how many each frame has, `[T]`."""
+    features: Tensor, scores: Tensor, relevance: Tensor | None, per_frame: Counts, config: CompressionConfig
+) -> Tensor:
+    """ADTS: so many tokens of each frame, as indices in the clip, ascending."""
     num_frames, num_tokens, _ = features.shape
-    if config.reference_compatible:
-        most = min(config.n_select(num_tokens), num_tokens)
-        per_frame = np.full(num_frames, most)
-    else:
-        per_frame = spread_evenly(config.clip_selected(num_frames, num_tokens), num_frames)
-        most = int(per_frame.max())
+    per_frame = np.minimum(per_frame, num_tokens)
+    most = int(per_frame.max())
     picks = select_tokens(
         features,
         scores,
@@ -106,28 +122,7 @@ def _select(
     firsts = torch.arange(0, num_frames * num_tokens, num_tokens, device=features.device)
     # Fewer picks are the first of more, so a frame that gets one fewer leaves out its last.
     kept = torch.from_numpy(np.arange(most) < per_frame[:, None]).to(features.device)
-    return (picks + firsts.unsqueeze(-1))[kept].sort().values, per_frame
-
-
-def _merge_budget(
-    selected: Counts, num_tokens: int, segments: Segments, num_merged: int, config: CompressionConfig
-) -> tuple[Counts, Counts]:
-    """How many merged tokens each segment gets, and how many tokens without a link it has to keep: both `[S]`.
-
-    Args:
-        selected: `[T]`: tokens that ADTS selected in each frame of `num_tokens`.
-        num_tokens: N.
-        segments: Of the T frames.
-        num_merged: Merged tokens of all segments.
-        config: The settings.
-    """
-    if config.reference_compatible:
-        return segments.sizes * config.n_merge(num_tokens), segments.sizes * config.budget(num_tokens)
-    in_segment = sum_by_group(selected, segments.numbers, len(segments.sizes))
-    # In proportion to the tokens a segment has left, so that none gets more than that.
-    one_group = np.zeros_like(in_segment)
-    totals = apportion(np.array([num_merged]), segments.sizes * num_tokens - in_segment, one_group)
-    return totals, totals + in_segment
+    return (picks + firsts.unsqueeze(-1))[kept].sort().values
 
 
 def _clusters_per_frame(roots: Counts, segments: Segments, totals: Counts, config: CompressionConfig) -> Counts:
