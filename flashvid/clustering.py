@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flashvid.products import gram
-from flashvid.ranking import first_ranked
+from flashvid.ranking import Counts, first_ranked
 
 MAX_NEIGHBOURS = 7
 # Squared distances come from inner products, wrong by about this share of the largest squared length. Frames where
@@ -32,7 +31,7 @@ def squared_distances(products: Tensor, width: int, outside: Tensor) -> Tensor:
     """Between the tokens of a frame, over the width.
 
     Args:
-        products: `[F, m, m]`, see `gram`.
+        products: `[F, m, m]`, symmetric: inner products.
         width: D.
         outside: `[F, m, m]` bool: pairs of which not both are tokens of the frame.
 
@@ -60,7 +59,7 @@ def neighbour_spread(distances: Tensor, num_neighbours: Tensor) -> Tensor:
     return nearest.where(counted, 0.0).sum(dim=-1) / num_neighbours.clamp_min(1).unsqueeze(-1)
 
 
-def dpc_knn(tokens: Tensor, num_tokens: Tensor, num_clusters: Tensor, *, reference_compatible: bool) -> Clusters:
+def dpc_knn(tokens: Tensor, token_counts: Counts, cluster_counts: Counts, *, reference_compatible: bool) -> Clusters:
     """Cluster the tokens of each frame around those that are dense and far from anything denser.
 
     A token counts among its own neighbours. The reference blurs densities with random noise; here there is none, and
@@ -70,18 +69,24 @@ def dpc_knn(tokens: Tensor, num_tokens: Tensor, num_clusters: Tensor, *, referen
     Args:
         tokens: `[F, m, D]`, floating, **changed**: moved so that each frame's first token is 0, which distances do
                 not see and rounding does. Rows beyond a frame's tokens may hold anything finite.
-        num_tokens: `[F]` int64: the tokens of each frame, its first rows; at most m.
-        num_clusters: `[F]` int64, from 0 to the frame's tokens.
+        token_counts: `[F]`: the tokens of each frame, its first rows; at most m.
+        cluster_counts: `[F]`, from 0 to the frame's tokens.
         reference_compatible: As in the reference, densities underflow to 0 where tokens are far apart. Otherwise the
             same scores are compared as logarithms.
     """
     _, most, width = tokens.shape
+    num_tokens = torch.from_numpy(token_counts).to(tokens.device)
+    num_clusters = torch.from_numpy(cluster_counts).to(tokens.device)
     places = torch.arange(most, device=tokens.device)
     valid = places < num_tokens.unsqueeze(-1)
     outside = ~(valid.unsqueeze(1) & valid.unsqueeze(2))
     num_neighbours = num_clusters.clamp_max(MAX_NEIGHBOURS)
     tokens -= tokens[:, :1].clone()
-    distances = squared_distances(gram(tokens), width, outside)
+    products = torch.bmm(tokens, tokens.transpose(1, 2))
+    # Symmetric to the last bit, since rounding would decide between mutual neighbours.
+    products = torch.add(products, products.transpose(1, 2)).mul_(0.5)
+    distances = squared_distances(products, width, outside)
+    del products
     spread = neighbour_spread(distances, num_neighbours)
     largest = distances.masked_fill(outside, 0.0).amax(dim=(1, 2))
     closest = spread.masked_fill(~valid, torch.inf).amin(dim=-1)
@@ -100,11 +105,10 @@ def dpc_knn(tokens: Tensor, num_tokens: Tensor, num_clusters: Tensor, *, referen
     density = torch.exp(-spread) if reference_compatible else -spread
     not_denser = density.unsqueeze(1) <= density.unsqueeze(2)
     separation = distances.masked_fill(not_denser | outside, torch.inf).amin(dim=-1)
-    farthest = distances.masked_fill(outside, 0.0).amax(dim=(1, 2)).unsqueeze(-1)
-    separation = separation.where(separation != torch.inf, farthest)
+    separation = separation.where(separation != torch.inf, largest.sqrt().unsqueeze(-1))
     scores = separation * density if reference_compatible else separation.log() + density
-    most_clusters = int(num_clusters.amax())
-    alike = reference_compatible and bool(((num_tokens == most) & (num_clusters == most_clusters)).all())
+    most_clusters = int(cluster_counts.max())
+    alike = reference_compatible and bool((token_counts == most).all() and (cluster_counts == most_clusters).all())
     # Infinity is also a score of its own, but tokens beyond the end come after those within.
     ranked = scores.masked_fill_(~valid, -torch.inf)
     centers = first_ranked(ranked, most_clusters, largest=True, reference_compatible=alike)

@@ -85,7 +85,9 @@ def find_links(
     best, parent[1:] = cosines.masked_fill_(~free[:-1].unsqueeze(1), -torch.inf).max(dim=-1)
     best *= inverse_lengths[1:]
     follows = torch.from_numpy(np.diff(segments.numbers) == 0).to(free.device)
-    possible = free[1:] & follows.unsqueeze(-1) & (best != -torch.inf)
+    possible = free[1:] & follows.unsqueeze(-1)
+    if reference_compatible:
+        possible &= best != -torch.inf
     similarity[1:] = best.where(possible, no_link)
     return Links(similarity, parent)
 

@@ -158,7 +158,7 @@ def check_clustering(vector: Vector) -> Check:
     """`dpcknn_*`: the centres, and the centre each token goes to (ids and order of centres are free)."""
     features, num_clusters = vector.tensors["features"].float().unsqueeze(0), vector.params["num_clusters"]
     found = dpc_knn(
-        features.clone(), torch.tensor([features.shape[1]]), torch.tensor([num_clusters]), reference_compatible=True
+        features.clone(), np.array([features.shape[1]]), np.array([num_clusters]), reference_compatible=True
     )
     clusters = Clusters(found.ids[0], found.centers[0])
     centers, ids = vector.tensors["center_indices"].long(), vector.tensors["cluster_indices"].long()

@@ -250,7 +250,7 @@ def select(
 
 def cluster(points: torch.Tensor, num_clusters: int) -> tuple[list[int], list[int]]:
     """The centres of one frame, and the cluster of each token."""
-    counts = torch.tensor([len(points)]), torch.tensor([num_clusters])
+    counts = np.array([len(points)]), np.array([num_clusters])
     clusters = dpc_knn(points.clone().unsqueeze(0), *counts, reference_compatible=False)
     return clusters.centers[0].tolist(), clusters.ids[0].tolist()
 
@@ -287,7 +287,7 @@ def test_frames_are_clustered_as_if_alone() -> None:
     padded = torch.zeros(3, 30, 16)
     for index, frame in enumerate(frames):
         padded[index, : len(frame)] = frame
-    clusters = dpc_knn(padded, torch.tensor([9, 30, 17]), torch.tensor([9, 6, 3]), reference_compatible=False)
+    clusters = dpc_knn(padded, np.array([9, 30, 17]), np.array([9, 6, 3]), reference_compatible=False)
     for index, (frame, count) in enumerate(zip(frames, (9, 6, 3), strict=True)):
         found = clusters.centers[index, :count].tolist(), clusters.ids[index, : len(frame)].tolist()
         assert found == cluster(frame, count)

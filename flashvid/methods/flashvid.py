@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from flashvid.clustering import dpc_knn
 from flashvid.config import CompressionConfig
-from flashvid.errors import ConfigurationError
+from flashvid.errors import ConfigurationError, InvalidFeaturesError
 from flashvid.merging import Forest, grow_forest, sum_bags
 from flashvid.methods.method import CompressionMethod
 from flashvid.products import inverse_lengths
 from flashvid.ranking import Counts, apportion, sum_by_group
-from flashvid.result import ClipFeatures, CompressionResult, Rows, assemble
+from flashvid.result import ClipFeatures, CompressionResult
 from flashvid.segmentation import Segments, segment_frames
 from flashvid.selection import event_relevance, select_tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Rows of the result before they are sorted, as sums of input tokens that have not been taken yet."""
+
+    indices: Tensor
+    """`[m]` int64: where each row stands among the input tokens."""
+    members: Tensor
+    """`[p]` int64: input tokens."""
+    member_rows: Tensor
+    """`[p]` int64: the row that each of `members` contributes to."""
+    weights: Tensor
+    """`[p]` floating: how much."""
 
 
 def compress_flashvid(clip: ClipFeatures, config: CompressionConfig, *, first_frame: int = 0) -> CompressionResult:
@@ -46,8 +62,9 @@ def compress_flashvid(clip: ClipFeatures, config: CompressionConfig, *, first_fr
         tokens = clip.features.reshape(-1, width).clone()
         return CompressionResult(tokens, everything, everything.clone(), segments.lengths)
     selected = _select(features, clip.scores, relevance, np.diff(selected_up_to), config)
-    tokens = clip.features.reshape(-1, width)[selected]
-    rows = [Rows(tokens, selected, selected, torch.arange(len(selected), device=selected.device))]
+    parts = [
+        Parts(selected, selected, torch.arange(len(selected), device=selected.device), features.new_ones(len(selected)))
+    ]
     if num_kept > num_selected:
         free = torch.ones(num_frames * num_tokens, dtype=torch.bool, device=features.device)
         free[selected] = False
@@ -68,8 +85,8 @@ def compress_flashvid(clip: ClipFeatures, config: CompressionConfig, *, first_fr
             dtype=clip.features.dtype if config.reference_compatible else features.dtype,
             reference_compatible=config.reference_compatible,
         )
-        rows.append(_merge(features, free, forest, segments, merged, clip.features.dtype, config))
-    return assemble(clip.features, rows, segments.lengths)
+        parts.append(_merge(features, free, forest, segments, merged, config))
+    return _assemble(features.view(-1, width), parts, segments.lengths, clip.features.dtype)
 
 
 def _budget_up_to(
@@ -120,9 +137,11 @@ def _select(
         reference_compatible=config.reference_compatible,
     )
     firsts = torch.arange(0, num_frames * num_tokens, num_tokens, device=features.device)
-    # Fewer picks are the first of more, so a frame that gets one fewer leaves out its last.
-    kept = torch.from_numpy(np.arange(most) < per_frame[:, None]).to(features.device)
-    return (picks + firsts.unsqueeze(-1))[kept].sort().values
+    indices = picks + firsts.unsqueeze(-1)
+    if (per_frame < most).any():
+        # Fewer picks are the first of more, so a frame that gets one fewer leaves out its last.
+        indices = indices[torch.from_numpy(np.arange(most) < per_frame[:, None]).to(features.device)]
+    return indices.flatten().sort().values
 
 
 def _clusters_per_frame(roots: Counts, segments: Segments, totals: Counts, config: CompressionConfig) -> Counts:
@@ -146,9 +165,8 @@ def _merge(
     forest: Forest,
     segments: Segments,
     totals: Counts,
-    dtype: torch.dtype,
     config: CompressionConfig,
-) -> Rows:
+) -> Parts:
     """DPC-kNN on the roots of every frame, and the merged tokens.
 
     Args:
@@ -157,7 +175,6 @@ def _merge(
         forest: Their trees.
         segments: Of the T frames.
         totals: `[S]`: merged tokens of each segment.
-        dtype: Of the result.
         config: The settings.
     """
     num_frames, num_tokens, width = features.shape
@@ -169,7 +186,7 @@ def _merge(
     inputs = features.view(-1, width)
     if num_rows == 0:
         none = num_roots.new_empty(0)
-        return Rows(inputs[none].to(dtype), none, none, none)
+        return Parts(none, none, none, features.new_empty(0))
     members = free.flatten().nonzero().flatten()
     roots = forest.root[members]
     frames = roots // num_tokens
@@ -179,8 +196,8 @@ def _merge(
     values = sum_bags(inputs, members, frames * most + place, num_frames * most, weights).float()
     clusters = dpc_knn(
         values.view(num_frames, most, width),
-        num_roots,
-        num_clusters,
+        root_counts,
+        cluster_counts,
         reference_compatible=config.reference_compatible,
     )
     del values
@@ -191,13 +208,32 @@ def _merge(
     first_row = torch.from_numpy(np.cumsum(cluster_counts) - cluster_counts).to(features.device)
     rows = first_row[frames] + clusters.ids[frames, place]
     cluster_sizes = rows[members == roots].bincount(minlength=num_rows)
-    tokens = sum_bags(inputs, members, rows, num_rows, weights / cluster_sizes[rows])
-
     taken = torch.from_numpy(np.arange(clusters.centers.shape[1]) < cluster_counts[:, None]).to(features.device)
     # The roots of each frame come first in this order, ascending: their places are positions in it.
     positions = (~forest.is_root).sort(dim=1, stable=True).indices.gather(1, clusters.centers)
     firsts = torch.arange(0, num_frames * num_tokens, num_tokens, device=features.device)
-    return Rows(tokens.to(dtype), (positions + firsts.unsqueeze(-1))[taken], members, rows)
+    return Parts((positions + firsts.unsqueeze(-1))[taken], members, rows, weights / cluster_sizes[rows])
+
+
+def _assemble(
+    inputs: Tensor, parts: list[Parts], segment_lengths: tuple[int, ...], dtype: torch.dtype
+) -> CompressionResult:
+    """Sort the rows by index (of equal ones, a selected token comes before a merged one) and take their sums."""
+    indices = torch.cat([part.indices for part in parts])
+    indices, order = indices.sort(stable=True)
+    num_rows = len(indices)
+    slot_of_row = torch.empty_like(order)
+    slot_of_row[order] = torch.arange(num_rows, device=order.device)
+    rows = [parts[0].member_rows, *(part.member_rows + len(parts[0].indices) for part in parts[1:])]
+    slots = slot_of_row[torch.cat(rows)]
+    members = torch.cat([part.members for part in parts])
+    tokens = sum_bags(inputs, members, slots, num_rows, torch.cat([part.weights for part in parts])).to(dtype)
+    # Only the reference's sums in half precision can grow beyond its range.
+    if dtype in (torch.float16, torch.bfloat16) and not bool(tokens.isfinite().all()):
+        raise InvalidFeaturesError(f"features overflow {dtype} when summed over frames: use float32")
+    assignment = indices.new_full((len(inputs),), num_rows)
+    assignment.scatter_reduce_(0, members, slots, "amin")
+    return CompressionResult(tokens, indices, assignment.masked_fill_(assignment == num_rows, -1), segment_lengths)
 
 
 FLASHVID = CompressionMethod(compress_flashvid, "FlashVID, arXiv 2602.08024")
