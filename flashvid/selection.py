@@ -103,15 +103,16 @@ def greedy_max_min(distances: Tensor, nearest: Tensor, num_selected: int, chosen
     """
     frames = torch.arange(len(distances), device=distances.device)
     picks = [nearest.argmax(dim=-1)]
-    to_picked = torch.full_like(nearest, torch.inf)
-    chosen = torch.zeros_like(nearest, dtype=torch.bool)
+    chosen = None if chosen_value is None else torch.zeros_like(nearest, dtype=torch.bool)
+    to_picked: Tensor | None = None
     for _ in range(num_selected - 1):
-        torch.minimum(to_picked, distances[frames, picks[-1]], out=to_picked)
-        if chosen_value is None:
-            picks.append(to_picked.argmax(dim=-1))
-        else:
+        row = distances[frames, picks[-1]]
+        to_picked = row if to_picked is None else torch.minimum(to_picked, row, out=to_picked)
+        worth = to_picked
+        if chosen is not None and chosen_value is not None:
             chosen[frames, picks[-1]] = True
-            picks.append(to_picked.masked_fill(chosen, chosen_value).argmax(dim=-1))
+            worth = to_picked.masked_fill(chosen, chosen_value)
+        picks.append(worth.argmax(dim=-1))
     return torch.stack(picks, dim=-1)
 
 

@@ -181,7 +181,6 @@ def _merge(
     num_roots = forest.is_root.sum(dim=1)
     root_counts = num_roots.cpu().numpy()
     cluster_counts = _clusters_per_frame(root_counts, segments, totals, config)
-    num_clusters = torch.from_numpy(cluster_counts).to(features.device)
     most, num_rows = int(root_counts.max()), int(cluster_counts.sum())
     inputs = features.view(-1, width)
     if num_rows == 0:
@@ -203,7 +202,7 @@ def _merge(
     del values
 
     if (cluster_counts < np.minimum(root_counts, 1)).any():
-        kept = num_clusters[frames] > 0
+        kept = torch.from_numpy(cluster_counts > 0).to(features.device)[frames]
         members, roots, frames, place, weights = (part[kept] for part in (members, roots, frames, place, weights))
     first_row = torch.from_numpy(np.cumsum(cluster_counts) - cluster_counts).to(features.device)
     rows = first_row[frames] + clusters.ids[frames, place]
