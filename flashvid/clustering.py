@@ -11,7 +11,8 @@ from flashvid.ranking import Counts, first_ranked
 
 MAX_NEIGHBOURS = 7
 # Squared distances come from inner products, wrong by about this share of the largest squared length. Frames where
-# neighbours are not this many times farther apart are done again in float64, in so many parts that memory is bounded.
+# neighbours are not this many times farther apart are done again in float64 (which the reference does not), in so
+# many parts that memory is bounded.
 ROUNDING = 8 * torch.finfo(torch.float32).eps
 TIMES_ROUNDING = 100
 PARTS = 8
@@ -89,9 +90,11 @@ def dpc_knn(tokens: Tensor, token_counts: Counts, cluster_counts: Counts, *, ref
     del products
     spread = neighbour_spread(distances, num_neighbours)
     largest = distances.masked_fill(outside, 0.0).amax(dim=(1, 2))
-    closest = spread.masked_fill(~valid, torch.inf).amin(dim=-1)
-    unsure = (closest < largest * (ROUNDING * TIMES_ROUNDING)) & (num_neighbours > 1)
-    frames = unsure.nonzero().flatten()
+    frames = places[:0]
+    if not reference_compatible:
+        closest = spread.masked_fill(~valid, torch.inf).amin(dim=-1)
+        unsure = (closest < largest * (ROUNDING * TIMES_ROUNDING)) & (num_neighbours > 1)
+        frames = unsure.nonzero().flatten()
     if len(frames) > 0:
         exact = tokens.new_empty(len(frames), most, most, dtype=torch.float64)
         for part in torch.arange(len(frames), device=tokens.device).tensor_split(PARTS):

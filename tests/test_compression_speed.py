@@ -17,7 +17,7 @@ def test_operations_do_not_grow_with_the_video(retention_ratio: float, reference
     config = CompressionConfig(retention_ratio=retention_ratio, reference_compatible=reference_compatible)
     counts = []
     for num_frames in (32, 384):
-        features, scores = drifting_clip(num_frames, 196, 16)
+        features, scores = drifting_clip(num_frames, 196, 64)
         with CountOperations() as operations:
             compress(features, scores, config)
         counts.append(operations.count)
