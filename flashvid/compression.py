@@ -32,8 +32,9 @@ def compress(
         grid_hw: Rows and columns of a frame's tokens, for methods that look at neighbours; a square when omitted.
 
     Returns:
-        `T * config.budget(N)` tokens and at most T more, since the clusters of a frame are rounded up. Without
-        `reference_compatible`, a budget of N or more keeps every token as it is.
+        `config.clip_budget(T, N)` tokens exactly; a budget of all T * N keeps every token as it is. With
+        `reference_compatible` it is `T * config.budget(N)` and at most T more, since there the clusters of each
+        frame are rounded up.
 
     Raises:
         InvalidFeaturesError: The tensors have a wrong shape, dtype or device, are empty, or hold values that are
@@ -41,7 +42,7 @@ def compress(
         ConfigurationError: `reference_compatible` with a temporal threshold of 1 or more and tokens to merge,
             where the reference divides by zero.
     """
-    _check(features, scores)
+    check_inputs(features, scores)
     num_tokens = features.shape[1]
     if grid_hw is None and math.isqrt(num_tokens) ** 2 == num_tokens:
         grid_hw = (math.isqrt(num_tokens), math.isqrt(num_tokens))
@@ -51,7 +52,12 @@ def compress(
         return METHODS[config.method].compress(ClipFeatures(features, scores, grid_hw), config)
 
 
-def _check(features: Tensor, scores: Tensor) -> None:
+def check_inputs(features: Tensor, scores: Tensor) -> None:
+    """Refuse what cannot be compressed; see `compress`.
+
+    Raises:
+        InvalidFeaturesError: See `compress`.
+    """
     for name, tensor, shape in (("features", features, "[T, N, D]"), ("scores", scores, "[T, N]")):
         if not isinstance(tensor, Tensor):
             raise InvalidFeaturesError(f"{name} must be a tensor {shape}, not {type(tensor).__name__}")
@@ -68,7 +74,9 @@ def _check(features: Tensor, scores: Tensor) -> None:
     if features.device != scores.device:
         raise InvalidFeaturesError(f"features are on {features.device}, scores on {scores.device}")
     for name, tensor in (("features", features), ("scores", scores)):
-        if not bool(tensor.isfinite().all()):
+        # One pass and no copy; NaN comes through.
+        extremes = [float(extreme) for extreme in tensor.detach().aminmax()]
+        if not all(math.isfinite(extreme) for extreme in extremes):
             raise InvalidFeaturesError(f"{name} contain NaN or infinite values")
-        if bool((tensor.abs() > LARGEST_MAGNITUDE).any()):
+        if max(map(abs, extremes)) > LARGEST_MAGNITUDE:
             raise InvalidFeaturesError(f"{name} contain values beyond {LARGEST_MAGNITUDE:g}")

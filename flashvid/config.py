@@ -23,6 +23,7 @@ MethodName = Literal[
     "spatial_pooling",
 ]
 TokenSelectionMethod = Literal["attn_div", "attn_div_v2", "attn", "div"]
+EventRelevance = Literal["segment", "clip"]
 
 
 class CompressionConfig(BaseModel):
@@ -83,6 +84,11 @@ class CompressionConfig(BaseModel):
         description="Multiplies the budget. 1.25 goes with pruning inside the LLM, which divides it out again; "
         "without inner pruning leave it at 1 (paper: hybrid compression; spec 0, 6).",
     )
+    event_relevance: EventRelevance = Field(
+        default="segment",
+        description="What attn_div_v2 compares tokens with: the mean of their segment, as published, or of the whole "
+        "clip (paper: ADTS; spec 2).",
+    )
     reference_compatible: bool = Field(
         default=False,
         description="Reproduce the published implementation to the last index, its defects included (spec, marked "
@@ -90,6 +96,18 @@ class CompressionConfig(BaseModel):
     )
 
     seed: int = Field(default=0, ge=0, description="Of the method `random`; nothing else draws (spec: no randomness).")
+
+    def clip_budget(self, num_frames: int, num_tokens: int) -> int:
+        """Tokens to keep of a clip of `num_frames` frames of `num_tokens`: exactly these, at most all.
+
+        With `reference_compatible`, `budget` decides frame by frame instead, and is exceeded.
+        """
+        asked = math.ceil(self.retention_ratio * self.expansion * num_frames * num_tokens)
+        return min(asked, num_frames * num_tokens)
+
+    def clip_selected(self, num_frames: int, num_tokens: int) -> int:
+        """Of the budget of a clip: tokens that ADTS selects and keeps as they are; the rest is merged."""
+        return math.ceil(self.clip_budget(num_frames, num_tokens) * self.alpha)
 
     def budget(self, num_tokens: int) -> int:
         """Tokens to keep per frame of `num_tokens`; may exceed them where `expansion` does (spec 0)."""

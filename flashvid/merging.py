@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from flashvid.segmentation import unit_vectors
+from flashvid.ranking import Counts, order_in_groups, sum_by_group
+from flashvid.segmentation import Segments
 
 # What the reference writes where no link is possible, and the least it lets the floor lower its threshold to.
 REFERENCE_NO_LINK = -1.0
@@ -16,116 +19,148 @@ REFERENCE_LEAST_THRESHOLD = -1.0 + 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Links:
-    """At most one parent, in the frame before, for each token of a segment."""
+    """At most one parent, in the frame before, for each token of a clip."""
 
     similarity: Tensor
-    """`[L, N]`: cosine with the most similar free token of the frame before; a low marker where there is none."""
+    """`[T, N]`: cosine with the most similar free token of the frame before; a low marker where there is none."""
     parent: Tensor
-    """`[L, N]` int64: that token's position in its frame."""
+    """`[T, N]` int64: that token's position in its frame."""
 
 
 @dataclass(frozen=True, eq=False)
-class Trees:
-    """The redundancy trees of a segment of L frames."""
+class Forest:
+    """The redundancy trees of a clip."""
 
-    values: Tensor
-    """`[L, N, D]`: the merged feature at roots; meaningless elsewhere."""
     is_root: Tensor
-    """`[L, N]` bool: free and not linked. Exactly these are candidates for spatial merging."""
+    """`[T, N]` bool: free and not linked. Exactly these are candidates for spatial merging."""
     root: Tensor
-    """`[L, N]` int64: the root of each token's tree, as its position in the segment `f * N + n`."""
+    """`[T * N]` int64: the root of each token's tree, as its index in the clip `f * N + n`."""
+    divisor: Tensor
+    """`[T * N]` int64: what the sum of a root's tree is divided by: the size of the tree, or for the reference one
+    plus its direct children, which inflates deep trees."""
 
 
-def add_rows(target: Tensor, rows: Tensor, values: Tensor) -> None:
-    """`target[rows] += values`, rows may repeat, in place and in the same order every time.
+def sum_bags(features: Tensor, members: Tensor, bags: Tensor, num_bags: int, weights: Tensor) -> Tensor:
+    """Weighted sums of tokens, without a copy of the tokens and in the same order every time.
 
     Args:
-        target: `[R, ...]`, changed.
-        rows: `[V]` int64 into R.
-        values: `[V, ...]` in the target's dtype.
+        features: `[R, D]`, float32 or float64.
+        members: `[p]` int64 into R; may repeat.
+        bags: `[p]` int64: the sum each member goes to.
+        num_bags: How many sums; those without members are 0.
+        weights: `[p]` floating.
+
+    Returns:
+        `[num_bags, D]` in the dtype of `features`.
     """
-    # Each device has one of the two that does not depend on which thread comes first.
-    if target.is_cuda:
-        target.index_put_((rows,), values, accumulate=True)
-    else:
-        target.index_add_(0, rows, values)
+    order = bags.sort(stable=True).indices
+    sizes = bags.bincount(minlength=num_bags)
+    return functional.embedding_bag(
+        members[order],
+        features,
+        sizes.cumsum(0) - sizes,
+        mode="sum",
+        per_sample_weights=weights[order].to(features.dtype),
+    )
 
 
-def find_links(features: Tensor, free: Tensor, *, reference_compatible: bool) -> Links:
+def find_links(
+    features: Tensor, inverse_lengths: Tensor, free: Tensor, segments: Segments, *, reference_compatible: bool
+) -> Links:
     """The most similar free token of the frame before, for every free token; the first one on ties.
 
     Args:
-        features: `[L, N, D]`, floating; cosines are taken in this dtype.
-        free: `[L, N]` bool: not selected by ADTS.
+        features: `[T, N, D]`, float32 or float64.
+        inverse_lengths: `[T, N]`, see `inverse_lengths`.
+        free: `[T, N]` bool: not selected by ADTS.
+        segments: The first frame of each has no links.
         reference_compatible: Mark impossible links with -1, the reference's way, rather than minus infinity.
     """
     no_link = REFERENCE_NO_LINK if reference_compatible else -torch.inf
-    units = unit_vectors(features, reference_compatible=reference_compatible)
-    similarity = units.new_full(free.shape, no_link)
+    similarity = features.new_full(free.shape, no_link)
     parent = torch.zeros_like(free, dtype=torch.int64)
-    for frame in range(1, len(features)):
-        cosines = (units[frame] @ units[frame - 1].T).masked_fill(~free[frame - 1], no_link)
-        best, parent[frame] = cosines.max(dim=-1)
-        similarity[frame] = best.masked_fill(~free[frame], no_link)
+    if len(features) == 1:
+        return Links(similarity, parent)
+    cosines = torch.bmm(features[1:], features[:-1].transpose(1, 2)).mul_(inverse_lengths[:-1].unsqueeze(1))
+    best, parent[1:] = cosines.masked_fill_(~free[:-1].unsqueeze(1), -torch.inf).max(dim=-1)
+    best *= inverse_lengths[1:]
+    follows = torch.from_numpy(np.diff(segments.numbers) == 0).to(free.device)
+    possible = free[1:] & follows.unsqueeze(-1)
+    if reference_compatible:
+        possible &= best != -torch.inf
+    similarity[1:] = best.where(possible, no_link)
     return Links(similarity, parent)
 
 
-def choose_links(similarity: Tensor, threshold: float, min_roots: int, *, reference_compatible: bool) -> Tensor:
+def choose_links(
+    similarity: Tensor, segments: Segments, threshold: float, min_roots: Counts, *, reference_compatible: bool
+) -> Tensor:
     """Which tokens join their parent: those above the threshold, fewer if too few tokens would remain.
 
     Args:
-        similarity: `[L, N]`, see `Links`.
+        similarity: `[T, N]`, see `Links`.
+        segments: Of the T frames.
         threshold: Strictly more similar tokens are linked.
-        min_roots: The least number of tokens without a link, selected ones included. If the threshold leaves
-            fewer, it is raised to the similarity at that rank.
+        min_roots: `[S]`: the least number of tokens without a link in each segment, selected ones included.
+            Where the threshold leaves fewer, it is raised to the similarity at that rank.
         reference_compatible: Keep the raised threshold above the marker of impossible links.
 
     Returns:
-        `[L, N]` bool.
+        `[T, N]` bool.
     """
-    linked = similarity > threshold
-    max_links = similarity.numel() - min_roots
-    if int(linked.sum()) <= max_links:
-        return linked
-    if max_links <= 0:
-        return torch.zeros_like(linked)
-    raised = similarity.flatten().sort(descending=True).values[max_links - 1]
+    num_tokens = similarity.shape[1]
+    sizes = segments.sizes * num_tokens
+    max_links = sizes - min_roots
+    num_links = sum_by_group((similarity > threshold).sum(dim=1).cpu().numpy(), segments.numbers, len(sizes))
+    group = segments.of_frame.repeat_interleave(num_tokens, output_size=similarity.numel())
+    ranked = similarity.flatten()[order_in_groups(similarity.flatten(), group)]
+    last_link = (np.cumsum(sizes) - min_roots - 1).clip(0, len(ranked) - 1)
+    raised = ranked[torch.from_numpy(last_link).to(ranked.device)]
     if reference_compatible:
         raised = raised.clamp_min(REFERENCE_LEAST_THRESHOLD)
+    raised = raised.masked_fill(torch.from_numpy(max_links <= 0).to(ranked.device), torch.inf)
     # Strictly again, so the token at that rank itself stays: one link fewer than the floor permits.
-    return similarity > raised
+    thresholds = raised.where(torch.from_numpy(num_links > max_links).to(ranked.device), threshold)
+    return similarity > thresholds[segments.of_frame].unsqueeze(-1)
 
 
-def merge_trees(
-    features: Tensor, free: Tensor, threshold: float, min_roots: int, *, reference_compatible: bool
-) -> Trees:
-    """Link the free tokens of a segment over time and merge each tree into its root, its earliest token.
+def grow_forest(
+    features: Tensor,
+    inverse_lengths: Tensor,
+    free: Tensor,
+    segments: Segments,
+    threshold: float,
+    min_roots: Counts,
+    *,
+    dtype: torch.dtype,
+    reference_compatible: bool,
+) -> Forest:
+    """Link the free tokens of every segment over time; each tree's root is its earliest token.
 
     Args:
-        features: `[L, N, D]`, floating, not changed. Similarities and sums are in this dtype when
-            `reference_compatible`, otherwise at least in float32.
-        free: `[L, N]` bool: not selected by ADTS. Other tokens neither link nor are linked to.
+        features: `[T, N, D]`, float32 or float64.
+        inverse_lengths: `[T, N]`, see `inverse_lengths`.
+        free: `[T, N]` bool: not selected by ADTS. Other tokens neither link nor are linked to.
+        segments: Of the T frames.
         threshold: The temporal threshold; from 1 on nothing is linked.
-        min_roots: See `choose_links`.
-        reference_compatible: A root is the sum of its tree over one plus its direct children, which inflates
-            deep trees. Otherwise it is the mean of its tree.
+        min_roots: `[S]`, see `choose_links`.
+        dtype: What similarities are rounded to: the reference has them in the dtype of its model.
+        reference_compatible: See `Forest.divisor`.
     """
-    if not reference_compatible:
-        features = features.to(torch.promote_types(features.dtype, torch.float32))
-    num_frames, num_tokens, _ = features.shape
-    root = torch.arange(num_frames * num_tokens, device=features.device).view(num_frames, num_tokens)
-    if num_frames == 1 or threshold >= 1:
-        return Trees(features, free, root)
-
-    links = find_links(features, free, reference_compatible=reference_compatible)
-    linked = choose_links(links.similarity, threshold, min_roots, reference_compatible=reference_compatible)
-    sums, counts = features.clone(), features.new_ones(num_frames, num_tokens)
-    for frame in range(num_frames - 1, 0, -1):
-        children = linked[frame].nonzero().flatten()
-        parents = links.parent[frame, children]
-        sizes = counts[frame, children]
-        add_rows(sums[frame - 1], parents, sums[frame, children])
-        add_rows(counts[frame - 1], parents, torch.ones_like(sizes) if reference_compatible else sizes)
-    for frame in range(1, num_frames):
-        root[frame] = torch.where(linked[frame], root[frame - 1, links.parent[frame]], root[frame])
-    return Trees(sums / counts.unsqueeze(-1), free & ~linked, root)
+    root = torch.arange(free.numel(), device=features.device)
+    if max(segments.lengths) == 1 or threshold >= 1:
+        return Forest(free, root, torch.ones_like(root))
+    links = find_links(features, inverse_lengths, free, segments, reference_compatible=reference_compatible)
+    linked = choose_links(
+        links.similarity.to(dtype), segments, threshold, min_roots, reference_compatible=reference_compatible
+    )
+    num_frames, num_tokens = free.shape
+    frame_before = torch.arange(-1, num_frames - 1, device=features.device).unsqueeze(-1) * num_tokens
+    parent = (links.parent + frame_before).flatten()
+    root = above = parent.where(linked.flatten(), root)
+    # Each step doubles how far up the tree a token points.
+    for _ in range((max(segments.lengths) - 1).bit_length()):
+        root = root[root]
+    # A root points to itself: before those steps its direct children do too, afterwards its whole tree.
+    divisor = (above if reference_compatible else root).bincount(minlength=len(root))
+    return Forest(free & ~linked, root, divisor)

@@ -2,43 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from flashvid.config import CompressionConfig
-
-SMALLEST_NORM = 1e-12
-
-
-def unit_vectors(features: Tensor, *, reference_compatible: bool) -> Tensor:
-    """Scale the last dimension to length 1, in the dtype of `features`.
-
-    Args:
-        features: `[..., D]`, floating.
-        reference_compatible: Without an epsilon, as the reference: a zero vector becomes NaN. Otherwise it
-            stays zero, so that its cosine with anything is 0.
-    """
-    norms = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
-    units: Tensor = features / (norms if reference_compatible else norms.clamp_min(SMALLEST_NORM))
-    return units
+from flashvid.products import SMALLEST_LENGTH
+from flashvid.ranking import Counts, first_ranked
 
 
-def first_ranked(values: Tensor, count: int, *, largest: bool, reference_compatible: bool) -> Tensor:
-    """Positions of the `count` largest (or smallest) values along the last dimension, best first.
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """The segments of a clip of T frames."""
 
-    Ties go to the lowest position. The reference leaves them to `torch.topk`, so what it does with ties can only
-    be reproduced by calling that: its order is deterministic but follows no rule.
-    """
-    if reference_compatible:
-        return values.topk(count, largest=largest).indices
-    return values.sort(descending=largest, stable=True).indices[..., :count]
+    lengths: tuple[int, ...]
+    """Frames per segment, adding up to T; zeros only in the reference's mode."""
+    sizes: Counts
+    """`[S]`: the same."""
+    numbers: Counts
+    """`[T]`: the segment of each frame, ascending."""
+    of_frame: Tensor
+    """`[T]` int64: the same on the device."""
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], device: torch.device) -> Segments:
+        """The segments with these lengths, their tensor on `device`."""
+        sizes = np.array(lengths, dtype=np.int64)
+        numbers = np.arange(len(lengths)).repeat(sizes)
+        return cls(tuple(lengths), sizes, numbers, torch.from_numpy(numbers).to(device))
 
 
 def transition_similarities(frame_features: Tensor, *, reference_compatible: bool) -> Tensor:
     """Cosine between each frame's mean feature and the next one's: `[T, D]` to `[T - 1]`, same dtype."""
-    units = unit_vectors(frame_features, reference_compatible=reference_compatible)
+    lengths = torch.linalg.vector_norm(frame_features, dim=-1, keepdim=True)
+    units: Tensor = frame_features / (lengths if reference_compatible else lengths.clamp_min(SMALLEST_LENGTH))
     return (units[:-1] * units[1:]).sum(dim=-1)
 
 
@@ -76,21 +77,21 @@ def cut_segments(
     return tuple(end - start for start, end in pairwise(borders))
 
 
-def segment_frames(features: Tensor, config: CompressionConfig) -> tuple[int, ...]:
-    """Lengths of the segments of a video, adding up to T.
+def segment_frames(frame_features: Tensor, config: CompressionConfig) -> Segments:
+    """The segments of a video.
 
     Args:
-        features: `[T, N, D]`, floating. The reference works in this dtype; otherwise halves are widened.
+        frame_features: `[T, D]`, floating: the mean of each frame's tokens. The reference works in the features'
+            dtype; otherwise at least in float32.
         config: `do_segment`, `segment_threshold`, `min_segment_num`, `complementary_segment` are used.
     """
     if not config.do_segment:
-        return (len(features),)
-    if not config.reference_compatible:
-        features = features.to(torch.promote_types(features.dtype, torch.float32))
-    return cut_segments(
-        transition_similarities(features.mean(dim=1), reference_compatible=config.reference_compatible),
+        return Segments.of((len(frame_features),), frame_features.device)
+    lengths = cut_segments(
+        transition_similarities(frame_features, reference_compatible=config.reference_compatible),
         threshold=config.segment_threshold,
         min_segment_num=config.min_segment_num,
         complementary=config.complementary_segment,
         reference_compatible=config.reference_compatible,
     )
+    return Segments.of(lengths, frame_features.device)

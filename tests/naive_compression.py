@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 
 from flashvid import CompressionConfig
 
@@ -78,12 +79,13 @@ def segment(frames: Frames, config: CompressionConfig, rank: Ranker) -> list[int
     return [*lengths, len(frames) - start]
 
 
-def select(frames: Frames, scores: list[Vector], config: CompressionConfig, k: int) -> list[list[int]]:
-    """Spec 2, for the frames of one segment: sorted positions per frame."""
-    centre = mean([mean(frame) for frame in frames])
+def select(
+    frames: Frames, scores: list[Vector], centre: Vector, config: CompressionConfig, counts: list[int]
+) -> list[list[int]]:
+    """Spec 2, for the frames of one segment: sorted positions per frame, so many of each."""
     method = config.token_selection_method
     result = []
-    for frame, attention in zip(frames, scores, strict=True):
+    for frame, attention, k in zip(frames, scores, counts, strict=True):
         n = len(frame)
         if method == "attn":
             result.append(sorted(lowest_index_first(attention, k)))
@@ -131,8 +133,8 @@ class Node:
         return [self, *(node for child in self.children for node in child.subtree())]
 
 
-def grow_forest(frames: Frames, free: list[list[bool]], config: CompressionConfig, budget: int) -> list[list[Node]]:
-    """Spec 3, steps 1 to 4: all tokens of one segment as nodes, linked."""
+def grow_forest(frames: Frames, free: list[list[bool]], config: CompressionConfig, floor: int) -> list[list[Node]]:
+    """Spec 3, steps 1 to 4: all tokens of one segment as nodes, linked so that `floor` of them are not."""
     n = len(frames[0])
     nodes = [[Node(f, p, []) for p in range(n)] for f in range(len(frames))]
     if len(frames) == 1 or config.temporal_threshold >= 1:
@@ -149,7 +151,6 @@ def grow_forest(frames: Frames, free: list[list[bool]], config: CompressionConfi
                         best[f][p], parent[f][p] = s, q
     threshold = config.temporal_threshold
     everything = sorted((value for row in best for value in row), reverse=True)
-    floor = budget * len(frames)
     if sum(not value > threshold for value in everything) < floor:
         allowed = len(everything) - floor
         threshold = everything[allowed - 1] if allowed > 0 else math.inf
@@ -186,38 +187,96 @@ def cluster(points: list[Vector], c: int, rank: Ranker) -> list[tuple[int, list[
     return list(members.items())
 
 
+def split(total: int, weights: list[int]) -> list[int]:
+    """Whole parts of `total` in proportion to the weights, the largest remainders rounded up."""
+    if total == 0:
+        return [0] * len(weights)
+    exact = [Fraction(total * weight, sum(weights)) for weight in weights]
+    parts = [math.floor(x) for x in exact]
+    by_remainder = sorted(range(len(weights)), key=lambda i: (parts[i] - exact[i], i))
+    for i in by_remainder[: total - sum(parts)]:
+        parts[i] += 1
+    return parts
+
+
+def clusters_of_frames(counts: list[int], total: int, config: CompressionConfig) -> list[int]:
+    """How many of a segment's merged tokens each of its frames gets, by its number of roots."""
+    if config.reference_compatible:
+        ratio = total / max(sum(counts), 1)
+        return [count if ratio >= 1 else math.ceil(count * ratio) for count in counts]
+    occupied = sum(count > 0 for count in counts)
+    if total < occupied:
+        return split(total, counts)
+    # One for each frame that has any, then the rest by how many more it has.
+    rest = split(total - occupied, [max(count - 1, 0) for count in counts])
+    return [more + (count > 0) for more, count in zip(rest, counts, strict=True)]
+
+
+@dataclass
+class Candidates:
+    """What one frame offers to DPC-kNN: its roots by index, their values and their trees; and how many are wanted."""
+
+    indices: list[int]
+    values: list[Vector]
+    trees: list[frozenset[int]]
+    wanted: int
+
+    def slots(self, rank: Ranker) -> list[Slot]:
+        """Spec 4 for one frame."""
+        if self.wanted == 0:
+            return []
+        alone = [(i, [i]) for i in range(len(self.values))]
+        return [
+            Slot(
+                self.indices[center],
+                mean([self.values[i] for i in members]),
+                frozenset().union(*(self.trees[i] for i in members)),
+            )
+            for center, members in (alone if self.wanted == len(alone) else cluster(self.values, self.wanted, rank))
+        ]
+
+
 def merge_segment(
-    frames: Frames, selected: list[list[int]], first: int, config: CompressionConfig, rank: Ranker
-) -> list[Slot]:
-    """Spec 3 and 4 for one segment whose first token has index `first`."""
+    frames: Frames, selected: list[list[int]], first: int, config: CompressionConfig, total: int, floor: int
+) -> list[Candidates]:
+    """Spec 3 for one segment whose first token has index `first`: `total` tokens, if it is up to them."""
     n = len(frames[0])
     free = [[p not in chosen for p in range(n)] for chosen in selected]
     if len(frames) == 1 and config.reference_compatible:
         free = [[True] * n]
-    nodes = grow_forest(frames, free, config, config.budget(n))
+    nodes = grow_forest(frames, free, config, floor)
     roots = [[node for node in row if free[node.frame][node.position] and not node.has_parent] for row in nodes]
-    count = sum(len(row) for row in roots)
-    if count == 0:
-        return []
-    ratio = config.n_merge(n) * len(frames) / count
-    slots = []
-    for row in roots:
+    result = []
+    for row, c in zip(roots, clusters_of_frames([len(row) for row in roots], total, config), strict=True):
         values, trees = [], []
         for root in row:
             tree = root.subtree()
-            total = [math.fsum(column) for column in zip(*(frames[m.frame][m.position] for m in tree), strict=True)]
+            sums = [math.fsum(column) for column in zip(*(frames[m.frame][m.position] for m in tree), strict=True)]
             divisor = 1 + len(root.children) if config.reference_compatible else len(tree)
-            values.append([x / divisor for x in total])
+            values.append([x / divisor for x in sums])
             trees.append(frozenset(first + m.frame * n + m.position for m in tree))
-        c = math.ceil(len(row) * ratio)
-        groups = [(i, [i]) for i in range(len(row))]
-        if ratio < 1 and c > 0:
-            groups = cluster(values, c, rank)
-        for center, members in groups:
-            index = first + row[center].frame * n + row[center].position
-            sources = frozenset().union(*(trees[i] for i in members))
-            slots.append(Slot(index, mean([values[i] for i in members]), sources))
-    return slots
+        result.append(Candidates([first + root.frame * n + root.position for root in row], values, trees, c))
+    return result
+
+
+def budgets(lengths: list[int], n: int, config: CompressionConfig) -> tuple[list[int], list[int], list[int]]:
+    """Tokens to select in each frame; and of each segment, tokens to merge into, and tokens to leave without a link."""
+    t = sum(lengths)
+    if config.reference_compatible:
+        budget = math.ceil((n * config.retention_ratio) * config.expansion)
+        n_select = math.ceil(budget * config.alpha)
+        merged = [(budget - n_select) * length for length in lengths]
+        return [min(n_select, n)] * t, merged, [budget * length for length in lengths]
+    # Up to the end of each frame.
+    kept = [min(f * n, math.ceil(config.retention_ratio * config.expansion * f * n)) for f in range(t + 1)]
+    chosen = [math.ceil(k * config.alpha) for k in kept]
+    selected, merged, floor, f = [], [], [], 0
+    for length in lengths:
+        selected += [chosen[g + 1] - chosen[g] for g in range(f, f + length)]
+        floor.append(kept[f + length] - kept[f])
+        merged.append(floor[-1] - sum(selected[f:]))
+        f += length
+    return selected, merged, floor
 
 
 def naive_compress(
@@ -229,25 +288,36 @@ def naive_compress(
         frames: `[T][N][D]`.
         scores: `[T][N]`.
         config: The settings.
-        rank: How DySeg and DPC-kNN rank. The reference's ties follow no rule, so its mode needs its own.
+        rank: How DySeg and DPC-kNN rank. The reference's ties follow no rule, so its mode needs its own. In DPC-kNN,
+            where random noise decides them, it is followed only if all frames of the clip are alike.
 
     Raises:
         UndecidedError: Where a decision hangs on rounding. In the corrected mode ADTS is never undecided.
     """
     n = len(frames[0])
-    k = min(config.n_select(n), n)
     lengths = segment(frames, config, rank)
-    slots, merged, start = [], [], 0
-    for length in lengths:
+    selected_of, merged_of, floor_of = budgets(lengths, n, config)
+    if not config.reference_compatible and sum(selected_of) + sum(merged_of) == len(frames) * n:
+        tokens = [token for frame in frames for token in frame]
+        return [Slot(i, token, frozenset([i])) for i, token in enumerate(tokens)], lengths
+    slots: list[Slot] = []
+    candidates: list[Candidates] = []
+    start = 0
+    for length, to_merge, floor in zip(lengths, merged_of, floor_of, strict=True):
         if length == 0:
             continue
         part = frames[start : start + length]
-        selected = select(part, scores[start : start + length], config, k) if k else [[] for _ in part]
+        event = frames if config.event_relevance == "clip" else part
+        centre = mean([mean(frame) for frame in event])
+        selected = select(part, scores[start : start + length], centre, config, selected_of[start : start + length])
         for f, positions in enumerate(selected):
             for p in positions:
                 index = (start + f) * n + p
                 slots.append(Slot(index, part[f][p], frozenset([index])))
-        if config.n_merge(n) > 0:
-            merged += merge_segment(part, selected, start * n, config, rank)
+        if sum(merged_of) > 0:
+            candidates += merge_segment(part, selected, start * n, config, to_merge, floor)
         start += length
-    return sorted(slots + merged, key=lambda slot: slot.index), lengths
+    if len({(len(frame.values), frame.wanted) for frame in candidates}) > 1:
+        rank = lowest_index_first
+    slots += [slot for frame in candidates for slot in frame.slots(rank)]
+    return sorted(slots, key=lambda slot: slot.index), lengths

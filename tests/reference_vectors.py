@@ -13,15 +13,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from flashvid import CompressionConfig, compress
-from flashvid.clustering import dpc_knn
-from flashvid.merging import merge_trees
+from flashvid.clustering import Clusters, dpc_knn
+from flashvid.merging import grow_forest, sum_bags
+from flashvid.products import inverse_lengths
 from flashvid.pruning import kept_positions
-from flashvid.segmentation import cut_segments, transition_similarities
-from flashvid.selection import select_tokens
+from flashvid.segmentation import Segments, cut_segments, transition_similarities
+from flashvid.selection import event_relevance, select_tokens
 from tests.reference import Vector, load_vector, vector_paths
 from tests.reference_e2e import LANGUAGE_CHECKS, LOGITS_TOLERANCE, run_paths
 from tests.reference_families import FamilyCheck, check_families
@@ -113,15 +115,17 @@ def check_segmentation(vector: Vector) -> Check:
 def check_selection(vector: Vector) -> Check:
     """`select_*`: ADTS on frames that form one segment."""
     features = vector.features()
+    method = vector.metadata["kind"].removeprefix("select_")
+    clip = Segments.of((len(features),), features.device)
     selected = select_tokens(
         features,
         vector.tensors["attention"],
-        [len(features)],
+        event_relevance(features, features.mean(dim=1), clip) if method == "attn_div_v2" else None,
         num_selected=vector.params["num_retained_tokens"],
-        method=vector.metadata["kind"].removeprefix("select_"),
+        method=method,
         reference_compatible=True,
     )
-    same = torch.equal(selected, vector.tensors["selected_indices"].long())
+    same = torch.equal(selected.sort(dim=-1).values, vector.tensors["selected_indices"].long())
     return Check(vector.name, "unit", None if same else "selected indices differ")
 
 
@@ -129,29 +133,39 @@ def check_merging(vector: Vector) -> Check:
     """`tstm_*`: roots and their values, before spatial merging."""
     features, free = vector.features(), vector.tensors["token_mask"].bool()
     per_frame = vector.params["num_attn_div_tokens"] + vector.params["num_sttm_tokens"]
-    trees = merge_trees(
+    forest = grow_forest(
         features,
+        inverse_lengths(features, reference_compatible=True),
         free,
+        Segments.of((len(features),), features.device),
         vector.params["temporal_threshold"],
-        per_frame * len(features),
+        np.array([per_frame * len(features)]),
+        dtype=features.dtype,
         reference_compatible=True,
     )
-    counts = trees.is_root.sum(dim=-1)
+    values = sum_bags(
+        features.flatten(0, 1), torch.arange(free.numel()), forest.root, free.numel(), 1 / forest.divisor[forest.root]
+    )
+    counts = forest.is_root.sum(dim=-1)
     # Positions are numbered within the frame, frame after frame.
-    positions = trees.is_root.nonzero()[:, 1]
+    positions = forest.is_root.nonzero()[:, 1]
     same = torch.equal(counts, vector.tensors["retained_counts"].long())
     same = same and torch.equal(positions, vector.tensors["retained_indices"].long())
     return Check(
         vector.name,
         "unit",
         None if same else "roots differ",
-        relative_error(trees.values[trees.is_root], vector.tensors["retained_tokens"]),
+        relative_error(values[forest.is_root.flatten()], vector.tensors["retained_tokens"]),
     )
 
 
 def check_clustering(vector: Vector) -> Check:
     """`dpcknn_*`: the centres, and the centre each token goes to (ids and order of centres are free)."""
-    clusters = dpc_knn(vector.tensors["features"].float(), vector.params["num_clusters"], reference_compatible=True)
+    features, num_clusters = vector.tensors["features"].float().unsqueeze(0), vector.params["num_clusters"]
+    found = dpc_knn(
+        features.clone(), np.array([features.shape[1]]), np.array([num_clusters]), reference_compatible=True
+    )
+    clusters = Clusters(found.ids[0], found.centers[0])
     centers, ids = vector.tensors["center_indices"].long(), vector.tensors["cluster_indices"].long()
     same = torch.equal(clusters.centers[clusters.ids], centers[ids])
     same = same and torch.equal(clusters.centers.sort().values, centers.sort().values)

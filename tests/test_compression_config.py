@@ -23,6 +23,7 @@ def test_defaults() -> None:
         "alpha": 0.7,
         "temporal_threshold": 0.8,
         "expansion": 1.0,
+        "event_relevance": "segment",
         "reference_compatible": False,
         "seed": 0,
     }

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from flashvid import CompressionConfig, compress, selection
+from flashvid import CompressionConfig, compress
 from tests.naive_compression import Ranker, UndecidedError, lowest_index_first, naive_compress
 
 
@@ -47,6 +47,7 @@ def configs(draw: st.DrawFn, reference_compatible: bool) -> CompressionConfig:
         alpha=draw(st.sampled_from([0.0, 0.3, 0.7, 1.0])),
         temporal_threshold=draw(st.sampled_from(thresholds)),
         expansion=draw(st.sampled_from([1.0, 1.25])),
+        event_relevance=draw(st.sampled_from(["segment", "clip"])),
         reference_compatible=reference_compatible,
     )
 
@@ -80,8 +81,7 @@ def test_the_reference(video: tuple[torch.Tensor, torch.Tensor], config: Compres
 
 
 @pytest.mark.parametrize("reference_compatible", [False, True])
-def test_a_larger_video(monkeypatch: pytest.MonkeyPatch, reference_compatible: bool) -> None:
-    monkeypatch.setattr(selection, "FRAMES_AT_ONCE", 5)
+def test_a_larger_video(reference_compatible: bool) -> None:
     generator = torch.Generator().manual_seed(5)
     scenes = torch.randn(3, 25, 16, generator=generator).repeat_interleave(4, dim=0)
     features = scenes + 0.3 * torch.randn(12, 25, 16, generator=generator)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from itertools import accumulate
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,9 +14,10 @@ from hypothesis import strategies as st
 from flashvid import CompressionConfig, CompressionResult, ConfigurationError, InvalidFeaturesError, compress
 from flashvid.clustering import dpc_knn
 from flashvid.compression import DTYPES
-from flashvid.merging import find_links, merge_trees
-from flashvid.segmentation import cut_segments
-from flashvid.selection import select_tokens
+from flashvid.merging import Forest, find_links, grow_forest, sum_bags
+from flashvid.products import inverse_lengths
+from flashvid.segmentation import Segments, cut_segments
+from flashvid.selection import event_relevance, select_tokens
 from tests.test_compression_oracle import configs
 
 Video = tuple[torch.Tensor, torch.Tensor]
@@ -72,12 +75,14 @@ def test_the_method(video: Video, config: CompressionConfig) -> None:
     indices = result.indices.tolist()
     assert indices == sorted(set(indices)), "ascending, none twice"
     assert 0 <= indices[0] <= indices[-1] < num_frames * num_tokens
-    asked = num_frames * min(config.budget(num_tokens), num_tokens)
-    assert asked <= len(indices) <= asked + num_frames, "the budget, up to one token a frame"
-    if config.budget(num_tokens) >= num_tokens:
+    asked = math.ceil(config.retention_ratio * config.expansion * num_frames * num_tokens)
+    assert len(indices) == min(asked, num_frames * num_tokens), "exactly the budget"
+    if asked >= num_frames * num_tokens:
         assert torch.equal(result.tokens, features.flatten(0, 1)), "nothing to save, nothing changed"
 
-    check_slots(features, result, everything=config.n_merge(num_tokens) > 0)
+    # With a merged token for every frame there is one for every input.
+    merged = asked - math.ceil(asked * config.alpha)
+    check_slots(features, result, everything=merged >= 2 * num_frames)
 
 
 def check_slots(features: torch.Tensor, result: CompressionResult, everything: bool) -> None:
@@ -151,7 +156,23 @@ def test_smallest_videos(num_frames: int, num_tokens: int, reference_compatible:
     features = torch.arange(1.0, num_frames * num_tokens * 2 + 1).view(num_frames, num_tokens, 2)
     config = CompressionConfig(reference_compatible=reference_compatible)
     result = compress(features, torch.ones(num_frames, num_tokens), config)
-    assert len(result.indices) >= num_frames * config.budget(num_tokens)
+    if reference_compatible:
+        assert len(result.indices) >= num_frames * config.budget(num_tokens)
+    else:
+        assert len(result.indices) == math.ceil(num_frames * num_tokens * 0.25)
+
+
+def forest_of(features: torch.Tensor, free: torch.Tensor, min_roots: int, reference_compatible: bool) -> Forest:
+    return grow_forest(
+        features,
+        inverse_lengths(features, reference_compatible=reference_compatible),
+        free,
+        Segments.of((len(features),), features.device),
+        0.8,
+        np.array([min_roots]),
+        dtype=features.dtype,
+        reference_compatible=reference_compatible,
+    )
 
 
 def test_full_retention_returns_everything_untouched() -> None:
@@ -189,10 +210,11 @@ def test_deep_tree_is_the_mean_and_in_the_reference_is_not() -> None:
     features = torch.eye(4).repeat(5, 1, 1)
     free = torch.ones(5, 4, dtype=torch.bool)
     for reference_compatible, factor in ((False, 1.0), (True, 2.5)):
-        trees = merge_trees(features, free, 0.8, 1, reference_compatible=reference_compatible)
-        assert trees.is_root.nonzero().tolist() == [[0, n] for n in range(4)]
-        assert torch.equal(trees.values[0], factor * torch.eye(4))
-        assert torch.equal(trees.root, torch.arange(4).expand(5, 4))
+        forest = forest_of(features, free, 1, reference_compatible)
+        assert forest.is_root.nonzero().tolist() == [[0, n] for n in range(4)]
+        assert torch.equal(forest.root.view(5, 4), torch.arange(4).expand(5, 4))
+        sums = sum_bags(features.flatten(0, 1), torch.arange(20), forest.root, 4, torch.ones(20))
+        assert torch.equal(sums / forest.divisor[:4].unsqueeze(-1), factor * torch.eye(4))
 
 
 def test_floor_keeps_the_weakest_links_apart() -> None:
@@ -203,28 +225,72 @@ def test_floor_keeps_the_weakest_links_apart() -> None:
     features = torch.stack([torch.eye(8)[:4], second])
     free = torch.ones(2, 4, dtype=torch.bool)
     # Of 8 tokens 6 should stay: two links are permitted, and the strict comparison makes it one.
-    trees = merge_trees(features, free, 0.8, 6, reference_compatible=False)
-    assert trees.is_root.tolist() == [[True] * 4, [False, True, True, True]]
+    forest = forest_of(features, free, 6, reference_compatible=False)
+    assert forest.is_root.tolist() == [[True] * 4, [False, True, True, True]]
+
+
+def select(
+    features: torch.Tensor, scores: torch.Tensor, num_selected: int, method: str, reference_compatible: bool = False
+) -> list[list[int]]:
+    """ADTS on frames that form one segment."""
+    relevance = None
+    if method == "attn_div_v2":
+        segment = Segments.of((len(features),), features.device)
+        relevance = event_relevance(features, features.mean(dim=1), segment)
+    picked: list[list[int]] = select_tokens(
+        features,
+        scores,
+        relevance,
+        num_selected=num_selected,
+        method=method,  # type: ignore[arg-type]
+        reference_compatible=reference_compatible,
+    ).tolist()
+    return picked
+
+
+def cluster(points: torch.Tensor, num_clusters: int) -> tuple[list[int], list[int]]:
+    """The centres of one frame, and the cluster of each token."""
+    counts = np.array([len(points)]), np.array([num_clusters])
+    clusters = dpc_knn(points.clone().unsqueeze(0), *counts, reference_compatible=False)
+    return clusters.centers[0].tolist(), clusters.ids[0].tolist()
 
 
 def test_ties_go_to_the_lowest_index() -> None:
     # Exact in float32: eight unit vectors in pairs of equals, all other pairs orthogonal.
     features = torch.eye(4).repeat(2, 1).unsqueeze(0)
-    picked = select_tokens(
-        features, torch.ones(1, 8), [1], num_selected=6, method="attn_div", reference_compatible=False
-    )
-    assert picked.tolist() == [[0, 1, 2, 3, 4, 5]]
-    links = find_links(features.repeat(2, 1, 1), torch.ones(2, 8, dtype=torch.bool), reference_compatible=False)
+    assert select(features, torch.ones(1, 8), 6, "attn_div") == [[0, 1, 2, 3, 4, 5]]
+    frames = features.repeat(2, 1, 1)
+    segment = Segments.of((2,), frames.device)
+    links = find_links(frames, torch.ones(2, 8), torch.ones(2, 8) > 0, segment, reference_compatible=False)
     assert links.parent[1].tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
-    assert dpc_knn(torch.ones(6, 4), 2, reference_compatible=False).ids.tolist() == [0, 1, 0, 0, 0, 0]
+    assert cluster(torch.ones(6, 4), 2) == ([0, 1], [0, 1, 0, 0, 0, 0])
+
+
+def test_fewer_picks_are_the_first_of_more() -> None:
+    features, scores = moving_video(), torch.rand(12, 36, generator=torch.Generator().manual_seed(7))
+    for method in ("attn_div_v2", "attn_div", "attn", "div"):
+        more = select(features, scores, 20, method)
+        assert select(features, scores, 13, method) == [picks[:13] for picks in more]
 
 
 def test_densities_beyond_the_range_of_exp_still_rank() -> None:
     """exp(-d^2) is 0 for every token of these three groups, so that the reference can't tell them apart."""
     points = torch.tensor([0.0, 20.0, -20.0]).repeat(3) + torch.tensor([0.0, 1e5, 2e5]).repeat_interleave(3)
-    clusters = dpc_knn(points.unsqueeze(-1), 3, reference_compatible=False)
-    assert clusters.centers.tolist() == [0, 3, 6]
-    assert clusters.ids.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert cluster(points.unsqueeze(-1), 3) == ([0, 3, 6], [0, 0, 0, 1, 1, 1, 2, 2, 2])
+
+
+def test_frames_are_clustered_as_if_alone() -> None:
+    """One frame beside others of other sizes, one of them so close together that it is done in float64."""
+    generator = torch.Generator().manual_seed(8)
+    frames = [torch.randn(n, 16, generator=generator) for n in (9, 30, 17)]
+    frames[1][7] = frames[1][3] + 1e-4
+    padded = torch.zeros(3, 30, 16)
+    for index, frame in enumerate(frames):
+        padded[index, : len(frame)] = frame
+    clusters = dpc_knn(padded, np.array([9, 30, 17]), np.array([9, 6, 3]), reference_compatible=False)
+    for index, (frame, count) in enumerate(zip(frames, (9, 6, 3), strict=True)):
+        found = clusters.centers[index, :count].tolist(), clusters.ids[index, : len(frame)].tolist()
+        assert found == cluster(frame, count)
 
 
 def test_a_token_is_never_selected_twice() -> None:
@@ -233,15 +299,8 @@ def test_a_token_is_never_selected_twice() -> None:
     scores = torch.rand(6, 36, generator=torch.Generator().manual_seed(6))
     repeats = {}
     for reference_compatible in (False, True):
-        picked = select_tokens(
-            features,
-            scores,
-            [6],
-            num_selected=12,
-            method="attn_div_v2",
-            reference_compatible=reference_compatible,
-        )
-        repeats[reference_compatible] = sum(12 - len(row.unique()) for row in picked)
+        picked = select(features, scores, 12, "attn_div_v2", reference_compatible)
+        repeats[reference_compatible] = sum(12 - len(set(row)) for row in picked)
     assert repeats[False] == 0
     assert repeats[True] > 0
 
@@ -284,9 +343,13 @@ def test_the_references_division_by_zero_is_a_configuration_error() -> None:
 
 
 def test_the_references_overflow_is_refused() -> None:
-    features = torch.full((8, 4, 4), 6e4, dtype=torch.float16)
-    config = CompressionConfig(alpha=0.0, do_segment=False, reference_compatible=True)
+    """Chains of eight equal tokens, which it makes four times as long."""
+    features = (6e4 * torch.eye(16)).to(torch.float16).repeat(8, 1, 1)
+    scores = torch.ones(8, 16)
+    config = CompressionConfig(retention_ratio=0.06, alpha=0.0, do_segment=False, reference_compatible=True)
     with pytest.raises(InvalidFeaturesError, match="overflow"):
-        compress(features, torch.ones(8, 4), config)
-    corrected = compress(features, torch.ones(8, 4), config.model_copy(update={"reference_compatible": False}))
-    assert torch.equal(corrected.tokens, torch.full_like(corrected.tokens, 6e4))
+        compress(features, scores, config)
+    corrected = compress(features, scores, config.model_copy(update={"reference_compatible": False}))
+    assert corrected.tokens.isfinite().all()
+    flat = compress(torch.full_like(features, 6e4), scores, config.model_copy(update={"reference_compatible": False}))
+    assert torch.equal(flat.tokens, torch.full_like(flat.tokens, 6e4))

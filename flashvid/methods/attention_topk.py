@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from flashvid.config import CompressionConfig
-from flashvid.methods.method import CompressionMethod, clip_budget, first_of_each_frame, keep
+from flashvid.methods.method import CompressionMethod, first_of_each_frame, keep
 from flashvid.result import ClipFeatures, CompressionResult
 
 
 def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
     ranked = clip.scores.float().sort(dim=-1, descending=True, stable=True).indices
-    return keep(clip, first_of_each_frame(ranked, clip_budget(clip, config)))
+    return keep(clip, first_of_each_frame(ranked, config.clip_budget(*clip.scores.shape)))
 
 
 ATTENTION_TOPK = CompressionMethod(_compress, "the simplest use of attention; FlashVID's ADTS without diversity")

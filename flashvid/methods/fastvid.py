@@ -12,9 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from flashvid.config import CompressionConfig
-from flashvid.methods.method import CompressionMethod, clip_budget, shared_out
+from flashvid.merging import sum_bags
+from flashvid.methods.method import CompressionMethod, shared_out
+from flashvid.ranking import first_ranked
 from flashvid.result import ClipFeatures, CompressionResult, Rows, assemble
-from flashvid.segmentation import first_ranked, transition_similarities
+from flashvid.segmentation import transition_similarities
 
 _LEAST_SEGMENTS, _THRESHOLD = 8, 0.9
 # Share of the tokens that DTM gives, frames between its anchors, and an anchor's weight among what it gathers.
@@ -26,7 +28,7 @@ def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResul
     num_tokens = clip.scores.shape[1]
     lengths = _segments(clip.features)
     budgets = shared_out(
-        clip_budget(clip, config), [float(length) for length in lengths], most=num_tokens, times=lengths
+        config.clip_budget(*clip.scores.shape), [float(length) for length in lengths], most=num_tokens, times=lengths
     )
     rows, first = [], 0
     for length, budget in zip(lengths, budgets, strict=True):
@@ -70,12 +72,15 @@ def _prune(features: Tensor, scores: Tensor, budget: int, offset: int) -> list[R
     members = others.nonzero().flatten()
     units = functional.normalize(flat.float(), dim=-1)
     nearest = (units[members] @ units[anchors].T).argmax(dim=-1)
-    sums = torch.zeros(len(anchors), width, device=flat.device).index_add_(0, nearest, flat[members].float())
-    counts = nearest.bincount(minlength=len(anchors))[:, None]
-    gathered = _ANCHOR_WEIGHT * flat[anchors].float() + (1 - _ANCHOR_WEIGHT) * sums / counts.clamp(min=1)
-    merged = torch.where(counts > 0, gathered, flat[anchors].float()).to(features.dtype)
     own = torch.arange(len(anchors), device=flat.device)
-    rows.append(Rows(merged, anchors + offset, torch.cat([anchors, members]) + offset, torch.cat([own, nearest])))
+    counts = nearest.bincount(minlength=len(anchors))
+    anchor_weights = torch.where(counts > 0, _ANCHOR_WEIGHT, 1.0)
+    gathered, slots = torch.cat([anchors, members]), torch.cat([own, nearest])
+    weights = torch.cat([anchor_weights, (1 - _ANCHOR_WEIGHT) / counts[nearest]])
+    # Halves are added up in float32.
+    wide = flat.to(torch.promote_types(flat.dtype, torch.float32))
+    merged = sum_bags(wide, gathered, slots, len(anchors), weights).to(features.dtype)
+    rows.append(Rows(merged, anchors + offset, gathered + offset, slots))
     return rows
 
 

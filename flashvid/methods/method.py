@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flashvid.config import CompressionConfig
-from flashvid.merging import add_rows
+from flashvid.merging import sum_bags
 from flashvid.result import ClipFeatures, CompressionResult, Rows, assemble
 
 
@@ -26,12 +25,6 @@ class CompressionMethod:
 
     compress: Callable[[ClipFeatures, CompressionConfig], CompressionResult]
     source: str
-
-
-def clip_budget(clip: ClipFeatures, config: CompressionConfig) -> int:
-    """Tokens to keep of a clip: `ceil(retention_ratio * expansion * T * N)`, all of them at most."""
-    total = clip.scores.numel()
-    return min(total, math.ceil(config.retention_ratio * config.expansion * total))
 
 
 def frame_budgets(budget: int, num_frames: int) -> list[int]:
@@ -77,9 +70,8 @@ def merge_into(clip: ClipFeatures, kept: Tensor, owner: Tensor) -> CompressionRe
     slots = torch.searchsorted(kept, owner[members])
     # Halves are added up in float32.
     wide = clip.features.to(torch.promote_types(clip.features.dtype, torch.float32)).flatten(0, 1)
-    sums = wide.new_zeros(len(kept), wide.shape[-1])
-    add_rows(sums, slots, wide[members])
-    means = (sums / slots.bincount(minlength=len(kept))[:, None]).to(clip.features.dtype)
+    weights = slots.bincount(minlength=len(kept)).reciprocal()[slots]
+    means = sum_bags(wide, members, slots, len(kept), weights).to(clip.features.dtype)
     return assemble(clip.features, [Rows(means, kept, members, slots)], (len(clip.features),))
 
 

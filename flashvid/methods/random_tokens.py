@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from flashvid.config import CompressionConfig
-from flashvid.methods.method import CompressionMethod, clip_budget, first_of_each_frame, keep
+from flashvid.methods.method import CompressionMethod, first_of_each_frame, keep
 from flashvid.result import ClipFeatures, CompressionResult
 
 
@@ -13,7 +13,7 @@ def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResul
     # Drawn on the CPU, so that a seed means the same tokens on every device.
     noise = torch.rand(clip.scores.shape, generator=torch.Generator().manual_seed(config.seed))
     ranked = noise.argsort(dim=-1, stable=True).to(clip.features.device)
-    return keep(clip, first_of_each_frame(ranked, clip_budget(clip, config)))
+    return keep(clip, first_of_each_frame(ranked, config.clip_budget(*clip.scores.shape)))
 
 
 RANDOM = CompressionMethod(_compress, "chance; the seed is part of the settings")

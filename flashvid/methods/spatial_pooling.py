@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flashvid.config import CompressionConfig
 from flashvid.errors import ConfigurationError
-from flashvid.methods.method import CompressionMethod, clip_budget, merge_into
+from flashvid.methods.method import CompressionMethod, merge_into
 from flashvid.result import ClipFeatures, CompressionResult
 
 # How much flatter or narrower than its token grid a pooled frame may be.
@@ -21,7 +21,7 @@ def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResul
         raise ConfigurationError(f"spatial_pooling needs grid_hw: {clip.scores.shape[1]} tokens make no square")
     num_frames, num_tokens = clip.scores.shape
     # Rounded up: never fewer tokens than other methods get.
-    rows, columns = pooled_grid(clip.grid_hw, math.ceil(clip_budget(clip, config) / num_frames))
+    rows, columns = pooled_grid(clip.grid_hw, math.ceil(config.clip_budget(*clip.scores.shape) / num_frames))
     block, middle = _blocks(clip.grid_hw, (rows, columns))
     firsts = torch.arange(num_frames)[:, None] * num_tokens
     kept, owner = (firsts + middle).flatten(), (firsts + middle[block]).flatten()
@@ -36,9 +36,7 @@ def pooled_grid(grid_hw: tuple[int, int], wanted: int) -> tuple[int, int]:
         return abs(math.log((grid[0] / grid[1]) / (height / width)))
 
     grids = [(rows, columns) for rows in range(1, height + 1) for columns in range(1, width + 1)]
-    fitting = [
-        grid for grid in grids if math.prod(grid) >= wanted and distortion(grid) <= math.log(_LARGEST_DISTORTION)
-    ]
+    fitting = [grid for grid in grids if math.prod(grid) >= wanted and distortion(grid) <= _LARGEST_DISTORTION]
     return min(fitting, key=lambda grid: (math.prod(grid), distortion(grid)))
 
 

@@ -11,20 +11,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from flashvid.config import CompressionConfig
-from flashvid.methods.method import CompressionMethod, clip_budget, frame_budgets, merge_into
+from flashvid.methods.method import CompressionMethod, frame_budgets, merge_into
 from flashvid.result import ClipFeatures, CompressionResult
 
 
 def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
     num_frames, num_tokens = clip.scores.shape
+    budgets = frame_budgets(config.clip_budget(num_frames, num_tokens), num_frames)
     owners = []
-    for frame, budget in enumerate(frame_budgets(clip_budget(clip, config), num_frames)):
+    for frame, budget in enumerate(budgets):
         owners.append(frame * num_tokens + merge_frame(clip.features[frame], max(budget, 1)))
-    assignment = torch.cat(owners)
-    if clip_budget(clip, config) < num_frames:
-        # Less than one token a frame: only every so many frames are heard of.
-        wanted = torch.tensor(frame_budgets(clip_budget(clip, config), num_frames), device=assignment.device)
-        assignment = assignment.masked_fill((wanted == 0).repeat_interleave(num_tokens), -1)
+    # With less than one token a frame, some frames are not heard of.
+    heard = torch.tensor(budgets, device=clip.features.device) > 0
+    assignment = torch.cat(owners).masked_fill(~heard.repeat_interleave(num_tokens), -1)
     return merge_into(clip, torch.unique(assignment[assignment >= 0]), assignment)
 
 

@@ -7,14 +7,14 @@ import math
 import torch
 
 from flashvid.config import CompressionConfig
-from flashvid.methods.method import CompressionMethod, clip_budget, keep
+from flashvid.methods.method import CompressionMethod, keep
 from flashvid.result import ClipFeatures, CompressionResult
 
 
 def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
     num_frames, num_tokens = clip.scores.shape
     # Rounded up: never fewer tokens than other methods get.
-    kept = math.ceil(clip_budget(clip, config) / num_tokens)
+    kept = math.ceil(config.clip_budget(*clip.scores.shape) / num_tokens)
     # The middles of equal parts of the clip.
     frames = (torch.arange(kept, device=clip.scores.device) * 2 + 1) * num_frames // (2 * kept)
     positions = torch.arange(num_tokens, device=frames.device)

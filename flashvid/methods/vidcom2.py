@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from flashvid.config import CompressionConfig
-from flashvid.methods.method import CompressionMethod, clip_budget, keep, shared_out
+from flashvid.methods.method import CompressionMethod, keep, shared_out
 from flashvid.result import ClipFeatures, CompressionResult
 
 # Widths of the Gaussian kernels, as powers of two, and the temperature over frames.
@@ -24,7 +24,7 @@ def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResul
     in_video = -_similarity(units, units.mean(dim=(0, 1)))
     in_frame = -_similarity(units, units.mean(dim=1, keepdim=True))
     shares = (in_video.mean(dim=-1) / _TEMPERATURE).softmax(dim=0)
-    budget = clip_budget(clip, config)
+    budget = config.clip_budget(*clip.scores.shape)
     wanted = budget / num_frames * (1 + shares - 1 / num_frames)
     budgets = shared_out(budget, wanted.tolist(), most=num_tokens)
     ranked = (in_video + in_frame).sort(dim=-1, descending=True, stable=True).indices

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from flashvid.config import CompressionConfig
-from flashvid.methods.method import CompressionMethod, clip_budget, frame_budgets, merge_into
+from flashvid.methods.method import CompressionMethod, frame_budgets, merge_into
 from flashvid.result import ClipFeatures, CompressionResult
 
 # Of the 64 tokens that the paper keeps of an image 54 are dominant, of 128 and 192 as large a share.
@@ -22,7 +22,7 @@ def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResul
     assignment = clip.scores.new_full((num_frames, num_tokens), -1, dtype=torch.int64)
     ranked = clip.scores.float().sort(dim=-1, descending=True, stable=True).indices
     kept = []
-    for frame, budget in enumerate(frame_budgets(clip_budget(clip, config), num_frames)):
+    for frame, budget in enumerate(frame_budgets(config.clip_budget(*clip.scores.shape), num_frames)):
         first = frame * num_tokens
         dominant, rest = (
             ranked[frame, : round(budget * _DOMINANT_SHARE)],

@@ -1,0 +1,33 @@
+"""Inner products of the tokens of a frame, and of their lengths: where nearly all the time goes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SMALLEST_LENGTH = 1e-12
+
+
+def gram(tokens: Tensor) -> Tensor:
+    """All inner products within each frame: `[F, m, D]` to `[F, m, m]`, symmetric to the last bit.
+
+    A plain matrix product may round [i, j] and [j, i] differently, and would then decide which of two mutual
+    neighbours is nearer. One quarter is mirrored from another, which also saves its cost.
+    """
+    half = tokens.shape[1] // 2
+    upper, lower = tokens[:, :half], tokens[:, half:]
+    top = torch.bmm(upper, tokens.transpose(1, 2))
+    bottom = torch.cat([top[:, :, half:].transpose(1, 2), torch.bmm(lower, lower.transpose(1, 2))], dim=2)
+    products = torch.cat([top, bottom], dim=1)
+    # The two quarters on the diagonal still are plain products.
+    products += products.transpose(1, 2).clone()
+    return products.mul_(0.5)
+
+
+def inverse_lengths(tokens: Tensor, *, reference_compatible: bool) -> Tensor:
+    """What to multiply vectors with to make them 1 long: `[..., D]` to `[...]`, same dtype.
+
+    The reference has no epsilon, so its cosine with a zero vector is NaN (infinity times zero). Otherwise it is 0.
+    """
+    lengths: Tensor = torch.linalg.vector_norm(tokens, dim=-1)
+    return (lengths if reference_compatible else lengths.clamp_min(SMALLEST_LENGTH)).reciprocal()

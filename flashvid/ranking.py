@@ -1,0 +1,66 @@
+"""Orders and shares with one rule for ties, for many groups at once.
+
+Budgets are counts of frames and segments: they are worked out on the host, where the lengths of segments are anyway,
+and cost a device nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+Counts = NDArray[np.int64]
+
+
+def first_ranked(values: Tensor, count: int, *, largest: bool, reference_compatible: bool) -> Tensor:
+    """Positions of the `count` largest (or smallest) values along the last dimension, best first.
+
+    Ties go to the lowest position. The reference leaves them to `torch.topk`, so what it does with ties can only
+    be reproduced by calling that: its order is deterministic but follows no rule.
+    """
+    if reference_compatible:
+        return values.topk(count, largest=largest).indices
+    return values.sort(descending=largest, stable=True).indices[..., :count]
+
+
+def order_in_groups(values: Tensor, groups: Tensor) -> Tensor:
+    """The order that has group after group, and within each the largest value first, ties by position.
+
+    Args:
+        values: `[n]`.
+        groups: `[n]` int64.
+
+    Returns:
+        `[n]` int64, positions in `values`.
+    """
+    order = values.sort(descending=True, stable=True).indices
+    return order[groups[order].sort(stable=True).indices]
+
+
+def sum_by_group(values: Counts, groups: Counts, num_groups: int) -> Counts:
+    """`[n]` integers added up by their group: `[num_groups]`."""
+    sums = np.zeros(num_groups, dtype=np.int64)
+    np.add.at(sums, groups, values)
+    return sums
+
+
+def apportion(totals: Counts, weights: Counts, groups: Counts) -> Counts:
+    """Split each group's total in proportion to the weights of its members, by the largest remainder.
+
+    Args:
+        totals: `[G]`, each at most the sum of its group's weights.
+        weights: `[n]`, not negative.
+        groups: `[n]`, the group of each member, ascending.
+
+    Returns:
+        `[n]`, none above its weight, adding up to `totals` exactly. Ties go to the first.
+    """
+    products = totals[groups] * weights
+    divisors = np.maximum(sum_by_group(weights, groups, len(totals)), 1)[groups]
+    shares, remainders = np.divmod(products, divisors)
+    left = totals - sum_by_group(shares, groups, len(totals))
+    order = np.lexsort((-remainders, groups))
+    ranks = np.empty_like(order)
+    ranks[order] = np.arange(len(order)) - np.searchsorted(groups, groups)
+    return shares + (ranks < left[groups])
