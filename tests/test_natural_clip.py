@@ -48,8 +48,7 @@ def test_a_natural_clip(tmp_path: Path, retention_ratio: float) -> None:
     assert len(tokens["assignment"]) == steps * per_step
     # The frame's shape survives the resize: 1280 x 720.
     assert width / height == pytest.approx(1280 / 720, rel=0.15)
-    budget = steps * math.ceil(per_step * retention_ratio)
-    assert budget <= tokens["num_tokens"] <= budget + steps
+    assert tokens["num_tokens"] == math.ceil(retention_ratio * steps * per_step)
     assert tokens["num_tokens"] == len(tokens["indices"])
     assert tokens["indices"] == sorted(set(tokens["indices"]))
     kept = [slot for slot in tokens["assignment"] if slot >= 0]
