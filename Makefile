@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PACKAGES := flashvid pipeline jobs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check format test test-slow lock tiny-random
+.PHONY: help install demo check format test test-slow lock tiny-random tiny-model
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,3 +42,6 @@ lock: install  ## write constraints.txt from what is installed
 
 tiny-random: install  ## rebuild the embedded random-weight model (byte for byte the committed one)
 	$(BIN)/python -m flashvid.models.build_tiny_random flashvid/models/embedded/tiny-random
+
+tiny-model: install  ## train the embedded model from nothing, in ./tiny-work: 3 hours on two cores; goes on if stopped
+	$(BIN)/python -m jobs.tiny_model.train --work-dir tiny-work --processes 2

@@ -110,6 +110,20 @@ def quality(
     )
 
 
+@bench.command()
+def compress(
+    output: Annotated[Path | None, typer.Option(help="folder for compress.csv and compress.md")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="small clips, only to see that it works")] = False,
+) -> None:
+    """Measure the time, operations and memory of compression against the matrix products that it needs.
+
+    Example: flashvid bench compress --output compress
+    """
+    from jobs.bench.compress import bench_compress
+
+    bench_compress(output, quick=quick)
+
+
 @contextmanager
 def _resumable() -> Iterator[None]:
     """Ctrl-C ends a command with a sentence; typer alone would end it without one."""

@@ -17,7 +17,7 @@ class Measurement:
         clip: Index of the clip.
         question: Of the clip.
         family: Of the question.
-        tokens: Visual tokens the answer was given from.
+        tokens: Visual tokens the answer was given from, averaged over the decoder's layers.
         exact: Just the right answer.
         first: The right answer, whatever follows.
     """
@@ -27,6 +27,6 @@ class Measurement:
     clip: int
     question: int
     family: str
-    tokens: int
+    tokens: float
     exact: bool
     first: bool

@@ -54,7 +54,7 @@ class View:
 def views() -> tuple[View, ...]:
     """Few frames with all tokens, ten times as many with a tenth of them, and these with all."""
     many = _STEPS * _FRAMES_PER_STEP
-    configs = {arm.name: arm.config for arm in METHOD_ARMS if arm.name in _METHODS}
+    configs = {arm.name: arm.config for arm in METHOD_ARMS if arm.name in _METHODS and arm.config is not None}
     compressed = (
         View(f"{many} frames, {name}", many, config.model_copy(update={"retention_ratio": 1 / _FACTOR}))
         for name, config in configs.items()

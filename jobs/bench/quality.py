@@ -17,7 +17,7 @@ from typing import Literal
 
 from flashvid import CompressionConfig, compress
 from flashvid.models import VisualFeatures
-from jobs.bench.arms import METHOD_ARMS, PUBLISHED, RETENTIONS, VARIANT_ARMS, Arm, ratio_for
+from jobs.bench.arms import METHOD_ARMS, PUBLISHED, VARIANT_ARMS, Arm, ratio_for
 from jobs.bench.measurement import FULL, Measurement
 from jobs.bench.worker import ask, load, loaded
 from jobs.tiny_model.evaluate import ClipQuestions, held_out_clips, through_file
@@ -42,14 +42,12 @@ class Scope:
         other_clips: The first of them, which are asked about at every other retention, too.
         variants: Whether variants are measured as well.
         clip_set: Which clips.
-        retentions: Besides full tokens.
     """
 
     main_clips: int = 192
     other_clips: int = 64
     variants: bool = True
     clip_set: ClipSet = "report"
-    retentions: tuple[float, ...] = RETENTIONS
 
 
 QUICK = Scope(main_clips=48, other_clips=16, variants=False)
@@ -64,13 +62,15 @@ def measure(model: str, scope: Scope, arms: Sequence[Arm], *, workers: int) -> I
         arms: What to compare, besides full tokens.
         workers: Processes.
     """
-    clips = held_out_clips(
-        scope.main_clips, first_clip=FIRST_CLIPS[scope.clip_set], lengths=_LENGTHS, families=OPEN_FAMILIES
-    )
-    work = partial(_measure_clip, arms=tuple(arms), scope=scope)
-    numbered = [*enumerate(clips)]
+    work = partial(measure_clip, arms=tuple(arms), scope=scope)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=load, initargs=(model,)) as executor:
-        yield from executor.map(work, numbered)
+        yield from executor.map(work, [*enumerate(clips(scope))])
+
+
+def clips(scope: Scope) -> Iterator[ClipQuestions]:
+    """The clips of a scope with their questions: those of a smaller scope come first in a larger one."""
+    first_clip = FIRST_CLIPS[scope.clip_set]
+    return held_out_clips(scope.main_clips, first_clip=first_clip, lengths=_LENGTHS, families=OPEN_FAMILIES)
 
 
 def default_arms(scope: Scope) -> tuple[Arm, ...]:
@@ -78,7 +78,14 @@ def default_arms(scope: Scope) -> tuple[Arm, ...]:
     return (*METHOD_ARMS, *VARIANT_ARMS) if scope.variants else METHOD_ARMS
 
 
-def _measure_clip(numbered: tuple[int, ClipQuestions], *, arms: Sequence[Arm], scope: Scope) -> list[Measurement]:
+def measure_clip(numbered: tuple[int, ClipQuestions], *, arms: Sequence[Arm], scope: Scope) -> list[Measurement]:
+    """Decode and encode one clip once and ask every arm its questions; in a process prepared by `load`.
+
+    Args:
+        numbered: The clip and its index in the scope.
+        arms: What to compare, besides full tokens.
+        scope: Which retentions this clip is for.
+    """
     index, (scene, questions) = numbered
     with TemporaryDirectory(prefix="flashvid-bench-") as folder:
         clip = through_file(scene, Path(folder) / "clip.mp4")
@@ -86,14 +93,15 @@ def _measure_clip(numbered: tuple[int, ClipQuestions], *, arms: Sequence[Arm], s
     measured = ask(visual, None, FULL, 1.0, index, questions)
     for arm in arms:
         for retention in arm.retentions:
-            everywhere = index < scope.other_clips and retention in scope.retentions
-            if everywhere or retention == MAIN_RETENTION:
+            if index < scope.other_clips or retention == MAIN_RETENTION:
                 config = _settings(visual, arm, retention, seed=index)
-                measured += ask(visual, config, arm.name, retention, index, questions)
+                measured += ask(visual, config, arm.name, retention, index, questions, arm.pruning)
     return measured
 
 
-def _settings(visual: VisualFeatures, arm: Arm, retention: float, seed: int) -> CompressionConfig:
+def _settings(visual: VisualFeatures, arm: Arm, retention: float, seed: int) -> CompressionConfig | None:
+    if arm.config is None:
+        return None
     if not arm.published_tokens:
         return arm.config.model_copy(update={"retention_ratio": retention, "seed": seed})
     published = PUBLISHED.model_copy(update={"retention_ratio": retention})

@@ -23,7 +23,7 @@ class QualityRow:
     Attributes:
         method: Name of the arm.
         retention: Asked for, as a fraction.
-        realised_tokens: Visual tokens per clip in the prompt, on average.
+        realised_tokens: Visual tokens per clip in the decoder, averaged over its layers and over clips.
         family: Of the questions; `all` for all of them.
         seed: Of the first clip, from which all others follow.
         n: Questions.

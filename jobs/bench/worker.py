@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 
-from flashvid import CompressionConfig
+from flashvid import CompressionConfig, InnerPruningConfig
 from flashvid.models import GenerationConfig, VideoModel, VisualFeatures, load_model
 from jobs.bench.measurement import Measurement
 from jobs.tiny_model.evaluate import judge
@@ -35,6 +36,7 @@ def ask(
     retention: float,
     clip: int,
     questions: Sequence[Question],
+    pruning: InnerPruningConfig | None = None,
 ) -> list[Measurement]:
     """Compress a clip's features, ask its questions, and judge the answers.
 
@@ -45,17 +47,25 @@ def ask(
         retention: For the table.
         clip: For the table.
         questions: With their right answers.
+        pruning: Inside the decoder; None for none.
     """
     video = loaded().compress(visual, config)
     generation = GenerationConfig(max_new_tokens=_LONGEST_ANSWER)
-    answers = loaded().answer(video, [question.text for question in questions], generation)
+    answers = loaded().answer(video, [question.text for question in questions], generation, pruning=pruning)
     verdicts = [
         judge(question, len(visual.features), answer.response)
         for question, answer in zip(questions, answers, strict=True)
     ]
+    tokens = tokens_per_layer(len(video.tokens), pruning, loaded().language.decoder.num_layers)
     return [
-        Measurement(
-            method, retention, clip, number, verdict.question.family, len(video.tokens), verdict.exact, verdict.first
-        )
+        Measurement(method, retention, clip, number, verdict.question.family, tokens, verdict.exact, verdict.first)
         for number, verdict in enumerate(verdicts)
     ]
+
+
+def tokens_per_layer(tokens: int, pruning: InnerPruningConfig | None, num_layers: int) -> float:
+    """Visual tokens in the decoder, averaged over its layers."""
+    if pruning is None or not pruning.prunes(num_layers):
+        return float(tokens)
+    behind = math.ceil(tokens * pruning.llm_retention_ratio)
+    return (tokens * pruning.pruning_layer + behind * (num_layers - pruning.pruning_layer)) / num_layers
