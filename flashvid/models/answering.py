@@ -8,6 +8,7 @@ from itertools import groupby
 from flashvid.config import InnerPruningConfig
 from flashvid.errors import ConfigurationError, InvalidFeaturesError
 from flashvid.models.generation import Batch, Ending, Generated, Prompt, SharedPrompts
+from flashvid.models.json_grammar import JsonGrammar
 from flashvid.models.types import Answer, ClipQuestions, CompressedVideo, GenerationConfig, LanguageSide
 
 
@@ -45,7 +46,17 @@ def answer_clips(
             groups.append(group)
             origins.append((index, members))
     ending = Ending(language.chat.end_tokens, generation.stop, language.chat.text)
-    batch = Batch(language.decoder, groups, generation, ending, pruning=pruning, max_batch_tokens=max_batch_tokens)
+    schema = generation.json_schema
+    grammar = JsonGrammar(schema, language.chat.constraint) if schema is not None else None
+    batch = Batch(
+        language.decoder,
+        groups,
+        generation,
+        ending,
+        pruning=pruning,
+        grammar=grammar,
+        max_batch_tokens=max_batch_tokens,
+    )
     answers: list[dict[int, Answer]] = [{} for _ in clips]
     for group, (index, members), generated in zip(groups, origins, batch.run(), strict=True):
         for member, prompt, result in zip(members, group.prompts, generated, strict=True):
@@ -65,7 +76,10 @@ def _shared_prompts(
     for name, given in (("options", clip.options), ("keys", clip.keys)):
         if given is not None and len(given) != len(clip.questions):
             raise ConfigurationError(f"{len(clip.questions)} questions need as many {name}, not {len(given)}")
-    texts = [language.chat.around_video(question, generation.system_prompt) for question in clip.questions]
+    texts = [
+        language.chat.around_video(question, generation.system_prompt, generation.chat_template)
+        for question in clip.questions
+    ]
     found = []
     order = sorted(range(len(texts)), key=lambda index: texts[index][0])
     for before, group in groupby(order, key=lambda index: texts[index][0]):
