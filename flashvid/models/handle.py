@@ -13,6 +13,7 @@ from torch import Tensor
 from flashvid.compression import compress
 from flashvid.config import CompressionConfig, InnerPruningConfig
 from flashvid.errors import ConfigurationError, InvalidFeaturesError
+from flashvid.models.devices import refuse_too_large, usable_device
 from flashvid.models.families import family_named
 from flashvid.models.sources import ModelSource, resolve_model
 from flashvid.models.types import (
@@ -242,8 +243,9 @@ def load_model(
         max_pixels: Upper bound.
 
     Raises:
-        ModelLoadError: files missing or not fitting.
-        ConfigurationError: an unknown part, dtype or attention implementation, or bounds that exclude each other.
+        ModelLoadError: files missing or not fitting, or more than the device has room for.
+        ConfigurationError: an unknown part, dtype, device or attention implementation, or bounds that exclude each
+            other.
     """
     if part not in get_args(Part):
         raise ConfigurationError(f"part {part!r} is none of {', '.join(get_args(Part))}")
@@ -251,12 +253,14 @@ def load_model(
     source = model if isinstance(model, ModelSource) else resolve_model(model, revision)
     options = LoadOptions(
         dtype=precision or _stored_dtype(source),
-        device=torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"),
+        device=usable_device(device),
         attn_implementation=attn_implementation,
         min_pixels=min_pixels,
         max_pixels=max_pixels,
     )
     family, checkpoint = family_named(source.family), source.checkpoint()
+    needed = family.needed_tensors(source.config(), checkpoint.files, part)
+    refuse_too_large(source, checkpoint.num_bytes(needed, options.dtype), options.device)
     vision = family.load_vision(source, checkpoint, options) if part in ("all", "vision") else None
     language = family.load_language(source, checkpoint, options) if part in ("all", "language") else None
     return VideoModel(source, vision, language, device=options.device, checkpoint=checkpoint)

@@ -46,11 +46,7 @@ class ChatPrompt:
         Raises:
             ModelLoadError: no usable tokenizer, no chat template, nothing that ends an answer.
         """
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            raise ModelLoadError(f"the tokenizer can't be loaded: {str(error).splitlines()[0]}", str(path)) from None
-        template = chat_template(path)
+        tokenizer, template = load_tokenizer(path), chat_template(path)
         if template is None:
             raise ModelLoadError("there is no chat template", str(path))
         return cls(tokenizer, template, video_token, end_tokens(path, tokenizer))
@@ -138,6 +134,19 @@ class ChatPrompt:
         for token in self._special:
             text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """A model directory's tokenizer; no code from that directory is run.
+
+    Raises:
+        ModelLoadError: it is unusable.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # noqa: BLE001 - the tokenizers library raises nothing more special
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelLoadError(f"the tokenizer can't be loaded: {lines[0]}", str(path)) from None
 
 
 def end_tokens(path: Path, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -95,7 +95,8 @@ def resolve_model(name: str, revision: str | None = None) -> ModelSource:
         raise ModelLoadError(problem, str(path))
     source = ModelSource(name, path, family.name)
     _check_tokenizer(path, family.special_tokens)
-    if missing := family.missing_tensors(config, source.checkpoint().files):
+    stored = source.checkpoint().files
+    if missing := [name for name in family.needed_tensors(config, stored, "all") if name not in stored]:
         raise ModelLoadError(f"the weights lack {_enumerate(missing)}", str(path))
     return source
 
