@@ -40,6 +40,9 @@ class Family(Protocol):
     def hidden_size(self, config: Mapping[str, Any]) -> int:
         """Width of a visual token in the language model."""
 
+    def num_layers(self, config: Mapping[str, Any]) -> int:
+        """Layers of the decoder."""
+
     def load_preprocessor(
         self, source: ModelSource, *, min_pixels: int | None, max_pixels: int | None
     ) -> FramePreprocessor:

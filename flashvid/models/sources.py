@@ -21,6 +21,15 @@ from flashvid.models.weights import Checkpoint
 _EMBEDDED = Path(__file__).parent / "embedded"
 # What inference needs; a repository may hold pickles, images and other formats beside it.
 _HUB_PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.txt")
+# What a model's directory must hold, checked before anything is loaded; and what is read if it is there.
+NEEDED_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja (or inside tokenizer_config.json or chat_template.json)",
+    "model.safetensors (or shards with model.safetensors.index.json)",
+)
+OPTIONAL_FILES = ("generation_config.json", "video_preprocessor_config.json", "preprocessor_config.json")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 

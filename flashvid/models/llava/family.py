@@ -74,6 +74,10 @@ class LlavaFamily:
         """See `Family`."""
         return int(LlavaSettings.parse(config).text["hidden_size"])
 
+    def num_layers(self, config: Mapping[str, Any]) -> int:
+        """See `Family`."""
+        return int(LlavaSettings.parse(config).text["num_hidden_layers"])
+
     def load_preprocessor(
         self, source: ModelSource, *, min_pixels: int | None, max_pixels: int | None
     ) -> LlavaFramePreprocessor:

@@ -66,6 +66,10 @@ class QwenFamily:
         """See `Family`."""
         return int(_text_config(config)["hidden_size"])
 
+    def num_layers(self, config: Mapping[str, Any]) -> int:
+        """See `Family`."""
+        return int(_text_config(config)["num_hidden_layers"])
+
     def load_preprocessor(
         self, source: ModelSource, *, min_pixels: int | None, max_pixels: int | None
     ) -> QwenFramePreprocessor:

@@ -67,6 +67,10 @@ class Qwen3Family:
         """See `Family`."""
         return int(config["text_config"]["hidden_size"])
 
+    def num_layers(self, config: Mapping[str, Any]) -> int:
+        """See `Family`."""
+        return int(config["text_config"]["num_hidden_layers"])
+
     def load_preprocessor(
         self, source: ModelSource, *, min_pixels: int | None, max_pixels: int | None
     ) -> Qwen3FramePreprocessor:
