@@ -12,12 +12,30 @@ from flashvid.models.json_grammar import JsonGrammar
 from flashvid.models.types import Answer, ClipQuestions, CompressedVideo, GenerationConfig, LanguageSide
 
 
-def check_compressed(compressed: CompressedVideo, width: int) -> None:
-    """Whether a compressed video can be read by a decoder of that width.
+def check_clip(clip: ClipQuestions, width: int) -> None:
+    """Whether a clip is one compressed video that a decoder of that width can read, and its questions are texts.
 
     Raises:
+        ConfigurationError: several videos or images in a question, or further turns.
         InvalidFeaturesError: tokens of another width than this model's, or indices that are not theirs.
     """
+    if not isinstance(clip.compressed, CompressedVideo):
+        raise ConfigurationError(
+            "a question is about one CompressedVideo, as compress() returns it, not "
+            f"{type(clip.compressed).__name__}: several videos or images in one question are not supported yet"
+        )
+    if isinstance(clip.questions, str):
+        raise ConfigurationError("questions must be a list of texts, not one text", f"question {clip.questions!r}")
+    for question in clip.questions:
+        if not isinstance(question, str):
+            raise ConfigurationError(
+                f"a question is one text, not {type(question).__name__}: images in it, and further turns of a "
+                "conversation, are not supported yet"
+            )
+    _check_compressed(clip.compressed, width)
+
+
+def _check_compressed(compressed: CompressedVideo, width: int) -> None:
     tokens, indices = compressed.tokens, compressed.indices
     if tokens.ndim != 2 or tokens.shape[1] != width:
         raise InvalidFeaturesError(f"tokens must be [M, {width}] for this model, not {list(tokens.shape)}")
