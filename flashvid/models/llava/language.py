@@ -6,7 +6,7 @@ from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, Qwen2Model
+from transformers import Qwen2Model
 
 from flashvid.errors import ModelLoadError
 from flashvid.models.decoder import Decoder
@@ -16,7 +16,7 @@ from flashvid.models.llava.layouts import decoder_tensors, find_layout
 from flashvid.models.llava.settings import LlavaSettings, is_hugging_face
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.models.modules import without_memory
-from flashvid.models.prompt import ChatPrompt, end_tokens
+from flashvid.models.prompt import ChatPrompt, end_tokens, load_tokenizer
 from flashvid.models.sources import ModelSource, chat_template
 from flashvid.models.types import CompressedVideo, LoadOptions
 from flashvid.models.weights import Checkpoint
@@ -110,10 +110,7 @@ def load_chat(source: ModelSource) -> ChatPrompt:
         template, placeholder = _ORIGINAL_TEMPLATE, "<image>"
     if template is None:
         raise ModelLoadError("there is no chat template", str(source.path))
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(f"the tokenizer can't be loaded: {str(error).splitlines()[0]}", str(source.path)) from None
+    tokenizer = load_tokenizer(source.path)
     # Original tokenizers do not know it: their code cuts the text there. It never reaches the model.
     tokenizer.add_tokens([placeholder], special_tokens=True)
     return ChatPrompt(tokenizer, template, placeholder, end_tokens(source.path, tokenizer))

@@ -39,9 +39,10 @@ class QwenLanguage:
         """
         vision, text = load_configs(source, options)
         chat = ChatPrompt.load(source.path, video_token="<|video_pad|>")  # noqa: S106 - no password
-        model = without_memory(Qwen2_5_VLTextModel, text)
         stored = source.config()
         prefix, names = language_prefix(checkpoint.files), language_tensors(stored)
+        checkpoint.refuse_unexpected(prefix, names, "language side", unused=("rotary_emb.",))
+        model = without_memory(Qwen2_5_VLTextModel, text)
         checkpoint.fill(model, checkpoint.read(prefix, names, options.dtype, options.device), "language side")
         # Its frequencies are computed, not stored, so the module without memory has none.
         model.rotary_emb = type(model.rotary_emb)(cast("Any", text)).to(options.device)
