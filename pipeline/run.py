@@ -229,6 +229,8 @@ class _Run:
             encoder_calls=counts.get("encoder_calls", 0),
             visual_tokens_before=counts.get("visual_tokens_before", 0),
             visual_tokens_after=counts.get("visual_tokens_after", 0),
+            visual_token_layers_before=counts.get("visual_token_layers_before", 0),
+            visual_token_layers_after=counts.get("visual_token_layers_after", 0),
             retention_ratio=self._job.compression.retention_ratio,
             answers_total=todo.answers_total,
             answers_before=todo.answers_done,
