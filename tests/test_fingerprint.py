@@ -77,11 +77,9 @@ def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Dotted names of every setting below a settings class."""
     for name, field in model.model_fields.items():
         # A group, or a group that may be left out; a list of groups is a setting.
-        kinds = [kind for kind in get_args(field.annotation) or [field.annotation] if kind is not type(None)]
-        groups = [
-            kind for kind in kinds if isinstance(kind, type) and not get_args(kind) and issubclass(kind, BaseModel)
-        ]
-        yield from leaves(groups[0], f"{prefix}{name}.") if groups == kinds else [f"{prefix}{name}"]
+        kind, *others = [part for part in get_args(field.annotation) or [field.annotation] if part is not type(None)]
+        group = not others and isinstance(kind, type) and not get_args(kind) and issubclass(kind, BaseModel)
+        yield from leaves(kind, f"{prefix}{name}.") if group else [f"{prefix}{name}"]
 
 
 def with_setting(name: str, value: object) -> JobConfig:

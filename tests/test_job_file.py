@@ -81,7 +81,7 @@ def test_defaults_are_the_documented_ones(tmp_path: Path) -> None:
 
 
 def test_a_preset_fills_what_is_left_open(tmp_path: Path) -> None:
-    """Keys that are written stand, on the command line too; `inner_pruning:` without a value is none, and no expansion."""
+    """Keys that are written stand, on the command line too; `inner_pruning:` without a value means none."""
     preset = preset_named("qwen3_vl")
     bare = load_job(write(tmp_path, MINIMAL + "preset: qwen3_vl\n"))
     assert (bare.preset, bare.compression) == ("qwen3_vl", preset.compression(0.25))
