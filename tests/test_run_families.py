@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from flashvid.models import Answer, CompressedVideo, load_model
+from flashvid.presets import preset_named
 from pipeline.config import JobConfig
 from pipeline.decoding import decode_clip
 from pipeline.errors import SettingsChangedError
@@ -164,3 +166,20 @@ def test_drawn_answers_do_not_depend_on_what_is_drawn_with_them(sample_videos: P
     assert len({row["response"] for row in undisturbed}) == 6
     assert len(drawn("resumed", questions[1:2])) == 2
     assert comparable(drawn("resumed", questions[::-1])) == comparable(undisturbed)
+
+
+def test_a_preset_is_recorded_as_what_it_resolves_to(tmp_path: Path) -> None:
+    """And one of another family is used, but not without a word."""
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos/no_video.mp4").write_text("nothing to encode here")
+    notices: list[str] = []
+    settings = job(tmp_path, preset="llava_video", compression={"retention_ratio": 0.1})
+    summary = run(settings, on_notice=notices.append)
+    assert summary.failures_new == 1
+    assert notices == ["preset llava_video was published for another family than this model's, qwen2_5_vl"]
+    record = json.loads((tmp_path / f"output/runs/{summary.run_id}.json").read_text())
+    assert record["job"]["preset"] == "llava_video"
+    assert record["job"]["compression"] == preset_named("llava_video").compression(0.1).model_dump()
+    assert record["job"]["inner_pruning"] == {"pruning_layer": 20, "llm_retention_ratio": 0.3}
+    assert record["answers_settings"]["inner_pruning.pruning_layer"] == 20
+    assert not any(name.startswith("inner_pruning") for name in record["tokens_settings"])
