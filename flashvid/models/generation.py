@@ -187,7 +187,7 @@ class Batch:
         place = self._waiting[0]
         prompt, shared = self._groups[place.group].prompts[place.prompt], self._prefix(place.group)
         prefilled = prefill_question(self._decoder, shared, prompt.suffix, self._pruning)
-        work = TokenLayers(shared.token_layers, prefilled.token_layers, 0)
+        work = TokenLayers(shared.token_layers, prefilled.token_layers, 0, prefilled.visual_token_layers)
         if prompt.options:
             self._done[place] = self._score_options(prompt, prefilled, work)
         else:

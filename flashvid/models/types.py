@@ -145,11 +145,14 @@ class TokenLayers:
         shared: Once for all questions asked together in the same words before the video.
         prompt: For this question's prompt, on top of what is shared: with inner pruning also the visual tokens it kept.
         generated: For the tokens of this answer, or of its options.
+        visual: Of its prompt's visual tokens alone, shared or not: divided by the number of layers, how many of them a
+            layer saw on average.
     """
 
     shared: int
     prompt: int
     generated: int
+    visual: int
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from statistics import fmean
 
 import ray
 
 from flashvid.errors import FatalError
-from flashvid.models import CompressedVideo, load_model
+from flashvid.models import Answer, ClipQuestions, CompressedVideo, load_model
 from pipeline.inputs import Question, QuestionTable
 from pipeline.keys import question_hash
 from pipeline.messages import ClipMessage, Failure
-from pipeline.prompts import question_prompt
+from pipeline.planning import Clip
+from pipeline.prompts import option_letters, question_prompt
 from pipeline.stages.stage import Stage, StageSettings
 
 
@@ -31,49 +33,104 @@ class AnswerStage(Stage):
 
     def process(self, message: ClipMessage) -> tuple[ClipMessage, Mapping[str, int]]:
         """Answer from what storage holds, also in the run that just wrote it: cold equals warm."""
-        clip = message.clip
-        compressed = self.tokens.read(clip.content_key)
+        asked = self._asked(message.clip)
+        return self._answered(message, asked, self._ask(asked))
+
+    def process_together(self, messages: Sequence[ClipMessage]) -> list[tuple[ClipMessage, Mapping[str, int]]]:
+        """The same for several clips, whose questions are generated as one batch."""
+        asked = [self._asked(message.clip) for message in messages]
+        outcomes = self._answer(asked)
+        return [self._answered(*clip) for clip in zip(messages, asked, outcomes, strict=True)]
+
+    def _asked(self, clip: Clip) -> _Asked:
         wanted = frozenset(clip.question_ids)
-        questions = [q for q in self._questions.for_video(clip.video_id) if q.question_id in wanted]
-        texts = [question.render(clip.columns) for question in questions]
-        rows, failures = self._ask(compressed, questions, texts)
+        questions = tuple(q for q in self._questions.for_video(clip.video_id) if q.question_id in wanted)
+        return _Asked(clip, self.tokens.read(clip.content_key), questions)
+
+    def _answered(
+        self, message: ClipMessage, asked: _Asked, outcome: _Outcome
+    ) -> tuple[ClipMessage, Mapping[str, int]]:
         counts = {
             "clips_answered": 1,
-            "answers": len(rows),
-            "visual_tokens_before": len(compressed.assignment),
-            "visual_tokens_after": len(compressed.tokens),
+            "answers": len(outcome.rows),
+            "visual_tokens_before": len(asked.compressed.assignment),
+            "visual_tokens_after": len(asked.compressed.tokens),
         }
-        return replace(message, answers=rows, failures=failures), counts
+        if outcome.visual_token_layers:
+            num_layers = self._model.language.decoder.num_layers
+            counts["visual_token_layers_before"] = len(asked.compressed.assignment) * num_layers
+            counts["visual_token_layers_after"] = round(fmean(outcome.visual_token_layers))
+        return replace(message, answers=outcome.rows, failures=outcome.failures), counts
 
-    def _ask(
-        self, compressed: CompressedVideo, questions: Sequence[Question], texts: Sequence[str]
-    ) -> tuple[tuple[Mapping[str, object], ...], tuple[Failure, ...]]:
-        """Answer questions together; if that fails, each alone, so that one costs no other."""
-        prompts = [question_prompt(text, question.options) for question, text in zip(questions, texts, strict=True)]
-        started = time.perf_counter()
+    def _ask(self, asked: _Asked) -> _Outcome:
+        """Answer a clip's questions together; if that fails, each alone, so that one costs no other."""
         try:
-            answers = self._model.answer(compressed, prompts, generation=self.settings.job.generation)
+            (outcome,) = self._answer([asked])
         except FatalError:
             raise
         except Exception as error:  # noqa: BLE001 - becomes a row of failures/ with its traceback
-            if len(questions) == 1:
-                return (), (Failure.of(error, self.name, questions[0].question_id),)
-            alone = [self._ask(compressed, [question], [text]) for question, text in zip(questions, texts, strict=True)]
-            return tuple(row for rows, _ in alone for row in rows), tuple(f for _, failed in alone for f in failed)
-        seconds = (time.perf_counter() - started) / len(questions)
-        rows = (
-            {
-                **_question_columns(question, text),
-                "response": answer.response,
-                "finish_reason": answer.finish_reason,
-                "num_visual_tokens": answer.num_visual_tokens,
-                "num_prompt_tokens": answer.num_prompt_tokens,
-                "num_generated_tokens": answer.num_generated_tokens,
-                "answer_seconds": seconds,
-            }
-            for question, text, answer in zip(questions, texts, answers, strict=True)
+            if len(asked.questions) == 1:
+                return _Outcome(failures=(Failure.of(error, self.name, asked.questions[0].question_id),))
+            return sum((self._ask(replace(asked, questions=(question,))) for question in asked.questions), _Outcome())
+        return outcome
+
+    def _answer(self, clips: Sequence[_Asked]) -> list[_Outcome]:
+        job, started = self.settings.job, time.perf_counter()
+        found = self._model.answer_many([asked.prompts() for asked in clips], job.generation, pruning=job.inner_pruning)
+        seconds = (time.perf_counter() - started) / sum(len(asked.questions) for asked in clips)
+        return [_outcome(asked, answers, seconds) for asked, answers in zip(clips, found, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A clip's tokens and the questions that are open."""
+
+    clip: Clip
+    compressed: CompressedVideo
+    questions: tuple[Question, ...]
+
+    def text(self, question: Question) -> str:
+        return question.render(self.clip.columns)
+
+    def prompts(self) -> ClipQuestions:
+        return ClipQuestions(
+            self.compressed,
+            [question_prompt(self.text(question), question.options) for question in self.questions],
+            # The prompt shows the options with letters and asks for one: letters are what is scored.
+            options=[option_letters(question.options or ()) for question in self.questions],
+            keys=[f"{self.clip.clip_id}/{question.question_id}" for question in self.questions],
         )
-        return tuple(rows), ()
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of some questions of a clip.
+
+    Attributes:
+        rows: Answers.
+        failures: Of questions that could not be answered.
+        visual_token_layers: For each answer, the prompt's visual tokens times the layers that had them.
+    """
+
+    rows: tuple[Mapping[str, object], ...] = ()
+    failures: tuple[Failure, ...] = ()
+    visual_token_layers: tuple[int, ...] = ()
+
+    def __add__(self, other: _Outcome) -> _Outcome:
+        return _Outcome(
+            self.rows + other.rows,
+            self.failures + other.failures,
+            self.visual_token_layers + other.visual_token_layers,
+        )
+
+
+def _outcome(asked: _Asked, answers: Sequence[Answer], seconds: float) -> _Outcome:
+    """The rows of a clip's answers, which took so many seconds each."""
+    rows = (
+        {**_question_columns(question, asked.text(question)), **_answer_columns(answer), "answer_seconds": seconds}
+        for question, answer in zip(asked.questions, answers, strict=True)
+    )
+    return _Outcome(rows=tuple(rows), visual_token_layers=tuple(answer.token_layers.visual for answer in answers))
 
 
 def _question_columns(question: Question, text: str) -> dict[str, object]:
@@ -83,4 +140,15 @@ def _question_columns(question: Question, text: str) -> dict[str, object]:
         "question_hash": question_hash(text, question.options),
         "options": list(question.options) if question.options else None,
         "expected_answer": question.expected_answer,
+    }
+
+
+def _answer_columns(answer: Answer) -> dict[str, object]:
+    return {
+        "response": answer.response,
+        "finish_reason": answer.finish_reason,
+        "num_visual_tokens": answer.num_visual_tokens,
+        "num_prompt_tokens": answer.num_prompt_tokens,
+        "num_generated_tokens": answer.num_generated_tokens,
+        "option_scores": None if answer.option_scores is None else list(answer.option_scores),
     }
