@@ -96,6 +96,10 @@ def test_json_that_is_cut_says_so(model: VideoModel, compressed: CompressedVideo
         assert (answer.finish_reason, answer.num_generated_tokens) == (reason, length)
         assert whole.response.startswith(answer.response)
         assert (answer == whole) == (reason == "stop")
+        if reason == "length":
+            # The last token closed the object: none was spent on an end token.
+            with pytest.raises(json.JSONDecodeError):
+                as_json(answer)
 
 
 def test_an_end_token_ends_what_could_go_on(model: VideoModel, compressed: CompressedVideo) -> None:
