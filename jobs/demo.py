@@ -33,7 +33,9 @@ def run_demo(output: Path, console: Console | None = None) -> None:
     summary = run_and_report(load_job(job_file), console=console)
     answers = Path(summary.output) / "answers" / f"fingerprint={summary.answers_fingerprint}"
     print_answers(console, answers)
-    console.print(Text(f"the job file: {job_file}\nthe answers as Parquet: {answers}/shard=*/part-*.parquet"))
+    where = f"the job file: {job_file}\nthe answers as Parquet: {answers}/shard=*/part-*.parquet"
+    # Whole lines: paths are copied from here.
+    console.print(Text(where), soft_wrap=True)
     console.print(
         "the embedded model has random weights: these are not answers, they show that everything runs",
         style="yellow",
