@@ -1,8 +1,9 @@
 """FlashVID: training-free compression of a video LLM's visual tokens (arXiv 2602.08024).
 
-`compress` is loaded when it is first used: processes that only plan or store need not wait for torch.
+`compress` and its kind are loaded when they are first used: processes that only plan or store need not wait for torch.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from flashvid.config import CompressionConfig, InnerPruningConfig
@@ -19,6 +20,7 @@ from flashvid.errors import (
 if TYPE_CHECKING:
     from flashvid.compression import compress
     from flashvid.result import CompressionResult
+    from flashvid.streaming import compress_stream
 
 __all__ = [
     "CompressionConfig",
@@ -32,12 +34,18 @@ __all__ = [
     "PermanentError",
     "TransientError",
     "compress",
+    "compress_stream",
 ]
+
+# What needs torch, and where it is.
+_LAZY = {
+    "CompressionResult": "flashvid.result",
+    "compress": "flashvid.compression",
+    "compress_stream": "flashvid.streaming",
+}
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the exported object, typed above
-    if name in ("CompressionResult", "compress"):
-        from flashvid import compression
-
-        return getattr(compression, name)
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from flashvid.config import CompressionConfig, TokenSelectionMethod
+from flashvid.config import CompressionConfig, InnerPruningConfig, TokenSelectionMethod
 from flashvid.errors import ConfigurationError
 
 # With inner pruning the vision side keeps this much more, and pruning inside the decoder takes it back (spec 0, 6).
@@ -61,6 +61,10 @@ class Preset:
             temporal_threshold=self.temporal_threshold,
             expansion=self.expansion if inner_pruning else 1.0,
         )
+
+    def inner_pruning(self) -> InnerPruningConfig:
+        """Settings of the pruning inside the decoder."""
+        return InnerPruningConfig(pruning_layer=self.pruning_layer, llm_retention_ratio=self.llm_retention_ratio)
 
     def average_retention(self, retention_ratio: float, *, num_layers: int | None = None) -> float:
         """Visual tokens averaged over the decoder's layers, as a share of all, with inner pruning (spec 6).

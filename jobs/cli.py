@@ -85,6 +85,19 @@ def demo(
         run_demo(output)
 
 
+@app.command()
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object, for programs")] = False,
+) -> None:
+    """List the supported model families, their published settings, the embedded models and what each needs.
+
+    Example: flashvid models --json
+    """
+    from jobs.models_command import show_models
+
+    show_models(as_json=as_json)
+
+
 bench = typer.Typer(no_args_is_help=True, help="Measure what the project claims, beside its rivals.")
 app.add_typer(bench, name="bench")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from jobs.job_file import load_job
 from jobs.run_command import run_and_report
+from jobs.sample_videos import natural_clips
 from jobs.tiny_model.clips import held_out_clips
 from jobs.tiny_model.questions import OPEN_FAMILIES
 from jobs.tiny_model.rendering import write_clip
@@ -23,6 +25,7 @@ from jobs.tiny_model.rendering import write_clip
 # Clips that neither training nor any measurement has seen.
 _FIRST_CLIP, _NUM_CLIPS, _QUESTIONS_PER_CLIP = 5_000_000, 5, 2
 _STEPS = 8
+_NATURAL_QUESTION = "how many things are there?"
 
 
 def run_demo(output: Path, console: Console | None = None) -> None:
@@ -35,16 +38,20 @@ def run_demo(output: Path, console: Console | None = None) -> None:
     """
     console = console or Console()
     videos = write_samples(output)
-    console.print(Text(f"{len(videos)} sample videos in {output / 'videos'}, questions in {output / 'questions.csv'}"))
+    where = f"{len(videos)} sample videos in {output / 'videos'}, questions in {output / 'questions.csv'}"
+    console.print(Text(where), soft_wrap=True)
     job_file = output / "job.yaml"
     job_file.write_text(files("jobs").joinpath("examples/demo.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     summary = run_and_report(load_job(job_file), console=console)
     answers = Path(summary.output) / "answers" / f"fingerprint={summary.answers_fingerprint}"
     rows = read_answers(answers)
     print_answers(console, rows)
-    right = sum(row["response"] == row["expected_answer"] for row in rows)
-    console.print(f"{right} of {len(rows)} answers are right")
-    console.print(Text(f"the job file: {job_file}\nthe answers as Parquet: {answers}/shard=*/part-*.parquet"))
+    known = [row for row in rows if row["expected_answer"] is not None]
+    right = sum(row["response"] == row["expected_answer"] for row in known)
+    console.print(f"{right} of {len(known)} answers are right")
+    where = f"the job file: {job_file}\nthe answers as Parquet: {answers}/shard=*/part-*.parquet"
+    # Whole lines: paths are copied from here.
+    console.print(Text(where), soft_wrap=True)
 
 
 def write_samples(output: Path) -> list[Path]:
@@ -67,6 +74,13 @@ def write_samples(output: Path) -> list[Path]:
             {"video_id": video.name, "question": question.text, "answer": question.answer}
             for question in asked[:_QUESTIONS_PER_CLIP]
         ]
+    for clip in natural_clips():
+        video = output / "videos" / clip.name
+        if not video.exists():
+            shutil.copyfile(clip, video)
+        videos.append(video)
+        # Of a film the model knows nothing: its answer is shown, and not judged.
+        questions.append({"video_id": video.name, "question": _NATURAL_QUESTION, "answer": None})
     csv.write_csv(pa.Table.from_pylist(questions), output / "questions.csv")
     return videos
 
@@ -84,8 +98,9 @@ def print_answers(console: Console, rows: Sequence[Mapping[str, object]]) -> Non
     for heading in ("video", "question", "expected", "given", "", "tokens"):
         table.add_column(heading, overflow="fold")
     for row in rows:
-        mark = "✓" if row["response"] == row["expected_answer"] else "✗"
-        names = ("video_id", "question", "expected_answer", "response")
+        expected, given = row["expected_answer"], row["response"]
+        mark = "" if expected is None else "✓" if given == expected else "✗"
+        texts = (row["video_id"], row["question"], "(not known)" if expected is None else expected, given)
         # Text, not markup: whatever a model says is shown, not interpreted.
-        table.add_row(*(Text(str(row[name])) for name in names), mark, str(row["num_visual_tokens"]))
+        table.add_row(*(Text(str(text)) for text in texts), mark, str(row["num_visual_tokens"]))
     console.print(table)

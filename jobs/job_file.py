@@ -15,6 +15,8 @@ from pipeline.config import JobConfig
 from pipeline.inputs.table_files import is_table
 
 _PATH_KEYS = ("videos", "output", "cache")
+# Settings of `generation` that hold a text and may name a file with it, which is told by its ending.
+_TEXT_FILES = {"chat_template": ".jinja", "json_schema": ".json"}
 
 
 def load_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> JobConfig:
@@ -28,7 +30,7 @@ def load_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Jo
 
     Raises:
         ConfigurationError: no such file, not YAML, an unknown key (with the nearest known one) or a wrong value; every
-            fault of the file is listed, each with its line and key.
+            fault of the file is listed, each with its line and key. A template's or schema's file can't be read.
     """
     file = Path(path)
     try:
@@ -63,7 +65,7 @@ def _set(content: dict[str, Any], dotted: str, value: object) -> None:
 
 
 def _from_folder(content: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The same content with relative paths made absolute."""
+    """The same content with relative paths made absolute, and texts that stand in files of their own read."""
     resolved = dict(content)
     for key in _PATH_KEYS:
         if isinstance(resolved.get(key), str) and resolved[key]:
@@ -74,7 +76,20 @@ def _from_folder(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     # A hub id looks like a relative path: only a directory that is there is meant as one.
     if isinstance(model, dict) and isinstance(model.get("name"), str) and (folder / model["name"]).is_dir():
         resolved["model"] = {**model, "name": _absolute(model["name"], folder)}
+    generation = resolved.get("generation")
+    if isinstance(generation, dict):
+        resolved["generation"] = {key: _text(key, value, folder) for key, value in generation.items()}
     return resolved
+
+
+def _text(key: str, value: object, folder: Path) -> object:
+    """What a setting of `generation` holds: where it names a file, what is in that."""
+    if key not in _TEXT_FILES or not isinstance(value, str) or not value.endswith(_TEXT_FILES[key]):
+        return value
+    try:
+        return Path(_absolute(value, folder)).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"generation.{key}: {value} can't be read: {error}") from None
 
 
 def _absolute(path: str, folder: Path) -> str:

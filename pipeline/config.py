@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from flashvid.config import CompressionConfig
+from flashvid.config import CompressionConfig, InnerPruningConfig
 from flashvid.models import GenerationConfig
+from flashvid.presets import PRESETS, preset_named
 
 _SECRET_WORDS = ("key", "secret", "token", "pass", "credential", "auth", "connection_string", "sas")
 _URL_WITH_SECRET = re.compile(r"://[^/@]*:[^/@]*@")
@@ -125,13 +126,36 @@ class JobConfig(Settings):
         description="column of the videos table that says what the bytes are, for instance a checksum",
     )
     model: ModelConfig
+    preset: str | None = Field(
+        default=None, description="published settings of a model; fills what compression and inner_pruning leave open"
+    )
     sampling: SamplingConfig = SamplingConfig(num_frames=32)
     compression: CompressionConfig = CompressionConfig()
+    inner_pruning: InnerPruningConfig | None = Field(default=None, description="pruning inside the LLM; none if null")
     generation: GenerationConfig = GenerationConfig()
     resources: ResourcesConfig = ResourcesConfig()
     commit: CommitConfig = CommitConfig()
     max_attempts: int = Field(default=3, ge=1, description="tries of a transient failure, counted over runs")
     storage_options: dict[str, Any] = Field(default_factory=dict, description="passed to fsspec; no secrets")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, job: object) -> object:
+        # Before the groups are read: what is written in them stands, and a recorded job holds what came out of it.
+        if not isinstance(job, dict) or job.get("preset") not in tuple(PRESETS):
+            return job
+        preset, written = preset_named(job["preset"]), {"compression": {}, "inner_pruning": {}, **job}
+        with_pruning = written["inner_pruning"] is not None
+        defaults = preset.compression(CompressionConfig().retention_ratio, inner_pruning=with_pruning)
+        written["compression"] = _filled(written["compression"], defaults)
+        if with_pruning:
+            written["inner_pruning"] = _filled(written["inner_pruning"], preset.inner_pruning())
+        return written
+
+    @field_validator("preset")
+    @classmethod
+    def _known_preset(cls, name: str | None) -> str | None:
+        return None if name is None else preset_named(name).name
 
     @field_validator("questions", mode="before")
     @classmethod
@@ -167,6 +191,12 @@ class JobConfig(Settings):
     def tokens_root(self) -> str:
         """Where the compressed tokens live."""
         return self.cache or self.output
+
+
+def _filled(group: object, defaults: BaseModel) -> object:
+    """A group as it is written, and defaults for what it leaves open; what is no group is left to the validation."""
+    written = group.model_dump(exclude_unset=True) if isinstance(group, BaseModel) else group
+    return {**defaults.model_dump(), **written} if isinstance(written, dict) else written
 
 
 def _nested_keys(value: object) -> list[str]:

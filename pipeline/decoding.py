@@ -30,6 +30,8 @@ _FRAMES_MISSING_ALLOWED = 5
 _SHARE_MISSING_ALLOWED = 0.02
 _FRAMES_AT_ONCE = 16
 
+FrameTransform = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+
 
 @dataclass(frozen=True)
 class VideoHeader:
@@ -137,7 +139,7 @@ def decode_clip(
     start_s: float | None,
     end_s: float | None,
     *,
-    transform: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] = lambda frames: frames,
+    transform_for: Callable[[int], FrameTransform] = lambda _: lambda frames: frames,
 ) -> DecodedClip:
     """Decode the sampled frames of a clip from a local file.
 
@@ -146,8 +148,8 @@ def decode_clip(
         sampling: Which frames.
         start_s: Start of the clip in seconds, None for the beginning.
         end_s: End of the clip in seconds, None for the end.
-        transform: What to make of frames `[f, H, W, 3]` (a resize), applied to a few at a time: frames of the file's
-            own size are never all in memory.
+        transform_for: Given the number of sampled frames: what to make of frames `[f, H, W, 3]` (a resize), applied to
+            a few at a time: frames of the file's own size are never all in memory.
 
     Raises:
         UnreadableVideoError: the file can't be decoded to its end, or has no frame in the span.
@@ -166,6 +168,7 @@ def decode_clip(
             raise UnreadableVideoError("the video stream has no frames")
         times = np.asarray(reader.get_frame_timestamp(np.arange(present)), dtype=np.float64)[:, 0]
         indices = sample_frames(times, sampling, start_s, end_s)
+        transform = transform_for(len(indices))
         blocks = [
             transform(reader.get_batch(indices[first : first + _FRAMES_AT_ONCE]).asnumpy())
             for first in range(0, len(indices), _FRAMES_AT_ONCE)

@@ -17,5 +17,10 @@ def question_prompt(question: str, options: Sequence[str] | None) -> str:
     """
     if not options:
         return question
-    lines = [f"{letter}. {option}" for letter, option in zip(string.ascii_uppercase, options, strict=False)]
+    lines = [f"{letter}. {option}" for letter, option in zip(option_letters(options), options, strict=True)]
     return "\n".join([question, *lines, _CHOOSE])
+
+
+def option_letters(options: Sequence[str]) -> tuple[str, ...]:
+    """What the prompt asks the model to answer with: a letter for each of up to 26 choices, from A."""
+    return tuple(string.ascii_uppercase[: len(options)])

@@ -12,6 +12,7 @@ from typing import Any
 import ray
 
 from flashvid.models import resolve_model
+from flashvid.presets import preset_named
 from pipeline.cluster import ClusterSize, connected
 from pipeline.committer import Committer
 from pipeline.config import JobConfig
@@ -70,6 +71,8 @@ def run(
     started = time.monotonic()
     model = resolve_model(job.model.name, job.model.revision)
     prints = fingerprints(job, model.identity)
+    if job.preset is not None and preset_named(job.preset).family != model.family:
+        on_notice(f"preset {job.preset} was published for another family than this model's, {model.family}")
     # Actors load exactly what was fingerprinted, also when a branch moves while they start.
     pinned = job.model.model_copy(update={"revision": model.commit or job.model.revision})
     job = job.model_copy(update={"model": pinned})
@@ -229,6 +232,8 @@ class _Run:
             encoder_calls=counts.get("encoder_calls", 0),
             visual_tokens_before=counts.get("visual_tokens_before", 0),
             visual_tokens_after=counts.get("visual_tokens_after", 0),
+            visual_token_layers_before=counts.get("visual_token_layers_before", 0),
+            visual_token_layers_after=counts.get("visual_token_layers_after", 0),
             retention_ratio=self._job.compression.retention_ratio,
             answers_total=todo.answers_total,
             answers_before=todo.answers_done,

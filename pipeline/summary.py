@@ -36,7 +36,10 @@ class RunSummary:
         frames_decoded: Frames handed to the encoder.
         encoder_calls: Clips that went through the vision tower.
         visual_tokens_before: Visual tokens of the answered clips, uncompressed.
-        visual_tokens_after: And as the language model saw them.
+        visual_tokens_after: And as they were compressed.
+        visual_token_layers_before: Visual tokens of the answered clips times the decoder's layers, as if nothing had
+            been compressed or pruned.
+        visual_token_layers_after: And those that the layers had, over the answers of a clip averaged.
         retention_ratio: As asked.
         answers_total: Answers the finished job has.
         answers_before: Committed by earlier runs.
@@ -62,6 +65,8 @@ class RunSummary:
     encoder_calls: int
     visual_tokens_before: int
     visual_tokens_after: int
+    visual_token_layers_before: int
+    visual_token_layers_after: int
     retention_ratio: float
     answers_total: int
     answers_before: int
@@ -76,7 +81,7 @@ class RunSummary:
 
     @property
     def realised_retention(self) -> float | None:
-        """Share of the visual tokens that the language model saw; None if nothing was answered."""
-        if not self.visual_tokens_before:
+        """Visual tokens averaged over the decoder's layers, as a share of all; None if nothing was answered."""
+        if not self.visual_token_layers_before:
             return None
-        return self.visual_tokens_after / self.visual_tokens_before
+        return self.visual_token_layers_after / self.visual_token_layers_before

@@ -36,6 +36,7 @@ TOKENS = pa.schema(
         ("indices", pa.list_(pa.int64())),
         ("assignment", pa.list_(pa.int64())),
         ("tokens", pa.large_binary()),
+        ("deepstack", pa.list_(pa.large_binary())),
         ("thumbnails", pa.list_(pa.binary())),
         ("run_id", pa.string()),
     ]
@@ -58,6 +59,7 @@ ANSWERS = pa.schema(
         ("num_visual_tokens", pa.int64()),
         ("num_prompt_tokens", pa.int64()),
         ("num_generated_tokens", pa.int64()),
+        ("option_scores", pa.list_(pa.float64())),
         ("answer_seconds", pa.float64()),
         ("attempt", pa.int32()),
         ("run_id", pa.string()),

@@ -76,7 +76,8 @@ class TokenStore:
             "dtype": _NAMES[video.tokens.dtype],
             "indices": video.indices.tolist(),
             "assignment": video.assignment.tolist(),
-            "tokens": video.tokens.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes(),
+            "tokens": _bytes(video.tokens),
+            "deepstack": [_bytes(level) for level in video.deepstack] or None,
             "thumbnails": thumbnails,
             "run_id": run_id,
         }
@@ -103,10 +104,12 @@ def _decode(row: Mapping[str, Any], name: str) -> CompressedVideo:
     if dtype is None:
         raise CorruptTokensError(f"holds tokens of an unknown dtype {row['dtype']!r}", name)
     shape = (row["num_tokens"], row["hidden_size"])
-    if len(row["tokens"]) != shape[0] * shape[1] * dtype.itemsize or len(row["indices"]) != shape[0]:
-        raise CorruptTokensError(f"holds {len(row['tokens'])} bytes for {shape} {row['dtype']}", name)
-    # bytearray: torch wants memory that it may write to.
-    tokens = torch.frombuffer(bytearray(row["tokens"]), dtype=dtype).reshape(shape)
+    # Objects of the first version have no such column: they are of families without these features.
+    levels = row.get("deepstack") or ()
+    for content in (row["tokens"], *levels):
+        if len(content) != shape[0] * shape[1] * dtype.itemsize or len(row["indices"]) != shape[0]:
+            raise CorruptTokensError(f"holds {len(content)} bytes for {shape} {row['dtype']}", name)
+    tokens, *deepstack = (_tensor(content, dtype, shape) for content in (row["tokens"], *levels))
     steps, height, width = row["grid_thw"]
     return CompressedVideo(
         tokens=tokens,
@@ -115,4 +118,15 @@ def _decode(row: Mapping[str, Any], name: str) -> CompressedVideo:
         grid_thw=(steps, height, width),
         frame_timestamps=np.array(row["frame_timestamps"], dtype=np.float64),
         segment_lengths=tuple(row["segment_lengths"]),
+        deepstack=tuple(deepstack),
     )
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    """The values of `[M, D]`, row by row, as they lie in memory."""
+    return tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def _tensor(content: bytes, dtype: torch.dtype, shape: tuple[int, int]) -> torch.Tensor:
+    # bytearray: torch wants memory that it may write to.
+    return torch.frombuffer(bytearray(content), dtype=dtype).reshape(shape)

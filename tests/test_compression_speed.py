@@ -31,6 +31,7 @@ def test_memory_is_bounded_by_the_input() -> None:
     assert extra <= 1.5 * 4 * features.numel()
 
 
+@pytest.mark.slow
 def test_the_measurement_runs(tmp_path: Path) -> None:
     measurements = bench_compress(tmp_path, quick=True)
     assert all(

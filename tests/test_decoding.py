@@ -9,10 +9,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from jobs.sample_videos import natural_clips
 from pipeline.config import SamplingConfig
-from pipeline.decoding import DecodedClip, decode_clip, local_copy, read_header
+from pipeline.decoding import DecodedClip, FrameTransform, decode_clip, local_copy, read_header
 from pipeline.errors import UnreadableVideoError, VideoNotFoundError
 from tests.helpers import FfmpegFrames, ffmpeg, ffmpeg_frames
 
@@ -87,6 +88,27 @@ def test_a_variable_frame_rate_keeps_its_times(tmp_path: Path) -> None:
     every = decode_clip(str(path), SamplingConfig(num_frames=301), None, None)
     np.testing.assert_allclose(every.frame_timestamps, [float(time) for time in times], atol=1e-3)
     assert_frames_are_the_ones_at_their_times(every, ffmpeg_frames(path))
+
+
+def test_frames_are_resized_knowing_how_many_there_are(sample_videos: Path) -> None:
+    """All of the clip, not those of the block at hand: some families' sizes hang on it."""
+    asked: list[int] = []
+    blocks: list[int] = []
+
+    def transform_for(num_frames: int) -> FrameTransform:
+        asked.append(num_frames)
+
+        def halved(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+            blocks.append(len(frames))
+            return frames[:, ::2, ::2]
+
+        return halved
+
+    path = str(sample_videos / "moving_red_disc.mp4")
+    decoded = decode_clip(path, SamplingConfig(num_frames=40), None, None, transform_for=transform_for)
+    assert asked == [40]
+    assert (len(blocks), sum(blocks)) == (3, 40)  # never all of the file's own size at once
+    assert decoded.frames.shape == (40, 96, 160, 3)
 
 
 def test_the_header_says_what_the_file_is(sample_videos: Path) -> None:

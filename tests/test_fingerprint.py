@@ -27,6 +27,8 @@ SETTINGS: dict[str, tuple[object, Effect]] = {
     "model.name": ("/models/tiny-random", "neither"),
     "model.revision": ("main", "neither"),
     "model.dtype": ("bfloat16", "both"),
+    # What it resolves to is hashed, not its name.
+    "preset": ("qwen2_5_vl", "both"),
     "sampling.num_frames": (16, "both"),
     "sampling.fps": (2.0, "both"),
     "sampling.max_frames": (100, "neither"),  # without fps
@@ -45,6 +47,8 @@ SETTINGS: dict[str, tuple[object, Effect]] = {
     "compression.temporal_threshold": (0.7, "both"),
     "compression.expansion": (1.25, "both"),
     "compression.reference_compatible": (True, "both"),
+    "inner_pruning.pruning_layer": (2, "answers"),
+    "inner_pruning.llm_retention_ratio": (0.5, "answers"),
     "generation.max_new_tokens": (8, "answers"),
     "generation.system_prompt": ("Be brief.", "answers"),
     "generation.temperature": (0.7, "answers"),
@@ -53,6 +57,8 @@ SETTINGS: dict[str, tuple[object, Effect]] = {
     "generation.seed": (1, "answers"),
     "generation.stop": (("\n",), "answers"),
     "generation.choice": ("likelihood", "answers"),
+    "generation.json_schema": ({"type": "integer"}, "answers"),
+    "generation.chat_template": ("{{ messages }}", "answers"),
     "resources.decode.concurrency": (2, "neither"),
     "resources.decode.num_cpus": (2.0, "neither"),
     "resources.decode.num_gpus": (0.0, "neither"),
@@ -73,9 +79,10 @@ SETTINGS: dict[str, tuple[object, Effect]] = {
 def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Dotted names of every setting below a settings class."""
     for name, field in model.model_fields.items():
-        kind = field.annotation
-        group = isinstance(kind, type) and not get_args(kind) and issubclass(kind, BaseModel)
-        yield from leaves(kind, f"{prefix}{name}.") if group else [f"{prefix}{name}"]  # type: ignore[arg-type]
+        # A group, or a group that may be left out; a list of groups is a setting.
+        kind, *others = [part for part in get_args(field.annotation) or [field.annotation] if part is not type(None)]
+        group = not others and isinstance(kind, type) and not get_args(kind) and issubclass(kind, BaseModel)
+        yield from leaves(kind, f"{prefix}{name}.") if group else [f"{prefix}{name}"]
 
 
 def with_setting(name: str, value: object) -> JobConfig:
@@ -115,6 +122,27 @@ def test_another_model_or_maximum_of_frames_changes_both() -> None:
     assert effect(fingerprints(sampled, MODEL), fingerprints(fewer, MODEL)) == (True, True)
 
 
+def test_inner_pruning_counts_only_where_it_is() -> None:
+    """Each of its two settings; absent, it leaves no trace, so that answers made before there was such a thing stay."""
+    pruned = fingerprints(job(inner_pruning={}), MODEL)
+    for changed in ({"pruning_layer": 2}, {"llm_retention_ratio": 0.5}):
+        assert effect(pruned, fingerprints(job(inner_pruning=changed), MODEL)) == (False, True)
+    plain = fingerprints(job(), MODEL)
+    assert fingerprints(job(inner_pruning=None), MODEL) == plain
+    assert changed_settings(plain.answers_settings, pruned.answers_settings) == [
+        "inner_pruning.llm_retention_ratio: None -> 0.3",
+        "inner_pruning.pruning_layer: None -> 20",
+    ]
+
+
+def test_a_preset_is_the_settings_it_stands_for() -> None:
+    """Written out or by name: the same folders; a job read back from its record is the same job."""
+    named = job(preset="qwen2_5_vl", compression={"retention_ratio": 0.1})
+    written_out = job(compression=named.compression.model_dump(), inner_pruning=named.inner_pruning)
+    assert effect(fingerprints(named, MODEL), fingerprints(written_out, MODEL)) == (False, False)
+    assert JobConfig.model_validate_json(named.model_dump_json()) == named
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -148,9 +176,11 @@ def test_fingerprints_have_their_golden_values() -> None:
     """Folders of existing outputs are named by these: a change here makes every one of them start over."""
     prints = fingerprints(job(), MODEL)
     reason = "fingerprints of unchanged settings changed: existing outputs and caches no longer match"
-    assert (prints.tokens, prints.answers) == ("601fef9850f4f7ca", "ee1978d67ea5872c"), reason
+    assert (prints.tokens, prints.answers) == ("601fef9850f4f7ca", "cb5538aba879144b"), reason
     assert set(prints.answers_settings) - set(prints.tokens_settings) == {
+        "generation.chat_template",
         "generation.choice",
+        "generation.json_schema",
         "generation.max_new_tokens",
         "generation.seed",
         "generation.stop",

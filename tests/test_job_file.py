@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from flashvid import CompressionConfig
+from flashvid import CompressionConfig, InnerPruningConfig
 from flashvid.errors import ConfigurationError
 from flashvid.models import GenerationConfig
+from flashvid.presets import preset_named
 from jobs.job_file import load_job
 from pipeline.config import QuestionRow, ResourcesConfig, SamplingConfig
 
@@ -79,13 +80,37 @@ def test_defaults_are_the_documented_ones(tmp_path: Path) -> None:
     assert load_job(write(tmp_path, MINIMAL + "sampling: {max_pixels: 5000}\n")).sampling.num_frames == 32
 
 
+def test_a_preset_fills_what_is_left_open(tmp_path: Path) -> None:
+    """Keys that are written stand, on the command line too; `inner_pruning:` without a value means none."""
+    preset = preset_named("qwen3_vl")
+    bare = load_job(write(tmp_path, MINIMAL + "preset: qwen3_vl\n"))
+    assert (bare.preset, bare.compression) == ("qwen3_vl", preset.compression(0.25))
+    assert bare.inner_pruning == InnerPruningConfig(pruning_layer=28, llm_retention_ratio=0.1)
+
+    text = MINIMAL + "preset: qwen3_vl\ncompression: {retention_ratio: 0.1, alpha: 0.5}\n"
+    changed = load_job(write(tmp_path, text + "inner_pruning: {llm_retention_ratio: 0.2}\n"))
+    assert changed.compression == preset.compression(0.1).model_copy(update={"alpha": 0.5})
+    assert changed.inner_pruning == InnerPruningConfig(pruning_layer=28, llm_retention_ratio=0.2)
+    set_on_call = load_job(tmp_path / "job.yaml", {"preset": "llava_video", "inner_pruning.pruning_layer": 3})
+    assert set_on_call.compression.min_segment_num == 8
+    assert set_on_call.inner_pruning == InnerPruningConfig(pruning_layer=3, llm_retention_ratio=0.2)
+
+    without = load_job(write(tmp_path, MINIMAL + "preset: qwen3_vl\ninner_pruning:\n"))
+    assert (without.inner_pruning, without.compression.expansion) == (None, 1.0)
+
+
+def test_pruning_inside_the_llm_is_off_unless_asked_for(tmp_path: Path) -> None:
+    """And then has the published settings of most models."""
+    assert load_job(write(tmp_path, MINIMAL)).inner_pruning is None
+    assert load_job(write(tmp_path, MINIMAL + "inner_pruning: {}\n")).inner_pruning == InnerPruningConfig()
+
+
 def test_the_shipped_example_is_a_job(tmp_path: Path) -> None:
-    """The demo's own file, as the README explains it."""
+    """The demo's own file: the default of the demo is the trained model."""
     text = files("jobs").joinpath("examples/demo.yaml").read_text(encoding="utf-8")
     job = load_job(write(tmp_path, text))
     assert (job.videos, job.output) == (str(tmp_path / "videos"), str(tmp_path / "output"))
-    assert job.model.name == "tiny-random"
-    assert len(job.questions) >= 2
+    assert (job.model.name, job.questions) == ("tiny", str(tmp_path / "questions.csv"))
 
 
 def test_relative_paths_are_meant_from_the_job_files_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,6 +133,12 @@ def test_relative_paths_are_meant_from_the_job_files_folder(tmp_path: Path, monk
         (GOOD.replace("output:", "outptu:"), "line 7, outptu: unknown key; did you mean 'output'?"),
         (GOOD.replace("retention_ratio", "retention"), "line 15, compression.retention: unknown key; did you mean"),
         (GOOD.replace("{num_gpus: 0.5}", "{gpu: 1}"), "line 17, resources.encode.gpu: unknown key"),
+        (GOOD + "preset: qwen\n", "line 20, preset: preset 'qwen' is none of llava_onevision, llava_video"),
+        (GOOD + "preset: [qwen3_vl]\n", "line 20, preset: "),
+        (GOOD + "inner_pruning: {layer: 3}\n", "line 20, inner_pruning.layer: unknown key; known keys: pruning_layer"),
+        (GOOD + "inner_pruning: {pruning_layer: 0}\n", "line 20, inner_pruning.pruning_layer: "),
+        (GOOD + "preset: qwen3_vl\ninner_pruning: 3\n", "line 21, inner_pruning: "),
+        (GOOD.replace("0.1", "1.1") + "preset: qwen3_vl\n", "line 15, compression.retention_ratio: "),
         (GOOD.replace("    question: Which", "    qestion: Which"), "did you mean 'question'?"),
         (MINIMAL + "zzz: 1\n", "line 5, zzz: unknown key; known keys: videos, questions, output, cache"),
     ],

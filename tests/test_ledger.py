@@ -38,6 +38,7 @@ def answer(video: str, question: str = "q1", **fields: object) -> dict[str, Any]
         "num_visual_tokens": 2**40,
         "num_prompt_tokens": 7,
         "num_generated_tokens": 1,
+        "option_scores": [-0.25, -1e-300],
         "answer_seconds": 1 / 3,
         "attempt": 1,
         "run_id": "run-1",

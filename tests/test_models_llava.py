@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,13 @@ def test_questions_together_and_alone(tmp_path: Path, newlines: str) -> None:
     together = model.answer(compressed, asked, short, pruning=pruning)
     alone = [model.answer(compressed, [question], short, pruning=pruning)[0] for question in asked]
     assert [answer.response for answer in together] == [answer.response for answer in alone]
+    # One of three layers before the pruning. A newline that is kept is no visual token, and takes the place of one.
+    num_video, num_newlines = len(compressed.tokens), 6 if newlines == "frame" else 0
+    most = math.ceil((num_video + num_newlines) * 0.3)
+    for answer in together:
+        behind, rest = divmod(answer.token_layers.visual - num_video, 2)
+        assert rest == 0
+        assert most - num_newlines <= behind <= most
 
 
 def kept(indices: list[int]) -> CompressedVideo:

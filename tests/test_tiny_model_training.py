@@ -99,7 +99,7 @@ def test_interrupted_training_ends_like_undisturbed(kind: str, tmp_path: Path, m
     monkeypatch.setattr(vision_stage, "_PART", 2)
     monkeypatch.setattr(vision_stage, "_CHECKED", 2)
     monkeypatch.setattr(language_stage, "_PART_TOKENS", 128)
-    monkeypatch.setattr(language_stage, "_LENGTHS", ((0.0, {1: 1.0, 2: 1.0}),))
+    monkeypatch.setattr(language_stage, "_LENGTHS", ((0, {1: 1.0, 2: 1.0}),))
     monkeypatch.setattr(language_stage, "shards", lambda split: [Shard(split, 0, 1), Shard(split, 1, 2)])
     monkeypatch.setattr(language_stage, "_CHECKED_STEPS", 8)
     monkeypatch.setattr(language_stage, "_QUESTIONS", 3)

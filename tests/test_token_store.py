@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,34 @@ def test_tokens_come_back_bit_for_bit(store: TokenStore, name: str) -> None:
     np.testing.assert_array_equal(received.frame_timestamps, sent.frame_timestamps)
     assert received.frame_timestamps.dtype == np.float64
     received.tokens[0] = 0  # writable: nothing downstream has to copy it first
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_deepstack_comes_back_bit_for_bit(store: TokenStore, name: str) -> None:
+    """Every level beside the tokens, in order and whatever its memory looks like."""
+    bits = random_bits(DTYPES[name], rows=15)
+    levels = (bits[5:10], random_bits(DTYPES[name], rows=10)[::2])
+    sent = replace(compressed_video(bits[:5]), deepstack=levels)
+    store.commit(KEY, sent, ORIGIN, thumbnails=[], run_id="run-1")
+    received = store.read(KEY)
+    assert same_bits(received.tokens, sent.tokens)
+    assert len(received.deepstack) == 2
+    assert all(same_bits(got, level) for got, level in zip(received.deepstack, levels, strict=True))
+    received.deepstack[1][0] = 0  # writable, and memory of its own
+    assert same_bits(received.tokens, sent.tokens)
+
+
+def test_families_without_deepstack_store_none(store: TokenStore, tmp_path: Path) -> None:
+    """Null, not an empty list; an object from before there was such a column is read all the same."""
+    tokens = random_bits(torch.float32)
+    commit(store, tokens)
+    path = tmp_path / store.name(KEY)
+    assert pq.ParquetFile(path).read()["deepstack"].to_pylist() == [None]
+    assert store.read(KEY).deepstack == ()
+    pq.write_table(pq.ParquetFile(path).read().drop_columns("deepstack"), path)
+    received = store.read(KEY)
+    assert same_bits(received.tokens, tokens)
+    assert received.deepstack == ()
 
 
 @pytest.mark.parametrize("view", [lambda t: t[1:4, ::2], lambda t: t.T[:4], lambda t: t[:1].expand(3, 6)])
@@ -139,6 +168,8 @@ def _changed(path: Path, **columns: Any) -> None:
     [
         lambda path: _changed(path, tokens=b"\0" * (5 * 6 * 4 - 1)),
         lambda path: _changed(path, num_tokens=4),
+        lambda path: _changed(path, deepstack=[b"\0" * (5 * 6 * 4), b"\0" * (5 * 6 * 4 - 1)]),
+        lambda path: _changed(path, deepstack=[b""]),
         lambda path: _changed(path, hidden_size=7),
         lambda path: _changed(path, dtype="bfloat16"),
         lambda path: _changed(path, dtype="int3"),

@@ -8,15 +8,34 @@ from itertools import groupby
 from flashvid.config import InnerPruningConfig
 from flashvid.errors import ConfigurationError, InvalidFeaturesError
 from flashvid.models.generation import Batch, Ending, Generated, Prompt, SharedPrompts
+from flashvid.models.json_grammar import JsonGrammar
 from flashvid.models.types import Answer, ClipQuestions, CompressedVideo, GenerationConfig, LanguageSide
 
 
-def check_compressed(compressed: CompressedVideo, width: int) -> None:
-    """Whether a compressed video can be read by a decoder of that width.
+def check_clip(clip: ClipQuestions, width: int) -> None:
+    """Whether a clip is one compressed video that a decoder of that width can read, and its questions are texts.
 
     Raises:
+        ConfigurationError: several videos or images in a question, or further turns.
         InvalidFeaturesError: tokens of another width than this model's, or indices that are not theirs.
     """
+    if not isinstance(clip.compressed, CompressedVideo):
+        raise ConfigurationError(
+            "a question is about one CompressedVideo, as compress() returns it, not "
+            f"{type(clip.compressed).__name__}: several videos or images in one question are not supported yet"
+        )
+    if isinstance(clip.questions, str):
+        raise ConfigurationError("questions must be a list of texts, not one text", f"question {clip.questions!r}")
+    for question in clip.questions:
+        if not isinstance(question, str):
+            raise ConfigurationError(
+                f"a question is one text, not {type(question).__name__}: images in it, and further turns of a "
+                "conversation, are not supported yet"
+            )
+    _check_compressed(clip.compressed, width)
+
+
+def _check_compressed(compressed: CompressedVideo, width: int) -> None:
     tokens, indices = compressed.tokens, compressed.indices
     if tokens.ndim != 2 or tokens.shape[1] != width:
         raise InvalidFeaturesError(f"tokens must be [M, {width}] for this model, not {list(tokens.shape)}")
@@ -45,7 +64,17 @@ def answer_clips(
             groups.append(group)
             origins.append((index, members))
     ending = Ending(language.chat.end_tokens, generation.stop, language.chat.text)
-    batch = Batch(language.decoder, groups, generation, ending, pruning=pruning, max_batch_tokens=max_batch_tokens)
+    schema = generation.json_schema
+    grammar = JsonGrammar(schema, language.chat.constraint) if schema is not None else None
+    batch = Batch(
+        language.decoder,
+        groups,
+        generation,
+        ending,
+        pruning=pruning,
+        grammar=grammar,
+        max_batch_tokens=max_batch_tokens,
+    )
     answers: list[dict[int, Answer]] = [{} for _ in clips]
     for group, (index, members), generated in zip(groups, origins, batch.run(), strict=True):
         for member, prompt, result in zip(members, group.prompts, generated, strict=True):
@@ -65,7 +94,10 @@ def _shared_prompts(
     for name, given in (("options", clip.options), ("keys", clip.keys)):
         if given is not None and len(given) != len(clip.questions):
             raise ConfigurationError(f"{len(clip.questions)} questions need as many {name}, not {len(given)}")
-    texts = [language.chat.around_video(question, generation.system_prompt) for question in clip.questions]
+    texts = [
+        language.chat.around_video(question, generation.system_prompt, generation.chat_template)
+        for question in clip.questions
+    ]
     found = []
     order = sorted(range(len(texts)), key=lambda index: texts[index][0])
     for before, group in groupby(order, key=lambda index: texts[index][0]):

@@ -11,7 +11,7 @@ from flashvid.models.qwen3_vl.family import Qwen3Family
 
 if TYPE_CHECKING:
     from flashvid.models.sources import ModelSource
-    from flashvid.models.types import FramePreprocessor, LanguageSide, LoadOptions, VisionSide
+    from flashvid.models.types import FramePreprocessor, LanguageSide, LoadOptions, Part, VisionSide
     from flashvid.models.weights import Checkpoint
 
 
@@ -34,11 +34,14 @@ class Family(Protocol):
     def check_config(self, config: Mapping[str, Any]) -> str | None:
         """What makes a configuration impossible, as a sentence; None if nothing does."""
 
-    def missing_tensors(self, config: Mapping[str, Any], stored: Iterable[str]) -> list[str]:
-        """Tensors that both sides need and a checkpoint does not hold."""
+    def needed_tensors(self, config: Mapping[str, Any], stored: Iterable[str], part: Part) -> list[str]:
+        """What a part reads, under the names it has in a checkpoint that holds `stored`; all need not be there."""
 
     def hidden_size(self, config: Mapping[str, Any]) -> int:
         """Width of a visual token in the language model."""
+
+    def num_layers(self, config: Mapping[str, Any]) -> int:
+        """Layers of the decoder."""
 
     def load_preprocessor(
         self, source: ModelSource, *, min_pixels: int | None, max_pixels: int | None

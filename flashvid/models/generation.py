@@ -15,6 +15,7 @@ import torch
 
 from flashvid.config import InnerPruningConfig
 from flashvid.models.decoder import DECODE_ROWS, Decoder
+from flashvid.models.json_grammar import JsonGrammar
 from flashvid.models.kv_cache import KVCache
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.models.prefill import PrefilledPrefix, PrefilledPrompt, prefill_prefix, prefill_question
@@ -117,6 +118,7 @@ class Batch:
         ending: Ending,
         *,
         pruning: InnerPruningConfig | None = None,
+        grammar: JsonGrammar | None = None,
         max_batch_tokens: int,
     ) -> None:
         """Take prompts and settings.
@@ -127,6 +129,7 @@ class Batch:
             generation: How tokens are chosen and how many at most.
             ending: What ends an answer.
             pruning: Inside the decoder; None for none.
+            grammar: What every generated answer must be; None leaves them free.
             max_batch_tokens: Bound of the tokens in all caches together, those not generated yet included. A single
                 prompt that exceeds it is run alone.
         """
@@ -135,6 +138,7 @@ class Batch:
         self._generation = generation
         self._ending = ending
         self._pruning = pruning
+        self._grammar = grammar
         self._max_batch_tokens = max_batch_tokens
         self._max_sequences = DECODE_ROWS
         self._waiting = deque(Place(g, p) for g, group in enumerate(groups) for p in range(len(group.prompts)))
@@ -147,6 +151,7 @@ class Batch:
 
         Raises:
             torch.cuda.OutOfMemoryError: not even one prompt fits.
+            ConfigurationError: the JSON of an answer can't be continued.
         """
         while self._waiting or self._running:
             attempted = 0
@@ -182,11 +187,12 @@ class Batch:
         place = self._waiting[0]
         prompt, shared = self._groups[place.group].prompts[place.prompt], self._prefix(place.group)
         prefilled = prefill_question(self._decoder, shared, prompt.suffix, self._pruning)
-        work = TokenLayers(shared.token_layers, prefilled.token_layers, 0)
+        work = TokenLayers(shared.token_layers, prefilled.token_layers, 0, prefilled.visual_token_layers)
         if prompt.options:
             self._done[place] = self._score_options(prompt, prefilled, work)
         else:
-            sampler = TokenSampler(self._generation, prompt.key)
+            json = self._grammar.begin() if self._grammar is not None else None
+            sampler = TokenSampler(self._generation, prompt.key, json)
             first = sampler.choose(prefilled.logits)
             answering = Answering(place, prompt.suffix, prefilled.cache, sampler, work, [first])
             if not self._finish(answering):
@@ -215,7 +221,7 @@ class Batch:
     def _finish(self, answering: Answering) -> bool:
         """Whether it has ended; then its result is noted."""
         ids = answering.ids
-        ended = self._ending.reached(ids)
+        ended = self._ending.reached(ids) or answering.sampler.is_complete
         if not ended and len(ids) < self._generation.max_new_tokens:
             return False
         work = replace(answering.prefill_work, generated=(len(ids) - 1) * self._decoder.num_layers)

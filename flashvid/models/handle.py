@@ -12,8 +12,10 @@ from torch import Tensor
 
 from flashvid.compression import compress
 from flashvid.config import CompressionConfig, InnerPruningConfig
-from flashvid.errors import ConfigurationError, InvalidFeaturesError
+from flashvid.errors import ConfigurationError
+from flashvid.models.devices import refuse_too_large, usable_device
 from flashvid.models.families import family_named
+from flashvid.models.frames import checked_frames
 from flashvid.models.sources import ModelSource, resolve_model
 from flashvid.models.types import (
     Answer,
@@ -113,16 +115,7 @@ class VideoModel:
             InvalidFeaturesError: frames or timestamps of another shape, dtype or order.
             ConfigurationError: the vision side was not loaded.
         """
-        vision = self.vision
-        pixels = frames.cpu().numpy() if isinstance(frames, Tensor) else np.asarray(frames)
-        times = np.array(timestamps, dtype=np.float64)
-        if pixels.ndim != 4 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8 or not pixels.size:
-            raise InvalidFeaturesError(f"frames must be uint8 [F, H, W, 3], not {pixels.dtype} {list(pixels.shape)}")
-        if times.shape != pixels.shape[:1]:
-            raise InvalidFeaturesError(f"{len(pixels)} frames need as many timestamps, not {list(times.shape)}")
-        if not np.isfinite(times).all() or (np.diff(times) < 0).any():
-            raise InvalidFeaturesError("timestamps must be finite and not descend")
-        return vision.encode(pixels, times)
+        return self.vision.encode(*checked_frames(frames, timestamps))
 
     def compress(self, visual: VisualFeatures, config: CompressionConfig | None) -> CompressedVideo:
         """Keep the visual tokens that matter.
@@ -178,7 +171,8 @@ class VideoModel:
 
         Raises:
             ConfigurationError: the language side was not loaded; pruning that the model does not allow; not as many
-                options or keys as questions, or an option without text.
+                options or keys as questions, or an option without text; a schema that can't be enforced, a template
+                that does not place one video; several videos or images in a question, or further turns.
             InvalidFeaturesError: tokens of another width than this model's, or indices that are not theirs.
         """
         clip = ClipQuestions(compressed, questions, options, keys)
@@ -208,13 +202,13 @@ class VideoModel:
             InvalidFeaturesError: see `answer`.
         """
         # It loads transformers, which a handle of the vision side does not need from here.
-        from flashvid.models.answering import answer_clips, check_compressed
+        from flashvid.models.answering import answer_clips, check_clip
 
         language = self.language
         if max_batch_tokens < 1:
             raise ConfigurationError(f"max_batch_tokens is {max_batch_tokens}: it must be at least 1")
         for clip in clips:
-            check_compressed(clip.compressed, self.hidden_size)
+            check_clip(clip, self.hidden_size)
         return answer_clips(language, clips, generation or GenerationConfig(), pruning, max_batch_tokens)
 
 
@@ -242,8 +236,9 @@ def load_model(
         max_pixels: Upper bound.
 
     Raises:
-        ModelLoadError: files missing or not fitting.
-        ConfigurationError: an unknown part, dtype or attention implementation, or bounds that exclude each other.
+        ModelLoadError: files missing or not fitting, or more than the device has room for.
+        ConfigurationError: an unknown part, dtype, device or attention implementation, or bounds that exclude each
+            other.
     """
     if part not in get_args(Part):
         raise ConfigurationError(f"part {part!r} is none of {', '.join(get_args(Part))}")
@@ -251,12 +246,14 @@ def load_model(
     source = model if isinstance(model, ModelSource) else resolve_model(model, revision)
     options = LoadOptions(
         dtype=precision or _stored_dtype(source),
-        device=torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"),
+        device=usable_device(device),
         attn_implementation=attn_implementation,
         min_pixels=min_pixels,
         max_pixels=max_pixels,
     )
     family, checkpoint = family_named(source.family), source.checkpoint()
+    needed = family.needed_tensors(source.config(), checkpoint.files, part)
+    refuse_too_large(source, checkpoint.num_bytes(needed, options.dtype), options.device)
     vision = family.load_vision(source, checkpoint, options) if part in ("all", "vision") else None
     language = family.load_language(source, checkpoint, options) if part in ("all", "language") else None
     return VideoModel(source, vision, language, device=options.device, checkpoint=checkpoint)

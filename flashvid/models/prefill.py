@@ -46,12 +46,14 @@ class PrefilledPrompt:
         logits: `[V]`: of the first generated token.
         kept: Positions of the prompt that reached the last layer: ascending int64, on the CPU.
         token_layers: Tokens times layers that were run for this question alone.
+        visual_token_layers: Visual tokens of the whole prompt times the layers that had them.
     """
 
     cache: KVCache
     logits: Tensor
     kept: Tensor
     token_layers: int
+    visual_token_layers: int
 
 
 def prefill_prefix(decoder: Decoder, prefix: SharedPrefix, pruning: InnerPruningConfig | None) -> PrefilledPrefix:
@@ -97,8 +99,9 @@ def prefill_question(
     cache = shared.cache.fork()
     hidden, query = decoder.forward(decoder.embed(suffix.ids), suffix.positions, cache, range(split))
     kept = torch.arange(length)
+    visual = int(prefix.is_visual.sum()) * split
     if pruning is None or split == decoder.num_layers:
-        return PrefilledPrompt(cache, decoder.logits(hidden[-1:])[0], kept, num_own * split)
+        return PrefilledPrompt(cache, decoder.logits(hidden[-1:])[0], kept, num_own * split, visual)
     assert query is not None  # noqa: S101 - there are tokens and layers
     attention = last_query_attention(query, cache[split - 1].keys, decoder.last_query_scaling(split - 1))
     is_prunable = torch.cat([prefix.is_prunable.cpu(), torch.zeros(num_own, dtype=torch.bool)])
@@ -111,7 +114,8 @@ def prefill_question(
     behind = range(split, decoder.num_layers)
     rest, _ = decoder.forward(rest, positions, cache, behind)
     token_layers = num_own * split + len(now) * len(behind)
-    return PrefilledPrompt(cache, decoder.logits(rest[-1:])[0], kept, token_layers)
+    visual += int(prefix.is_visual.cpu()[kept[kept < len(prefix.embeddings)]].sum()) * len(behind)
+    return PrefilledPrompt(cache, decoder.logits(rest[-1:])[0], kept, token_layers, visual)
 
 
 def _pruning_layer(decoder: Decoder, pruning: InnerPruningConfig | None) -> int:

@@ -1,15 +1,23 @@
-"""The chat prompt around a video: the model's own template, as token ids before and after the visual tokens."""
+"""The chat prompt around a video: a template filled in, as token ids before and after the visual tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from jinja2 import TemplateError
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from flashvid.errors import ConfigurationError, ModelLoadError
 from flashvid.models.sources import chat_template, read_json
+
+if TYPE_CHECKING:
+    from llguidance import LLTokenizer
+
+# What stands for an image in the families' templates; a LLaVA of the original layout has a video there.
+_IMAGES = ("<|image_pad|>", "<image>")
 
 
 class ChatPrompt:
@@ -24,8 +32,11 @@ class ChatPrompt:
     ) -> None:
         self._tokenizer = tokenizer
         self._template = template
+        self._video = video_token
+        added = tokenizer.get_added_vocab()
         self._video_id = tokenizer.get_vocab()[video_token]
-        self._special = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
+        self._image_ids = {added[token] for token in _IMAGES if token in added and token != video_token}
+        self._special = sorted(added, key=len, reverse=True)
         self.end_tokens = end_tokens
 
     @classmethod
@@ -35,24 +46,35 @@ class ChatPrompt:
         Raises:
             ModelLoadError: no usable tokenizer, no chat template, nothing that ends an answer.
         """
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            raise ModelLoadError(f"the tokenizer can't be loaded: {str(error).splitlines()[0]}", str(path)) from None
-        template = chat_template(path)
+        tokenizer, template = load_tokenizer(path), chat_template(path)
         if template is None:
             raise ModelLoadError("there is no chat template", str(path))
         return cls(tokenizer, template, video_token, end_tokens(path, tokenizer))
 
-    def around_video(self, question: str, system_prompt: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def around_video(
+        self, question: str, system_prompt: str, template: str | None = None
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Token ids of a question's prompt before and after its visual tokens.
 
+        Args:
+            question: The user's.
+            system_prompt: The system's turn.
+            template: Jinja text; the model's own when omitted.
+
         Raises:
-            ConfigurationError: the template does not place exactly one video.
+            ConfigurationError: the template does not place exactly one video, places an image, leaves the question
+                out, or can't be filled in.
         """
-        around = self.split_at_videos(self.render(question, system_prompt))
+        text = self.render(question, system_prompt, template)
+        if template is not None and self._as_text(question).strip() not in text:
+            raise ConfigurationError("the chat template leaves out the question: it is a text of the user's content")
+        around = self.split_at_videos(text)
         if len(around) != 2:
-            raise ConfigurationError(f"the chat template places {len(around) - 1} videos, not 1")
+            raise ConfigurationError(
+                f"the chat template places {len(around) - 1} videos, not 1: {self._video} stands for one"
+            )
+        if not self._image_ids.isdisjoint(around[0] + around[1]):
+            raise ConfigurationError("the chat template places an image; questions about images are not supported yet")
         return around[0], around[1]
 
     def split_at_videos(self, text: str) -> tuple[tuple[int, ...], ...]:
@@ -65,19 +87,23 @@ class ChatPrompt:
                 runs[-1].append(token)
         return tuple(tuple(run) for run in runs)
 
-    def render(self, question: str, system_prompt: str) -> str:
-        """A question's prompt as text, with one placeholder for the video."""
+    def render(self, question: str, system_prompt: str, template: str | None = None) -> str:
+        """A question's prompt as text, with a placeholder for the video; see `around_video`."""
         # A question is text: what looks like a special token in it must not become one.
         question = self._as_text(question)
         messages: list[dict[str, Any]] = [
             {"role": "system", "content": [{"type": "text", "text": system_prompt}]},
             {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]},
         ]
-        return str(
-            self._tokenizer.apply_chat_template(
-                messages, chat_template=self._template, tokenize=False, add_generation_prompt=True
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    messages, chat_template=template or self._template, tokenize=False, add_generation_prompt=True
+                )
             )
-        )
+        # A type error is what a template gives that takes a message's content for a text.
+        except (TemplateError, TypeError) as error:
+            raise ConfigurationError(f"the chat template can't be filled in: {error}") from None
 
     def continuation(self, text: str) -> tuple[int, ...]:
         """Token ids of a text as the assistant would write it; special tokens in it are text."""
@@ -91,10 +117,36 @@ class ChatPrompt:
         """Generated ids as text, without special tokens."""
         return self.text(ids).strip()
 
+    @cached_property
+    def constraint(self) -> LLTokenizer:
+        """The tokenizer as grammars use it; made when it is first needed, which takes a second for a large one.
+
+        Raises:
+            ConfigurationError: a tokenizer in Python alone.
+        """
+        from llguidance.hf import from_tokenizer
+
+        if not isinstance(self._tokenizer, PreTrainedTokenizerFast):
+            raise ConfigurationError("json_schema needs a tokenizer of the tokenizers library")
+        return from_tokenizer(self._tokenizer, eos_token=sorted(self.end_tokens))
+
     def _as_text(self, text: str) -> str:
         for token in self._special:
             text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """A model directory's tokenizer; no code from that directory is run.
+
+    Raises:
+        ModelLoadError: it is unusable.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # noqa: BLE001 - the tokenizers library raises nothing more special
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelLoadError(f"the tokenizer can't be loaded: {lines[0]}", str(path)) from None
 
 
 def end_tokens(path: Path, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -7,25 +7,44 @@ import hashlib
 import torch
 from torch import Tensor
 
+from flashvid.models.json_grammar import JsonAnswer
 from flashvid.models.types import GenerationConfig
 
 
 class TokenSampler:
-    """The choices of one answer. The only thing that changes in it is how far its random stream has come."""
+    """The choices of one answer. All that changes in it is how far its random stream and its JSON have come."""
 
-    def __init__(self, generation: GenerationConfig, key: str) -> None:
+    def __init__(self, generation: GenerationConfig, key: str, json: JsonAnswer | None = None) -> None:
         """Start an answer's choices.
 
         Args:
             generation: Settings.
             key: Names the clip and the question: with the seed it determines the random stream, whatever else is
                 answered before or beside it.
+            json: What the answer must be; None leaves it free.
         """
         self._generation = generation
+        self._json = json
         self._random = torch.Generator().manual_seed(stream_seed(generation.seed, key))
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing can follow what was chosen: the JSON is whole."""
+        return self._json is not None and self._json.is_complete
+
     def choose(self, logits: Tensor) -> int:
-        """One token id, of logits `[V]` on any device."""
+        """One token id, of logits `[V]` on any device.
+
+        Raises:
+            ConfigurationError: the JSON can't be continued.
+        """
+        if self._json is None:
+            return self._choose(logits)
+        token = self._choose(self._json.masked(logits))
+        self._json.append(token)
+        return token
+
+    def _choose(self, logits: Tensor) -> int:
         if self._generation.temperature == 0:
             return int(logits.argmax())
         # One uniform number a token, drawn on the CPU: the stream is the same on every device.
@@ -44,7 +63,9 @@ class TokenSampler:
             probabilities, ids = probabilities[: self._generation.top_k], ids[: self._generation.top_k]
         # As few as reach the share asked for: those before which it is not reached. Always the first one.
         total_before = probabilities.cumsum(dim=0) - probabilities
-        count = int((total_before < self._generation.top_p * probabilities.sum()).sum())
+        reached = total_before >= self._generation.top_p * probabilities.sum()
+        # What has no probability, as a token that the JSON forbids, is never drawn, however the sums are rounded.
+        count = int((~reached & (probabilities > 0)).sum())
         return probabilities[:count], ids[:count]
 
 

@@ -21,6 +21,15 @@ from flashvid.models.weights import Checkpoint
 _EMBEDDED = Path(__file__).parent / "embedded"
 # What inference needs; a repository may hold pickles, images and other formats beside it.
 _HUB_PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.txt")
+# What a model's directory must hold, checked before anything is loaded; and what is read if it is there.
+NEEDED_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja (or inside tokenizer_config.json or chat_template.json)",
+    "model.safetensors (or shards with model.safetensors.index.json)",
+)
+OPTIONAL_FILES = ("generation_config.json", "video_preprocessor_config.json", "preprocessor_config.json")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -95,7 +104,8 @@ def resolve_model(name: str, revision: str | None = None) -> ModelSource:
         raise ModelLoadError(problem, str(path))
     source = ModelSource(name, path, family.name)
     _check_tokenizer(path, family.special_tokens)
-    if missing := family.missing_tensors(config, source.checkpoint().files):
+    stored = source.checkpoint().files
+    if missing := [name for name in family.needed_tensors(config, stored, "all") if name not in stored]:
         raise ModelLoadError(f"the weights lack {_enumerate(missing)}", str(path))
     return source
 

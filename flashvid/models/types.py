@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from flashvid.models.json_grammar import schema_text
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +26,7 @@ FinishReason = Literal["stop", "length", "choice"]
 
 
 class GenerationConfig(BaseModel):
-    """How answers are made, from the model's own chat template: greedily, unless a temperature is given.
+    """How answers are made, from the model's own chat template or another: greedily, unless a temperature is given.
 
     With a temperature, every clip and question has a random stream of its own, derived from `seed`: an answer does
     not depend on what is answered with it, and comes out the same when it is asked again.
@@ -34,6 +36,12 @@ class GenerationConfig(BaseModel):
 
     max_new_tokens: int = Field(default=64, ge=1, description="tokens after which an answer is cut")
     system_prompt: str = Field(default="You are a helpful assistant.", description="the system's turn")
+    chat_template: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Jinja text in place of the model's own template; it gets the same messages, and must write the "
+        "model's placeholder of a video once",
+    )
     temperature: float = Field(default=0.0, ge=0.0, description="0: the most likely token; else logits are divided")
     top_k: int | None = Field(default=None, ge=1, description="draw from this many most likely tokens; all if not set")
     top_p: float = Field(
@@ -51,6 +59,16 @@ class GenerationConfig(BaseModel):
         description="questions with options: the model writes its answer (letter), or the option wins whose tokens are "
         "the likeliest continuation of the prompt (likelihood)",
     )
+    # Kept as text: that is hashable and can't be changed, and the order of its keys counts.
+    json_schema: Annotated[str, BeforeValidator(schema_text)] | None = Field(
+        default=None, description="answers are JSON that satisfies this schema, a mapping or JSON text"
+    )
+
+    @model_validator(mode="after")
+    def _json_is_not_cut(self) -> Self:
+        if self.json_schema is not None and self.stop:
+            raise ValueError("stop and json_schema exclude each other: a stop text would cut the JSON")
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,11 +145,14 @@ class TokenLayers:
         shared: Once for all questions asked together in the same words before the video.
         prompt: For this question's prompt, on top of what is shared: with inner pruning also the visual tokens it kept.
         generated: For the tokens of this answer, or of its options.
+        visual: Of its prompt's visual tokens alone, shared or not: divided by the number of layers, how many of them a
+            layer saw on average.
     """
 
     shared: int
     prompt: int
     generated: int
+    visual: int
 
 
 @dataclass(frozen=True)
@@ -142,8 +163,8 @@ class Answer:
 
     Attributes:
         response: The generated text, up to a stop text; or the likeliest option.
-        finish_reason: "stop" if the model or a stop text ended its turn, "length" if `max_new_tokens` did, "choice" if
-            it is an option.
+        finish_reason: "stop" if the model or a stop text ended its turn or its JSON is whole, "length" if
+            `max_new_tokens` ended it, "choice" if it is an option.
         num_visual_tokens: Visual tokens in the prompt.
         num_prompt_tokens: Tokens in the prompt, visual ones included.
         num_shared_tokens: Of those, the tokens up to the last visual one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+# Of the types that models are published in, as the files' headers name them.
+_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2}
 
 
 class Checkpoint:
@@ -44,8 +49,14 @@ class Checkpoint:
         elif (self._path / _SINGLE).is_file():
             shards = [_SINGLE]
         else:
-            raise ModelLoadError(f"there is no {_SINGLE} (pickled weights are never read)", str(self._path))
+            raise ModelLoadError(f"there is no {_SINGLE} ({self._instead()})", str(self._path))
         return {tensor: self._path / shard for shard in shards for tensor in self._names(self._path / shard)}
+
+    def _instead(self) -> str:
+        pickled = sorted(file.name for ending in _PICKLED for file in self._path.glob(f"*{ending}"))
+        if not pickled:
+            return "pickled weights are never read"
+        return f"{pickled[0]} is pickled, and never read: save the model with safetensors"
 
     def _shards(self) -> list[str]:
         try:
@@ -61,6 +72,25 @@ class Checkpoint:
             raise ModelLoadError(f"{file.name} is named in the index and missing", str(self._path)) from None
         except (SafetensorError, OSError) as error:
             raise ModelLoadError(f"{file.name} can't be read: {error}", str(self._path)) from None
+
+    def num_bytes(self, names: Iterable[str], dtype: torch.dtype | None) -> int:
+        """Memory that tensors take once they are read, told from the files' headers.
+
+        Args:
+            names: As stored.
+            dtype: As in `read`.
+        """
+        members: dict[Path, list[str]] = {}
+        for name in names:
+            members.setdefault(self.files[name], []).append(name)
+        total = 0
+        for file, inside in members.items():
+            with safe_open(file, framework="np") as opened:
+                for name in inside:
+                    header = opened.get_slice(name)
+                    itemsize = dtype.itemsize if dtype is not None else _BYTES.get(header.get_dtype(), 1)
+                    total += math.prod(header.get_shape()) * itemsize
+        return total
 
     def refuse_unexpected(
         self, prefix: str, expected: Iterable[str], part: str, *, unused: tuple[str, ...] = ()

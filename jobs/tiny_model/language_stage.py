@@ -42,17 +42,17 @@ _FAMILY_WEIGHTS = {
     "colour": 0.9, "shape": 0.6, "count": 1.3, "exist": 1.3, "direction": 1.2, "order": 1.1, "flash": 0.8, "time": 1.0,
     "list": 0.6,
 }  # fmt: skip
-# Share of the steps from which lengths are drawn with these weights: short clips first.
-_LENGTHS: tuple[tuple[float, Mapping[int, float]], ...] = (
-    (0.0, {2: 0.2, 3: 0.3, 4: 0.5}),
-    (0.08, {2: 0.1, 3: 0.1, 4: 0.3, 6: 0.3, 8: 0.2}),
-    (0.25, {1: 3, 2: 4, 3: 6, 4: 15, 6: 20, 8: 26, 12: 13, 16: 7, 24: 3, 32: 1.5, 40: 1.5}),
+# Steps from which lengths are drawn with these weights: short clips first.
+_LENGTHS: tuple[tuple[int, Mapping[int, float]], ...] = (
+    (0, {2: 0.2, 3: 0.3, 4: 0.5}),
+    (640, {2: 0.1, 3: 0.1, 4: 0.3, 6: 0.3, 8: 0.2}),
+    (2000, {1: 3, 2: 4, 3: 6, 4: 15, 6: 20, 8: 26, 12: 13, 16: 7, 24: 3, 32: 1.5, 40: 1.5}),
 )
 # Choosing among options is learned only by those who know the answer.
-_CHOICES, _CHOICES_FROM = 2, 0.45
+_CHOICES, _CHOICES_FROM = 2, 3400
 _TIME_BUCKETS = 8
 _MOST_THINGS = 6
-_AUXILIARY_WEIGHT, _AUXILIARY_UNTIL = 0.3, 0.7
+_AUXILIARY_WEIGHT, _AUXILIARY_UNTIL = 0.3, 5600
 
 
 class AuxiliaryHeads(nn.Module):
@@ -89,13 +89,12 @@ class LanguageStage:
 
     def loss(self, step: int, part: int) -> tuple[Tensor, Metrics]:
         """See `Stage`."""
-        progress = step / self.schedule.steps
         rng = clip_rng("train", step * PARTS + part, purpose=5)
-        shard = _draw_shard(rng, progress)
+        shard = _draw_shard(rng, step)
         number = min(_MOST_CLIPS, max(2, round(_PART_TOKENS / (shard.steps * TOKENS_PER_STEP))))
         places = sorted(rng.permutation(SHARD_CLIPS)[:number].tolist())
-        auxiliary = _AUXILIARY_WEIGHT * max(0.0, 1 - progress / _AUXILIARY_UNTIL)
-        return self._measure(shard, places, rng, auxiliary, choices=_CHOICES if progress >= _CHOICES_FROM else 0)
+        auxiliary = _AUXILIARY_WEIGHT * max(0.0, 1 - step / _AUXILIARY_UNTIL)
+        return self._measure(shard, places, rng, auxiliary, choices=_CHOICES if step >= _CHOICES_FROM else 0)
 
     @torch.no_grad()
     def check(self) -> Metrics:
@@ -223,8 +222,8 @@ def _as_people_type(rng: Generator, text: str) -> str:
     return text
 
 
-def _draw_shard(rng: Generator, progress: float) -> Shard:
-    weights = next(lengths for start, lengths in reversed(_LENGTHS) if progress >= start)
+def _draw_shard(rng: Generator, step: int) -> Shard:
+    weights = next(lengths for start, lengths in reversed(_LENGTHS) if step >= start)
     total = sum(weights.values())
     steps = int(rng.choice([*weights], p=[weight / total for weight in weights.values()]))
     split: Split = "train"

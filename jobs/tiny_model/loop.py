@@ -57,7 +57,7 @@ class Schedule:
         steps: Of the whole stage.
         peak: Highest learning rate.
         warmup: Steps up to it.
-        decay_from: Share of the steps after which it falls, as a cosine, to nothing.
+        decay_from: Step after which it falls, as a cosine, to nothing at the last.
         weight_decay: Of matrices.
         save_every: Steps between saved states.
         check_every: Steps between measurements on held-out clips.
@@ -66,7 +66,7 @@ class Schedule:
     steps: int
     peak: float
     warmup: int = 100
-    decay_from: float = 0.0
+    decay_from: int = 0
     weight_decay: float = 0.02
     save_every: int = 50
     check_every: int = 250
@@ -75,7 +75,7 @@ class Schedule:
         """The learning rate of a step."""
         if step < self.warmup:
             return self.peak * (step + 1) / self.warmup
-        start = max(self.warmup, self.decay_from * self.steps)
+        start = max(self.warmup, self.decay_from)
         if step < start:
             return self.peak
         return self.peak * 0.5 * (1 + math.cos(math.pi * (step - start) / (self.steps - start)))

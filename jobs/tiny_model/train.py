@@ -28,7 +28,7 @@ from jobs.tiny_model.vision_stage import VisionStage
 
 STAGES = ("vision", "cache", "language", "export")
 VISION = Schedule(steps=1000, peak=2e-3, warmup=50)
-LANGUAGE = Schedule(steps=8000, peak=2e-3, warmup=200, decay_from=0.4, check_every=400)
+LANGUAGE = Schedule(steps=6000, peak=2e-3, warmup=200, decay_from=3200, check_every=400)
 
 
 def main() -> int:

@@ -43,7 +43,13 @@ class DecodeStage(Stage):
             time.sleep(_ADMISSION_POLL_S)
         self.waited_s = time.perf_counter() - asked
         with local_copy(clip.video_path, job.storage_options) as path:
-            decoded = decode_clip(path, job.sampling, clip.start_s, clip.end_s, transform=self._preprocessor.resize)
+            decoded = decode_clip(
+                path,
+                job.sampling,
+                clip.start_s,
+                clip.end_s,
+                transform_for=lambda num_frames: self._preprocessor.for_video(num_frames).resize,
+            )
         self.tell("hold", clip.clip_id)
         return replace(message, decoded=decoded), {"clips_decoded": 1, "frames_decoded": len(decoded.frames)}
 

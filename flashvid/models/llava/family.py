@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from flashvid.models.llava.preprocess import LlavaFramePreprocessor
     from flashvid.models.llava.vision import LlavaVision
     from flashvid.models.sources import ModelSource
-    from flashvid.models.types import LoadOptions
+    from flashvid.models.types import LoadOptions, Part
     from flashvid.models.weights import Checkpoint
 
 
@@ -57,22 +57,26 @@ class LlavaFamily:
             return str(problem)
         return None
 
-    def missing_tensors(self, config: Mapping[str, Any], stored: Iterable[str]) -> list[str]:
+    def needed_tensors(self, config: Mapping[str, Any], stored: Iterable[str], part: Part) -> list[str]:
         """See `Family`."""
-        names, settings = frozenset(stored), LlavaSettings.parse(config)
-        layout = find_layout(names, settings.default_layout)
-        needed = [layout.tower + name for name in tower_tensors(settings.vision["num_hidden_layers"])]
-        needed += [layout.projector + name for name in layout.projector_tensors()]
-        needed += [layout.decoder + name for name in decoder_tensors(settings.text["num_hidden_layers"])]
-        if settings.newlines != "no_token":
-            needed.append(layout.newline)
-        if not settings.tied:
-            needed.append(layout.head + "weight")
-        return [name for name in needed if name not in names]
+        settings, needed = LlavaSettings.parse(config), []
+        layout = find_layout(stored, settings.default_layout)
+        if part != "language":
+            needed += [layout.tower + name for name in tower_tensors(settings.vision["num_hidden_layers"])]
+            needed += [layout.projector + name for name in layout.projector_tensors()]
+        if part != "vision":
+            needed += [layout.decoder + name for name in decoder_tensors(settings.text["num_hidden_layers"])]
+            needed += [] if settings.newlines == "no_token" else [layout.newline]
+            needed += [] if settings.tied else [layout.head + "weight"]
+        return needed
 
     def hidden_size(self, config: Mapping[str, Any]) -> int:
         """See `Family`."""
         return int(LlavaSettings.parse(config).text["hidden_size"])
+
+    def num_layers(self, config: Mapping[str, Any]) -> int:
+        """See `Family`."""
+        return int(LlavaSettings.parse(config).text["num_hidden_layers"])
 
     def load_preprocessor(
         self, source: ModelSource, *, min_pixels: int | None, max_pixels: int | None

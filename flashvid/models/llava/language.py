@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Self, cast
+from typing import Self
 
 import torch
-from torch import Tensor, nn
-from transformers import AutoTokenizer, Qwen2Model
+from torch import Tensor
+from transformers import Qwen2Model
 
 from flashvid.errors import ModelLoadError
 from flashvid.models.decoder import Decoder
+from flashvid.models.decoder_weights import read_decoder
 from flashvid.models.llava import prompts
 from flashvid.models.llava.configs import decoder_config
 from flashvid.models.llava.layouts import decoder_tensors, find_layout
 from flashvid.models.llava.settings import LlavaSettings, is_hugging_face
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
-from flashvid.models.modules import without_memory
-from flashvid.models.prompt import ChatPrompt, end_tokens
+from flashvid.models.prompt import ChatPrompt, end_tokens, load_tokenizer
 from flashvid.models.sources import ModelSource, chat_template
 from flashvid.models.types import CompressedVideo, LoadOptions
 from flashvid.models.weights import Checkpoint
@@ -72,21 +72,17 @@ def load_decoder(source: ModelSource, checkpoint: Checkpoint, options: LoadOptio
     settings = LlavaSettings.parse(source.config())
     layout = find_layout(checkpoint.files, settings.default_layout)
     config = decoder_config(source, settings, options)
-    names = decoder_tensors(config.num_hidden_layers)
-    # In the original layout everything stands behind the decoder's prefix.
-    others = ("vision_tower.", "mm_projector.", "image_newline", "rotary_emb.")
-    checkpoint.refuse_unexpected(layout.decoder, names, "decoder", unused=others)
-    decoder = without_memory(Qwen2Model, config)
-    checkpoint.fill(decoder, checkpoint.read(layout.decoder, names, options.dtype, options.device), "decoder")
-    # Its frequencies are computed, not stored, so the module without memory has none.
-    decoder.rotary_emb = type(decoder.rotary_emb)(cast("Any", config)).to(options.device)
-    head = nn.Linear(config.hidden_size, config.vocab_size, bias=False, device="meta")
-    if settings.tied:
-        weight = {"weight": decoder.embed_tokens.weight}
-    else:
-        weight = checkpoint.read(layout.head, ["weight"], options.dtype, options.device)
-    checkpoint.fill(head, weight, "output head")
-    return decoder.train(False), head.weight.detach()
+    return read_decoder(
+        Qwen2Model,
+        config,
+        checkpoint,
+        options,
+        prefix=layout.decoder,
+        names=decoder_tensors(config.num_hidden_layers),
+        head=None if settings.tied else layout.head,
+        # In the original layout everything stands behind the decoder's prefix.
+        unused=("vision_tower.", "mm_projector.", "image_newline"),
+    )
 
 
 def load_newline(source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> Tensor:
@@ -110,10 +106,7 @@ def load_chat(source: ModelSource) -> ChatPrompt:
         template, placeholder = _ORIGINAL_TEMPLATE, "<image>"
     if template is None:
         raise ModelLoadError("there is no chat template", str(source.path))
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(f"the tokenizer can't be loaded: {str(error).splitlines()[0]}", str(source.path)) from None
+    tokenizer = load_tokenizer(source.path)
     # Original tokenizers do not know it: their code cuts the text there. It never reaches the model.
     tokenizer.add_tokens([placeholder], special_tokens=True)
     return ChatPrompt(tokenizer, template, placeholder, end_tokens(source.path, tokenizer))

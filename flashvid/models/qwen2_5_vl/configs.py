@@ -8,11 +8,8 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLTextConfig
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
 
 from flashvid.errors import ModelLoadError
-from flashvid.models.modules import without_memory
 from flashvid.models.sources import ModelSource
 from flashvid.models.types import LoadOptions
-
-__all__ = ["load_configs", "without_memory"]
 
 
 def load_configs(source: ModelSource, options: LoadOptions) -> tuple[Qwen2_5_VLVisionConfig, Qwen2_5_VLTextConfig]:

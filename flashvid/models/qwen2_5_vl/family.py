@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from flashvid.models.qwen2_5_vl.preprocess import QwenFramePreprocessor
     from flashvid.models.qwen2_5_vl.vision import QwenVision
     from flashvid.models.sources import ModelSource
-    from flashvid.models.types import LoadOptions
+    from flashvid.models.types import LoadOptions, Part
     from flashvid.models.weights import Checkpoint
 
 # Newer layout first; without the word "model." it is that of checkpoints from before transformers 5.
@@ -50,19 +50,25 @@ class QwenFamily:
             return "the last vision block attends to windows, not to whole frames: no attention scores to be had"
         return None
 
-    def missing_tensors(self, config: Mapping[str, Any], stored: Iterable[str]) -> list[str]:
+    def needed_tensors(self, config: Mapping[str, Any], stored: Iterable[str], part: Part) -> list[str]:
         """See `Family`."""
-        names = frozenset(stored)
-        vision, language = vision_prefix(names), language_prefix(names)
-        needed = [vision + name for name in vision_tensors(config)]
-        needed += [language + name for name in language_tensors(config)]
-        if not is_tied(config):
-            needed.append("lm_head.weight")
-        return [name for name in needed if name not in names]
+        names, needed = frozenset(stored), []
+        if part != "language":
+            vision = vision_prefix(names)
+            needed += [vision + name for name in vision_tensors(config)]
+        if part != "vision":
+            language = language_prefix(names)
+            needed += [language + name for name in language_tensors(config)]
+            needed += [] if is_tied(config) else ["lm_head.weight"]
+        return needed
 
     def hidden_size(self, config: Mapping[str, Any]) -> int:
         """See `Family`."""
         return int(_text_config(config)["hidden_size"])
+
+    def num_layers(self, config: Mapping[str, Any]) -> int:
+        """See `Family`."""
+        return int(_text_config(config)["num_hidden_layers"])
 
     def load_preprocessor(
         self, source: ModelSource, *, min_pixels: int | None, max_pixels: int | None

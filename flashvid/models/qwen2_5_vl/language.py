@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Qwen2_5_VLTextModel
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
 
 from flashvid.models.decoder import Decoder
+from flashvid.models.decoder_weights import read_decoder
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.models.prompt import ChatPrompt
-from flashvid.models.qwen2_5_vl.configs import load_configs, without_memory
+from flashvid.models.qwen2_5_vl.configs import load_configs
 from flashvid.models.qwen2_5_vl.family import is_tied, language_prefix, language_tensors
 from flashvid.models.qwen2_5_vl.positions import prompt_positions, seconds_per_step
 from flashvid.models.sources import ModelSource
@@ -39,19 +40,18 @@ class QwenLanguage:
         """
         vision, text = load_configs(source, options)
         chat = ChatPrompt.load(source.path, video_token="<|video_pad|>")  # noqa: S106 - no password
-        model = without_memory(Qwen2_5_VLTextModel, text)
         stored = source.config()
-        prefix, names = language_prefix(checkpoint.files), language_tensors(stored)
-        checkpoint.fill(model, checkpoint.read(prefix, names, options.dtype, options.device), "language side")
-        # Its frequencies are computed, not stored, so the module without memory has none.
-        model.rotary_emb = type(model.rotary_emb)(cast("Any", text)).to(options.device)
-        head = nn.Linear(text.hidden_size, text.vocab_size, bias=False, device="meta")
-        if is_tied(stored):
-            weight = {"weight": model.embed_tokens.weight}
-        else:
-            weight = checkpoint.read("lm_head.", ["weight"], options.dtype, options.device)
-        checkpoint.fill(head, weight, "output head")
-        return cls(Decoder(model.train(False), head.weight), vision, chat)
+        decoder = read_decoder(
+            Qwen2_5_VLTextModel,
+            text,
+            checkpoint,
+            options,
+            prefix=language_prefix(checkpoint.files),
+            names=language_tensors(stored),
+            head=None if is_tied(stored) else "lm_head.",
+            what="language side",
+        )
+        return cls(Decoder(*decoder), vision, chat)
 
     def prefix(self, before: tuple[int, ...], compressed: CompressedVideo) -> SharedPrefix:
         """See `LanguageSide`: kept tokens stay where they were in the uncompressed prompt, at positions with gaps."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import numpy as np
 import torch
@@ -10,16 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VisionTransformerPretrainedModel,
-    Qwen2_5_VLVisionAttention,
-    apply_rotary_pos_emb_vision,
 )
 
-from flashvid.models.attention import received_attention
 from flashvid.models.blocks import EncodedSteps, encode_in_blocks
 from flashvid.models.modules import without_memory
 from flashvid.models.qwen2_5_vl.configs import load_configs
 from flashvid.models.qwen2_5_vl.family import vision_prefix, vision_tensors
 from flashvid.models.qwen2_5_vl.preprocess import QwenFramePreprocessor
+from flashvid.models.qwen_attention import run_tower
 from flashvid.models.sources import ModelSource
 from flashvid.models.types import LoadOptions, VisualFeatures
 from flashvid.models.weights import Checkpoint
@@ -47,8 +45,9 @@ class QwenVision:
         """
         preprocessor = QwenFramePreprocessor.load(source, min_pixels=options.min_pixels, max_pixels=options.max_pixels)
         config, _ = load_configs(source, options)
-        tower = without_memory(Qwen2_5_VisionTransformerPretrainedModel, config)
         prefix, names = vision_prefix(checkpoint.files), vision_tensors(source.config())
+        checkpoint.refuse_unexpected(prefix, names, "vision side", unused=("rotary_pos_emb.",))
+        tower = without_memory(Qwen2_5_VisionTransformerPretrainedModel, config)
         checkpoint.fill(tower, checkpoint.read(prefix, names, options.dtype, options.device), "vision side")
         # Its frequencies are computed, not stored, so the module without memory has none.
         tower.rotary_pos_emb = type(tower.rotary_pos_emb)(config).to(options.device)
@@ -83,18 +82,7 @@ class QwenVision:
             quarter, since each is the mean over the patches of a token.
         """
         steps, rows, columns = grid_thw
-        captured: dict[str, Any] = {}
-
-        def capture(_: torch.nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            captured.update(hidden=arguments[0], rotary=keywords["position_embeddings"])
-
-        attention = cast("Qwen2_5_VLVisionAttention", self._tower.blocks[-1].attn)
-        hook = attention.register_forward_pre_hook(capture, with_kwargs=True)
-        try:
-            output = self._tower(patches.to(self.dtype), grid_thw=torch.tensor([grid_thw], device=patches.device))
-        finally:
-            hook.remove()
-        received = _received_attention(attention, captured["hidden"], captured["rotary"], steps)
+        output, received = run_tower(self._tower, patches.to(self.dtype), grid_thw)
 
         merged = self._tower.spatial_merge_unit
         num_tokens = rows * columns // merged
@@ -129,14 +117,3 @@ def window_order(grid_thw: tuple[int, int, int], *, merge_size: int, window: int
         for left in range(0, columns, window)
     ]
     return torch.cat(windows)
-
-
-def _received_attention(
-    attention: Qwen2_5_VLVisionAttention, hidden: Tensor, rotary: tuple[Tensor, Tensor], steps: int
-) -> Tensor:
-    """What each patch receives within its step, from the block's own queries and keys: `[steps, P]` float32."""
-    heads = attention.num_heads
-    queries, keys, _ = attention.qkv(hidden).reshape(len(hidden), 3, heads, -1).permute(1, 0, 2, 3).unbind(0)
-    queries, keys = apply_rotary_pos_emb_vision(queries, keys, *rotary)
-    queries, keys = (part.reshape(steps, -1, *part.shape[1:]).transpose(1, 2) for part in (queries, keys))
-    return received_attention(queries, keys, attention.scaling)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from flashvid.models.qwen3_vl.preprocess import Qwen3FramePreprocessor
     from flashvid.models.qwen3_vl.vision import Qwen3Vision
     from flashvid.models.sources import ModelSource
-    from flashvid.models.types import LoadOptions
+    from flashvid.models.types import LoadOptions, Part
     from flashvid.models.weights import Checkpoint
 
 VISION_PREFIX = "model.visual."
@@ -53,18 +53,23 @@ class Qwen3Family:
             return f"{len(indexes)} deepstack layers do not fit {text['num_hidden_layers']} decoder layers"
         return None
 
-    def missing_tensors(self, config: Mapping[str, Any], stored: Iterable[str]) -> list[str]:
-        """See `Family`."""
-        names = frozenset(stored)
-        needed = [VISION_PREFIX + name for name in vision_tensors(config)]
-        needed += [LANGUAGE_PREFIX + name for name in language_tensors(config)]
-        if not is_tied(config):
-            needed.append("lm_head.weight")
-        return [name for name in needed if name not in names]
+    def needed_tensors(self, config: Mapping[str, Any], stored: Iterable[str], part: Part) -> list[str]:  # noqa: ARG002
+        """See `Family`; there is one layout, whatever is stored."""
+        needed = []
+        if part != "language":
+            needed += [VISION_PREFIX + name for name in vision_tensors(config)]
+        if part != "vision":
+            needed += [LANGUAGE_PREFIX + name for name in language_tensors(config)]
+            needed += [] if is_tied(config) else ["lm_head.weight"]
+        return needed
 
     def hidden_size(self, config: Mapping[str, Any]) -> int:
         """See `Family`."""
         return int(config["text_config"]["hidden_size"])
+
+    def num_layers(self, config: Mapping[str, Any]) -> int:
+        """See `Family`."""
+        return int(config["text_config"]["num_hidden_layers"])
 
     def load_preprocessor(
         self, source: ModelSource, *, min_pixels: int | None, max_pixels: int | None

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Self, cast
+from typing import Self
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Qwen3VLTextModel
 
 from flashvid.errors import InvalidFeaturesError
 from flashvid.models.decoder import Decoder
+from flashvid.models.decoder_weights import read_decoder
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
-from flashvid.models.modules import without_memory
 from flashvid.models.prompt import ChatPrompt
 from flashvid.models.qwen3_vl import prompts
 from flashvid.models.qwen3_vl.configs import load_configs
@@ -100,16 +100,12 @@ def load_decoder(source: ModelSource, checkpoint: Checkpoint, options: LoadOptio
     """
     _, config = load_configs(source, options)
     stored = source.config()
-    names = language_tensors(stored)
-    checkpoint.refuse_unexpected(LANGUAGE_PREFIX, names, "decoder", unused=("rotary_emb.",))
-    decoder = without_memory(Qwen3VLTextModel, config)
-    checkpoint.fill(decoder, checkpoint.read(LANGUAGE_PREFIX, names, options.dtype, options.device), "decoder")
-    # Its frequencies are computed, not stored, so the module without memory has none.
-    decoder.rotary_emb = type(decoder.rotary_emb)(cast("Any", config)).to(options.device)
-    head = nn.Linear(config.hidden_size, config.vocab_size, bias=False, device="meta")
-    if is_tied(stored):
-        weight = {"weight": decoder.embed_tokens.weight}
-    else:
-        weight = checkpoint.read("lm_head.", ["weight"], options.dtype, options.device)
-    checkpoint.fill(head, weight, "output head")
-    return decoder.train(False), head.weight.detach()
+    return read_decoder(
+        Qwen3VLTextModel,
+        config,
+        checkpoint,
+        options,
+        prefix=LANGUAGE_PREFIX,
+        names=language_tensors(stored),
+        head=None if is_tied(stored) else "lm_head.",
+    )

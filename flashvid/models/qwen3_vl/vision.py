@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Self, cast
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers.models.qwen3_vl.modeling_qwen3_vl import (
-    Qwen3VLVisionAttention,
     Qwen3VLVisionModel,
-    apply_rotary_pos_emb_vision,
 )
 
-from flashvid.models.attention import received_attention
 from flashvid.models.blocks import EncodedSteps, encode_in_blocks
 from flashvid.models.modules import without_memory
 from flashvid.models.qwen3_vl.configs import load_configs
 from flashvid.models.qwen3_vl.family import VISION_PREFIX, vision_tensors
 from flashvid.models.qwen3_vl.preprocess import Qwen3FramePreprocessor
+from flashvid.models.qwen_attention import run_tower
 from flashvid.models.resizing import resize_frames
 from flashvid.models.sources import ModelSource
 from flashvid.models.types import LoadOptions, VisualFeatures
@@ -85,32 +83,10 @@ class Qwen3Vision:
             token.
         """
         steps = grid_thw[0]
-        captured: dict[str, Any] = {}
-
-        def capture(_: torch.nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            captured.update(hidden=arguments[0], rotary=keywords["position_embeddings"])
-
-        attention = cast("Qwen3VLVisionAttention", self._tower.blocks[-1].attn)
-        hook = attention.register_forward_pre_hook(capture, with_kwargs=True)
-        try:
-            output = self._tower(patches.to(self.dtype), grid_thw=torch.tensor([grid_thw], device=patches.device))
-        finally:
-            hook.remove()
-        received = _received_attention(attention, captured["hidden"], captured["rotary"], steps)
+        output, received = run_tower(self._tower, patches.to(self.dtype), grid_thw)
         # The patches of a token stand together, and tokens in reading order: there are no windows.
         scores = received.reshape(steps, -1, self._tower.spatial_merge_unit).mean(dim=-1)
         features, *deepstack = (
             part.reshape(steps, -1, part.shape[-1]) for part in (output.pooler_output, *output.deepstack_features)
         )
         return EncodedSteps(features, scores, tuple(deepstack))
-
-
-def _received_attention(
-    attention: Qwen3VLVisionAttention, hidden: Tensor, rotary: tuple[Tensor, Tensor], steps: int
-) -> Tensor:
-    """What each patch receives within its step, from the block's own queries and keys: `[steps, P]` float32."""
-    heads = attention.num_heads
-    queries, keys, _ = attention.qkv(hidden).reshape(len(hidden), 3, heads, -1).permute(1, 0, 2, 3).unbind(0)
-    queries, keys = apply_rotary_pos_emb_vision(queries, keys, *rotary)
-    queries, keys = (part.reshape(steps, -1, *part.shape[1:]).transpose(1, 2) for part in (queries, keys))
-    return received_attention(queries, keys, attention.scaling)

@@ -1,0 +1,54 @@
+"""The device a model is loaded to: whether it is there, and whether the model fits."""
+
+from __future__ import annotations
+
+import torch
+
+from flashvid.errors import ConfigurationError, ModelLoadError
+from flashvid.models.sources import ModelSource
+
+
+def usable_device(device: str | torch.device | None) -> torch.device:
+    """The device that was asked for; cuda if there is one, else cpu, when none was.
+
+    Raises:
+        ConfigurationError: there is no such device here.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ConfigurationError(f"device {device!r} is none that torch knows; cpu and cuda, cuda:0 are") from None
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ConfigurationError(f"device {str(found)!r} is not here: torch finds {torch.cuda.device_count()} GPUs")
+    return found
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that tensors can still take on a device; None where torch can't tell, which is everywhere but on CUDA."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    # What torch holds and has no tensor in is free for us, and the driver does not know it.
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def refuse_too_large(source: ModelSource, needed: int, device: torch.device) -> None:
+    """Refuse weights that a device has no room for.
+
+    Args:
+        source: The model.
+        needed: Bytes of the weights to be read, in the precision they will have.
+        device: Where they go.
+
+    Raises:
+        ModelLoadError: says how much is needed and how much is free.
+    """
+    free = free_bytes(device)
+    if free is not None and needed > free:
+        raise ModelLoadError(
+            f"the weights take {needed / 1e9:.2f} GB and {device} has {free / 1e9:.2f} GB free: "
+            "load one part of the model, in a smaller dtype, or on another device",
+            str(source.path),
+        )
