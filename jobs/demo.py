@@ -25,7 +25,7 @@ from jobs.tiny_model.rendering import write_clip
 # Clips that neither training nor any measurement has seen.
 _FIRST_CLIP, _NUM_CLIPS, _QUESTIONS_PER_CLIP = 5_000_000, 5, 2
 _STEPS = 8
-_NATURAL_QUESTION = "how many things are there?"
+_NATURAL_QUESTION = "How many circles are there?"
 
 
 def run_demo(output: Path, console: Console | None = None) -> None:
@@ -61,7 +61,8 @@ def write_samples(output: Path) -> list[Path]:
         Paths of the videos.
     """
     (output / "videos").mkdir(parents=True, exist_ok=True)
-    videos, questions = [], []
+    videos: list[Path] = []
+    questions: list[dict[str, str | None]] = []
     clips = held_out_clips(_NUM_CLIPS, first_clip=_FIRST_CLIP, lengths={_STEPS: 1.0}, families=OPEN_FAMILIES)
     for number, (scene, asked) in enumerate(clips, start=1):
         video = output / "videos" / f"clip_{number}.mp4"
