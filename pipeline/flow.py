@@ -4,8 +4,9 @@
                                               ├─► answer ─► the driver
     clips with tokens ────────────────────────┘
 
-Each read task deals out one shard of the plan, one clip per block, so that no pool waits for a neighbour's clip. What
-back-pressure Ray Data applies to bytes is joined by a bound on clips: `RunMonitor.admit`.
+Each read task deals out one shard of the plan, one clip per block, so that no pool waits for a neighbour's clip, except
+where clips with few questions are answered as one batch. What back-pressure Ray Data applies to bytes is joined by a
+bound on clips: `RunMonitor.admit`.
 """
 
 from __future__ import annotations
@@ -94,8 +95,9 @@ def _graph(plan: Plan, pools: Pools, settings: StageSettings, questions: ray.Obj
         sources.append(_source(plan.cached))
     first, *others = sources
     joined: Dataset = first.union(*others) if others else first
-    # Nobody waits for a neighbour that is still to be encoded: clips are answered together only if none is.
-    together = 1 if plan.to_encode else clips_per_batch(len(plan.cached), plan.answers_planned, pools.answer.size)
+    together = clips_per_batch(
+        len(plan.to_encode) + len(plan.cached), plan.answers_planned, pools.answer.size, encodes=bool(plan.to_encode)
+    )
     return _stage(joined, AnswerStage, pools.answer, settings, questions, batch_size=together)
 
 

@@ -139,22 +139,24 @@ def test_pools_that_start_nothing_need_no_room() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_clips", "num_answers", "num_actors", "expected"),
+    ("num_clips", "num_answers", "num_actors", "expected", "while_encoding"),
     [
-        (100, 100, 1, 16),  # one question each fills a batch with 16 clips
-        (100, 300, 2, 5),
-        (100, 1600, 1, 1),
-        (100, 5000, 1, 1),  # one clip is more than a batch
-        (4, 4, 2, 2),  # every actor gets some
-        (3, 3, 4, 1),
-        (1, 1, 1, 1),
+        (1000, 1000, 1, 16, 16),  # one question each fills a batch with 16 clips
+        (100, 300, 2, 5, 3),
+        (1000, 3000, 2, 5, 5),
+        (100, 1600, 1, 1, 1),
+        (100, 5000, 1, 1, 1),  # one clip is more than a batch
+        (4, 4, 2, 2, 1),  # every actor gets some
+        (3, 3, 4, 1, 1),
+        (1, 1, 1, 1, 1),
     ],
 )
 def test_clips_with_few_questions_share_a_batch(
-    num_clips: int, num_answers: int, num_actors: int, expected: int
+    num_clips: int, num_answers: int, num_actors: int, expected: int, while_encoding: int
 ) -> None:
-    """Until it is full, but not at the cost of an idle actor."""
-    assert clips_per_batch(num_clips, num_answers, num_actors) == expected
+    """Until it is full, but not at the cost of an idle actor, nor of a first answer that comes late."""
+    assert clips_per_batch(num_clips, num_answers, num_actors, encodes=False) == expected
+    assert clips_per_batch(num_clips, num_answers, num_actors, encodes=True) == while_encoding
 
 
 def test_a_batch_is_the_librarys() -> None:
