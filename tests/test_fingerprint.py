@@ -59,6 +59,7 @@ SETTINGS: dict[str, tuple[object, Effect]] = {
     "generation.choice": ("likelihood", "answers"),
     "generation.json_schema": ({"type": "integer"}, "answers"),
     "generation.chat_template": ("{{ messages }}", "answers"),
+    "generation.reference_compatible": (True, "answers"),
     "resources.decode.concurrency": (2, "neither"),
     "resources.decode.num_cpus": (2.0, "neither"),
     "resources.decode.num_gpus": (0.0, "neither"),

@@ -234,7 +234,8 @@ def test_markers_stay_unless_the_reference_is_asked_for(model: VideoModel, compr
     language = language_of(model)
     ids = language.chat.around_video("What?", "Be brief.")
     ours = language.prefix(ids[0], compressed)
-    theirs = language.prefix(ids[0], compressed, reference_compatible=True)
+    reference = language.reference_compatible()
+    theirs = reference.prefix(ids[0], compressed)
     start, end = language.decoder.embed([ids[0][-1], ids[1][0]])
     is_marker = (ours.embeddings == start).all(dim=1) | (ours.embeddings == end).all(dim=1)
     assert int(is_marker.sum()) == 3 + 2
@@ -242,7 +243,7 @@ def test_markers_stay_unless_the_reference_is_asked_for(model: VideoModel, compr
     assert torch.equal(theirs.positions, ours.positions[:, ~is_marker])
     assert torch.equal(theirs.is_visual, ours.is_visual[~is_marker])
     suffix = language.suffix(*ids, compressed)
-    dropped = language.suffix(*ids, compressed, reference_compatible=True)
+    dropped = reference.suffix(*ids, compressed)
     assert dropped.ids == suffix.ids[1:]
     assert torch.equal(dropped.positions, suffix.positions[:, 1:])
     assert dropped.next_position == suffix.next_position
