@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,52 +18,156 @@ MAX_NEIGHBOURS = 7
 # many parts that memory is bounded.
 ROUNDING = 8 * torch.finfo(torch.float32).eps
 TIMES_ROUNDING = 100
-PARTS = 8
+FLOAT64_PARTS = 8
+LAYOUT_PARTS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Rows for the tokens of F frames of different sizes in one matrix `[P, D]`.
+
+    Frames come by descending size, in a few parts. Those of one part are padded to its first, so that they can be
+    multiplied together and little is multiplied in vain.
+    """
+
+    sizes: Counts
+    """`[F]`, descending: the tokens of each frame, its first rows."""
+    padded: Counts
+    """`[F]`: the rows of each frame."""
+    first_rows: Counts
+    """`[F]`: where they begin."""
+    borders: tuple[int, ...]
+    """The first frame of each part, and F."""
+
+    @classmethod
+    def of(cls, sizes: Counts) -> Layout:
+        """For frames of these sizes, `[F]`, descending, of which there is at least one."""
+        borders = np.linspace(0, len(sizes), min(LAYOUT_PARTS, len(sizes)) + 1).astype(np.int64)
+        padded = sizes[borders[:-1]].repeat(np.diff(borders))
+        return cls(sizes, padded, np.cumsum(padded) - padded, tuple(borders.tolist()))
+
+    @property
+    def num_rows(self) -> int:
+        """P."""
+        return int(self.padded.sum())
+
+    def blocks(self, tokens: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """The parts of a matrix `[P, D]`: their frames, and a view `[f, m, D]` of their rows."""
+        for start, end in pairwise(self.borders):
+            shape = end - start, int(self.padded[start]), tokens.shape[1]
+            yield slice(start, end), tokens.narrow(0, int(self.first_rows[start]), shape[0] * shape[1]).view(shape)
 
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
-    """A partition of the tokens of each of F frames; a frame has at most m tokens and at most c clusters."""
+    """A partition of the tokens of each of F frames; C clusters in all, frame after frame."""
 
     ids: Tensor
-    """`[F, m]` int64: the cluster of each token, from 0; meaningless beyond a frame's tokens."""
+    """`[P]` int64: the cluster of the token in each row, from 0 to C - 1; meaningless in rows that only pad."""
     centers: Tensor
-    """`[F, c]` int64: the token each cluster is centred on, best first; meaningless beyond a frame's clusters."""
+    """`[C]` int64: the row of the token each cluster is centred on; in each frame the best first."""
 
 
-def squared_distances(products: Tensor, width: int, outside: Tensor) -> Tensor:
+def inner_products(tokens: Tensor, layout: Layout) -> Tensor:
+    """Within each frame: `[P, D]`, **changed** as `dpc_knn` says, to `[F, m, m]`, symmetric to the last bit.
+
+    Beyond the tokens of a frame there may be anything finite.
+    """
+    most = int(layout.sizes[0])
+    products = tokens.new_zeros(len(layout.sizes), most, most)
+    for frames, own in layout.blocks(tokens):
+        size = own.shape[1]
+        own.sub_(own[:, :1].clone())
+        torch.bmm(own, own.mT, out=products[frames, :size, :size])
+    # Rounding would decide between mutual neighbours.
+    return torch.maximum(products, products.mT)
+
+
+def squared_distances(products: Tensor, width: int, valid: Tensor) -> Tensor:
     """Between the tokens of a frame, over the width.
 
     Args:
-        products: `[F, m, m]`, symmetric: inner products.
+        products: `[F, m, m]`, symmetric, finite: inner products.
         width: D.
-        outside: `[F, m, m]` bool: pairs of which not both are tokens of the frame.
+        valid: `[F, m]` bool: which are tokens of the frame.
 
     Returns:
-        `[F, m, m]`, symmetric, 0 to itself, infinite outside.
+        `[F, m, m]`, symmetric, 0 to itself and outside of the frame.
     """
     squares = products.diagonal(dim1=1, dim2=2)
-    distances = (squares.unsqueeze(1) + squares.unsqueeze(2)).sub_(products, alpha=2).div_(width)
+    distances = (squares.unsqueeze(1) + squares.unsqueeze(2)).sub_(products, alpha=2).div_(width).clamp_min_(0)
     distances.diagonal(dim1=1, dim2=2).zero_()
-    return distances.clamp_min_(0).masked_fill_(outside, torch.inf)
+    # Many times faster than filling by a mask.
+    inside = valid.to(distances.dtype)
+    return distances.mul_(inside.unsqueeze(1)).mul_(inside.unsqueeze(2))
 
 
-def neighbour_spread(distances: Tensor, num_neighbours: Tensor) -> Tensor:
+def neighbour_spread(distances: Tensor, num_neighbours: Tensor, most: int) -> Tensor:
     """The mean of the smallest squared distances, to itself included.
 
     Args:
         distances: `[F, m, m]`, squared.
         num_neighbours: `[F]` int64, from 0 to 7 and to m.
+        most: The largest of these.
 
     Returns:
         `[F, m]`.
     """
-    nearest = distances.topk(min(MAX_NEIGHBOURS, distances.shape[-1]), largest=False).values
-    counted = torch.arange(nearest.shape[-1], device=nearest.device) < num_neighbours.view(-1, 1, 1)
-    return nearest.where(counted, 0.0).sum(dim=-1) / num_neighbours.clamp_min(1).unsqueeze(-1)
+    nearest = distances.topk(most, largest=False).values
+    counted = torch.arange(most, device=nearest.device) < num_neighbours.view(-1, 1, 1)
+    return nearest.where(counted, 0.0).sum(dim=-1) / num_neighbours.unsqueeze(-1)
 
 
-def dpc_knn(tokens: Tensor, token_counts: Counts, cluster_counts: Counts, *, reference_compatible: bool) -> Clusters:
+def distances_and_scores(
+    tokens: Tensor, layout: Layout, num_neighbours: Tensor, most_neighbours: int, *, reference_compatible: bool
+) -> tuple[Tensor, Tensor]:
+    """How far tokens are from each other, and how good a centre each makes: dense, and far from anything denser.
+
+    Args:
+        tokens: `[P, D]`, see `dpc_knn`.
+        layout: Its rows.
+        num_neighbours: `[F]` int64, from 1: those whose distances make a token's density, itself included.
+        most_neighbours: The largest of these.
+        reference_compatible: See `dpc_knn`.
+
+    Returns:
+        `[F, m, m]`, infinite from a token to what is no token of its frame; and `[F, m]`, minus infinity for that.
+        Both in float64 if any frame has tokens too close together for float32.
+    """
+    width, most = tokens.shape[-1], int(layout.sizes[0])
+    places = torch.arange(most, device=tokens.device)
+    valid = places < torch.from_numpy(layout.sizes).to(tokens.device).unsqueeze(-1)
+    distances = squared_distances(inner_products(tokens, layout), width, valid)
+    largest = distances.amax(dim=(1, 2))
+    beyond = torch.zeros_like(valid, dtype=distances.dtype).masked_fill_(~valid, torch.inf)
+    distances += beyond.unsqueeze(1)
+    spread = neighbour_spread(distances, num_neighbours, most_neighbours)
+    frames = places[:0]
+    if not reference_compatible:
+        closest = (spread + beyond).amin(dim=-1)
+        unsure = (closest < largest * (ROUNDING * TIMES_ROUNDING)) & (num_neighbours > 1)
+        frames = unsure.nonzero().flatten()
+    if len(frames) > 0:
+        products = tokens.new_empty(len(frames), most, most, dtype=torch.float64)
+        first_rows = torch.from_numpy(layout.first_rows).to(tokens.device)[frames]
+        rows = (first_rows.unsqueeze(-1) + places).clamp_max_(len(tokens) - 1)
+        for part, out in zip(rows.tensor_split(FLOAT64_PARTS), products.tensor_split(FLOAT64_PARTS), strict=True):
+            own = tokens[part].double()
+            torch.bmm(own, own.mT, out=out)
+        exact = squared_distances(products, width, valid[frames]).add_(beyond[frames].unsqueeze(1))
+        distances, spread = distances.double(), spread.double()
+        distances[frames] = exact
+        spread[frames] = neighbour_spread(exact, num_neighbours[frames], most_neighbours)
+    distances.sqrt_()
+    density = torch.exp(-spread) if reference_compatible else -spread
+    denser = density.unsqueeze(1) > density.unsqueeze(2)
+    separation = distances.where(denser, torch.inf).amin(dim=-1)
+    separation = separation.where(separation != torch.inf, largest.sqrt().unsqueeze(-1))
+    scores = separation * density if reference_compatible else separation.log() + density
+    return distances, scores.masked_fill_(~valid, -torch.inf)
+
+
+def dpc_knn(tokens: Tensor, layout: Layout, cluster_counts: Counts, *, reference_compatible: bool) -> Clusters:
     """Cluster the tokens of each frame around those that are dense and far from anything denser.
 
     A token counts among its own neighbours. The reference blurs densities with random noise; here there is none, and
@@ -68,58 +175,33 @@ def dpc_knn(tokens: Tensor, token_counts: Counts, cluster_counts: Counts, *, ref
     ties without noise (those of `torch.topk`) can be had for all frames at once, and are.
 
     Args:
-        tokens: `[F, m, D]`, floating, **changed**: moved so that each frame's first token is 0, which distances do
-                not see and rounding does. Rows beyond a frame's tokens may hold anything finite.
-        token_counts: `[F]`: the tokens of each frame, its first rows; at most m.
-        cluster_counts: `[F]`, from 0 to the frame's tokens.
+        tokens: `[P, D]`, floating, **changed**: moved so that each frame's first token is 0, which distances do
+                not see and rounding does. Rows that only pad may hold anything finite.
+        layout: Its rows.
+        cluster_counts: `[F]`, from 1 to the frame's tokens.
         reference_compatible: As in the reference, densities underflow to 0 where tokens are far apart. Otherwise the
             same scores are compared as logarithms.
     """
-    _, most, width = tokens.shape
-    num_tokens = torch.from_numpy(token_counts).to(tokens.device)
-    num_clusters = torch.from_numpy(cluster_counts).to(tokens.device)
-    places = torch.arange(most, device=tokens.device)
-    valid = places < num_tokens.unsqueeze(-1)
-    outside = ~(valid.unsqueeze(1) & valid.unsqueeze(2))
-    num_neighbours = num_clusters.clamp_max(MAX_NEIGHBOURS)
-    tokens -= tokens[:, :1].clone()
-    products = torch.bmm(tokens, tokens.transpose(1, 2))
-    # Symmetric to the last bit, since rounding would decide between mutual neighbours.
-    products = torch.add(products, products.transpose(1, 2)).mul_(0.5)
-    distances = squared_distances(products, width, outside)
-    del products
-    spread = neighbour_spread(distances, num_neighbours)
-    largest = distances.masked_fill(outside, 0.0).amax(dim=(1, 2))
-    frames = places[:0]
-    if not reference_compatible:
-        closest = spread.masked_fill(~valid, torch.inf).amin(dim=-1)
-        unsure = (closest < largest * (ROUNDING * TIMES_ROUNDING)) & (num_neighbours > 1)
-        frames = unsure.nonzero().flatten()
-    if len(frames) > 0:
-        exact = tokens.new_empty(len(frames), most, most, dtype=torch.float64)
-        for part in torch.arange(len(frames), device=tokens.device).tensor_split(PARTS):
-            own = tokens[frames[part]].double()
-            exact[part] = torch.bmm(own, own.transpose(1, 2))
-        exact = squared_distances(exact, width, outside[frames])
-        distances, spread = distances.double(), spread.double()
-        distances[frames], spread[frames] = exact, neighbour_spread(exact, num_neighbours[frames])
-
-    distances.sqrt_()
-    density = torch.exp(-spread) if reference_compatible else -spread
-    not_denser = density.unsqueeze(1) <= density.unsqueeze(2)
-    separation = distances.masked_fill(not_denser | outside, torch.inf).amin(dim=-1)
-    separation = separation.where(separation != torch.inf, largest.sqrt().unsqueeze(-1))
-    scores = separation * density if reference_compatible else separation.log() + density
-    most_clusters = int(cluster_counts.max())
-    alike = reference_compatible and bool((token_counts == most).all() and (cluster_counts == most_clusters).all())
-    # Infinity is also a score of its own, but tokens beyond the end come after those within.
-    ranked = scores.masked_fill_(~valid, -torch.inf)
-    centers = first_ranked(ranked, most_clusters, largest=True, reference_compatible=alike)
-    missing = places[:most_clusters] >= num_clusters.unsqueeze(-1)
-    ranks = torch.full_like(valid, most, dtype=torch.int64).scatter_(
-        1, centers, places[:most_clusters].expand_as(centers)
+    device, most, most_clusters = tokens.device, int(layout.sizes[0]), int(cluster_counts.max())
+    num_clusters = torch.from_numpy(cluster_counts).to(device).unsqueeze(-1)
+    distances, scores = distances_and_scores(
+        tokens,
+        layout,
+        num_clusters.clamp_max(MAX_NEIGHBOURS).squeeze(-1),
+        min(MAX_NEIGHBOURS, most_clusters),
+        reference_compatible=reference_compatible,
     )
+    alike = bool((layout.sizes == most).all() and (cluster_counts == most_clusters).all())
+    # Minus infinity is also a score of its own, but what is no token comes after those that are.
+    centers = first_ranked(scores, most_clusters, largest=True, reference_compatible=reference_compatible and alike)
+    places = torch.arange(most, device=device)
+    wanted = places[:most_clusters] < num_clusters
     to_center = distances.gather(2, centers.unsqueeze(1).expand(-1, most, -1))
-    nearest = to_center.masked_fill_(missing.unsqueeze(1), torch.inf).argmin(dim=-1)
+    nearest = to_center.masked_fill_(~wanted.unsqueeze(1), torch.inf).argmin(dim=-1)
     # Of two centres at the same place, argmin would give both to the first and leave the other empty.
-    return Clusters(ranks.where(ranks < num_clusters.unsqueeze(-1), nearest), centers)
+    ranks = torch.full_like(nearest, most).scatter_(1, centers, places[:most_clusters].expand_as(centers))
+    ids = ranks.where(ranks < num_clusters, nearest)
+    first_clusters = torch.from_numpy(np.cumsum(cluster_counts) - cluster_counts).to(device).unsqueeze(-1)
+    has_row = places < torch.from_numpy(layout.padded).to(device).unsqueeze(-1)
+    first_rows = torch.from_numpy(layout.first_rows).to(device).unsqueeze(-1)
+    return Clusters((ids + first_clusters)[has_row], (centers + first_rows)[wanted])

@@ -77,19 +77,19 @@ def find_links(
         reference_compatible: Mark impossible links with -1, the reference's way, rather than minus infinity.
     """
     no_link = REFERENCE_NO_LINK if reference_compatible else -torch.inf
-    similarity = features.new_full(free.shape, no_link)
-    parent = torch.zeros_like(free, dtype=torch.int64)
-    if len(features) == 1:
-        return Links(similarity, parent)
-    cosines = torch.bmm(features[1:], features[:-1].transpose(1, 2)).mul_(inverse_lengths[:-1].unsqueeze(1))
-    best, parent[1:] = cosines.masked_fill_(~free[:-1].unsqueeze(1), -torch.inf).max(dim=-1)
+    # Nothing is linked to what is not free; adding minus infinity is many times faster than filling by a mask.
+    scale = inverse_lengths.where(free, 0.0)[:-1].unsqueeze(1)
+    barred = torch.zeros_like(inverse_lengths).masked_fill_(~free, -torch.inf)[:-1].unsqueeze(1)
+    cosines = torch.bmm(features[1:], features[:-1].mT).mul_(scale).add_(barred)
+    best, parent = cosines.max(dim=-1)
     best *= inverse_lengths[1:]
     follows = torch.from_numpy(np.diff(segments.numbers) == 0).to(free.device)
     possible = free[1:] & follows.unsqueeze(-1)
     if reference_compatible:
         possible &= best != -torch.inf
-    similarity[1:] = best.where(possible, no_link)
-    return Links(similarity, parent)
+    best = best.where(possible, no_link)
+    # The first frame follows none.
+    return Links(functional.pad(best, (0, 0, 1, 0), value=no_link), functional.pad(parent, (0, 0, 1, 0)))
 
 
 def choose_links(

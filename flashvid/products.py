@@ -15,13 +15,13 @@ def gram(tokens: Tensor) -> Tensor:
     neighbours is nearer. One quarter is mirrored from another, which also saves its cost.
     """
     half = tokens.shape[1] // 2
-    upper, lower = tokens[:, :half], tokens[:, half:]
-    top = torch.bmm(upper, tokens.transpose(1, 2))
-    bottom = torch.cat([top[:, :, half:].transpose(1, 2), torch.bmm(lower, lower.transpose(1, 2))], dim=2)
-    products = torch.cat([top, bottom], dim=1)
+    lower = tokens[:, half:]
+    products = tokens.new_empty(*tokens.shape[:2], tokens.shape[1])
+    torch.bmm(tokens[:, :half], tokens.mT, out=products[:, :half])
+    torch.bmm(lower, lower.mT, out=products[:, half:, half:])
+    products[:, half:, :half] = products[:, :half, half:].mT
     # The two quarters on the diagonal still are plain products.
-    products += products.transpose(1, 2).clone()
-    return products.mul_(0.5)
+    return torch.maximum(products, products.mT)
 
 
 def inverse_lengths(tokens: Tensor, *, reference_compatible: bool) -> Tensor:
