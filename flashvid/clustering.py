@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -19,15 +18,14 @@ MAX_NEIGHBOURS = 7
 ROUNDING = 8 * torch.finfo(torch.float32).eps
 TIMES_ROUNDING = 100
 FLOAT64_PARTS = 8
-LAYOUT_PARTS = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
     """Rows for the tokens of F frames of different sizes in one matrix `[P, D]`.
 
-    Frames come by descending size, in a few parts. Those of one part are padded to its first, so that they can be
-    multiplied together and little is multiplied in vain.
+    Frames come by descending size. Where it saves most they are parted in two, larger ones and smaller ones, each
+    padded to the first of its part: they can be multiplied together then, and less is multiplied in vain.
     """
 
     sizes: Counts
@@ -36,15 +34,18 @@ class Layout:
     """`[F]`: the rows of each frame."""
     first_rows: Counts
     """`[F]`: where they begin."""
-    borders: tuple[int, ...]
-    """The first frame of each part, and F."""
+    num_large: int
+    """Frames in the first part; the second may be empty."""
 
     @classmethod
     def of(cls, sizes: Counts) -> Layout:
         """For frames of these sizes, `[F]`, descending, of which there is at least one."""
-        borders = np.linspace(0, len(sizes), min(LAYOUT_PARTS, len(sizes)) + 1).astype(np.int64)
-        padded = sizes[borders[:-1]].repeat(np.diff(borders))
-        return cls(sizes, padded, np.cumsum(padded) - padded, tuple(borders.tolist()))
+        num_large = np.arange(1, len(sizes) + 1)
+        small = np.append(sizes[1:], 0)
+        cost = num_large * sizes[0] ** 2 + num_large[::-1] * small**2 - small**2
+        best = int(cost.argmin()) + 1
+        padded = np.where(num_large <= best, sizes[0], small[best - 1])
+        return cls(sizes, padded, np.cumsum(padded) - padded, best)
 
     @property
     def num_rows(self) -> int:
@@ -53,9 +54,11 @@ class Layout:
 
     def blocks(self, tokens: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """The parts of a matrix `[P, D]`: their frames, and a view `[f, m, D]` of their rows."""
-        for start, end in pairwise(self.borders):
-            shape = end - start, int(self.padded[start]), tokens.shape[1]
-            yield slice(start, end), tokens.narrow(0, int(self.first_rows[start]), shape[0] * shape[1]).view(shape)
+        for frames in (slice(0, self.num_large), slice(self.num_large, len(self.sizes))):
+            padded = self.padded[frames]
+            if len(padded) > 0:
+                rows = tokens.narrow(0, int(self.first_rows[frames][0]), int(padded.sum()))
+                yield frames, rows.view(len(padded), int(padded[0]), -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,88 +86,89 @@ def inner_products(tokens: Tensor, layout: Layout) -> Tensor:
     return torch.maximum(products, products.mT)
 
 
-def squared_distances(products: Tensor, width: int, valid: Tensor) -> Tensor:
+def squared_distances(products: Tensor, width: int, beyond: Tensor) -> Tensor:
     """Between the tokens of a frame, over the width.
 
     Args:
         products: `[F, m, m]`, symmetric, finite: inner products.
         width: D.
-        valid: `[F, m]` bool: which are tokens of the frame.
+        beyond: `[F, m]`: 0 for a token of the frame, infinity for what is none.
 
     Returns:
-        `[F, m, m]`, symmetric, 0 to itself and outside of the frame.
+        `[F, m, m]`, symmetric, 0 to itself, infinite to and from what is no token of the frame.
     """
-    squares = products.diagonal(dim1=1, dim2=2)
+    squares = products.diagonal(dim1=1, dim2=2) + beyond
     distances = (squares.unsqueeze(1) + squares.unsqueeze(2)).sub_(products, alpha=2).div_(width).clamp_min_(0)
     distances.diagonal(dim1=1, dim2=2).zero_()
-    # Many times faster than filling by a mask.
-    inside = valid.to(distances.dtype)
-    return distances.mul_(inside.unsqueeze(1)).mul_(inside.unsqueeze(2))
+    return distances
 
 
-def neighbour_spread(distances: Tensor, num_neighbours: Tensor, most: int) -> Tensor:
+def neighbour_spread(distances: Tensor, num_neighbours: Counts) -> Tensor:
     """The mean of the smallest squared distances, to itself included.
 
     Args:
         distances: `[F, m, m]`, squared.
-        num_neighbours: `[F]` int64, from 0 to 7 and to m.
-        most: The largest of these.
+        num_neighbours: `[F]`, from 1 to 7 and to m.
 
     Returns:
         `[F, m]`.
     """
-    nearest = distances.topk(most, largest=False).values
-    counted = torch.arange(most, device=nearest.device) < num_neighbours.view(-1, 1, 1)
-    return nearest.where(counted, 0.0).sum(dim=-1) / num_neighbours.unsqueeze(-1)
+    most = int(num_neighbours.max())
+    uncounted = torch.from_numpy(np.arange(most) >= num_neighbours[:, None, None]).to(distances.device)
+    nearest = distances.topk(most, largest=False).values.masked_fill_(uncounted, 0.0)
+    return nearest.sum(dim=-1) / torch.from_numpy(num_neighbours[:, None]).to(distances.device)
 
 
 def distances_and_scores(
-    tokens: Tensor, layout: Layout, num_neighbours: Tensor, most_neighbours: int, *, reference_compatible: bool
+    tokens: Tensor, layout: Layout, num_neighbours: Counts, *, reference_compatible: bool
 ) -> tuple[Tensor, Tensor]:
     """How far tokens are from each other, and how good a centre each makes: dense, and far from anything denser.
 
     Args:
         tokens: `[P, D]`, see `dpc_knn`.
         layout: Its rows.
-        num_neighbours: `[F]` int64, from 1: those whose distances make a token's density, itself included.
-        most_neighbours: The largest of these.
+        num_neighbours: `[F]`, from 1: those whose distances make a token's density, itself included.
         reference_compatible: See `dpc_knn`.
 
     Returns:
-        `[F, m, m]`, infinite from a token to what is no token of its frame; and `[F, m]`, minus infinity for that.
-        Both in float64 if any frame has tokens too close together for float32.
+        `[F, m, m]`, infinite to and from what is no token of its frame; and `[F, m]`, minus infinity for that.
     """
-    width, most = tokens.shape[-1], int(layout.sizes[0])
-    places = torch.arange(most, device=tokens.device)
-    valid = places < torch.from_numpy(layout.sizes).to(tokens.device).unsqueeze(-1)
-    distances = squared_distances(inner_products(tokens, layout), width, valid)
-    largest = distances.amax(dim=(1, 2))
-    beyond = torch.zeros_like(valid, dtype=distances.dtype).masked_fill_(~valid, torch.inf)
-    distances += beyond.unsqueeze(1)
-    spread = neighbour_spread(distances, num_neighbours, most_neighbours)
-    frames = places[:0]
+    device, width, most = tokens.device, tokens.shape[-1], int(layout.sizes[0])
+    outside = torch.from_numpy(np.arange(most) >= layout.sizes[:, None]).to(device)
+    beyond = torch.zeros_like(outside, dtype=tokens.dtype).masked_fill_(outside, torch.inf)
+    distances = squared_distances(inner_products(tokens, layout), width, beyond)
+    largest = distances.nan_to_num(posinf=0.0).amax(dim=(1, 2))
+    spread = neighbour_spread(distances, num_neighbours)
     if not reference_compatible:
-        closest = (spread + beyond).amin(dim=-1)
-        unsure = (closest < largest * (ROUNDING * TIMES_ROUNDING)) & (num_neighbours > 1)
-        frames = unsure.nonzero().flatten()
-    if len(frames) > 0:
-        products = tokens.new_empty(len(frames), most, most, dtype=torch.float64)
-        first_rows = torch.from_numpy(layout.first_rows).to(tokens.device)[frames]
-        rows = (first_rows.unsqueeze(-1) + places).clamp_max_(len(tokens) - 1)
-        for part, out in zip(rows.tensor_split(FLOAT64_PARTS), products.tensor_split(FLOAT64_PARTS), strict=True):
-            own = tokens[part].double()
-            torch.bmm(own, own.mT, out=out)
-        exact = squared_distances(products, width, valid[frames]).add_(beyond[frames].unsqueeze(1))
-        distances, spread = distances.double(), spread.double()
-        distances[frames] = exact
-        spread[frames] = neighbour_spread(exact, num_neighbours[frames], most_neighbours)
+        unsure = spread.amin(dim=-1) < largest * (ROUNDING * TIMES_ROUNDING)
+        frames = np.flatnonzero(unsure.cpu().numpy() & (num_neighbours > 1))
+        if len(frames) > 0:
+            again = torch.from_numpy(frames).to(device)
+            products = exact_products(tokens, layout.first_rows[frames], most)
+            # What float64 is for is their difference.
+            exact = squared_distances(products, width, beyond[again]).to(distances.dtype)
+            spread[again] = neighbour_spread(exact, num_neighbours[frames])
+            distances[again] = exact
     distances.sqrt_()
     density = torch.exp(-spread) if reference_compatible else -spread
-    denser = density.unsqueeze(1) > density.unsqueeze(2)
-    separation = distances.where(denser, torch.inf).amin(dim=-1)
-    separation = separation.where(separation != torch.inf, largest.sqrt().unsqueeze(-1))
-    scores = separation * density if reference_compatible else separation.log() + density
-    return distances, scores.masked_fill_(~valid, -torch.inf)
+    not_denser = density.unsqueeze(1) <= density.unsqueeze(2)
+    separation = distances.masked_fill(not_denser, torch.inf).amin(dim=-1)
+    # What nothing is denser than.
+    separation = torch.minimum(separation, largest.sqrt_().unsqueeze(-1))
+    scores = separation * density if reference_compatible else separation.log_() + density
+    return distances, scores.masked_fill_(outside, -torch.inf)
+
+
+def exact_products(tokens: Tensor, first_rows: Counts, size: int) -> Tensor:
+    """Inner products in float64 within the `size` rows from each of `[f]` rows of `[P, D]` on: `[f, size, size]`."""
+    rows = (first_rows[:, None] + np.arange(size)).clip(max=len(tokens) - 1)
+    products = tokens.new_empty(len(rows), size, size, dtype=torch.float64)
+    places, step = torch.from_numpy(rows).to(tokens.device), -(-len(rows) // FLOAT64_PARTS)
+    for part, out in zip(torch.split(places, step), torch.split(products, step), strict=True):
+        own = tokens[part].double()
+        torch.bmm(own, own.mT, out=out)
+        del own  # before the next one is made
+    return products
 
 
 def dpc_knn(tokens: Tensor, layout: Layout, cluster_counts: Counts, *, reference_compatible: bool) -> Clusters:
@@ -183,25 +187,19 @@ def dpc_knn(tokens: Tensor, layout: Layout, cluster_counts: Counts, *, reference
             same scores are compared as logarithms.
     """
     device, most, most_clusters = tokens.device, int(layout.sizes[0]), int(cluster_counts.max())
-    num_clusters = torch.from_numpy(cluster_counts).to(device).unsqueeze(-1)
-    distances, scores = distances_and_scores(
-        tokens,
-        layout,
-        num_clusters.clamp_max(MAX_NEIGHBOURS).squeeze(-1),
-        min(MAX_NEIGHBOURS, most_clusters),
-        reference_compatible=reference_compatible,
-    )
-    alike = bool((layout.sizes == most).all() and (cluster_counts == most_clusters).all())
+    num_neighbours = cluster_counts.clip(max=MAX_NEIGHBOURS)
+    distances, scores = distances_and_scores(tokens, layout, num_neighbours, reference_compatible=reference_compatible)
+    alike = reference_compatible and bool((layout.sizes == most).all() and (cluster_counts == most_clusters).all())
     # Minus infinity is also a score of its own, but what is no token comes after those that are.
-    centers = first_ranked(scores, most_clusters, largest=True, reference_compatible=reference_compatible and alike)
-    places = torch.arange(most, device=device)
-    wanted = places[:most_clusters] < num_clusters
-    to_center = distances.gather(2, centers.unsqueeze(1).expand(-1, most, -1))
-    nearest = to_center.masked_fill_(~wanted.unsqueeze(1), torch.inf).argmin(dim=-1)
-    # Of two centres at the same place, argmin would give both to the first and leave the other empty.
-    ranks = torch.full_like(nearest, most).scatter_(1, centers, places[:most_clusters].expand_as(centers))
-    ids = ranks.where(ranks < num_clusters, nearest)
-    first_clusters = torch.from_numpy(np.cumsum(cluster_counts) - cluster_counts).to(device).unsqueeze(-1)
-    has_row = places < torch.from_numpy(layout.padded).to(device).unsqueeze(-1)
-    first_rows = torch.from_numpy(layout.first_rows).to(device).unsqueeze(-1)
-    return Clusters((ids + first_clusters)[has_row], (centers + first_rows)[wanted])
+    centers = first_ranked(scores, most_clusters, largest=True, reference_compatible=alike)
+
+    is_center = np.arange(most_clusters) < cluster_counts[:, None]
+    to_center = distances[torch.from_numpy(np.arange(len(distances))[:, None]).to(device), centers]
+    # A centre is its own, also where another is at the same place.
+    to_center.scatter_(2, centers.unsqueeze(2), -1.0)
+    to_center.masked_fill_(torch.from_numpy(~is_center[:, :, None]).to(device), torch.inf)
+    first_clusters = (np.cumsum(cluster_counts) - cluster_counts)[:, None]
+    ids = to_center.argmin(dim=1) + torch.from_numpy(first_clusters).to(device)
+    has_row = torch.from_numpy(np.arange(most) < layout.padded[:, None]).to(device)
+    rows = centers + torch.from_numpy(layout.first_rows[:, None]).to(device)
+    return Clusters(ids[has_row], rows[torch.from_numpy(is_center).to(device)])

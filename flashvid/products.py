@@ -14,12 +14,15 @@ def gram(tokens: Tensor) -> Tensor:
     A plain matrix product may round [i, j] and [j, i] differently, and would then decide which of two mutual
     neighbours is nearer. One quarter is mirrored from another, which also saves its cost.
     """
-    half = tokens.shape[1] // 2
-    lower = tokens[:, half:]
-    products = tokens.new_empty(*tokens.shape[:2], tokens.shape[1])
-    torch.bmm(tokens[:, :half], tokens.mT, out=products[:, :half])
-    torch.bmm(lower, lower.mT, out=products[:, half:, half:])
-    products[:, half:, :half] = products[:, :half, half:].mT
+    num_tokens = tokens.shape[1]
+    halves = [num_tokens // 2, num_tokens - num_tokens // 2]
+    products = tokens.new_empty(len(tokens), num_tokens, num_tokens)
+    upper, lower = torch.split(tokens, halves, dim=1)
+    top, bottom = torch.split(products, halves, dim=1)
+    left, right = torch.split(bottom, halves, dim=2)
+    torch.bmm(upper, tokens.mT, out=top)
+    torch.bmm(lower, lower.mT, out=right)
+    left.copy_(top[:, :, halves[0] :].mT)
     # The two quarters on the diagonal still are plain products.
     return torch.maximum(products, products.mT)
 

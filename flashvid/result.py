@@ -84,9 +84,7 @@ def assemble(
     """
     inputs = features.view(-1, features.shape[-1])
     indices, order = torch.cat([part.indices for part in parts]).sort(stable=True)
-    num_rows = len(indices)
-    slot_of_row = torch.empty_like(order)
-    slot_of_row[order] = torch.arange(num_rows, device=order.device)
+    num_rows, slot_of_row = len(indices), order.argsort()
     firsts = accumulate((len(part.indices) for part in parts[:-1]), initial=0)
     slots = slot_of_row[torch.cat([part.member_rows + first for part, first in zip(parts, firsts, strict=True)])]
     members = torch.cat([part.members for part in parts])

@@ -124,8 +124,8 @@ def _select(
         method=config.token_selection_method,
         reference_compatible=config.reference_compatible,
     )
-    firsts = torch.arange(0, num_frames * num_tokens, num_tokens, device=features.device)
-    indices = picks + firsts.unsqueeze(-1)
+    firsts = np.arange(num_frames)[:, None] * num_tokens
+    indices = picks + torch.from_numpy(firsts).to(picks.device)
     if (per_frame < most).any():
         # Fewer picks are the first of more, so a frame that gets one fewer leaves out its last.
         indices = indices[torch.from_numpy(np.arange(most) < per_frame[:, None]).to(features.device)]
@@ -176,9 +176,8 @@ def _merge(
     first_rows = np.zeros_like(root_counts)
     first_rows[frames] = layout.first_rows
     # The row of every root among the values, meaningless for other tokens.
-    row = (forest.is_root.cumsum(dim=1) + torch.from_numpy(first_rows - 1).to(device).unsqueeze(-1)).flatten()
-    is_used = (forest.is_root & torch.from_numpy(cluster_counts > 0).to(device).unsqueeze(-1)).flatten()
-    roots = is_used.nonzero().flatten()
+    row = (forest.is_root.cumsum(dim=1) + torch.from_numpy(first_rows[:, None] - 1).to(device)).flatten()
+    is_used = (forest.is_root & torch.from_numpy(cluster_counts[:, None] > 0).to(device)).flatten()
     members = (free.flatten() & is_used[forest.root]).nonzero().flatten()
     root_of_member = forest.root[members]
     rows = row[root_of_member]
@@ -188,9 +187,10 @@ def _merge(
     clusters = dpc_knn(values, layout, cluster_counts[frames], reference_compatible=config.reference_compatible)
     del values
 
-    cluster_sizes = clusters.ids[row[roots]].bincount(minlength=len(clusters.centers))
-    root_of_row = torch.empty_like(clusters.ids).scatter_(0, row[roots], roots)
     ids = clusters.ids[rows]
+    # All members of a tree, its root among them, agree on its root.
+    root_of_row = torch.empty_like(clusters.ids).scatter_(0, rows, root_of_member)
+    cluster_sizes = ids[members == root_of_member].bincount(minlength=len(clusters.centers))
     return Rows(root_of_row[clusters.centers], members, ids, weights / cluster_sizes[ids])
 
 

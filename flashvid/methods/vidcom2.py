@@ -37,15 +37,14 @@ def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResul
 
 def frame_counts(budget: int, shares: Tensor, most: int) -> list[int]:
     """The budget in proportion to the shares `[T]`, positive; what a frame cannot hold goes to the others."""
-    weights = (shares.double() * _SHARE_STEPS).round().long().cpu().numpy()
-    clip = np.zeros(len(weights), dtype=np.int64)
-    full = np.zeros(len(weights), dtype=bool)
-    counts = apportion(np.array([budget]), weights, clip)
+    weights = (shares.double() * _SHARE_STEPS).round().long().clamp_min(1).cpu().numpy()
+    group = np.zeros(len(weights), dtype=np.int64)
+    counts = apportion(np.array([budget]), weights, group)
     while (counts > most).any():
-        full |= counts >= most
-        rest = apportion(np.array([budget - most * full.sum()]), weights * ~full, clip)
-        counts = np.where(full, most, rest)
-    return counts.tolist()
+        is_full = counts >= most
+        rest = apportion(np.array([budget - most * is_full.sum()]), weights * ~is_full, group)
+        counts = np.where(is_full, most, rest)
+    return [int(count) for count in counts]
 
 
 def _similarity(tokens: Tensor, centre: Tensor) -> Tensor:
