@@ -94,8 +94,8 @@ def _segments_and_relevance(
     """DySeg, and the event relevance where the settings ask for it; both look at the means of frames."""
     frame_features = features.mean(dim=1)
     # The reference takes its means in the dtype of the model, for segments alone.
-    narrow = clip.features.mean(dim=1) if config.reference_compatible else frame_features
-    segments = segment_frames(narrow, config)
+    in_model_dtype = config.reference_compatible and clip.features.dtype != features.dtype
+    segments = segment_frames(clip.features.mean(dim=1) if in_model_dtype else frame_features, config)
     if config.token_selection_method == "attn_div_v2":  # noqa: S105 - not that kind of token
         whole = config.event_relevance == "clip"
         events = Segments.of((len(features),), features.device) if whole else segments
