@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 from rich.console import Console
 from rich.text import Text
 
-from flashvid.errors import ConfigurationError, FatalError
+from flashvid.errors import FatalError
+from jobs.assignment import assignment
+from jobs.init_command import init
+from jobs.validate_command import schema, validate
 
 _REFUSED = 2
 _INTERRUPTED = 130
@@ -68,7 +70,9 @@ def run(
     from jobs.run_command import run_and_report
 
     with _resumable():
-        run_and_report(load_job(job, dict(_assignment(text) for text in overrides or [])), fork=fork, address=address)
+        run_and_report(
+            load_job(job, dict(assignment(text, "--set") for text in overrides or [])), fork=fork, address=address
+        )
 
 
 @app.command()
@@ -97,6 +101,10 @@ def models(
 
     show_models(as_json=as_json)
 
+
+app.command()(init)
+app.command()(validate)
+app.command()(schema)
 
 bench = typer.Typer(no_args_is_help=True, help="Measure what the project claims, beside its rivals.")
 app.add_typer(bench, name="bench")
@@ -145,13 +153,3 @@ def _resumable() -> Iterator[None]:
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted: what is committed stays; the same command goes on from there")
         raise typer.Exit(_INTERRUPTED) from None
-
-
-def _assignment(text: str) -> tuple[str, object]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise ConfigurationError(f"--set {text!r} is not key=value")
-    try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigurationError(f"--set {text!r}: the value is not YAML") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
@@ -19,6 +20,26 @@ _PATH_KEYS = ("videos", "output", "cache")
 _TEXT_FILES = {"chat_template": ".jinja", "json_schema": ".json"}
 
 
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a job file.
+
+    Attributes:
+        where: The line and the key, or the override.
+        line: Counted from 1; None for what is in no line.
+        key: Dotted.
+        message: What is wrong there.
+    """
+
+    where: str
+    line: int | None
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}"
+
+
 def load_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> JobConfig:
     """Read and check a job file.
 
@@ -31,6 +52,23 @@ def load_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Jo
     Raises:
         ConfigurationError: no such file, not YAML, an unknown key (with the nearest known one) or a wrong value; every
             fault of the file is listed, each with its line and key. A template's or schema's file can't be read.
+    """
+    checked = check_job(path, overrides)
+    if isinstance(checked, JobConfig):
+        return checked
+    heading = "the job file has faults:" if len(checked) > 1 else ""
+    raise ConfigurationError("\n  ".join([heading, *map(str, checked)]).strip(), str(path))
+
+
+def check_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> JobConfig | list[Fault]:
+    """Read a job file: the job, or everything that is wrong with its keys and values.
+
+    Args:
+        path: As in `load_job`.
+        overrides: As there.
+
+    Raises:
+        ConfigurationError: no such file, not YAML, a key twice; a template's or schema's file can't be read.
     """
     file = Path(path)
     try:
@@ -51,7 +89,7 @@ def load_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Jo
     try:
         return JobConfig.model_validate(_from_folder(content, file.parent))
     except ValidationError as error:
-        raise ConfigurationError(_explain(error, content, lines, overrides or {}), str(path)) from None
+        return _faults(error, content, lines, overrides or {})
 
 
 def _set(content: dict[str, Any], dotted: str, value: object) -> None:
@@ -114,13 +152,13 @@ def _key_lines(node: yaml.Node | None, prefix: tuple[str, ...] = ()) -> Iterator
             yield from _key_lines(item, inner)
 
 
-def _explain(
+def _faults(
     error: ValidationError,
     content: Mapping[str, Any],
     lines: Mapping[tuple[str, ...], int],
     overrides: Mapping[str, Any],
-) -> str:
-    seen: dict[str, None] = {}
+) -> list[Fault]:
+    seen: dict[str, Fault] = {}
     for fault in error.errors(include_url=False):
         location = tuple(str(part) for part in fault["loc"])
         keys = _keys(fault["loc"], content)
@@ -137,8 +175,9 @@ def _explain(
             # What storage_options hold may be a secret, and is refused for that very reason.
             got = "" if "storage_options" in location else f" (got {_shown(fault['input'])})"
             message = fault["msg"].removeprefix("Value error, ") + got
-        seen[f"{where}: {message}"] = None
-    return "\n  ".join(["the job file has faults:" if len(seen) > 1 else "", *seen]).strip()
+        named = Fault(where, line, dotted, message)
+        seen[str(named)] = named
+    return list(seen.values())
 
 
 def _keys(location: Sequence[str | int], content: object) -> tuple[str, ...]:

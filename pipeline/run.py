@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import ray
@@ -16,11 +16,9 @@ from flashvid.presets import preset_named
 from pipeline.cluster import ClusterSize, connected
 from pipeline.committer import Committer
 from pipeline.config import JobConfig
-from pipeline.errors import InputTableError
 from pipeline.fingerprint import Fingerprints, fingerprints
 from pipeline.flow import stream
-from pipeline.inputs import QuestionTable, Video, read_questions, read_videos
-from pipeline.inputs.videos import referenced_columns
+from pipeline.job_inputs import JobInputs, read_inputs
 from pipeline.lease import Lease
 from pipeline.ledger import Ledger
 from pipeline.messages import ClipMessage, Failure
@@ -29,22 +27,12 @@ from pipeline.planning import PLAN_STAGE, Plan, changed_sources, plan
 from pipeline.probing import ProbeTable, probe_clips
 from pipeline.resources import plan_pools
 from pipeline.run_records import RunRecords, new_run_id
-from pipeline.sources import Source, stat_sources
 from pipeline.stages import StageSettings
 from pipeline.storage import Storage
 from pipeline.summary import Progress, RunSummary
 from pipeline.token_store import TokenStore
 
 _TICK_S = 0.25
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """A job's tables, read and checked."""
-
-    videos: list[Video]
-    questions: QuestionTable
-    sources: list[Source]
 
 
 def run(
@@ -77,7 +65,7 @@ def run(
     # Actors load exactly what was fingerprinted, also when a branch moves while they start.
     pinned = job.model.model_copy(update={"revision": model.commit or job.model.revision})
     job = job.model_copy(update={"model": pinned})
-    inputs = _read_inputs(job)
+    inputs = read_inputs(job)
     storage = Storage(job.output, job.storage_options)
     records = RunRecords(storage)
     records.check_settings(prints, fork=fork)
@@ -91,21 +79,6 @@ def run(
         lease.release()
 
 
-def _read_inputs(job: JobConfig) -> _Inputs:
-    videos = read_videos(job.videos, job.storage_options)
-    columns = referenced_columns(videos)
-    if job.source_id_column is not None and job.source_id_column not in columns:
-        raise InputTableError(f"has no column {job.source_id_column!r} (source_id_column of the job)", job.videos)
-    questions = read_questions(
-        job.questions,
-        video_ids=[video.video_id for video in videos],
-        video_columns=columns,
-        storage_options=job.storage_options,
-    )
-    sources = stat_sources(videos, source_id_column=job.source_id_column, storage_options=job.storage_options)
-    return _Inputs(videos, questions, sources)
-
-
 class _Run:
     """A run that holds the lease."""
 
@@ -113,7 +86,7 @@ class _Run:
         self,
         job: JobConfig,
         prints: Fingerprints,
-        inputs: _Inputs,
+        inputs: JobInputs,
         storage: Storage,
         lease: Lease,
         on_progress: Callable[[Progress], None],
