@@ -20,6 +20,7 @@ from rich.text import Text
 from flashvid.errors import FatalError
 from jobs.assignment import assignment
 from jobs.init_command import init
+from jobs.plan_command import plan
 from jobs.validate_command import schema, validate
 
 _REFUSED = 2
@@ -105,6 +106,7 @@ def models(
 app.command()(init)
 app.command()(validate)
 app.command()(schema)
+app.command()(plan)
 
 bench = typer.Typer(no_args_is_help=True, help="Measure what the project claims, beside its rivals.")
 app.add_typer(bench, name="bench")

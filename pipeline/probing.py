@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
 import pyarrow.dataset as ds
@@ -39,14 +39,26 @@ class ProbeTable:
     def source_ids_by_path(self) -> dict[str, set[str]]:
         """Every `source_id` probed, by `video_path`."""
         known: dict[str, set[str]] = {}
+        for row in self._rows(["video_path", "source_id"]):
+            known.setdefault(row["video_path"], set()).add(row["source_id"])
+        return known
+
+    def headers(self, source_ids: Collection[str]) -> dict[str, VideoHeader]:
+        """What the headers of these sources said, of those that were probed."""
+        columns = ["source_id", *(field.name for field in fields(VideoHeader))]
+        found: dict[str, VideoHeader] = {}
+        for row in self._rows(columns):
+            if (source_id := row.pop("source_id")) in source_ids:
+                found[source_id] = VideoHeader(**row)
+        return found
+
+    def _rows(self, columns: list[str]) -> Iterator[dict[str, Any]]:
         names = self._storage.names("probes")
         if names:
             paths = [self._storage.path(name) for name in names]
             dataset = ds.dataset(paths, schema=tables.PROBES, format="parquet", filesystem=self._storage.fs)
-            for batch in dataset.to_batches(columns=["video_path", "source_id"]):
-                for row in batch.to_pylist():
-                    known.setdefault(row["video_path"], set()).add(row["source_id"])
-        return known
+            for batch in dataset.to_batches(columns=columns):
+                yield from batch.to_pylist()
 
     def append(self, headers: Sequence[tuple[Clip, VideoHeader]], sizes: Mapping[str, int | None], part: str) -> None:
         """Commit what was found out.

@@ -36,7 +36,7 @@ class RunRecords:
         Raises:
             SettingsChangedError: names every changed setting, compared with the nearest earlier run.
         """
-        earlier = [run for run in map(self._read, self._starts()) if self._has_results(run)]
+        earlier = [run for run in self.all() if self._has_results(run)]
         if fork or not earlier or any(run["answers_fingerprint"] == new.answers for run in earlier):
             return
         changes = min(
@@ -72,12 +72,21 @@ class RunRecords:
         """Record how the run ended."""
         self._create(f"runs/{run_id}.end.json", {"ended": datetime.now(UTC).isoformat(), **summary})
 
+    def all(self) -> list[dict[str, Any]]:
+        """Every run's record as it was started, the earliest first."""
+        return [self._read(name) for name in self._starts()]
+
     def _starts(self) -> list[str]:
         return [name for name in self._storage.names("runs") if not name.endswith(".end.json")]
 
     def _read(self, name: str) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(self._storage.read(name))
         return record
+
+    def ended(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """The two records of every run that came to its end, as it was started and as it ended, the earliest first."""
+        ends = [name for name in self._storage.names("runs") if name.endswith(".end.json")]
+        return [(self._read(name.replace(".end.json", ".json")), self._read(name)) for name in ends]
 
     def _has_results(self, run: Mapping[str, Any]) -> bool:
         """Whether anything stands under a run's fingerprints; a run that made nothing binds nobody."""

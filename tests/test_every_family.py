@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
@@ -22,6 +23,7 @@ from flashvid.models import (
     VideoModel,
     check_answering,
     load_model,
+    load_preprocessor,
     resolve_model,
 )
 from pipeline.run import run
@@ -85,6 +87,15 @@ def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     model = load_model(str(folder), dtype="float32", device="cpu")
     assert model.family == request.param
     return Subject(folder, stock, model, model.compress(model.encode(video(0), TIMES), QUARTER))
+
+
+@pytest.mark.parametrize("shape", [(6, 120, 220), (5, 64, 300), (1, 90, 90)])
+def test_token_grid_is_that_of_encoding(subject: Subject, shape: tuple[int, int, int]) -> None:
+    """Told from the number and the size of the frames, without encoding them."""
+    preprocessor = load_preprocessor(str(subject.folder))
+    frames = preprocessor.for_video(shape[0]).resize(video(1, *shape))
+    visual = subject.model.encode(frames, np.arange(shape[0]))
+    assert preprocessor.token_grid(*shape) == (len(visual.features), *visual.grid_hw)
 
 
 @pytest.mark.parametrize("pruned", [False, True])

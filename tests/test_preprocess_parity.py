@@ -79,7 +79,7 @@ def ours(case: dict[str, Any]) -> tuple[torch.Tensor, tuple[float, ...]]:
     """Our pixels, and the deviations that they were divided by."""
     frames, settings = noise(*case["frames"], case["seed"]), case["settings"]
     if case["family"] == "llava":
-        llava = LlavaFramePreprocessor(384, 384)
+        llava = LlavaFramePreprocessor(384, 384, 14)
         return llava.pictures(llava.resize(frames), CPU), llava.image_std
     low, high = settings["size"]["shortest_edge"], settings["size"]["longest_edge"]
     if case["family"] == "qwen2_5_vl":

@@ -46,10 +46,10 @@ def load_model(
     """
     if part not in get_args(Part):
         raise ConfigurationError(f"part {part!r} is none of {', '.join(get_args(Part))}")
-    precision = _named_dtype(dtype)
+    precision = named_dtype(dtype)
     source = model if isinstance(model, ModelSource) else resolve_model(model, revision)
     options = LoadOptions(
-        dtype=precision or _stored_dtype(source),
+        dtype=precision or stored_dtype(source),
         device=usable_device(device),
         attn_implementation=attn_implementation,
         min_pixels=min_pixels,
@@ -86,7 +86,8 @@ def load_preprocessor(
     return family_named(source.family).load_preprocessor(source, min_pixels=min_pixels, max_pixels=max_pixels)
 
 
-def _named_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+def named_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """A precision by its name. Raises ConfigurationError for one that models are not run in."""
     if dtype is None:
         return None
     known = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
@@ -95,7 +96,7 @@ def _named_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     return known
 
 
-def _stored_dtype(source: ModelSource) -> torch.dtype | None:
+def stored_dtype(source: ModelSource) -> torch.dtype | None:
     """The precision that a model's configuration names; None leaves each tensor as it is stored."""
     config = source.config()
     named = config.get("dtype") or config.get("torch_dtype")

@@ -215,6 +215,9 @@ class FramePreprocessor(Protocol):
     def target_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width in pixels to which frames of a given height and width are resized."""
 
+    def token_grid(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Temporal steps, and rows and columns of tokens, of a video of so many frames of that height and width."""
+
     def resize(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Frames uint8 `[F, H, W, 3]` at target size; the same array if they have it."""
 

@@ -29,12 +29,14 @@ class LlavaFramePreprocessor:
     Attributes:
         height: Of a resized frame, in pixels.
         width: Of a resized frame.
+        tokens_per_side: Rows, and columns, of tokens that the model makes of a frame.
         image_mean: Per channel, of values in 0..1.
         image_std: Per channel.
     """
 
     height: int
     width: int
+    tokens_per_side: int
     image_mean: tuple[float, ...] = _HALF
     image_std: tuple[float, ...] = _HALF
 
@@ -51,9 +53,10 @@ class LlavaFramePreprocessor:
                 "min_pixels and max_pixels are for models with frames of many sizes; LLaVA's have one", str(source.path)
             )
         config = source.config()
-        side = LlavaSettings.parse(config).vision["image_size"]
+        settings = LlavaSettings.parse(config)
+        side = settings.vision["image_size"]
         if not is_hugging_face(config):
-            return cls(side, side)
+            return cls(side, side, settings.token_grid)
         stored = stored_settings(source)
         height, width = _height_and_width(stored.get("size") or {"height": _SIDE, "width": _SIDE}, source)
         if (height, width) != (side, side):
@@ -63,6 +66,7 @@ class LlavaFramePreprocessor:
         return cls(
             height,
             width,
+            settings.token_grid,
             image_mean=tuple(stored.get("image_mean") or _CLIP_MEAN),
             image_std=tuple(stored.get("image_std") or _CLIP_STD),
         )
@@ -74,6 +78,10 @@ class LlavaFramePreprocessor:
     def target_size(self, height: int, width: int) -> tuple[int, int]:  # noqa: ARG002 - the same for all
         """Height and width after resizing."""
         return self.height, self.width
+
+    def token_grid(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:  # noqa: ARG002
+        """Temporal steps, and rows and columns of tokens, of a video of so many frames, whatever their size."""
+        return num_frames, self.tokens_per_side, self.tokens_per_side
 
     def resize(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize frames uint8 `[F, H, W, 3]`, bicubic with antialiasing; the same array if they have the size."""

@@ -94,6 +94,15 @@ class QwenFramePreprocessor:
             rows, columns = math.ceil(height * grow / side) * side, math.ceil(width * grow / side) * side
         return rows, columns
 
+    def token_grid(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Temporal steps, and rows and columns of tokens, of a video of so many frames of that height and width."""
+        preprocessor = self.for_video(num_frames)
+        resized = np.broadcast_to(np.uint8(0), (num_frames, *preprocessor.target_size(height, width), 3))
+        # Encoding sees to the size of what it is given: where the bounds leave no room, it is resized again.
+        rows, columns = preprocessor.resized_size(resized)
+        side = self.patch_size * self.merge_size
+        return math.ceil(num_frames / self.temporal_patch_size), rows // side, columns // side
+
     def resize(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize frames, bicubic with antialiasing, to `target_size`.
 
@@ -103,7 +112,11 @@ class QwenFramePreprocessor:
         Returns:
             uint8 `[F, H', W', 3]`.
         """
-        return resize_frames(frames, self.target_size(*frames.shape[1:3]))
+        return resize_frames(frames, self.resized_size(frames))
+
+    def resized_size(self, frames: NDArray[np.uint8]) -> tuple[int, int]:
+        """What `resize` makes of frames uint8 `[F, H, W, 3]`: height and width."""
+        return self.target_size(*frames.shape[1:3])
 
     def fill_last_step(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Repeat the last frame until the frames fill whole temporal steps."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flashvid.errors import ConfigurationError, InvalidFeaturesError
 from flashvid.models.qwen2_5_vl.preprocess import QwenFramePreprocessor
-from flashvid.models.resizing import resize_frames, stored_settings
+from flashvid.models.resizing import stored_settings
 from flashvid.models.sources import ModelSource
 
 # The processor's defaults, for directories that leave them out.
@@ -107,15 +107,10 @@ class Qwen3FramePreprocessor(QwenFramePreprocessor):
             rows, columns = math.ceil(height * grow / side) * side, math.ceil(width * grow / side) * side
         return rows, columns
 
-    def resize(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize frames uint8 `[F, H, W, 3]`; the same array if they have been resized already.
-
-        They are all frames of a video, or some of those that `for_video` was told of.
-        """
-        return resize_frames(frames, self.resized_size(frames))
-
     def resized_size(self, frames: NDArray[np.uint8]) -> tuple[int, int]:
         """`target_size` of a video's frames, and their own size if that is one that `target_size` gives.
+
+        They are all frames of a video, or some of those that `for_video` was told of.
 
         The processor counts an odd number of frames once as it is and once rounded to even, and keeps strips of one
         token's height above its bounds, so that resizing what it has resized could change it again; a size that is
