@@ -19,6 +19,8 @@ from rich.text import Text
 
 from flashvid.errors import FatalError
 from jobs.assignment import assignment
+from jobs.convert_command import convert
+from jobs.evaluate_command import evaluate
 from jobs.init_command import init
 from jobs.plan_command import plan
 from jobs.validate_command import schema, validate
@@ -107,6 +109,8 @@ app.command()(init)
 app.command()(validate)
 app.command()(schema)
 app.command()(plan)
+app.command()(evaluate)
+app.command()(convert)
 
 bench = typer.Typer(no_args_is_help=True, help="Measure what the project claims, beside its rivals.")
 app.add_typer(bench, name="bench")

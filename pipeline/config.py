@@ -112,6 +112,7 @@ class QuestionRow(Settings):
     )
     answer: str | None = Field(default=None, description="the expected answer, for evaluation only")
     video_id: str | None = Field(default=None, description="ask it of this video only")
+    category: str | None = Field(default=None, description="kind of question, for evaluation only")
 
 
 class JobConfig(Settings):

@@ -30,6 +30,7 @@ class Question:
         options: Choices shown to the model, or None for an open question.
         expected_answer: For evaluation; never shown to the model.
         video_id: The only video it is asked of; None for all.
+        category: For evaluation, as `expected_answer`.
     """
 
     question_id: str
@@ -37,6 +38,7 @@ class Question:
     options: tuple[str, ...] | None = None
     expected_answer: str | None = None
     video_id: str | None = None
+    category: str | None = None
 
     @property
     def columns(self) -> frozenset[str]:
@@ -105,6 +107,7 @@ def read_questions(
             options=row.options,
             expected_answer=row.answer,
             video_id=row.video_id,
+            category=row.category,
         )
         _check_placeholders(question, columns, where)
         if question.video_id is not None and question.video_id not in videos:
@@ -132,7 +135,7 @@ def _row(row: Mapping[str, Any], where: str) -> QuestionRow:
     values = dict(row)
     if isinstance(values.get("options"), str):
         values["options"] = _options(values["options"], where)
-    for name in ("question_id", "video_id", "answer"):
+    for name in ("question_id", "video_id", "answer", "category"):
         if isinstance(values.get(name), int):  # JSONL and Parquet may hold numbers where an id is meant
             values[name] = str(values[name])
     try:

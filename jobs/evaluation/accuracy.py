@@ -1,0 +1,162 @@
+"""Accuracy of a set of scored answers: overall, by category, and against another set, with intervals over videos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from jobs.bench.bootstrap import Interval, ratio_interval
+
+Unanswered = Literal["wrong", "left-out"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question of one video, and what became of it.
+
+    Attributes:
+        video_id: The video.
+        question_id: The question.
+        is_right: None if there is no answer.
+        is_read: Whether an answer says which option it means.
+        categories: Value by name of category.
+    """
+
+    video_id: str
+    question_id: str
+    is_right: bool | None
+    is_read: bool = True
+    categories: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A share of right answers.
+
+    Attributes:
+        questions: That count.
+        right: Of these.
+        accuracy: With its 95 % interval from a bootstrap over videos; None if no question counts.
+    """
+
+    questions: int
+    right: int
+    accuracy: Interval | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a run's answers are.
+
+    Attributes:
+        overall: Of all questions.
+        by_category: Of each value of each category.
+        mean_over: Of each category the mean of its values' accuracies, each counting the same.
+        unanswered: Questions without an answer; `unanswered_count_as` says what they are in the numbers above.
+        unread: Answers that do not say which option they mean; they are wrong.
+    """
+
+    overall: Accuracy
+    by_category: Mapping[str, Mapping[str, Accuracy]]
+    mean_over: Mapping[str, float | None]
+    unanswered: int
+    unanswered_count_as: Unanswered
+    unread: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs on the questions that both have.
+
+    Attributes:
+        questions: That count in both.
+        accuracy: Of the first run on these.
+        other_accuracy: Of the other one.
+        difference: First less other, its interval from a paired bootstrap over videos; None without questions.
+        only_first: Questions that only the first run has right.
+        only_other: Questions that only the other one has right.
+    """
+
+    questions: int
+    accuracy: float | None
+    other_accuracy: float | None
+    difference: Interval | None
+    only_first: int
+    only_other: int
+
+
+def evaluate(items: Sequence[Item], unanswered: Unanswered = "wrong") -> Evaluation:
+    """Add up scores.
+
+    Args:
+        items: Every question with an expected answer.
+        unanswered: Whether a question without an answer is wrong, or left out of every number but `unanswered`.
+    """
+    counted = _counted(items, unanswered)
+    names = list(dict.fromkeys(name for item in counted for name in item.categories))
+    by_category = {name: _by_value(counted, name) for name in names}
+    return Evaluation(
+        overall=_accuracy(counted),
+        by_category=by_category,
+        mean_over={name: _mean(list(values.values())) for name, values in by_category.items()},
+        unanswered=sum(item.is_right is None for item in items),
+        unanswered_count_as=unanswered,
+        unread=sum(not item.is_read for item in items),
+    )
+
+
+def compare(items: Sequence[Item], others: Sequence[Item], unanswered: Unanswered = "wrong") -> Comparison:
+    """Compare two runs question by question; questions that only one of them has do not count.
+
+    Args:
+        items: Of the first run.
+        others: Of the other run.
+        unanswered: As in `evaluate`.
+    """
+    of_other = {(item.video_id, item.question_id): item for item in _counted(others, unanswered)}
+    pairs = [
+        (item, of_other[key])
+        for item in _counted(items, unanswered)
+        if (key := (item.video_id, item.question_id)) in of_other
+    ]
+    if not pairs:
+        return Comparison(0, None, None, None, 0, 0)
+    right = np.array([[bool(item.is_right), bool(other.is_right)] for item, other in pairs], dtype=np.float64)
+    mean, other_mean = right.mean(axis=0)
+    return Comparison(
+        questions=len(pairs),
+        accuracy=float(mean),
+        other_accuracy=float(other_mean),
+        difference=_interval([item for item, _ in pairs], right[:, 0] - right[:, 1]),
+        only_first=int((right[:, 0] > right[:, 1]).sum()),
+        only_other=int((right[:, 0] < right[:, 1]).sum()),
+    )
+
+
+def _counted(items: Sequence[Item], unanswered: Unanswered) -> list[Item]:
+    return [item for item in items if unanswered == "wrong" or item.is_right is not None]
+
+
+def _by_value(items: Sequence[Item], name: str) -> dict[str, Accuracy]:
+    values = sorted({item.categories[name] for item in items if name in item.categories})
+    return {value: _accuracy([item for item in items if item.categories.get(name) == value]) for value in values}
+
+
+def _accuracy(items: Sequence[Item]) -> Accuracy:
+    right = np.array([bool(item.is_right) for item in items], dtype=np.float64)
+    return Accuracy(len(items), int(right.sum()), _interval(items, right))
+
+
+def _interval(items: Sequence[Item], values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Interval | None:
+    if not items:
+        return None
+    _, videos = np.unique([item.video_id for item in items], return_inverse=True)
+    return ratio_interval(videos.astype(np.int64), values, np.ones(len(items)))
+
+
+def _mean(accuracies: Sequence[Accuracy]) -> float | None:
+    values = [each.accuracy.value for each in accuracies if each.accuracy is not None]
+    return float(np.mean(values)) if values else None

@@ -1,0 +1,93 @@
+"""The questions of a run that have an expected answer, each with what was answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from flashvid.errors import ConfigurationError
+from jobs.evaluation.accuracy import Item
+from jobs.evaluation.letters import LetterRule
+from jobs.evaluation.scoring import score
+from pipeline.config import JobConfig
+from pipeline.inputs import Question, Video
+from pipeline.inputs.videos import referenced_columns
+from pipeline.job_inputs import read_tables
+from pipeline.parquet import Row
+from pipeline.results import Results
+
+QUESTION_CATEGORY = "category"
+_COLUMNS = ("question", "options", "expected_answer", "response")
+
+
+def answered_items(results: Results, rule: LetterRule) -> list[Item]:
+    """Answers alone, scored against the expected answer that was recorded with them; no table is read."""
+    return [
+        _item(row["video_id"], row["question_id"], row, row["expected_answer"], row["options"], rule, {})
+        for row in results.answers(_COLUMNS)
+        if row["expected_answer"] is not None
+    ]
+
+
+def all_items(results: Results, job: JobConfig, by: Sequence[str], rule: LetterRule) -> list[Item]:
+    """Every question of the job that has an expected answer, also those without an answer.
+
+    Expected answers and categories are the tables' of today, so that a corrected label needs no new run.
+
+    Args:
+        results: The run's.
+        job: Whose tables count.
+        by: Names of categories: `category` of the questions table, or columns of the videos table.
+        rule: How letters are found in responses.
+
+    Raises:
+        InputTableError: a table can't be read.
+        ConfigurationError: a category that there is not, an expected answer that is no option, or no expected answer.
+    """
+    videos, questions = read_tables(job)
+    known = sorted({QUESTION_CATEGORY, *referenced_columns(videos)})
+    for name in by:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+            raise ConfigurationError(f"--by {name}: no such column; {hint}")
+    # Of a question that was asked of several spans of a video under one id, the table's row tells which is meant.
+    answers = {
+        (row["video_id"], row["start_s"], row["end_s"], row["question_id"]): row for row in results.answers(_COLUMNS)
+    }
+    items = []
+    for video in videos:
+        for question in questions.for_video(video.video_id):
+            if question.expected_answer is not None:
+                row = answers.get((video.video_id, video.start_s, video.end_s, question.question_id))
+                values = {name: value for name in by if (value := _category(name, video, question)) is not None}
+                expected = question.expected_answer
+                items.append(_item(video.video_id, question.question_id, row, expected, question.options, rule, values))
+    if not items:
+        raise ConfigurationError("no question has an expected answer: fill the questions table's column 'answer'")
+    return items
+
+
+def _category(name: str, video: Video, question: Question) -> str | None:
+    value = question.category if name == QUESTION_CATEGORY else video.columns.get(name)
+    if name == QUESTION_CATEGORY and value is None:
+        value = video.columns.get(name)
+    return None if value is None else str(value)
+
+
+def _item(
+    video_id: str,
+    question_id: str,
+    row: Row | None,
+    expected: str,
+    options: Sequence[str] | None,
+    rule: LetterRule,
+    categories: dict[str, str],
+) -> Item:
+    if row is None:
+        return Item(video_id, question_id, None, categories=categories)
+    try:
+        found = score(row["response"], expected, options, rule)
+    except ConfigurationError as error:
+        raise ConfigurationError(error.message, f"question_id {question_id!r}, video_id {video_id!r}") from None
+    return Item(video_id, question_id, found.is_right, found.is_read, categories)

@@ -1,0 +1,121 @@
+"""Which option a response means: the rules by which published accuracies were counted.
+
+Each is the rule of lmms-eval 0.7.3 named with it, in our words, with one difference: where lmms-eval draws an option at
+random because it finds none, we find none, and the answer is wrong. So a score does not depend on luck.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+LetterRule = Callable[[str, Sequence[str]], str | None]
+"""(response, letters of the options) to the letter it means; None if it means none."""
+
+_ANNOUNCED = (
+    *(f"{which}answer is" for which in ("the ", "", "the correct ", "correct ", "the best ", "best ", "my ")),
+    *(f"{which}{what} is" for what in ("option", "choice") for which in ("the correct ", "correct ")),
+    *("the best option is", "best option is", "the choice is", "choice is", "my choice is"),
+    *("i choose", "i select", "i pick"),
+    *("옵션", "정답은", "답은", "답:", "答案是", "答案为", "选", "答えは"),
+)
+_LEFT_OUT = (
+    "The best answer is",
+    "The correct answer is",
+    "The answer is",
+    "The answer",
+    "The best option is",
+    "The correct option is",
+    "Best answer:",
+    "Best option:",
+)
+_MVBENCH_MARKS = ';/[]"{}()=+\\_-><@`,?!'
+
+
+def ranked(response: str, letters: Sequence[str]) -> str | None:
+    """The letter that stands out most (tasks/_task_utils/mcq_extract.py: VideoMME, MLVU).
+
+    A response that begins with a letter means it, else one that ends with it; then a letter behind "the answer is" and
+    its like, "(A)", "A.", "A:", "A)", "A ", and at last any. Of several that stand out alike the last one counts.
+    """
+    text = _without(response.strip(), ",.!?;:'\"").strip()
+    if not text:
+        return None
+    for begins in (True, False):
+        edge = text[0] if begins else text[-1]
+        neighbour = text[1:2] if begins else text[-2:-1]
+        if edge in letters and not neighbour.isalpha():
+            return edge
+    padded = f" {text} "
+    announced = [
+        (padded.find(letter, padded.lower().find(phrase) + len(phrase)), letter)
+        for phrase in _ANNOUNCED
+        if phrase in padded.lower()
+        for letter in letters
+    ]
+    by_shape = (
+        [(padded.rfind(shape.format(letter)), letter) for letter in letters]
+        for shape in ("({})", "{}.", "{}:", "{})", "{} ", "{}")
+    )
+    for candidates in (announced, *by_shape):
+        place, letter = max(candidates, default=(-1, ""))
+        if place >= 0:
+            return letter
+    return None
+
+
+def earliest(response: str, letters: Sequence[str]) -> str | None:
+    """The letter as "(A)", "A " or "A." whose last occurrence is the earliest (tasks/egoschema/utils.py, from MMMU).
+
+    There, an option's text counts, too; but it is looked for with its letter in front, where the letter is found first.
+    """
+    padded = f" {_without(response, ',.!?;:' + chr(39))} "
+    places = [
+        (padded.rfind(shape.format(letter)), order, letter)
+        for order, shape in enumerate(("({})", "{} ", "{}."))
+        for letter in letters
+        if shape.format(letter) in padded
+    ]
+    return min(places)[2] if places else None
+
+
+def first(response: str, letters: Sequence[str]) -> str | None:
+    """The first capital that is a letter of A to E, announcements left out (tasks/longvideobench/utils.py)."""
+    text = response.strip()
+    for phrase in _LEFT_OUT:
+        text = text.replace(phrase, "")
+    found = re.search("[ABCDE]", text)
+    return found[0] if found and found[0] in letters else None
+
+
+def any_case(response: str, letters: Sequence[str]) -> str | None:
+    """The first letter of A to E that stands alone, small ones too (tasks/mvbench/utils.py).
+
+    Marks between a word and a space vanish before, others become spaces.
+    """
+    if whole := re.match(r"([A-E])\.\s*.+$", response.strip(), re.IGNORECASE):
+        return _known(whole[1].upper(), letters)
+    text = response.replace("\n", " ").replace("\t", " ").strip()
+    grouped = re.search(r"\d,\d", text) is not None
+    spaced = text
+    for mark in _MVBENCH_MARKS:
+        spaced = spaced.replace(mark, "" if grouped or f"{mark} " in text or f" {mark}" in text else " ")
+    found = re.search(r"\b([A-E])\b", re.sub(r"\.(?!\d)", "", spaced), re.IGNORECASE)
+    return _known(found[1].upper(), letters) if found else None
+
+
+def _known(letter: str, letters: Sequence[str]) -> str | None:
+    return letter if letter in letters else None
+
+
+def _without(text: str, marks: str) -> str:
+    """Each mark stripped from both ends, one after the other."""
+    for mark in marks:
+        text = text.strip(mark)
+    return text
+
+
+LETTER_RULES: Mapping[str, LetterRule] = MappingProxyType(
+    {"ranked": ranked, "earliest": earliest, "first": first, "any-case": any_case}
+)

@@ -1,0 +1,85 @@
+"""What an output says today: the latest answer of each question, and the failures that no answer has superseded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from flashvid.errors import ConfigurationError
+from pipeline import tables
+from pipeline.parquet import Row
+from pipeline.run_records import RunRecords
+from pipeline.storage import Storage
+
+
+class Results:
+    """The committed results of one `answers_fingerprint`.
+
+    Args:
+        storage: The output.
+        fingerprint: Whose; those of the latest run when omitted.
+
+    Raises:
+        ConfigurationError: no run, or none of that fingerprint.
+
+    Attributes:
+        fingerprint: The `answers_fingerprint`.
+        record: How the latest run under it was started: job, settings, versions.
+    """
+
+    def __init__(self, storage: Storage, fingerprint: str | None = None) -> None:
+        records = RunRecords(storage).all()
+        if not records:
+            raise ConfigurationError("is no output of a run: there is nothing in runs/", storage.url)
+        chosen = [run for run in records if fingerprint in (None, run["answers_fingerprint"])]
+        if not chosen:
+            known = ", ".join(dict.fromkeys(run["answers_fingerprint"] for run in records))
+            raise ConfigurationError(f"has no run of fingerprint {fingerprint}; there are {known}", storage.url)
+        self._storage = storage
+        self.record: dict[str, Any] = chosen[-1]
+        self.fingerprint: str = self.record["answers_fingerprint"]
+
+    def answers(self, columns: Sequence[str] = tuple(tables.ANSWERS.names)) -> list[Row]:
+        """The latest answer of every question of every span of a video, sorted by these.
+
+        Args:
+            columns: Of `tables.ANSWERS`; those that identify an answer come along.
+        """
+        keys = ["video_id", "start_s", "end_s", "question_id"]
+        wanted = list(dict.fromkeys([*keys, "run_id", "clip_id", *columns]))
+        latest: dict[tuple[object, ...], Row] = {}
+        for row in self._rows(f"answers/fingerprint={self.fingerprint}", tables.ANSWERS, wanted):
+            key = tuple(row[name] for name in keys)
+            # A run's id begins with the time it started: a replaced file's new answers supersede the old ones.
+            if key not in latest or latest[key]["run_id"] <= row["run_id"]:
+                latest[key] = row
+        return [latest[key] for key in sorted(latest, key=lambda key: tuple(map(str, key)))]
+
+    def failures(self, answers: Sequence[Row]) -> list[Row]:
+        """The latest failure of everything that failed and has not been answered since.
+
+        Args:
+            answers: As `answers` gives them.
+        """
+        answered = {(row["clip_id"], row["question_id"]): row["run_id"] for row in answers}
+        clips: dict[str, str] = {}
+        for (clip_id, _), run_id in answered.items():
+            clips[clip_id] = max(clips.get(clip_id, ""), run_id)
+        latest: dict[tuple[str, str | None], Row] = {}
+        for row in self._rows(f"failures/fingerprint={self.fingerprint}", tables.FAILURES, tables.FAILURES.names):
+            key = (row["clip_id"], row["question_id"])
+            since = clips.get(row["clip_id"], "") if row["question_id"] is None else answered.get(key, "")
+            if since < row["run_id"] and (key not in latest or latest[key]["run_id"] <= row["run_id"]):
+                latest[key] = row
+        return sorted(latest.values(), key=lambda row: (row["video_id"], str(row["question_id"])))
+
+    def _rows(self, folder: str, schema: pa.Schema, columns: list[str]) -> Iterator[Row]:
+        names = self._storage.names(folder)
+        if names:
+            paths = [self._storage.path(name) for name in names]
+            dataset = ds.dataset(paths, schema=schema, format="parquet", filesystem=self._storage.fs)
+            for batch in dataset.to_batches(columns=columns):
+                yield from batch.to_pylist()
