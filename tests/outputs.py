@@ -34,7 +34,11 @@ def job_fingerprints(job: JobConfig) -> Fingerprints:
 
 
 def make_output(
-    job: JobConfig, respond: Respond = lambda clip, _: f"of {clip.video_id}", *, encode: bool = True
+    job: JobConfig,
+    respond: Respond = lambda clip, _: f"of {clip.video_id}",
+    *,
+    encode: bool = True,
+    run_id: str | None = None,
 ) -> str:
     """Do a whole run's work with given responses.
 
@@ -42,6 +46,7 @@ def make_output(
         job: Of an embedded model, over local videos.
         respond: Makes the answers.
         encode: Whether to make tokens and probes: else only answers, and nothing reads the videos.
+        run_id: Sorts by time; two runs within a second need one that does.
 
     Returns:
         The `run_id`.
@@ -57,7 +62,7 @@ def make_output(
         failed=ledger.failure_keys(),
         max_attempts=job.max_attempts,
     )
-    lease = Lease.acquire(storage, new_run_id())
+    lease = Lease.acquire(storage, run_id or new_run_id())
     committer, records = Committer(ledger, lease, job.commit), RunRecords(storage)
     records.start(lease.run_id, job, prints)
     counts: dict[str, int] = {"frames_decoded": 0, "visual_tokens_before": 0, "visual_tokens_after": 0}
