@@ -23,6 +23,7 @@ from jobs.convert_command import convert
 from jobs.evaluate_command import evaluate
 from jobs.init_command import init
 from jobs.plan_command import plan
+from jobs.report_command import report
 from jobs.validate_command import schema, validate
 
 _REFUSED = 2
@@ -111,6 +112,7 @@ app.command()(schema)
 app.command()(plan)
 app.command()(evaluate)
 app.command()(convert)
+app.command()(report)
 
 bench = typer.Typer(no_args_is_help=True, help="Measure what the project claims, beside its rivals.")
 app.add_typer(bench, name="bench")

@@ -1,0 +1,43 @@
+"""`flashvid report`: one HTML file of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from jobs.options import Fingerprint, Output, StorageOptions, open_storage
+
+
+def report(
+    output: Output,
+    to: Annotated[Path, typer.Option(help="the file to write; one that is there is replaced")] = Path("report.html"),
+    fingerprint: Fingerprint = None,
+    cache: Annotated[str | None, typer.Option(help="where the tokens are; default: where the run says")] = None,
+    max_clips: Annotated[int, typer.Option(min=0, help="clips that the file holds")] = 20_000,
+    max_pictures: Annotated[int, typer.Option(min=0, help="clips that it holds with a picture, 5 kB each")] = 1_000,
+    storage_option: StorageOptions = None,
+) -> None:
+    """Write a report that opens in any browser, without a network: summary, throughput, failures, clips with answers.
+
+    Example: flashvid report output --to report.html
+    """
+    from flashvid.errors import ConfigurationError
+    from jobs.report.content import collect
+    from jobs.report.page import render
+
+    tokens = None if cache is None else open_storage(cache, storage_option)
+    storage = open_storage(output, storage_option)
+    content = collect(storage, tokens, fingerprint, max_clips=max_clips, max_pictures=max_pictures)
+    try:
+        to.write_text(render(content), encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"can't be written: {error.strerror}", str(to)) from None
+    Console().print(
+        f"{to}: {len(content.clips)} clips, {content.answers} answers, {to.stat().st_size / 1e6:.1f} MB",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
