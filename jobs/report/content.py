@@ -190,7 +190,9 @@ def _grouped(failures: Sequence[Row], output: str) -> tuple[FailureGroup, ...]:
             if stage == PLAN_STAGE
             else shlex.join(["flashvid", "retry", output, "--stage", stage, "--type", error_type]),
         )
-        for (stage, error_type, kind), count in sorted(messages.items(), key=lambda group: -group[1].total())
+        for (stage, error_type, kind), count in sorted(
+            messages.items(), key=lambda group: (-group[1].total(), group[0])
+        )
     )
 
 
