@@ -22,6 +22,7 @@ from jobs.assignment import assignment
 from jobs.convert_command import convert
 from jobs.evaluate_command import evaluate
 from jobs.init_command import init
+from jobs.inspect_command import inspect
 from jobs.plan_command import plan
 from jobs.report_command import report
 from jobs.validate_command import schema, validate
@@ -113,6 +114,7 @@ app.command()(plan)
 app.command()(evaluate)
 app.command()(convert)
 app.command()(report)
+app.command()(inspect)
 
 bench = typer.Typer(no_args_is_help=True, help="Measure what the project claims, beside its rivals.")
 app.add_typer(bench, name="bench")

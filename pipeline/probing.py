@@ -52,6 +52,10 @@ class ProbeTable:
                 found[source_id] = VideoHeader(**row)
         return found
 
+    def paths(self) -> dict[str, str]:
+        """`video_path` of every source that was probed, by `source_id`."""
+        return {row["source_id"]: row["video_path"] for row in self._rows(["source_id", "video_path"])}
+
     def _rows(self, columns: list[str]) -> Iterator[dict[str, Any]]:
         names = self._storage.names("probes")
         if names:

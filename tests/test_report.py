@@ -126,7 +126,8 @@ def test_numbers_and_pictures_are_the_outputs(sample_videos: Path, tmp_path: Pat
     picture = content.clips[0]["picture"]
     (row,) = (row for row in table(tmp_path / "output", "tokens") if row["video_id"] == content.clips[0]["video"])
     assert base64.b64decode(picture["jpeg"]) == row["thumbnails"][1]
-    assert Image.open(io.BytesIO(row["thumbnails"][1])).size[0] == 160
+    with Image.open(io.BytesIO(row["thumbnails"][1])) as thumbnail:
+        assert thumbnail.size[0] == 160
     steps, patch_rows, patch_columns = row["grid_thw"]
     assert (picture["columns"], len(picture["states"])) == (patch_columns // 2, patch_rows * patch_columns // 4)
     # 6 frames are 3 steps; the middle thumbnail is frame 2 or 3, of step 1.
