@@ -42,6 +42,9 @@ class SamplingConfig(Settings):
     num_frames: int | None = Field(default=None, ge=1, description="frames per clip, spread evenly")
     fps: float | None = Field(default=None, gt=0, description="frames per second of video, instead of num_frames")
     max_frames: int = Field(default=768, ge=1, description="with fps: at most so many, then spread evenly")
+    decoder: Literal["auto", "decord", "pyav"] = Field(
+        default="auto", description="auto: decord for files that it reads exactly, PyAV for all others"
+    )
     min_pixels: int | None = Field(default=None, ge=1, description="lower bound of a resized frame's area")
     max_pixels: int | None = Field(default=None, ge=1, description="upper bound of a resized frame's area")
 

@@ -163,20 +163,20 @@ class _Run:
         )
 
     def _probe(self, todo: Plan, known: frozenset[str]) -> Plan:
-        """Read the headers of new files; clips whose file is no video fail here and leave the plan."""
+        """Read the packets of new files; clips whose file is no video fail here and leave the plan."""
         new = [clip for clip in todo.to_encode if clip.problem is not None or clip.source_id not in known]
         failed: set[str] = set()
         sizes = {source.source_id: source.size_bytes for source in self._inputs.sources}
         for number, results in enumerate(probe_clips(new, self._job.storage_options)):
-            headers = []
+            found = []
             for clip, result in results:
                 if isinstance(result, Failure):
                     self._committer.add_failure(clip, result)
                     failed.add(clip.clip_id)
                 else:
-                    headers.append((clip, result))
-            # Chunk by chunk: a run that is killed here does not read these headers again.
-            self._probes.append(headers, sizes, f"{self._lease.run_id}-{number:05d}")
+                    found.append((clip, result))
+            # Chunk by chunk: a run that is killed here does not read these files again.
+            self._probes.append(found, sizes, f"{self._lease.run_id}-{number:05d}")
             self._committer.flush()
         return replace(todo, to_encode=tuple(clip for clip in todo.to_encode if clip.clip_id not in failed))
 
