@@ -52,14 +52,22 @@ class ProbeTable:
     def source_ids_by_path(self) -> dict[str, set[str]]:
         """Every `source_id` probed, by `video_path`."""
         known: dict[str, set[str]] = {}
+        for row in self._rows("video_path", "source_id"):
+            known.setdefault(row["video_path"], set()).add(row["source_id"])
+        return known
+
+    def durations(self) -> dict[str, float]:
+        """Seconds of every file probed, by `source_id`."""
+        rows = self._rows("source_id", "duration_s")
+        return {row["source_id"]: row["duration_s"] for row in rows if row["duration_s"] is not None}
+
+    def _rows(self, *columns: str) -> Iterator[dict[str, Any]]:
         names = self._storage.names("probes")
         if names:
             paths = [self._storage.path(name) for name in names]
             dataset = ds.dataset(paths, schema=tables.PROBES, format="parquet", filesystem=self._storage.fs)
-            for batch in dataset.to_batches(columns=["video_path", "source_id"]):
-                for row in batch.to_pylist():
-                    known.setdefault(row["video_path"], set()).add(row["source_id"])
-        return known
+            for batch in dataset.to_batches(columns=list(columns)):
+                yield from batch.to_pylist()
 
     def append(self, probes: Sequence[tuple[Clip, Probe]], sizes: Mapping[str, int | None], part: str) -> None:
         """Commit what was found out.

@@ -27,6 +27,9 @@ SETTINGS: dict[str, tuple[object, Effect]] = {
     "model.name": ("/models/tiny-random", "neither"),
     "model.revision": ("main", "neither"),
     "model.dtype": ("bfloat16", "both"),
+    # A window is known by its span, as is a row with start_s and end_s.
+    "window_s": (30.0, "neither"),
+    "stride_s": (15.0, "neither"),
     # What it resolves to is hashed, not its name.
     "preset": ("qwen2_5_vl", "both"),
     "sampling.num_frames": (16, "both"),
@@ -63,6 +66,8 @@ SETTINGS: dict[str, tuple[object, Effect]] = {
     "resources.decode.concurrency": (2, "neither"),
     "resources.decode.num_cpus": (2.0, "neither"),
     "resources.decode.num_gpus": (0.0, "neither"),
+    "resources.decode.time_limit_s": (60.0, "neither"),
+    "resources.decode.memory_limit_gb": (8.0, "neither"),
     "resources.encode.concurrency": (2, "neither"),
     "resources.encode.num_cpus": (2.0, "neither"),
     "resources.encode.num_gpus": (0.5, "neither"),
@@ -88,7 +93,7 @@ def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 def with_setting(name: str, value: object) -> JobConfig:
     """The default job with one setting changed."""
-    groups: dict[str, Any] = {"model": {"name": "tiny-random"}}
+    groups: dict[str, Any] = {"model": {"name": "tiny-random"}, "window_s": 60.0}  # without which is no stride_s
     *path, last = name.split(".")
     inner = groups
     for group in path:
