@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from flashvid.models import resolve_model
+from flashvid.models import check_answering, resolve_model
 from flashvid.presets import preset_named
 from pipeline.cluster import ClusterSize, connected
 from pipeline.committer import Committer
@@ -72,6 +72,7 @@ def run(
     """
     started = time.monotonic()
     model = resolve_model(job.model.name, job.model.revision)
+    check_answering(model, job.generation, job.inner_pruning)
     prints = fingerprints(job, model.identity)
     if job.preset is not None and preset_named(job.preset).family != model.family:
         on_notice(f"preset {job.preset} was published for another family than this model's, {model.family}")
