@@ -23,7 +23,9 @@ from pipeline.errors import UnreadableVideoError, VideoNotFoundError
 from pipeline.sampling import sample_frames
 from pipeline.storage import resolve
 
-_FRAMES_AT_ONCE = 16
+# A block is handed on at once: small frames together, large ones (8K: 100 MB) alone.
+_MAX_FRAMES_OF_BLOCK = 16
+_MAX_BYTES_OF_BLOCK = 128 << 20
 
 FrameTransform = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
@@ -99,8 +101,10 @@ def frame_blocks(
         index = read_index(container) if whole else read_index(container, start_s, end_s)
         indices = sample_frames(index.times, sampling, start_s, end_s, video_end_s=index.header.duration_s)
         reader = _reader(path, sampling, container, index, whole)
-        for first in range(0, len(indices), _FRAMES_AT_ONCE):
-            chosen = indices[first : first + _FRAMES_AT_ONCE]
+        bytes_of_frame = max(1, 3 * index.header.width * index.header.height)
+        at_once = max(1, min(_MAX_FRAMES_OF_BLOCK, _MAX_BYTES_OF_BLOCK // bytes_of_frame))
+        for first in range(0, len(indices), at_once):
+            chosen = indices[first : first + at_once]
             yield FrameBlock(len(indices), index.times[chosen], reader.read(chosen))
 
 

@@ -10,18 +10,19 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.config import SamplingConfig
+from pipeline.decoders.decord_reader import DecordReader
 from pipeline.decoders.demux import opened, read_index
-from pipeline.decoding import DecodedClip, decode_clip
+from pipeline.decoding import DecodedClip, decode_clip, frame_blocks
 from pipeline.errors import UnreadableVideoError
 from pipeline.probing import read_probe
 from tests import video_corpus
-from tests.helpers import FfmpegFrames, ffmpeg_frames
+from tests.helpers import FfmpegFrames, ffmpeg, ffmpeg_frames
 
 # The files that decord reads exactly; the rest is PyAV's.
 DECORD_READS = {
-    "h264_closed.mp4", "h264_closed.mkv", "h264_bt709.mp4", "h264_full_range.mp4", "h264_anamorphic.mp4",
-    "h264_interlaced.mp4", "variable_rate.mp4", "low_rate.mp4", "one_frame.mp4", "hevc_closed.mp4", "vp8.webm",
-    "vp9.webm",
+    "h264_closed.mp4", "h264_closed.mkv", "audio_first.mp4", "h264_bt709.mp4", "h264_full_range.mp4",
+    "h264_anamorphic.mp4", "h264_interlaced.mp4", "variable_rate.mp4", "low_rate.mp4", "one_frame.mp4",
+    "hevc_closed.mp4", "vp8.webm", "vp9.webm",
 }  # fmt: skip
 QUICK = ("h264_closed.mp4", "h264_open.mkv", "transport_stream.ts", "fragmented.mp4", "edit_list.mp4", "rotated_90.mp4")
 NAMES = tuple(name for name in (*video_corpus.FILES, *video_corpus.REMUXED) if name != "h264.avi")
@@ -99,6 +100,15 @@ def test_decord_is_taken_only_where_it_is_exact(corpus: Path, name: str) -> None
             decode_clip(str(path), SamplingConfig(num_frames=1, decoder="decord"), None, None)
 
 
+def test_the_check_finds_decords_wrong_frames(corpus: Path) -> None:
+    """What the choice of a decoder saves a run from: without it, some pictures of an open GOP are others."""
+    path = video_corpus.make("h264_open.mkv", corpus)
+    truth = ffmpeg_frames(path)
+    times, indices = true_times(path, truth), np.arange(1, video_corpus.NUM_FRAMES, 4)
+    clip = DecodedClip(DecordReader(str(path)).read(indices), times[indices])
+    assert 0 < len(wrong_frames(clip, times, truth)) < len(indices)
+
+
 def test_a_container_without_presentation_times_is_refused(corpus: Path) -> None:
     """AVI knows the order of packets only, and h264 shows pictures in another."""
     path = video_corpus.make("h264.avi", corpus)
@@ -113,3 +123,13 @@ def test_a_span_is_read_from_its_own_place(corpus: Path) -> None:
         index = read_index(container, 2.5, 2.75)
     assert index.times[0] == 2.0  # a keyframe each second
     assert 2.75 <= index.times[-1] < 3.0
+
+
+@pytest.mark.parametrize(("size", "blocks"), [("320x240", [16, 4]), ("7680x4320", [1] * 3)])
+def test_large_frames_travel_alone(tmp_path: Path, size: str, blocks: list[int]) -> None:
+    """At most 16 frames or 128 MiB of them at a time: 8K frames fit into the memory limit as small ones do."""
+    path, num_frames = tmp_path / "a.mp4", sum(blocks)
+    pattern = f"color=s={size}:r=10:d={num_frames / 10}"
+    ffmpeg("-f", "lavfi", "-i", pattern, "-c:v", "libx264", "-preset", "ultrafast", path)
+    found = frame_blocks(str(path), SamplingConfig(num_frames=num_frames), None, None)
+    assert [len(block.frames) for block in found] == blocks

@@ -31,6 +31,7 @@ _FRAGMENTED = ("-movflags", "frag_keyframe+empty_moov")
 FILES: Mapping[str, tuple[str, ...]] = {
     "h264_closed.mp4": _CLOSED,
     "h264_closed.mkv": _CLOSED,
+    "audio_first.mp4": ("-map", "1:a", "-map", "0:v", *_CLOSED),
     "h264_open.mp4": _OPEN,
     "h264_open.mkv": _OPEN,
     "h264_intra_refresh.mp4": (
@@ -118,7 +119,7 @@ def make(name: str, folder: Path) -> Path:
     return path
 
 
-WITH_SOUND = frozenset({"h264_closed.mkv", "transport_stream.ts", "fragmented.mp4", "vp9.webm"})
+WITH_SOUND = frozenset({"h264_closed.mkv", "audio_first.mp4", "transport_stream.ts", "fragmented.mp4", "vp9.webm"})
 
 
 def _picture(number: int) -> NDArray[np.uint8]:

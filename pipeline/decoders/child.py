@@ -22,7 +22,6 @@ import pipeline.decoding  # noqa: F401 - loaded before the first request, and be
 from flashvid.errors import FlashVidError
 from pipeline.errors import DecodeMemoryError
 
-READY = "ready"
 # The parent counts the seconds. This clock only ends a process that hangs after its parent has died.
 _GRACE_S = 30.0
 
@@ -32,7 +31,7 @@ def main() -> None:
     descriptor, memory_limit = map(int, sys.argv[1:])
     _limit_memory(memory_limit)
     with Connection(descriptor) as parent:
-        parent.send(READY)
+        parent.send("ready")
         try:
             while True:
                 _serve(parent)

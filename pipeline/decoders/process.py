@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import SamplingConfig
-from pipeline.decoders.child import READY
 from pipeline.decoding import DecodedClip, FrameBlock, FrameTransform, collect, frame_blocks
 from pipeline.errors import DecodeMemoryError, DecoderDiedError, DecodeTimeoutError
 
@@ -103,8 +102,7 @@ class DecodeProcess:
         """The blocks of a clip as they come. A child that was not heard to its end is of no further use."""
         finished = False
         try:
-            if not self._ready and self._receive(_START_LIMIT_S) == READY:
-                self._ready = True
+            self._await_start()
             self._used = True
             self._connection.send((self._decode, clip, self._time_limit_s))
             left_s = self._time_limit_s
@@ -126,6 +124,14 @@ class DecodeProcess:
                 self._restart()
         if reply is not None:
             raise reply
+
+    def _await_start(self) -> None:
+        if self._ready:
+            return
+        if not self._connection.poll(_START_LIMIT_S):
+            raise DecodeTimeoutError(f"the process that decodes did not start within {_START_LIMIT_S:g} s")
+        self._connection.recv()
+        self._ready = True
 
     def _receive(self, timeout_s: float) -> Any:  # noqa: ANN401 - whatever the child says
         if not self._connection.poll(max(timeout_s, 0.0)):
