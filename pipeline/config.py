@@ -76,7 +76,7 @@ class DecodePoolConfig(PoolConfig):
     """The pool that decodes, and what one clip may take of it."""
 
     time_limit_s: float = Field(default=600.0, gt=0, description="seconds that the decoder may take for one clip")
-    memory_limit_gb: float = Field(default=4.0, gt=0, description="GiB that the decoder of one actor may allocate")
+    memory_limit_gb: float = Field(default=4.0, ge=0.1, description="GiB that the decoder of one actor may allocate")
 
     @field_validator("num_gpus")
     @classmethod

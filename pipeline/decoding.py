@@ -32,7 +32,7 @@ FrameTransform = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class FrameBlock:
-    """A few consecutive sampled frames of a clip, of the file's own size.
+    """A few consecutive sampled frames of a clip, of the file's own size; good until the next block is asked for.
 
     Attributes:
         num_frames: Sampled frames of the whole clip.
@@ -141,7 +141,8 @@ def collect(
     transform: FrameTransform | None = None
     for block in blocks:
         transform = transform or transform_for(block.num_frames)
-        frames.append(transform(block.frames))
+        made = transform(block.frames)
+        frames.append(made.copy() if np.may_share_memory(made, block.frames) else made)
         timestamps.append(block.frame_timestamps)
     return DecodedClip(frames=np.concatenate(frames), frame_timestamps=np.concatenate(timestamps))
 

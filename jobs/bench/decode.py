@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -107,6 +108,7 @@ def _report(video: Path, automatic: str, speeds: list[DecodeSpeed]) -> str:
         for speed in speeds
     )
     return (
-        f"{video.name} (auto: {automatic}), one thread each, best of {_ROUNDS}; {describe_environment()}.\n\n"
+        f"{video.name} (auto: {automatic}), one thread each, best of {_ROUNDS}; "
+        f"decord {version('decord')}, PyAV {version('av')}; {describe_environment()}.\n\n"
         f"| decoder | frames | seconds | frames per second |\n|---|---|---|---|\n{rows}"
     )

@@ -9,12 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from mmap import mmap
 from multiprocessing import Pipe
-from typing import Any
-
-import numpy as np
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 from pipeline.config import SamplingConfig
+from pipeline.decoders.child import frames_in
 from pipeline.decoding import DecodedClip, FrameBlock, FrameTransform, collect, frame_blocks
 from pipeline.errors import DecodeMemoryError, DecoderDiedError, DecodeTimeoutError
 
@@ -85,12 +86,15 @@ class DecodeProcess:
         """Start a child without waiting for it."""
         self._used = self._ready = False
         self._connection, theirs = Pipe()
-        with theirs:
-            arguments = ("-m", "pipeline.decoders.child", str(theirs.fileno()), str(self._memory_limit))
+        with theirs, _memory_file() as memory:
+            # Room for all that the child may hold; only what frames are written to becomes real.
+            memory.truncate(self._memory_limit)
+            self._shared = mmap(memory.fileno(), self._memory_limit)
+            descriptors = [theirs.fileno(), memory.fileno()]
             self._child = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, *arguments],
+                [sys.executable, "-m", "pipeline.decoders.child", *map(str, descriptors), str(self._memory_limit)],
                 stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
+                pass_fds=descriptors,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},  # noqa: PTH109
             )
 
@@ -107,6 +111,7 @@ class DecodeProcess:
             self._connection.send((self._decode, clip, self._time_limit_s))
             left_s = self._time_limit_s
             while True:
+                self._connection.send("next")
                 asked = time.monotonic()
                 reply = self._receive(left_s)
                 left_s -= time.monotonic() - asked
@@ -114,9 +119,7 @@ class DecodeProcess:
                     finished = True
                     break
                 num_frames, frame_timestamps, shape = reply
-                frames = np.empty(shape, dtype=np.uint8)
-                self._connection.recv_bytes_into(frames.data.cast("B"))
-                yield FrameBlock(num_frames, frame_timestamps, frames)
+                yield FrameBlock(num_frames, frame_timestamps, frames_in(self._shared, shape))
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise DecoderDiedError(f"the process that decoded this file died ({self._cause_of_death()})") from None
         finally:
@@ -143,3 +146,8 @@ class DecodeProcess:
     def _cause_of_death(self) -> str:
         code = self._child.wait()
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def _memory_file() -> IO[bytes]:
+    """A file in memory, gone when nobody has it open or mapped; on disk where the system has no such files."""
+    return os.fdopen(os.memfd_create("flashvid-frames"), "w+b") if hasattr(os, "memfd_create") else TemporaryFile()
