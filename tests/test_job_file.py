@@ -162,7 +162,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(tmp_path: Path, text
         (GOOD.replace("  - What happens?", "  - 7"), r"line 3, questions\.0: "),
         (MINIMAL.replace("videos: v", "videos: [v]"), r"line 1, videos: .*string \(got \['v'\]\)"),
         (MINIMAL.replace("o\n", "''\n"), "line 3, output: .*at least 1 character"),
-        (MINIMAL + "resources: {decode: {num_gpus: 1}}\n", r"resources\.decode: decoding runs on CPUs"),
+        (MINIMAL + "resources: {decode: {num_gpus: 1}}\n", r"resources\.decode\.num_gpus: decoding runs on CPUs"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_line_and_key(tmp_path: Path, text: str, message: str) -> None:
