@@ -87,6 +87,8 @@ _ALL = (
     # Chosen on clips of its own (docs/quality.md): merging across frames costs small objects their place in time.
     Preset("tiny", "qwen2_5_vl", "the embedded tiny", 4, "attn_div", 16, 3, 0.2, alpha=0.75),
 )
+# Of the method `fastv`: K = 2, R = 50 % (arXiv 2403.06764, section 4.1).
+FASTV_PRUNING = InnerPruningConfig(pruning_layer=2, llm_retention_ratio=0.5)
 PRESETS: Mapping[str, Preset] = MappingProxyType({preset.name: preset for preset in _ALL})
 
 

@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 
 from flashvid.config import CompressionConfig, InnerPruningConfig
 from flashvid.models import GenerationConfig
-from flashvid.presets import PRESETS, preset_named
+from flashvid.presets import FASTV_PRUNING, PRESETS, preset_named
+
+CacheDtype = Literal["int8"]
 
 _SECRET_WORDS = ("key", "secret", "token", "pass", "credential", "auth", "connection_string", "sas")
 _URL_WITH_SECRET = re.compile(r"://[^/@]*:[^/@]*@")
@@ -131,6 +133,9 @@ class JobConfig(Settings):
     questions: str | tuple[QuestionRow, ...] = Field(description="a table's path, or the questions themselves")
     output: str = Field(min_length=1, description="folder or URL that receives answers and failures")
     cache: str | None = Field(default=None, description="folder or URL of the compressed tokens; default: output")
+    cache_dtype: CacheDtype | None = Field(
+        default=None, description="int8 halves a bfloat16 cache, at a small error; default: tokens bit for bit"
+    )
     source_id_column: str | None = Field(
         default=None,
         description="column of the videos table that says what the bytes are, for instance a checksum",
@@ -167,6 +172,18 @@ class JobConfig(Settings):
         if with_pruning:
             written["inner_pruning"] = _filled(written["inner_pruning"], preset.inner_pruning())
         return written
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_fastv(cls, job: object) -> object:
+        compression = job.get("compression") if isinstance(job, dict) else None
+        if not isinstance(job, dict) or not isinstance(compression, dict) or compression.get("method") != "fastv":
+            return job
+        if job.get("preset") is not None:
+            raise ValueError("a preset holds settings of flashvid, not of the method fastv: leave one of them out")
+        if job.get("inner_pruning", {}) is None:
+            raise ValueError("fastv is inner_pruning: it cannot be switched off")
+        return {**job, "inner_pruning": _filled(job.get("inner_pruning", {}), FASTV_PRUNING)}
 
     @model_validator(mode="after")
     def _stride_of_windows(self) -> Self:

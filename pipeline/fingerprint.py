@@ -56,6 +56,8 @@ def fingerprints(job: JobConfig, model_identity: str) -> Fingerprints:
     }
     if job.sampling.fps is None:
         del tokens["sampling.max_frames"]  # has no effect with num_frames
+    if job.cache_dtype is not None:
+        tokens["cache_dtype"] = job.cache_dtype
     answers: dict[str, Setting] = {
         **tokens,
         **_flat("generation", job.generation.model_dump(mode="json")),

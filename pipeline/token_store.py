@@ -11,7 +11,9 @@ import pyarrow as pa
 import torch
 
 from flashvid.models import CompressedVideo
+from flashvid.quantisation import QuantisedTokens, quantise
 from pipeline import tables
+from pipeline.config import CacheDtype
 from pipeline.errors import CorruptTokensError
 from pipeline.parquet import from_bytes, to_bytes
 from pipeline.storage import Storage
@@ -37,10 +39,17 @@ class ClipOrigin:
 
 
 class TokenStore:
-    """Committed compressed tokens under one `tokens_fingerprint`."""
+    """Committed compressed tokens under one `tokens_fingerprint`.
 
-    def __init__(self, storage: Storage, fingerprint: str) -> None:
+    Args:
+        storage: Where.
+        fingerprint: The `tokens_fingerprint`.
+        cache_dtype: How tokens are written; None is bit for bit. Reading goes by what an object says of itself.
+    """
+
+    def __init__(self, storage: Storage, fingerprint: str, cache_dtype: CacheDtype | None = None) -> None:
         self._storage = storage
+        self._cache_dtype = cache_dtype
         self._folder = f"tokens/fingerprint={fingerprint}"
 
     def name(self, content_key: str) -> str:
@@ -65,7 +74,11 @@ class TokenStore:
         thumbnails: list[bytes],
         run_id: str,
     ) -> bool:
-        """Write a clip's tokens; False if another writer was first (its object stays, and is as good)."""
+        """Write a clip's tokens; False if another writer was first (its object stays, and is as good).
+
+        Raises:
+            InvalidFeaturesError: tokens that `cache_dtype` cannot hold.
+        """
         row = {
             **vars(origin),
             "frame_timestamps": [float(t) for t in video.frame_timestamps],
@@ -76,8 +89,7 @@ class TokenStore:
             "dtype": _NAMES[video.tokens.dtype],
             "indices": video.indices.tolist(),
             "assignment": video.assignment.tolist(),
-            "tokens": _bytes(video.tokens),
-            "deepstack": [_bytes(level) for level in video.deepstack] or None,
+            **(_exact(video) if self._cache_dtype is None else _quantised(video)),
             "thumbnails": thumbnails,
             "run_id": run_id,
         }
@@ -104,12 +116,22 @@ def _decode(row: Mapping[str, Any], name: str) -> CompressedVideo:
     if dtype is None:
         raise CorruptTokensError(f"holds tokens of an unknown dtype {row['dtype']!r}", name)
     shape = (row["num_tokens"], row["hidden_size"])
-    # Objects of the first version have no such column: they are of families without these features.
-    levels = row.get("deepstack") or ()
-    for content in (row["tokens"], *levels):
-        if len(content) != shape[0] * shape[1] * dtype.itemsize or len(row["indices"]) != shape[0]:
-            raise CorruptTokensError(f"holds {len(content)} bytes for {shape} {row['dtype']}", name)
-    tokens, *deepstack = (_tensor(content, dtype, shape) for content in (row["tokens"], *levels))
+    # Older objects have neither column: they are of families without these features, and exact.
+    contents = (row["tokens"], *(row.get("deepstack") or ()))
+    scales = () if row.get("scales") is None else (row["scales"], *(row.get("deepstack_scales") or ()))
+    stored = torch.int8 if scales else dtype
+    for content in contents:
+        if len(content) != shape[0] * shape[1] * stored.itemsize or len(row["indices"]) != shape[0]:
+            raise CorruptTokensError(f"holds {len(content)} bytes for {shape} {stored}", name)
+    if scales and [len(of_level) for of_level in scales] != [shape[0]] * len(contents):
+        raise CorruptTokensError(f"holds scales for other than {shape[0]} tokens", name)
+    found = [_tensor(content, stored, shape) for content in contents]
+    if scales:
+        found = [
+            QuantisedTokens(values, torch.tensor(of_level, dtype=torch.float32)).restore(dtype)
+            for values, of_level in zip(found, scales, strict=True)
+        ]
+    tokens, *deepstack = found
     steps, height, width = row["grid_thw"]
     return CompressedVideo(
         tokens=tokens,
@@ -120,6 +142,22 @@ def _decode(row: Mapping[str, Any], name: str) -> CompressedVideo:
         segment_lengths=tuple(row["segment_lengths"]),
         deepstack=tuple(deepstack),
     )
+
+
+def _exact(video: CompressedVideo) -> dict[str, object]:
+    """The columns of values that come back bit for bit."""
+    return {"tokens": _bytes(video.tokens), "deepstack": [_bytes(level) for level in video.deepstack] or None}
+
+
+def _quantised(video: CompressedVideo) -> dict[str, object]:
+    """The columns of values as int8, each row with its scale; features for deeper layers alike."""
+    tokens, *levels = (quantise(part) for part in (video.tokens, *video.deepstack))
+    return {
+        "tokens": _bytes(tokens.values),
+        "scales": tokens.scales.tolist(),
+        "deepstack": [_bytes(level.values) for level in levels] or None,
+        "deepstack_scales": [level.scales.tolist() for level in levels] or None,
+    }
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:

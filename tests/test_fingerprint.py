@@ -22,6 +22,7 @@ SETTINGS: dict[str, tuple[object, Effect]] = {
     "questions": ("/elsewhere/questions.csv", "neither"),
     "output": ("/elsewhere", "neither"),
     "cache": ("/elsewhere", "neither"),
+    "cache_dtype": ("int8", "both"),
     "source_id_column": ("checksum", "neither"),
     # The model's identity is hashed, not the name it was found under.
     "model.name": ("/models/tiny-random", "neither"),

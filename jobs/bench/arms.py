@@ -8,6 +8,7 @@ from typing import Any
 
 from flashvid import CompressionConfig, InnerPruningConfig
 from flashvid.presets import preset_named
+from pipeline.config import CacheDtype
 
 RETENTIONS = (0.5, 0.25, 0.2, 0.15, 0.1, 0.05)
 _VARIANT_RETENTIONS = (0.25, 0.1)
@@ -22,6 +23,8 @@ class Arm:
         config: Its settings, at whatever retention; None keeps every token.
         retentions: At which it is measured.
         pruning: Inside the decoder; None for none.
+        max_segment_frames: Of a stream (`compress_stream`); None compresses the whole clip at once.
+        cache_dtype: How tokens are stored before they are asked about; None is bit for bit.
         published_tokens: Whether it gets as many tokens as the published implementation keeps of the same clip, which
             rounds its budget up in every frame, instead of the exact budget.
     """
@@ -30,6 +33,8 @@ class Arm:
     config: CompressionConfig | None
     retentions: tuple[float, ...] = RETENTIONS
     pruning: InnerPruningConfig | None = None
+    max_segment_frames: int | None = None
+    cache_dtype: CacheDtype | None = None
     published_tokens: bool = False
 
 
@@ -85,6 +90,11 @@ VARIANT_ARMS = (
     _variant("flashvid min_segment_num=12", min_segment_num=12),
     _variant("flashvid min_segment_num=8 temporal_threshold=0.6", min_segment_num=8, temporal_threshold=0.6),
     _variant("flashvid min_segment_num=8 temporal_threshold=0.95", min_segment_num=8, temporal_threshold=0.95),
+    Arm("flashvid int8", OURS, retentions=_VARIANT_RETENTIONS, cache_dtype="int8"),
+    *(
+        Arm(f"flashvid streamed, segments of {frames}", OURS, retentions=_VARIANT_RETENTIONS, max_segment_frames=frames)
+        for frames in (1, 4, 16)
+    ),
     Arm("flashvid, published tokens", OURS, retentions=_VARIANT_RETENTIONS, published_tokens=True),
     Arm(
         "attention_topk, published tokens",
