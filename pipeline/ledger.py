@@ -7,7 +7,7 @@ there is no other marker.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -49,17 +49,21 @@ class Ledger:
         self._answers = f"answers/fingerprint={fingerprint}"
         self._failures = f"failures/fingerprint={fingerprint}"
 
-    def append_answers(self, rows: Sequence[Row], part: str) -> None:
+    def append_answers(
+        self, rows: Sequence[Row], part: str, confirm: Callable[[], object] = lambda: None
+    ) -> None:
         """Commit answers, one object per shard of their `video_id`.
 
         Args:
             rows: Rows of `tables.ANSWERS`.
             part: Name of this commit, unique over all runs.
+            confirm: Called before each object; raises if it must not be written (any more).
         """
         shards: dict[str, list[Row]] = defaultdict(list)
         for row in rows:
             shards[shard_of(row["video_id"])].append(row)
         for shard, shard_rows in shards.items():
+            confirm()
             self._create(f"{self._answers}/shard={shard}/part-{part}.parquet", shard_rows, tables.ANSWERS)
 
     def append_failures(self, rows: Sequence[Row], part: str) -> None:
