@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-import s3fs
 
 from pipeline import storage as storage_module
 from pipeline.errors import OutputLockedError, StorageUnavailableError
@@ -90,28 +88,14 @@ def test_one_lease_for_all(store: ObjectStore) -> None:
 
 def test_a_store_without_conditional_writes_is_found_out(moto: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes every write; then a name is looked at before it is written, and nothing else keeps it."""
-
-    async def unconditional(fs: s3fs.S3FileSystem, path: str, value: bytes, mode: str = "", **options: Any) -> None:
-        del mode, options
-        bucket, key, _ = fs.split_path(path)
-        await fs._call_s3("put_object", Bucket=bucket, Key=key, Body=value)
-
-    monkeypatch.setattr(s3fs.S3FileSystem, "_pipe_file", unconditional)
-    url = moto.folder()
-    storage = Storage(url, {**moto.options, "default_block_size": 2**20})  # an instance of its own
-    monkeypatch.setattr(storage.fs, "pipe_file", lambda *a, timeout=None, **k: _sync(storage.fs, unconditional, *a, **k))
+    storage, plain = moto.storage(), moto.filesystem()
+    monkeypatch.setattr(storage.fs, "pipe_file", lambda path, value, **_: plain.pipe_file(path, value))
     assert not storage.is_exclusive
     assert storage.names("") == []
     assert storage.create("a", b"first") is True
     assert storage.create("a", b"first") is True
     assert storage.create("a", b"second") is False
     assert storage.read("a") == b"first"
-
-
-def _sync(fs: Any, coroutine: Any, *arguments: Any, **options: Any) -> Any:
-    from fsspec.asyn import sync
-
-    return sync(fs.loop, coroutine, fs, *arguments, **options)
 
 
 def test_a_store_that_is_away_is_an_error_in_time(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
