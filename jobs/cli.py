@@ -1,7 +1,7 @@
 """The `flashvid` command.
 
-Exit codes: 0 the run completed (what failed is in `failures/`), 1 unexpected error, 2 the job, its inputs or its
-settings were refused, 130 interrupted.
+Exit codes: 0 the run completed (what failed is in `failures/`), 1 unexpected error (of `verify`: something found), 2 the
+job, its inputs or its settings were refused, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 from rich.console import Console
 from rich.text import Text
 
-from flashvid.errors import ConfigurationError, FatalError
+from flashvid.errors import FatalError
+from jobs import care_commands
+from jobs.assignment import assignment
 
 _REFUSED = 2
 _INTERRUPTED = 130
@@ -68,7 +69,9 @@ def run(
     from jobs.run_command import run_and_report
 
     with _resumable():
-        run_and_report(load_job(job, dict(_assignment(text) for text in overrides or [])), fork=fork, address=address)
+        run_and_report(
+            load_job(job, dict(assignment(text, "--set") for text in overrides or [])), fork=fork, address=address
+        )
 
 
 @app.command()
@@ -97,6 +100,8 @@ def models(
 
     show_models(as_json=as_json)
 
+
+care_commands.register(app)
 
 bench = typer.Typer(no_args_is_help=True, help="Measure what the project claims, beside its rivals.")
 app.add_typer(bench, name="bench")
@@ -145,13 +150,3 @@ def _resumable() -> Iterator[None]:
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted: what is committed stays; the same command goes on from there")
         raise typer.Exit(_INTERRUPTED) from None
-
-
-def _assignment(text: str) -> tuple[str, object]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise ConfigurationError(f"--set {text!r} is not key=value")
-    try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigurationError(f"--set {text!r}: the value is not YAML") from None

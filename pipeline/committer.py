@@ -14,7 +14,6 @@ from pipeline.ledger import Ledger
 from pipeline.messages import ClipMessage, Failure
 from pipeline.planning import Clip
 
-
 # An object store that is away for longer than this ends the run; for less, answers wait in memory.
 _PATIENCE_S = 600.0
 _PAUSE_S = 5.0

@@ -83,7 +83,7 @@ class Ledger:
         columns = ["clip_id", "question_id", "error_kind", "attempt", "stage", "error_type", "run_id"]
         for row in self._read(self._failures, tables.FAILURES, columns):
             retried = any(request.covers(row) for request in requests)
-            yield FailureKey(*(row[name] for name in columns[:5]), retried=retried)
+            yield FailureKey(**{name: row[name] for name in columns[:5]}, retried=retried)
 
     def _create(self, name: str, rows: Sequence[Row], schema: pa.Schema) -> None:
         if not self._storage.create(name, to_bytes(rows, schema)):

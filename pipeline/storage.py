@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -131,9 +132,10 @@ class Storage:
         """Bytes of every finished object below a folder, by name."""
         return {name: info["size"] for name, info in sorted(self._find(folder).items()) if _TEMPORARY not in name}
 
-    def temporary_names(self) -> list[str]:
-        """Names that writers use until an object is finished: of writers at work, and what killed ones left."""
-        return sorted(name for name in self._find("") if _TEMPORARY in name)
+    def temporary_objects(self) -> dict[str, tuple[int, datetime]]:
+        """What writers write to until an object is finished: its size, and when it was written to last, by name."""
+        found = {name: info for name, info in self._find("").items() if _TEMPORARY in name}
+        return {name: (info["size"], _written(info)) for name, info in found.items()}
 
     def remove(self, name: str) -> None:
         """Remove an object for good. Only care commands do; raises FileNotFoundError."""
@@ -186,6 +188,12 @@ class Storage:
                     raise StorageUnavailableError(f"no answer within {within_s:.0f} s ({reason})", self.url) from error
             time.sleep(pause)
             pause *= 2
+
+
+def _written(info: Mapping[str, Any]) -> datetime:
+    """When an object was last written, as the filesystem says it."""
+    written = next((info[name] for name in ("LastModified", "mtime", "updated", "created") if name in info), 0.0)
+    return datetime.fromtimestamp(written, UTC) if isinstance(written, int | float) else written
 
 
 def _create_local(target: Path, content: bytes) -> None:

@@ -22,6 +22,8 @@ _DTYPES: Mapping[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+# Nobody waits for one clip's tokens, which may be large, as others wait for a lease.
+_WRITE_SECONDS = 600.0
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
@@ -66,22 +68,8 @@ class TokenStore:
         run_id: str,
     ) -> bool:
         """Write a clip's tokens; False if another writer was first (its object stays, and is as good)."""
-        row = {
-            **vars(origin),
-            "frame_timestamps": [float(t) for t in video.frame_timestamps],
-            "grid_thw": list(video.grid_thw),
-            "segment_lengths": list(video.segment_lengths),
-            "num_tokens": video.tokens.shape[0],
-            "hidden_size": video.tokens.shape[1],
-            "dtype": _NAMES[video.tokens.dtype],
-            "indices": video.indices.tolist(),
-            "assignment": video.assignment.tolist(),
-            "tokens": _bytes(video.tokens),
-            "deepstack": [_bytes(level) for level in video.deepstack] or None,
-            "thumbnails": thumbnails,
-            "run_id": run_id,
-        }
-        return self._storage.create(self.name(content_key), to_bytes([row], tables.TOKENS))
+        content = encode_tokens(video, origin, thumbnails=thumbnails, run_id=run_id)
+        return self._storage.create(self.name(content_key), content, within_s=_WRITE_SECONDS)
 
     def read(self, content_key: str) -> CompressedVideo:
         """The committed tokens of a clip.
@@ -91,12 +79,40 @@ class TokenStore:
             CorruptTokensError: the object contradicts itself.
         """
         name = self.name(content_key)
-        content = self._storage.read(name)
-        try:
-            (row,) = from_bytes(content).to_pylist()
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise CorruptTokensError(f"is no Parquet file with one row: {error}", name) from None
-        return _decode(row, name)
+        return decode_tokens(self._storage.read(name), name)
+
+
+def encode_tokens(video: CompressedVideo, origin: ClipOrigin, *, thumbnails: list[bytes], run_id: str) -> bytes:
+    """A clip's tokens as the object that is committed: one row of `tables.TOKENS`."""
+    row = {
+        **vars(origin),
+        "frame_timestamps": [float(t) for t in video.frame_timestamps],
+        "grid_thw": list(video.grid_thw),
+        "segment_lengths": list(video.segment_lengths),
+        "num_tokens": video.tokens.shape[0],
+        "hidden_size": video.tokens.shape[1],
+        "dtype": _NAMES[video.tokens.dtype],
+        "indices": video.indices.tolist(),
+        "assignment": video.assignment.tolist(),
+        "tokens": _bytes(video.tokens),
+        "deepstack": [_bytes(level) for level in video.deepstack] or None,
+        "thumbnails": thumbnails,
+        "run_id": run_id,
+    }
+    return to_bytes([row], tables.TOKENS)
+
+
+def decode_tokens(content: bytes, name: str) -> CompressedVideo:
+    """The tokens in an object; `name` is for the error.
+
+    Raises:
+        CorruptTokensError: the object contradicts itself.
+    """
+    try:
+        (row,) = from_bytes(content).to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise CorruptTokensError(f"is no Parquet file with one row: {error}", name) from None
+    return _decode(row, name)
 
 
 def _decode(row: Mapping[str, Any], name: str) -> CompressedVideo:

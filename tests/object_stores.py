@@ -70,7 +70,7 @@ def aws_environment() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def moto(aws_environment: None) -> Iterator[ObjectStore]:
-    """moto's server, in a process of its own."""
+    """Moto's server, in a process of its own."""
     del aws_environment
     port = free_port()
     command = [str(Path(sys.executable).parent / "moto_server"), "-H", "127.0.0.1", "-p", str(port)]
