@@ -1,7 +1,7 @@
 """The `flashvid` command.
 
-Exit codes: 0 the run completed (what failed is in `failures/`), 1 unexpected error (of `verify`: something found), 2 the
-job, its inputs or its settings were refused, 130 interrupted.
+Exit codes: 0 the run completed (what failed is in `failures/`), 1 unexpected error (of `verify`: something found),
+2 the job, its inputs or its settings were refused, 130 interrupted.
 """
 
 from __future__ import annotations

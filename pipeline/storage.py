@@ -147,7 +147,8 @@ class Storage:
         except FileNotFoundError:
             return {}
         prefix = self.root.rstrip("/") + "/"
-        return {path.removeprefix(prefix): info for path, info in found.items()}
+        # SeaweedFS keeps a folder whose last object was removed, and lists it.
+        return {path.removeprefix(prefix): info for path, info in found.items() if info["type"] != "directory"}
 
     def _create(self, name: str, content: bytes, within_s: float) -> bool:
         try:

@@ -118,8 +118,8 @@ def _serving(process: subprocess.Popen[bytes], port: int) -> Iterator[ObjectStor
         _create_bucket(store, process)
         yield store
     finally:
-        process.terminate()
-        process.wait(timeout=30)
+        process.kill()  # what it wrote is thrown away; SeaweedFS would take half a minute to put it in order
+        process.wait()
 
 
 def _create_bucket(store: ObjectStore, process: subprocess.Popen[bytes]) -> None:
