@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,52 +17,161 @@ MAX_NEIGHBOURS = 7
 # many parts that memory is bounded.
 ROUNDING = 8 * torch.finfo(torch.float32).eps
 TIMES_ROUNDING = 100
-PARTS = 8
+FLOAT64_PARTS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Rows for the tokens of F frames of different sizes in one matrix `[P, D]`.
+
+    Frames come by descending size. Where it saves most they are parted in two, larger ones and smaller ones, each
+    padded to the first of its part: they can be multiplied together then, and less is multiplied in vain.
+    """
+
+    sizes: Counts
+    """`[F]`, descending: the tokens of each frame, its first rows."""
+    padded: Counts
+    """`[F]`: the rows of each frame."""
+    first_rows: Counts
+    """`[F]`: where they begin."""
+    num_large: int
+    """Frames in the first part; the second may be empty."""
+
+    @classmethod
+    def of(cls, sizes: Counts) -> Layout:
+        """For frames of these sizes, `[F]`, descending, of which there is at least one."""
+        num_large = np.arange(1, len(sizes) + 1)
+        small = np.append(sizes[1:], 0)
+        cost = num_large * sizes[0] ** 2 + num_large[::-1] * small**2 - small**2
+        best = int(cost.argmin()) + 1
+        padded = np.where(num_large <= best, sizes[0], small[best - 1])
+        return cls(sizes, padded, np.cumsum(padded) - padded, best)
+
+    @property
+    def num_rows(self) -> int:
+        """P."""
+        return int(self.padded.sum())
+
+    def blocks(self, tokens: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """The parts of a matrix `[P, D]`: their frames, and a view `[f, m, D]` of their rows."""
+        for frames in (slice(0, self.num_large), slice(self.num_large, len(self.sizes))):
+            padded = self.padded[frames]
+            if len(padded) > 0:
+                rows = tokens.narrow(0, int(self.first_rows[frames][0]), int(padded.sum()))
+                yield frames, rows.view(len(padded), int(padded[0]), -1)
 
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
-    """A partition of the tokens of each of F frames; a frame has at most m tokens and at most c clusters."""
+    """A partition of the tokens of each of F frames; C clusters in all, frame after frame."""
 
     ids: Tensor
-    """`[F, m]` int64: the cluster of each token, from 0; meaningless beyond a frame's tokens."""
+    """`[P]` int64: the cluster of the token in each row, from 0 to C - 1; meaningless in rows that only pad."""
     centers: Tensor
-    """`[F, c]` int64: the token each cluster is centred on, best first; meaningless beyond a frame's clusters."""
+    """`[C]` int64: the row of the token each cluster is centred on; in each frame the best first."""
 
 
-def squared_distances(products: Tensor, width: int, outside: Tensor) -> Tensor:
+def inner_products(tokens: Tensor, layout: Layout) -> Tensor:
+    """Within each frame: `[P, D]`, **changed** as `dpc_knn` says, to `[F, m, m]`, symmetric to the last bit.
+
+    Beyond the tokens of a frame there may be anything finite.
+    """
+    most = int(layout.sizes[0])
+    products = tokens.new_zeros(len(layout.sizes), most, most)
+    for frames, own in layout.blocks(tokens):
+        size = own.shape[1]
+        own.sub_(own[:, :1].clone())
+        torch.bmm(own, own.mT, out=products[frames, :size, :size])
+    # Rounding would decide between mutual neighbours.
+    return torch.maximum(products, products.mT)
+
+
+def squared_distances(products: Tensor, width: int, beyond: Tensor) -> Tensor:
     """Between the tokens of a frame, over the width.
 
     Args:
-        products: `[F, m, m]`, symmetric: inner products.
+        products: `[F, m, m]`, symmetric, finite: inner products.
         width: D.
-        outside: `[F, m, m]` bool: pairs of which not both are tokens of the frame.
+        beyond: `[F, m]`: 0 for a token of the frame, infinity for what is none.
 
     Returns:
-        `[F, m, m]`, symmetric, 0 to itself, infinite outside.
+        `[F, m, m]`, symmetric, 0 to itself, infinite to and from what is no token of the frame.
     """
-    squares = products.diagonal(dim1=1, dim2=2)
-    distances = (squares.unsqueeze(1) + squares.unsqueeze(2)).sub_(products, alpha=2).div_(width)
+    squares = products.diagonal(dim1=1, dim2=2) + beyond
+    distances = (squares.unsqueeze(1) + squares.unsqueeze(2)).sub_(products, alpha=2).div_(width).clamp_min_(0)
     distances.diagonal(dim1=1, dim2=2).zero_()
-    return distances.clamp_min_(0).masked_fill_(outside, torch.inf)
+    return distances
 
 
-def neighbour_spread(distances: Tensor, num_neighbours: Tensor) -> Tensor:
+def neighbour_spread(distances: Tensor, num_neighbours: Counts) -> Tensor:
     """The mean of the smallest squared distances, to itself included.
 
     Args:
         distances: `[F, m, m]`, squared.
-        num_neighbours: `[F]` int64, from 0 to 7 and to m.
+        num_neighbours: `[F]`, from 1 to 7 and to m.
 
     Returns:
         `[F, m]`.
     """
-    nearest = distances.topk(min(MAX_NEIGHBOURS, distances.shape[-1]), largest=False).values
-    counted = torch.arange(nearest.shape[-1], device=nearest.device) < num_neighbours.view(-1, 1, 1)
-    return nearest.where(counted, 0.0).sum(dim=-1) / num_neighbours.clamp_min(1).unsqueeze(-1)
+    most = int(num_neighbours.max())
+    uncounted = torch.from_numpy(np.arange(most) >= num_neighbours[:, None, None]).to(distances.device)
+    nearest = distances.topk(most, largest=False).values.masked_fill_(uncounted, 0.0)
+    return nearest.sum(dim=-1) / torch.from_numpy(num_neighbours[:, None]).to(distances.device)
 
 
-def dpc_knn(tokens: Tensor, token_counts: Counts, cluster_counts: Counts, *, reference_compatible: bool) -> Clusters:
+def distances_and_scores(
+    tokens: Tensor, layout: Layout, num_neighbours: Counts, *, reference_compatible: bool
+) -> tuple[Tensor, Tensor]:
+    """How far tokens are from each other, and how good a centre each makes: dense, and far from anything denser.
+
+    Args:
+        tokens: `[P, D]`, see `dpc_knn`.
+        layout: Its rows.
+        num_neighbours: `[F]`, from 1: those whose distances make a token's density, itself included.
+        reference_compatible: See `dpc_knn`.
+
+    Returns:
+        `[F, m, m]`, infinite to and from what is no token of its frame; and `[F, m]`, minus infinity for that.
+    """
+    device, width, most = tokens.device, tokens.shape[-1], int(layout.sizes[0])
+    outside = torch.from_numpy(np.arange(most) >= layout.sizes[:, None]).to(device)
+    beyond = torch.zeros_like(outside, dtype=tokens.dtype).masked_fill_(outside, torch.inf)
+    distances = squared_distances(inner_products(tokens, layout), width, beyond)
+    largest = distances.nan_to_num(posinf=0.0).amax(dim=(1, 2))
+    spread = neighbour_spread(distances, num_neighbours)
+    if not reference_compatible:
+        unsure = spread.amin(dim=-1) < largest * (ROUNDING * TIMES_ROUNDING)
+        frames = np.flatnonzero(unsure.cpu().numpy() & (num_neighbours > 1))
+        if len(frames) > 0:
+            again = torch.from_numpy(frames).to(device)
+            products = exact_products(tokens, layout.first_rows[frames], most)
+            # What float64 is for is their difference.
+            exact = squared_distances(products, width, beyond[again]).to(distances.dtype)
+            spread[again] = neighbour_spread(exact, num_neighbours[frames])
+            distances[again] = exact
+    distances.sqrt_()
+    density = torch.exp(-spread) if reference_compatible else -spread
+    not_denser = density.unsqueeze(1) <= density.unsqueeze(2)
+    separation = distances.masked_fill(not_denser, torch.inf).amin(dim=-1)
+    # What nothing is denser than.
+    separation = torch.minimum(separation, largest.sqrt_().unsqueeze(-1))
+    scores = separation * density if reference_compatible else separation.log_() + density
+    return distances, scores.masked_fill_(outside, -torch.inf)
+
+
+def exact_products(tokens: Tensor, first_rows: Counts, size: int) -> Tensor:
+    """Inner products in float64 within the `size` rows from each of `[f]` rows of `[P, D]` on: `[f, size, size]`."""
+    rows = (first_rows[:, None] + np.arange(size)).clip(max=len(tokens) - 1)
+    products = tokens.new_empty(len(rows), size, size, dtype=torch.float64)
+    places, step = torch.from_numpy(rows).to(tokens.device), -(-len(rows) // FLOAT64_PARTS)
+    for part, out in zip(torch.split(places, step), torch.split(products, step), strict=True):
+        own = tokens[part].double()
+        torch.bmm(own, own.mT, out=out)
+        del own  # before the next one is made
+    return products
+
+
+def dpc_knn(tokens: Tensor, layout: Layout, cluster_counts: Counts, *, reference_compatible: bool) -> Clusters:
     """Cluster the tokens of each frame around those that are dense and far from anything denser.
 
     A token counts among its own neighbours. The reference blurs densities with random noise; here there is none, and
@@ -68,58 +179,27 @@ def dpc_knn(tokens: Tensor, token_counts: Counts, cluster_counts: Counts, *, ref
     ties without noise (those of `torch.topk`) can be had for all frames at once, and are.
 
     Args:
-        tokens: `[F, m, D]`, floating, **changed**: moved so that each frame's first token is 0, which distances do
-                not see and rounding does. Rows beyond a frame's tokens may hold anything finite.
-        token_counts: `[F]`: the tokens of each frame, its first rows; at most m.
-        cluster_counts: `[F]`, from 0 to the frame's tokens.
+        tokens: `[P, D]`, floating, **changed**: moved so that each frame's first token is 0, which distances do
+                not see and rounding does. Rows that only pad may hold anything finite.
+        layout: Its rows.
+        cluster_counts: `[F]`, from 1 to the frame's tokens.
         reference_compatible: As in the reference, densities underflow to 0 where tokens are far apart. Otherwise the
             same scores are compared as logarithms.
     """
-    _, most, width = tokens.shape
-    num_tokens = torch.from_numpy(token_counts).to(tokens.device)
-    num_clusters = torch.from_numpy(cluster_counts).to(tokens.device)
-    places = torch.arange(most, device=tokens.device)
-    valid = places < num_tokens.unsqueeze(-1)
-    outside = ~(valid.unsqueeze(1) & valid.unsqueeze(2))
-    num_neighbours = num_clusters.clamp_max(MAX_NEIGHBOURS)
-    tokens -= tokens[:, :1].clone()
-    products = torch.bmm(tokens, tokens.transpose(1, 2))
-    # Symmetric to the last bit, since rounding would decide between mutual neighbours.
-    products = torch.add(products, products.transpose(1, 2)).mul_(0.5)
-    distances = squared_distances(products, width, outside)
-    del products
-    spread = neighbour_spread(distances, num_neighbours)
-    largest = distances.masked_fill(outside, 0.0).amax(dim=(1, 2))
-    frames = places[:0]
-    if not reference_compatible:
-        closest = spread.masked_fill(~valid, torch.inf).amin(dim=-1)
-        unsure = (closest < largest * (ROUNDING * TIMES_ROUNDING)) & (num_neighbours > 1)
-        frames = unsure.nonzero().flatten()
-    if len(frames) > 0:
-        exact = tokens.new_empty(len(frames), most, most, dtype=torch.float64)
-        for part in torch.arange(len(frames), device=tokens.device).tensor_split(PARTS):
-            own = tokens[frames[part]].double()
-            exact[part] = torch.bmm(own, own.transpose(1, 2))
-        exact = squared_distances(exact, width, outside[frames])
-        distances, spread = distances.double(), spread.double()
-        distances[frames], spread[frames] = exact, neighbour_spread(exact, num_neighbours[frames])
+    device, most, most_clusters = tokens.device, int(layout.sizes[0]), int(cluster_counts.max())
+    num_neighbours = cluster_counts.clip(max=MAX_NEIGHBOURS)
+    distances, scores = distances_and_scores(tokens, layout, num_neighbours, reference_compatible=reference_compatible)
+    alike = reference_compatible and bool((layout.sizes == most).all() and (cluster_counts == most_clusters).all())
+    # Minus infinity is also a score of its own, but what is no token comes after those that are.
+    centers = first_ranked(scores, most_clusters, largest=True, reference_compatible=alike)
 
-    distances.sqrt_()
-    density = torch.exp(-spread) if reference_compatible else -spread
-    not_denser = density.unsqueeze(1) <= density.unsqueeze(2)
-    separation = distances.masked_fill(not_denser | outside, torch.inf).amin(dim=-1)
-    separation = separation.where(separation != torch.inf, largest.sqrt().unsqueeze(-1))
-    scores = separation * density if reference_compatible else separation.log() + density
-    most_clusters = int(cluster_counts.max())
-    alike = reference_compatible and bool((token_counts == most).all() and (cluster_counts == most_clusters).all())
-    # Infinity is also a score of its own, but tokens beyond the end come after those within.
-    ranked = scores.masked_fill_(~valid, -torch.inf)
-    centers = first_ranked(ranked, most_clusters, largest=True, reference_compatible=alike)
-    missing = places[:most_clusters] >= num_clusters.unsqueeze(-1)
-    ranks = torch.full_like(valid, most, dtype=torch.int64).scatter_(
-        1, centers, places[:most_clusters].expand_as(centers)
-    )
-    to_center = distances.gather(2, centers.unsqueeze(1).expand(-1, most, -1))
-    nearest = to_center.masked_fill_(missing.unsqueeze(1), torch.inf).argmin(dim=-1)
-    # Of two centres at the same place, argmin would give both to the first and leave the other empty.
-    return Clusters(ranks.where(ranks < num_clusters.unsqueeze(-1), nearest), centers)
+    is_center = np.arange(most_clusters) < cluster_counts[:, None]
+    to_center = distances[torch.from_numpy(np.arange(len(distances))[:, None]).to(device), centers]
+    # A centre is its own, also where another is at the same place.
+    to_center.scatter_(2, centers.unsqueeze(2), -1.0)
+    to_center.masked_fill_(torch.from_numpy(~is_center[:, :, None]).to(device), torch.inf)
+    first_clusters = (np.cumsum(cluster_counts) - cluster_counts)[:, None]
+    ids = to_center.argmin(dim=1) + torch.from_numpy(first_clusters).to(device)
+    has_row = torch.from_numpy(np.arange(most) < layout.padded[:, None]).to(device)
+    rows = centers + torch.from_numpy(layout.first_rows[:, None]).to(device)
+    return Clusters(ids[has_row], rows[torch.from_numpy(is_center).to(device)])

@@ -63,7 +63,7 @@ class CompressionConfig(BaseModel):
         description="Whether `min_segment_num` is enforced (paper: DySeg; spec 1).",
     )
     token_selection_method: TokenSelectionMethod = Field(
-        default="attn_div_v2",
+        default="attn_div",
         description="What selects tokens: attention and diversity (attn_div), these and event relevance "
         "(attn_div_v2), attention alone (attn), diversity alone (div) (paper: ADTS; spec 2).",
     )

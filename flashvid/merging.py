@@ -53,12 +53,12 @@ def sum_bags(features: Tensor, members: Tensor, bags: Tensor, num_bags: int, wei
     Returns:
         `[num_bags, D]` in the dtype of `features`.
     """
-    order = bags.sort(stable=True).indices
-    sizes = bags.bincount(minlength=num_bags)
+    bags, order = bags.sort(stable=True)
+    firsts = torch.searchsorted(bags, torch.arange(num_bags, device=bags.device))
     return functional.embedding_bag(
         members[order],
         features,
-        sizes.cumsum(0) - sizes,
+        firsts,
         mode="sum",
         per_sample_weights=weights[order].to(features.dtype),
     )
@@ -77,18 +77,20 @@ def find_links(
         reference_compatible: Mark impossible links with -1, the reference's way, rather than minus infinity.
     """
     no_link = REFERENCE_NO_LINK if reference_compatible else -torch.inf
-    similarity = features.new_full(free.shape, no_link)
-    parent = torch.zeros_like(free, dtype=torch.int64)
-    if len(features) == 1:
-        return Links(similarity, parent)
-    cosines = torch.bmm(features[1:], features[:-1].transpose(1, 2)).mul_(inverse_lengths[:-1].unsqueeze(1))
-    best, parent[1:] = cosines.masked_fill_(~free[:-1].unsqueeze(1), -torch.inf).max(dim=-1)
-    best *= inverse_lengths[1:]
-    follows = torch.from_numpy(np.diff(segments.numbers) == 0).to(free.device)
-    possible = free[1:] & follows.unsqueeze(-1)
+    similarity, parent = features.new_full(free.shape, no_link), torch.zeros_like(free, dtype=torch.int64)
+    # The first frame has none before it.
+    before, later = slice(None, -1), slice(1, None)
+    scale = inverse_lengths.where(free, 0.0)[before].unsqueeze(1)
+    # Nothing is linked to what is not free: the logarithm of false is minus infinity. Adding it is many times faster
+    # than filling by a mask.
+    cosines = torch.bmm(features[later], features[before].mT).mul_(scale).add_(free[before].log().unsqueeze(1))
+    best = similarity[later]
+    torch.max(cosines, dim=-1, out=(best, parent[later]))
+    follows = torch.from_numpy(np.diff(segments.numbers)[:, None] == 0).to(free.device)
+    best.mul_(inverse_lengths[later]).masked_fill_(~(free[later] & follows), no_link)
     if reference_compatible:
-        possible &= best != -torch.inf
-    similarity[1:] = best.where(possible, no_link)
+        # Also where the whole frame before is not free.
+        best.clamp_min_(no_link)
     return Links(similarity, parent)
 
 
@@ -108,20 +110,22 @@ def choose_links(
     Returns:
         `[T, N]` bool.
     """
-    num_tokens = similarity.shape[1]
-    sizes = segments.sizes * num_tokens
+    sizes = segments.sizes * similarity.shape[1]
     max_links = sizes - min_roots
     num_links = sum_by_group((similarity > threshold).sum(dim=1).cpu().numpy(), segments.numbers, len(sizes))
-    group = segments.of_frame.repeat_interleave(num_tokens, output_size=similarity.numel())
-    ranked = similarity.flatten()[order_in_groups(similarity.flatten(), group)]
-    last_link = (np.cumsum(sizes) - min_roots - 1).clip(0, len(ranked) - 1)
-    raised = ranked[torch.from_numpy(last_link).to(ranked.device)]
+    values = similarity.flatten()
+    order = order_in_groups(values, torch.from_numpy(segments.numbers.repeat(similarity.shape[1])).to(values.device))
+    # Of every frame, `[T, 1]`, from here on.
+    last_link = (np.cumsum(sizes) - min_roots - 1).clip(0, len(values) - 1)[segments.numbers, None]
+    raised = values[order[torch.from_numpy(last_link).to(values.device)]]
     if reference_compatible:
         raised = raised.clamp_min(REFERENCE_LEAST_THRESHOLD)
-    raised = raised.masked_fill(torch.from_numpy(max_links <= 0).to(ranked.device), torch.inf)
+    # Where the threshold will do, and where nothing may be linked.
+    fixed = np.where(num_links <= max_links, threshold, np.where(max_links <= 0, np.inf, np.nan))
+    fixed = fixed[segments.numbers, None]
     # Strictly again, so the token at that rank itself stays: one link fewer than the floor permits.
-    thresholds = raised.where(torch.from_numpy(num_links > max_links).to(ranked.device), threshold)
-    return similarity > thresholds[segments.of_frame].unsqueeze(-1)
+    thresholds = raised.where(torch.from_numpy(np.isnan(fixed)).to(raised.device), torch.from_numpy(fixed).to(raised))
+    return similarity > thresholds
 
 
 def grow_forest(
@@ -155,7 +159,7 @@ def grow_forest(
         links.similarity.to(dtype), segments, threshold, min_roots, reference_compatible=reference_compatible
     )
     num_frames, num_tokens = free.shape
-    frame_before = torch.arange(-1, num_frames - 1, device=features.device).unsqueeze(-1) * num_tokens
+    frame_before = torch.from_numpy(np.arange(-1, num_frames - 1)[:, None] * num_tokens).to(root.device)
     parent = (links.parent + frame_before).flatten()
     root = above = parent.where(linked.flatten(), root)
     # Each step doubles how far up the tree a token points.

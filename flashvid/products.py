@@ -14,14 +14,17 @@ def gram(tokens: Tensor) -> Tensor:
     A plain matrix product may round [i, j] and [j, i] differently, and would then decide which of two mutual
     neighbours is nearer. One quarter is mirrored from another, which also saves its cost.
     """
-    half = tokens.shape[1] // 2
-    upper, lower = tokens[:, :half], tokens[:, half:]
-    top = torch.bmm(upper, tokens.transpose(1, 2))
-    bottom = torch.cat([top[:, :, half:].transpose(1, 2), torch.bmm(lower, lower.transpose(1, 2))], dim=2)
-    products = torch.cat([top, bottom], dim=1)
+    num_tokens = tokens.shape[1]
+    halves = [num_tokens // 2, num_tokens - num_tokens // 2]
+    products = tokens.new_empty(len(tokens), num_tokens, num_tokens)
+    upper, lower = torch.split(tokens, halves, dim=1)
+    top, bottom = torch.split(products, halves, dim=1)
+    left, right = torch.split(bottom, halves, dim=2)
+    torch.bmm(upper, tokens.mT, out=top)
+    torch.bmm(lower, lower.mT, out=right)
+    left.copy_(top[:, :, halves[0] :].mT)
     # The two quarters on the diagonal still are plain products.
-    products += products.transpose(1, 2).clone()
-    return products.mul_(0.5)
+    return torch.maximum(products, products.mT)
 
 
 def inverse_lengths(tokens: Tensor, *, reference_compatible: bool) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from flashvid.errors import InvalidFeaturesError
+from flashvid.merging import sum_bags
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,30 +45,54 @@ class CompressionResult:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Rows of the result before they are sorted, and which input tokens they are made of."""
+    """Some rows of a result, before they are sorted, as weighted sums of input tokens that are not taken yet."""
 
-    tokens: Tensor
     indices: Tensor
+    """`[m]` int64: where each row stands among the input tokens."""
     members: Tensor
     """`[p]` int64: input tokens by their index in the video."""
     member_rows: Tensor
     """`[p]` int64: the row that each of `members` contributes to."""
+    weights: Tensor
+    """`[p]` floating: how much."""
+
+    @classmethod
+    def kept(cls, indices: Tensor) -> Rows:
+        """Tokens that stay as they are: `[m]` int64."""
+        rows = torch.arange(len(indices), device=indices.device)
+        return cls(indices, indices, rows, torch.ones(len(indices), device=indices.device))
 
 
-def assemble(features: Tensor, rows: Sequence[Rows], segment_lengths: tuple[int, ...]) -> CompressionResult:
-    """Sort the rows by index; of equal ones, a selected token comes before a merged one."""
-    indices = torch.cat([part.indices for part in rows])
-    tokens = torch.cat([part.tokens for part in rows])
-    indices, order = indices.sort(stable=True)
-    # Only the reference's sums, kept in half precision, can grow beyond its range.
-    if tokens.dtype in (torch.float16, torch.bfloat16) and not bool(tokens.isfinite().all()):
-        raise InvalidFeaturesError(f"features overflow {features.dtype} when summed over frames: use float32")
-    num_inputs = features.shape[0] * features.shape[1]
-    slot_of_row = torch.empty_like(order)
-    slot_of_row[order] = torch.arange(len(order), device=order.device)
-    firsts = accumulate((len(part.indices) for part in rows[:-1]), initial=0)
-    member_slots = torch.cat([slot_of_row[first + part.member_rows] for first, part in zip(firsts, rows, strict=True)])
-    assignment = indices.new_full((num_inputs,), len(indices))
-    assignment.scatter_reduce_(0, torch.cat([part.members for part in rows]), member_slots, "amin")
-    assignment[assignment == len(indices)] = -1
-    return CompressionResult(tokens[order], indices, assignment, segment_lengths)
+def widened(features: Tensor) -> Tensor:
+    """In float32 at least, and contiguous: sums over frames and tokens do not fit halves."""
+    return features.to(torch.promote_types(features.dtype, torch.float32)).contiguous()
+
+
+def assemble(
+    features: Tensor, parts: Sequence[Rows], segment_lengths: tuple[int, ...], dtype: torch.dtype
+) -> CompressionResult:
+    """Sort the rows by index (of equal ones, those of the first part come first) and take their sums.
+
+    Args:
+        features: `[T, N, D]`, float32 or float64, contiguous.
+        parts: What the result is made of.
+        segment_lengths: Frames per segment.
+        dtype: Of the result.
+
+    Raises:
+        InvalidFeaturesError: A sum does not fit `dtype`.
+    """
+    inputs = features.view(-1, features.shape[-1])
+    indices, order = torch.cat([part.indices for part in parts]).sort(stable=True)
+    num_rows, slot_of_row = len(indices), order.argsort()
+    firsts = accumulate((len(part.indices) for part in parts[:-1]), initial=0)
+    slots = slot_of_row[torch.cat([part.member_rows + first for part, first in zip(parts, firsts, strict=True)])]
+    members = torch.cat([part.members for part in parts])
+    weights = torch.cat([part.weights for part in parts])
+    tokens = sum_bags(inputs, members, slots, num_rows, weights).to(dtype)
+    # Only the reference's sums, in half precision, can grow beyond its range.
+    if dtype in (torch.float16, torch.bfloat16) and not bool(tokens.isfinite().all()):
+        raise InvalidFeaturesError(f"features overflow {dtype} when summed over frames: use float32")
+    assignment = indices.new_full((len(inputs),), num_rows)
+    assignment.scatter_reduce_(0, members, slots, "amin")
+    return CompressionResult(tokens, indices, assignment.masked_fill_(assignment == num_rows, -1), segment_lengths)

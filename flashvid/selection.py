@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from flashvid.config import TokenSelectionMethod
-from flashvid.products import SMALLEST_LENGTH, gram
+from flashvid.products import gram
 from flashvid.ranking import first_ranked
 from flashvid.segmentation import Segments
 
 # The reference scales its weights so that its marker of a chosen token, -1, lies below every candidate.
 REFERENCE_SCALE = 1e6
 REFERENCE_CHOSEN = -1.0
+# Cosine distances up to this are rounding (of a product in float32 over a model's width), and count as none: equal
+# tokens then tie for certain, and ties go by a rule.
+NO_DISTANCE = 1e-6
 
 
 def event_relevance(features: Tensor, frame_features: Tensor, segments: Segments) -> Tensor:
@@ -30,9 +34,9 @@ def event_relevance(features: Tensor, frame_features: Tensor, segments: Segments
     """
     sums = frame_features.new_zeros(len(segments.lengths), frame_features.shape[-1])
     sums.index_add_(0, segments.of_frame, frame_features)
-    lengths = torch.from_numpy(segments.sizes.clip(min=1)).to(sums)
-    centres = (sums / lengths.unsqueeze(-1))[segments.of_frame]
-    return torch.bmm(features, centres.unsqueeze(-1)).squeeze(-1)
+    centres = (sums / torch.from_numpy(segments.sizes.clip(min=1)[:, None]).to(sums))[segments.of_frame]
+    # A row times a matrix: a matrix times a column takes five times as long here.
+    return torch.bmm(centres.unsqueeze(1), features.mT).squeeze(1)
 
 
 def token_weights(
@@ -54,29 +58,29 @@ def token_weights(
     return weights if relevance is None else weights * relevance.float()
 
 
-def calibrated_distances(features: Tensor, weights: Tensor, *, reference_compatible: bool) -> tuple[Tensor, Tensor]:
+def calibrated_distances(
+    features: Tensor, inverse_lengths: Tensor, weights: Tensor, *, reference_compatible: bool
+) -> tuple[Tensor, Tensor]:
     """How far each candidate is from each other token of its frame, times what the candidate is worth.
 
     Args:
         features: `[T, N, D]`, float32 or float64.
+        inverse_lengths: `[T, N]`, see `products.inverse_lengths`.
         weights: `[T, N]` float32.
         reference_compatible: Take the second smallest distance to a candidate, its own included, for its nearest
-            neighbour's. The two differ where weights are negative, and where rounding decides.
+            neighbour's. The two differ where weights are negative.
 
     Returns:
         `[T, N, N]` float32, from token i to candidate j, which is not symmetric; and `[T, N]`, from the nearest
         neighbour. Without `reference_compatible` a candidate's distance to itself is minus infinity, so that one
         already picked is never the farthest.
     """
-    products = gram(features)
-    squares = products.diagonal(dim1=1, dim2=2).double()
-    # Scaling N x N products rather than N x D features saves a copy of the features. One root of a product, in float64
-    # where it does not overflow, is exact for equal tokens: their distance is 0, not what rounding leaves.
-    lengths = (squares.unsqueeze(1) * squares.unsqueeze(2)).sqrt_().to(products.dtype)
-    if not reference_compatible:
-        lengths.clamp_min_(SMALLEST_LENGTH**2)
-    cosines = products.div_(lengths).float()
-    distances = cosines.neg_().add_(1.0).mul_(weights.unsqueeze(1))
+    # Scaling N x N products rather than N x D features saves a copy of the features. Both lengths at once, which
+    # stays symmetric.
+    scale = inverse_lengths.unsqueeze(2) * -inverse_lengths.unsqueeze(1)
+    distances = functional.threshold(gram(features).mul_(scale).add_(1.0), NO_DISTANCE, 0.0, inplace=True)
+    del scale
+    distances = distances.float().mul_(weights.unsqueeze(1))
     if reference_compatible:
         return distances, distances.topk(min(2, weights.shape[1]), dim=1, largest=False).values[:, -1]
     diagonal = distances.diagonal(dim1=1, dim2=2)
@@ -102,22 +106,22 @@ def greedy_max_min(distances: Tensor, nearest: Tensor, num_selected: int, chosen
         `[T, num_selected]` int64 in the order of picking; a token repeats where `distances` and `chosen_value` let it.
     """
     frames = torch.arange(len(distances), device=distances.device)
-    picks = [nearest.argmax(dim=-1)]
-    chosen = None if chosen_value is None else torch.zeros_like(nearest, dtype=torch.bool)
-    to_picked: Tensor | None = None
-    for _ in range(num_selected - 1):
-        row = distances[frames, picks[-1]]
-        to_picked = row if to_picked is None else torch.minimum(to_picked, row, out=to_picked)
-        worth = to_picked
-        if chosen is not None and chosen_value is not None:
-            chosen[frames, picks[-1]] = True
-            worth = to_picked.masked_fill(chosen, chosen_value)
-        picks.append(worth.argmax(dim=-1))
-    return torch.stack(picks, dim=-1)
+    # The first pick fills the places of those to come, so that at every step they hold what has been chosen.
+    picks = nearest.argmax(dim=-1).repeat(num_selected, 1)
+    chosen = picks.T
+    last, *later = picks.unbind()
+    to_picked = worth = torch.full_like(nearest, torch.inf)
+    for pick in later:
+        torch.minimum(to_picked, distances[frames, last], out=to_picked)
+        if chosen_value is not None:
+            worth = to_picked.scatter(1, chosen, chosen_value)
+        last = torch.argmax(worth, dim=-1, out=pick)
+    return chosen
 
 
 def select_tokens(
     features: Tensor,
+    inverse_lengths: Tensor,
     scores: Tensor,
     relevance: Tensor | None,
     *,
@@ -129,6 +133,7 @@ def select_tokens(
 
     Args:
         features: `[T, N, D]`, float32 or float64.
+        inverse_lengths: `[T, N]`, see `products.inverse_lengths`.
         scores: `[T, N]`, floating: the attention each token receives.
         relevance: `[T, N]`, see `event_relevance`; needed by "attn_div_v2", which without it is "attn_div".
         num_selected: Tokens per frame; more than N selects all N.
@@ -145,6 +150,8 @@ def select_tokens(
     if method == "attn":
         return first_ranked(scores.float(), num_selected, largest=True, reference_compatible=reference_compatible)
     weights = token_weights(scores, relevance, method, reference_compatible=reference_compatible)
-    distances, nearest = calibrated_distances(features, weights, reference_compatible=reference_compatible)
+    distances, nearest = calibrated_distances(
+        features, inverse_lengths, weights, reference_compatible=reference_compatible
+    )
     overwritten = reference_compatible and method != "attn_div_v2"
     return greedy_max_min(distances, nearest, num_selected, REFERENCE_CHOSEN if overwritten else None)

@@ -142,6 +142,20 @@ def compress(
     bench_compress(output, quick=quick)
 
 
+@bench.command()
+def decode(
+    video: Annotated[Path, typer.Argument(help="a local video file", exists=True, dir_okay=False)],
+    output: Annotated[Path | None, typer.Option(help="folder for decode.md")] = None,
+) -> None:
+    """Measure sampled frames per second of both decoders, beside ffmpeg decoding the same file to nothing.
+
+    Example: flashvid bench decode video.mp4 --output decode
+    """
+    from jobs.bench.decode import bench_decode
+
+    bench_decode(video, output)
+
+
 @contextmanager
 def _resumable() -> Iterator[None]:
     """Ctrl-C ends a command with a sentence; typer alone would end it without one."""

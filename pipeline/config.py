@@ -42,6 +42,9 @@ class SamplingConfig(Settings):
     num_frames: int | None = Field(default=None, ge=1, description="frames per clip, spread evenly")
     fps: float | None = Field(default=None, gt=0, description="frames per second of video, instead of num_frames")
     max_frames: int = Field(default=768, ge=1, description="with fps: at most so many, then spread evenly")
+    decoder: Literal["auto", "decord", "pyav"] = Field(
+        default="auto", description="auto: decord for files that it reads exactly, PyAV for all others"
+    )
     min_pixels: int | None = Field(default=None, ge=1, description="lower bound of a resized frame's area")
     max_pixels: int | None = Field(default=None, ge=1, description="upper bound of a resized frame's area")
 
@@ -69,10 +72,24 @@ class PoolConfig(Settings):
         return num_gpus
 
 
+class DecodePoolConfig(PoolConfig):
+    """The pool that decodes, and what one clip may take of it."""
+
+    time_limit_s: float = Field(default=600.0, gt=0, description="seconds that the decoder may take for one clip")
+    memory_limit_gb: float = Field(default=4.0, ge=0.1, description="GiB that the decoder of one actor may allocate")
+
+    @field_validator("num_gpus")
+    @classmethod
+    def _on_cpu(cls, num_gpus: float | None) -> float | None:
+        if num_gpus:
+            raise ValueError("decoding runs on CPUs: num_gpus has no meaning here")
+        return num_gpus
+
+
 class ResourcesConfig(Settings):
     """The three pools and the bound on decoded clips in memory."""
 
-    decode: PoolConfig = PoolConfig()
+    decode: DecodePoolConfig = DecodePoolConfig()
     encode: PoolConfig = PoolConfig()
     answer: PoolConfig = PoolConfig()
     max_decoded_clips: int | None = Field(
@@ -81,13 +98,6 @@ class ResourcesConfig(Settings):
         description="clips whose frames are in memory at once, over the whole cluster; "
         "default: two for each encode actor, and two more",
     )
-
-    @field_validator("decode")
-    @classmethod
-    def _decode_on_cpu(cls, decode: PoolConfig) -> PoolConfig:
-        if decode.num_gpus:
-            raise ValueError("decoding runs on CPUs: num_gpus has no meaning here")
-        return decode
 
 
 class CommitConfig(Settings):
@@ -129,6 +139,12 @@ class JobConfig(Settings):
     preset: str | None = Field(
         default=None, description="published settings of a model; fills what compression and inner_pruning leave open"
     )
+    window_s: float | None = Field(
+        default=None, gt=0, description="cut videos into clips of so many seconds; whole videos when omitted"
+    )
+    stride_s: float | None = Field(
+        default=None, gt=0, description="seconds from one window's start to the next one's; default: window_s"
+    )
     sampling: SamplingConfig = SamplingConfig(num_frames=32)
     compression: CompressionConfig = CompressionConfig()
     inner_pruning: InnerPruningConfig | None = Field(default=None, description="pruning inside the LLM; none if null")
@@ -151,6 +167,12 @@ class JobConfig(Settings):
         if with_pruning:
             written["inner_pruning"] = _filled(written["inner_pruning"], preset.inner_pruning())
         return written
+
+    @model_validator(mode="after")
+    def _stride_of_windows(self) -> Self:
+        if self.stride_s is not None and self.window_s is None:
+            raise ValueError("stride_s needs window_s")
+        return self
 
     @field_validator("preset")
     @classmethod

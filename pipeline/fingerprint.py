@@ -12,7 +12,7 @@ from pipeline.config import JobConfig
 from pipeline.keys import digest
 
 # Bumped by hand when the code behind them starts to give other results; tests/test_versions.py guards each.
-VERSIONS: Mapping[str, int] = {"decode": 1, "preprocess": 1, "compression": 2, "prompt": 1}
+VERSIONS: Mapping[str, int] = {"decode": 2, "preprocess": 1, "compression": 3, "prompt": 1}
 
 Setting = str | int | float | bool | list[str] | None
 
@@ -61,7 +61,9 @@ def fingerprints(job: JobConfig, model_identity: str) -> Fingerprints:
         **_flat("generation", job.generation.model_dump(mode="json")),
         "version.prompt": VERSIONS["prompt"],
     }
-    # Without it, nothing is added: answers from before there was such a setting are still this job's.
+    # Switched off, or without it, nothing is added: answers from before there was such a setting are still this job's.
+    if not job.generation.reference_compatible:
+        del answers["generation.reference_compatible"]
     if job.inner_pruning is not None:
         answers.update(_flat("inner_pruning", job.inner_pruning.model_dump(mode="json")))
     return Fingerprints(tokens, answers)

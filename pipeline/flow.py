@@ -4,8 +4,9 @@
                                               ├─► answer ─► the driver
     clips with tokens ────────────────────────┘
 
-Each read task deals out one shard of the plan, one clip per block, so that no pool waits for a neighbour's clip. What
-back-pressure Ray Data applies to bytes is joined by a bound on clips: `RunMonitor.admit`.
+Each read task deals out one shard of the plan, one clip per block, so that no pool waits for a neighbour's clip, except
+where clips with few questions are answered as one batch. What back-pressure Ray Data applies to bytes is joined by a
+bound on clips: `RunMonitor.admit`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from flashvid.errors import FatalError
 from pipeline.inputs import QuestionTable
 from pipeline.messages import ClipMessage
 from pipeline.planning import Clip, Plan, shards
-from pipeline.resources import Pool, Pools
+from pipeline.resources import Pool, Pools, clips_per_batch
 from pipeline.stages import AnswerStage, DecodeStage, EncodeStage, StageSettings
 from pipeline.stages.stage import Stage
 
@@ -77,7 +78,7 @@ def stream(plan: Plan, pools: Pools, settings: StageSettings, questions: Questio
         outcomes = _graph(plan, pools, settings, ray.put(questions))
     try:
         for block in outcomes.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            yield ClipMessage.from_table(block)
+            yield from ClipMessage.each_of(block)
     except RayError as error:
         # Ray wraps what a stage raised; the cause says what to do.
         if (fatal := _fatal_cause(error)) is not None:
@@ -94,7 +95,10 @@ def _graph(plan: Plan, pools: Pools, settings: StageSettings, questions: ray.Obj
         sources.append(_source(plan.cached))
     first, *others = sources
     joined: Dataset = first.union(*others) if others else first
-    return _stage(joined, AnswerStage, pools.answer, settings, questions)
+    together = clips_per_batch(
+        len(plan.to_encode) + len(plan.cached), plan.answers_planned, pools.answer.size, encodes=bool(plan.to_encode)
+    )
+    return _stage(joined, AnswerStage, pools.answer, settings, questions, batch_size=together)
 
 
 def _source(clips: Sequence[Clip]) -> Dataset:
@@ -107,11 +111,11 @@ def _source(clips: Sequence[Clip]) -> Dataset:
     return dataset
 
 
-def _stage(source: Dataset, stage: type[Stage], pool: Pool, *arguments: object) -> Dataset:
+def _stage(source: Dataset, stage: type[Stage], pool: Pool, *arguments: object, batch_size: int = 1) -> Dataset:
     mapped: Dataset = source.map_batches(
         stage,
         fn_constructor_args=arguments,
-        batch_size=1,
+        batch_size=batch_size,
         batch_format="pyarrow",
         zero_copy_batch=True,
         compute=ActorPoolStrategy(size=pool.size),

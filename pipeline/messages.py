@@ -104,6 +104,11 @@ class ClipMessage:
         return pa.Table.from_pydict(columns, schema=_SCHEMA)
 
     @classmethod
+    def each_of(cls, table: pa.Table) -> list[Self]:
+        """Read every row of a table."""
+        return [cls.from_table(table.slice(row, 1)) for row in range(table.num_rows)]
+
+    @classmethod
     def from_table(cls, table: pa.Table) -> Self:
         """Read one Arrow row; `decoded.frames` is a read-only view of its buffer."""
         if table.num_rows != 1:

@@ -7,7 +7,7 @@ the run early, and the next one goes on from what is committed.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -71,6 +71,18 @@ class RunMonitor:
         deaths = self._begun[clip_id, stage]
         self._begun[clip_id, stage] += 1
         return deaths
+
+    def begin_together(self, clip_ids: Sequence[str], stage: str) -> bool:
+        """Note clips before they are touched as one batch.
+
+        Returns:
+            False, and nothing is noted, if the stage began one of them before without ending it.
+        """
+        if any((clip_id, stage) in self._begun for clip_id in clip_ids):
+            return False
+        for clip_id in clip_ids:
+            self.begin(clip_id, stage)
+        return True
 
     def end(self, clip_id: str, stage: str, counts: Mapping[str, int], seconds: float) -> None:
         """Note what a stage did for a clip, whether it worked or failed."""

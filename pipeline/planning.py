@@ -15,6 +15,7 @@ from pipeline.ledger import AnswerKey, FailureKey
 from pipeline.sources import Source
 
 PLAN_STAGE = "plan"
+_SPAN_COLUMNS = frozenset({"start_s", "end_s"})
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,11 @@ def plan(
     return Plan(tuple(to_encode), tuple(cached), tuple(failures), len(videos), total, done, exhausted)
 
 
+def whole_clip(video: Video, source: Source) -> Clip:
+    """The clip of a row, without questions."""
+    return _clip(video, source, ())
+
+
 def changed_sources(
     videos: Sequence[Video], sources: Sequence[Source], probed: Mapping[str, Collection[str]]
 ) -> list[str]:
@@ -212,11 +218,14 @@ class _Answers:
         for key in answered:
             self.attempts[key.clip_id] = max(self.attempts.get(key.clip_id, 0), key.attempt)
             self._keys.add((key.clip_id, key.question_id, key.question_hash))
-            self._hashes[key.video_id, key.question_id] = key.question_hash
+            for owner in (key.video_id, key.clip_id):
+                self._hashes[owner, key.question_id] = key.question_hash
 
     def has(self, clip: Clip, question: Question, text: str) -> bool:
         wanted = question_hash(text, question.options)
-        if self._hashes.get((clip.video_id, question.question_id), wanted) != wanted:
+        # A question that names the span has a text for each window of a video.
+        owner = clip.clip_id if _SPAN_COLUMNS & question.columns else clip.video_id
+        if self._hashes.get((owner, question.question_id), wanted) != wanted:
             raise QuestionChangedError(
                 f"its answers for video_id {clip.video_id!r} were given to another text (the question, its options, "
                 f"or a column it uses has changed); give the new question a question_id of its own",

@@ -12,6 +12,10 @@ from pipeline.errors import ClusterTooSmallError
 _SHARED_ENCODE_GPU = 0.4
 _SHARED_ANSWER_GPU = 0.6
 _ROUNDING = 1e-9
+# Questions that a decoding step of the library has room for (`flashvid.models.decoder`; importing it loads torch).
+DECODE_ROWS = 16
+# Of each answer actor, at least: it waits for its first one for no longer than a sixteenth of the run.
+_BATCHES_WHILE_ENCODING = 16
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,24 @@ def plan_pools(resources: ResourcesConfig, *, num_cpus: float, gpus_per_node: Se
     pools = Pools(decode, encode, answer, resources.max_decoded_clips or 2 * encode.size + 2)
     _check(pools, num_cpus, gpus_per_node, encodes)
     return pools
+
+
+def clips_per_batch(num_clips: int, num_answers: int, num_actors: int, *, encodes: bool) -> int:
+    """How many clips an answer actor gets at a time.
+
+    A step of the decoder costs about the same for one question as for `DECODE_ROWS`, so clips with few questions share
+    a batch; but no actor goes without while others have several clips. Where clips are still to be encoded, a batch
+    waits for its last one, and is a small share of them all: the first answers are not long in coming.
+
+    Args:
+        num_clips: Clips of the plan.
+        num_answers: Their open questions.
+        num_actors: Of the answer pool.
+        encodes: Whether any of the clips has to be encoded.
+    """
+    enough = DECODE_ROWS * num_clips // max(1, num_answers)
+    batches = num_actors * (_BATCHES_WHILE_ENCODING if encodes else 1)
+    return max(1, min(enough, num_clips // batches))
 
 
 def _gpu_pools(resources: ResourcesConfig, gpus: int, encodes: bool) -> tuple[Pool, Pool]:

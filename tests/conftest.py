@@ -12,7 +12,7 @@ import ray
 import torch
 from hypothesis import settings
 
-from jobs.sample_videos import make_sample_videos
+from tests.sample_videos import make_sample_videos
 
 pytest_plugins = ["tests.embedded_model", "tests.object_stores"]
 
@@ -25,7 +25,7 @@ settings.load_profile("repeatable")
 
 @pytest.fixture(scope="session")
 def sample_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the demo's videos; not to be changed by tests."""
+    """A folder with drawn and natural videos; not to be changed by tests."""
     folder = tmp_path_factory.mktemp("samples")
     make_sample_videos(folder)
     return folder

@@ -1,4 +1,4 @@
-"""The compression written down a second time, straight from the specification, in loops over Python floats.
+"""The compression written down a second time, straight from the specification, in loops over tokens in float64.
 
 Slow and plain on purpose: it is the oracle for `flashvid.compress`, so it shares no code and no structure with it.
 Trees are walked by recursion, densities and distances are taken one pair at a time, and every slot carries the set of
@@ -12,9 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from flashvid import CompressionConfig
 
-Vector = list[float]
+Vector = NDArray[np.float64]
 Frames = list[list[Vector]]
 Ranker = Callable[[list[float], int], list[int]]
 """Positions of the n largest values, best first."""
@@ -40,7 +43,7 @@ def lowest_index_first(values: list[float], count: int) -> list[int]:
 
 def dot(a: Vector, b: Vector) -> float:
     """Inner product."""
-    return math.fsum(x * y for x, y in zip(a, b, strict=True))
+    return float(a @ b)
 
 
 def cosine(a: Vector, b: Vector) -> float:
@@ -51,7 +54,15 @@ def cosine(a: Vector, b: Vector) -> float:
 
 def mean(vectors: list[Vector]) -> Vector:
     """Elementwise mean."""
-    return [math.fsum(column) / len(vectors) for column in zip(*vectors, strict=True)]
+    return add_up(vectors) / len(vectors)
+
+
+def add_up(vectors: list[Vector]) -> Vector:
+    """Elementwise sum, in order."""
+    result = np.zeros_like(vectors[0])
+    for vector in vectors:
+        result += vector
+    return result
 
 
 def segment(frames: Frames, config: CompressionConfig, rank: Ranker) -> list[int]:
@@ -80,7 +91,7 @@ def segment(frames: Frames, config: CompressionConfig, rank: Ranker) -> list[int
 
 
 def select(
-    frames: Frames, scores: list[Vector], centre: Vector, config: CompressionConfig, counts: list[int]
+    frames: Frames, scores: list[list[float]], centre: Vector, config: CompressionConfig, counts: list[int]
 ) -> list[list[int]]:
     """Spec 2, for the frames of one segment: sorted positions per frame, so many of each."""
     method = config.token_selection_method
@@ -170,9 +181,7 @@ def grow_forest(frames: Frames, free: list[list[bool]], config: CompressionConfi
 def cluster(points: list[Vector], c: int, rank: Ranker) -> list[tuple[int, list[int]]]:
     """Spec 4 for one frame: each centre with its members."""
     n, width = len(points), len(points[0])
-    d = [
-        [math.sqrt(math.fsum((x - y) ** 2 for x, y in zip(a, b, strict=True)) / width) for b in points] for a in points
-    ]
+    d = [[math.sqrt(dot(a - b, a - b) / width) for b in points] for a in points]
     k = min(c, 7)
     density = [math.exp(-math.fsum(x * x for x in sorted(d[i])[:k]) / k) for i in range(n)]
     farthest = max(max(row) for row in d)
@@ -251,9 +260,8 @@ def merge_segment(
         values, trees = [], []
         for root in row:
             tree = root.subtree()
-            sums = [math.fsum(column) for column in zip(*(frames[m.frame][m.position] for m in tree), strict=True)]
             divisor = 1 + len(root.children) if config.reference_compatible else len(tree)
-            values.append([x / divisor for x in sums])
+            values.append(add_up([frames[m.frame][m.position] for m in tree]) / divisor)
             trees.append(frozenset(first + m.frame * n + m.position for m in tree))
         result.append(Candidates([first + root.frame * n + root.position for root in row], values, trees, c))
     return result
@@ -280,13 +288,13 @@ def budgets(lengths: list[int], n: int, config: CompressionConfig) -> tuple[list
 
 
 def naive_compress(
-    frames: Frames, scores: list[Vector], config: CompressionConfig, rank: Ranker = lowest_index_first
+    features: ArrayLike, attention: ArrayLike, config: CompressionConfig, rank: Ranker = lowest_index_first
 ) -> tuple[list[Slot], list[int]]:
     """The whole method: slots by ascending index, and the lengths of the segments.
 
     Args:
-        frames: `[T][N][D]`.
-        scores: `[T][N]`.
+        features: `[T, N, D]`.
+        attention: `[T, N]`.
         config: The settings.
         rank: How DySeg and DPC-kNN rank. The reference's ties follow no rule, so its mode needs its own. In DPC-kNN,
             where random noise decides them, it is followed only if all frames of the clip are alike.
@@ -294,6 +302,8 @@ def naive_compress(
     Raises:
         UndecidedError: Where a decision hangs on rounding. In the corrected mode ADTS is never undecided.
     """
+    frames: Frames = [list(frame) for frame in np.asarray(features, dtype=np.float64)]
+    scores: list[list[float]] = np.asarray(attention, dtype=np.float64).tolist()
     n = len(frames[0])
     lengths = segment(frames, config, rank)
     selected_of, merged_of, floor_of = budgets(lengths, n, config)
@@ -317,7 +327,7 @@ def naive_compress(
         if sum(merged_of) > 0:
             candidates += merge_segment(part, selected, start * n, config, to_merge, floor)
         start += length
-    if len({(len(frame.values), frame.wanted) for frame in candidates}) > 1:
+    if len({(len(frame.values), frame.wanted) for frame in candidates if frame.wanted > 0}) > 1:
         rank = lowest_index_first
     slots += [slot for frame in candidates for slot in frame.slots(rank)]
     return sorted(slots, key=lambda slot: slot.index), lengths

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from flashvid import CompressionConfig, compress
-from flashvid.clustering import Clusters, dpc_knn
+from flashvid.clustering import Layout, dpc_knn
 from flashvid.merging import grow_forest, sum_bags
 from flashvid.products import inverse_lengths
 from flashvid.pruning import kept_positions
@@ -119,6 +119,7 @@ def check_selection(vector: Vector) -> Check:
     clip = Segments.of((len(features),), features.device)
     selected = select_tokens(
         features,
+        inverse_lengths(features, reference_compatible=True),
         vector.tensors["attention"],
         event_relevance(features, features.mean(dim=1), clip) if method == "attn_div_v2" else None,
         num_selected=vector.params["num_retained_tokens"],
@@ -161,11 +162,9 @@ def check_merging(vector: Vector) -> Check:
 
 def check_clustering(vector: Vector) -> Check:
     """`dpcknn_*`: the centres, and the centre each token goes to (ids and order of centres are free)."""
-    features, num_clusters = vector.tensors["features"].float().unsqueeze(0), vector.params["num_clusters"]
-    found = dpc_knn(
-        features.clone(), np.array([features.shape[1]]), np.array([num_clusters]), reference_compatible=True
-    )
-    clusters = Clusters(found.ids[0], found.centers[0])
+    features, num_clusters = vector.tensors["features"].float(), vector.params["num_clusters"]
+    layout = Layout.of(np.array([len(features)]))
+    clusters = dpc_knn(features.clone(), layout, np.array([num_clusters]), reference_compatible=True)
     centers, ids = vector.tensors["center_indices"].long(), vector.tensors["cluster_indices"].long()
     same = torch.equal(clusters.centers[clusters.ids], centers[ids])
     same = same and torch.equal(clusters.centers.sort().values, centers.sort().values)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flashvid import CompressionConfig, CompressionResult, ConfigurationError, InvalidFeaturesError, compress
-from flashvid.clustering import dpc_knn
+from flashvid.clustering import Layout, dpc_knn
 from flashvid.compression import DTYPES
 from flashvid.merging import Forest, find_links, grow_forest, sum_bags
 from flashvid.products import inverse_lengths
@@ -239,6 +239,7 @@ def select(
         relevance = event_relevance(features, features.mean(dim=1), segment)
     picked: list[list[int]] = select_tokens(
         features,
+        inverse_lengths(features, reference_compatible=reference_compatible),
         scores,
         relevance,
         num_selected=num_selected,
@@ -250,9 +251,9 @@ def select(
 
 def cluster(points: torch.Tensor, num_clusters: int) -> tuple[list[int], list[int]]:
     """The centres of one frame, and the cluster of each token."""
-    counts = np.array([len(points)]), np.array([num_clusters])
-    clusters = dpc_knn(points.clone().unsqueeze(0), *counts, reference_compatible=False)
-    return clusters.centers[0].tolist(), clusters.ids[0].tolist()
+    layout = Layout.of(np.array([len(points)]))
+    clusters = dpc_knn(points.clone(), layout, np.array([num_clusters]), reference_compatible=False)
+    return clusters.centers.tolist(), clusters.ids.tolist()
 
 
 def test_ties_go_to_the_lowest_index() -> None:
@@ -279,18 +280,27 @@ def test_densities_beyond_the_range_of_exp_still_rank() -> None:
     assert cluster(points.unsqueeze(-1), 3) == ([0, 3, 6], [0, 0, 0, 1, 1, 1, 2, 2, 2])
 
 
-def test_frames_are_clustered_as_if_alone() -> None:
+@pytest.mark.parametrize("sizes", [[30, 17, 9], [30, 29, 21, 21, 16, 9, 3, 1, 1]])
+def test_frames_are_clustered_as_if_alone(sizes: list[int]) -> None:
     """One frame beside others of other sizes, one of them so close together that it is done in float64."""
     generator = torch.Generator().manual_seed(8)
-    frames = [torch.randn(n, 16, generator=generator) for n in (9, 30, 17)]
+    frames = [torch.randn(n, 16, generator=generator) for n in sizes]
     frames[1][7] = frames[1][3] + 1e-4
-    padded = torch.zeros(3, 30, 16)
-    for index, frame in enumerate(frames):
-        padded[index, : len(frame)] = frame
-    clusters = dpc_knn(padded, np.array([9, 30, 17]), np.array([9, 6, 3]), reference_compatible=False)
-    for index, (frame, count) in enumerate(zip(frames, (9, 6, 3), strict=True)):
-        found = clusters.centers[index, :count].tolist(), clusters.ids[index, : len(frame)].tolist()
+    layout = Layout.of(np.array(sizes))
+    packed = torch.randn(layout.num_rows, 16, generator=generator)
+    for frame, first in zip(frames, layout.first_rows, strict=True):
+        packed[first : first + len(frame)] = frame
+    counts = [-(-size // 3) for size in sizes]
+    clusters = dpc_knn(packed, layout, np.array(counts), reference_compatible=False)
+    first_cluster = 0
+    for frame, first, count in zip(frames, layout.first_rows, counts, strict=True):
+        last_cluster = first_cluster + count
+        found = (
+            (clusters.centers[first_cluster:last_cluster] - first).tolist(),
+            (clusters.ids[first : first + len(frame)] - first_cluster).tolist(),
+        )
         assert found == cluster(frame, count)
+        first_cluster = last_cluster
 
 
 def test_a_token_is_never_selected_twice() -> None:

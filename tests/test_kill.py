@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,32 @@ def test_killing_an_actor_loses_and_repeats_nothing(undisturbed: Path, stage: st
     assert CLIPS <= summary.encoder_calls + (stage == "Encode") <= CLIPS + 1
     assert [worker.pid for worker in summary.workers if worker.pid in killed]
     _assert_same_tables(undisturbed, f"killed-{stage}")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_killing_an_actor_with_several_clips_in_its_hands(undisturbed: Path) -> None:
+    """All clips have their tokens, so eight are answered at a time; the answers are those of one clip at a time."""
+    killed: list[int] = []
+
+    def kill_once(progress: Progress) -> None:
+        if killed or progress.clips_done:
+            return
+        for process in psutil.Process().children(recursive=True):
+            # Ray's title of an actor names the method that it is running; other helpers of Ray come and go.
+            with suppress(psutil.NoSuchProcess):
+                title = " ".join(process.cmdline())
+                if not killed and "AnswerStage" in title and "submit" in title:
+                    killed.append(process.pid)
+                    process.kill()
+
+    batched = _job(undisturbed, "batched").model_copy(update={"cache": str(undisturbed / "undisturbed")})
+    summary = run(batched, on_progress=kill_once)
+    assert killed
+    assert (summary.answers_new, summary.failures_new, summary.encoder_calls) == (CLIPS * QUESTIONS, 0, 0)
+    assert [worker.pid for worker in summary.workers if worker.pid in killed]
+    answers = (_without_place(table(undisturbed / name, "answers")) for name in ("batched", "undisturbed"))
+    assert next(answers) == next(answers)
 
 
 def test_killing_the_driver(undisturbed: Path) -> None:

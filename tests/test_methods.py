@@ -11,9 +11,10 @@ from torch import Tensor
 from flashvid import CompressionConfig, CompressionResult, ConfigurationError, compress
 from flashvid.config import MethodName
 from flashvid.methods import METHODS
-from flashvid.methods.method import frame_budgets, shared_out
+from flashvid.methods.method import frame_budgets
 from flashvid.methods.spatial_pooling import pooled_grid
 from flashvid.methods.tome import merge_frame
+from flashvid.methods.vidcom2 import frame_counts
 
 # These round up to whole frames or whole grids.
 _ROUNDED: tuple[MethodName, ...] = ("uniform_frames", "spatial_pooling")
@@ -153,9 +154,11 @@ def test_fastvid_weighs_an_anchor_among_what_it_gathers() -> None:
     assert torch.allclose(result.tokens[slot], wanted, atol=1e-5)
 
 
+def test_vidcom2_gives_what_a_frame_cannot_hold_to_the_others() -> None:
+    assert frame_counts(7, torch.tensor([1.0, 1.0, 5.0]), 4) == [2, 1, 4]
+    assert frame_counts(12, torch.tensor([1.0, 1e-9, 5.0]), 4) == [4, 4, 4]
+    assert frame_counts(10, torch.tensor([3.0, 1.0, 9.0]), 4) == [4, 2, 4]
+
+
 def test_shares_add_up() -> None:
     assert frame_budgets(7, 3) == [2, 2, 3]
-    assert shared_out(7, [1.0, 1.0, 5.0], most=4) == [2, 1, 4]
-    assert shared_out(5, [1.0, 2.0], most=2, times=[1, 2]) == [2, 3]
-    with pytest.raises(ValueError, match="do not fit"):
-        shared_out(9, [1.0, 1.0], most=4)

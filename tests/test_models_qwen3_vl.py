@@ -234,7 +234,8 @@ def test_markers_stay_unless_the_reference_is_asked_for(model: VideoModel, compr
     language = language_of(model)
     ids = language.chat.around_video("What?", "Be brief.")
     ours = language.prefix(ids[0], compressed)
-    theirs = language.prefix(ids[0], compressed, reference_compatible=True)
+    reference = language.reference_compatible()
+    theirs = reference.prefix(ids[0], compressed)
     start, end = language.decoder.embed([ids[0][-1], ids[1][0]])
     is_marker = (ours.embeddings == start).all(dim=1) | (ours.embeddings == end).all(dim=1)
     assert int(is_marker.sum()) == 3 + 2
@@ -242,10 +243,48 @@ def test_markers_stay_unless_the_reference_is_asked_for(model: VideoModel, compr
     assert torch.equal(theirs.positions, ours.positions[:, ~is_marker])
     assert torch.equal(theirs.is_visual, ours.is_visual[~is_marker])
     suffix = language.suffix(*ids, compressed)
-    dropped = language.suffix(*ids, compressed, reference_compatible=True)
+    dropped = reference.suffix(*ids, compressed)
     assert dropped.ids == suffix.ids[1:]
     assert torch.equal(dropped.positions, suffix.positions[:, 1:])
     assert dropped.next_position == suffix.next_position
+
+
+def test_the_references_prompt_through_the_handle(
+    stock: Qwen3VLForConditionalGeneration, model: VideoModel, visual: VisualFeatures, compressed: CompressedVideo
+) -> None:
+    """The answer of the stock decoder to a prompt whose markers were cut out by hand; a whole video keeps them."""
+    settings = GenerationConfig(max_new_tokens=6, system_prompt="Be brief.")
+    reference = settings.model_copy(update={"reference_compatible": True})
+    (plain,) = model.answer(compressed, ["What?"], settings)
+    (answer,) = model.answer(compressed, ["What?"], reference)
+    assert answer.num_prompt_tokens == plain.num_prompt_tokens - 2 * 3
+
+    language = language_of(model)
+    ids = language.chat.around_video("What?", "Be brief.")
+    prefix, suffix = language.prefix(ids[0], compressed), language.suffix(*ids, compressed)
+    embed = stock.model.language_model.embed_tokens
+    embeddings = torch.cat([prefix.embeddings, embed(torch.tensor(suffix.ids))]).detach()
+    markers = embed(torch.tensor([ids[0][-1], ids[1][0]])).detach()
+    stays = ~(embeddings.unsqueeze(1) == markers).all(dim=2).any(dim=1)
+    positions = torch.cat([prefix.positions, suffix.positions], dim=1)[:, stays]
+    is_visual = torch.cat([prefix.is_visual, torch.zeros(len(suffix.ids), dtype=torch.bool)])[stays]
+    embeddings, generated = embeddings[stays], list[int]()
+    for place in range(answer.num_generated_tokens):
+        with torch.no_grad():
+            states = stock.model.language_model(
+                inputs_embeds=embeddings.unsqueeze(0),
+                position_ids=positions.unsqueeze(1),
+                visual_pos_masks=is_visual.unsqueeze(0),
+                deepstack_visual_embeds=list(prefix.deepstack),
+            ).last_hidden_state[0, -1]
+            generated.append(int(stock.lm_head(states).argmax()))
+            embeddings = torch.cat([embeddings, embed(torch.tensor(generated[-1:]))])
+        positions = torch.cat([positions, torch.full((3, 1), suffix.next_position + place)], dim=1)
+        is_visual = torch.cat([is_visual, torch.zeros(1, dtype=torch.bool)])
+    assert answer.response == language.chat.decode(generated)
+
+    everything = model.compress(visual, None)
+    assert model.answer(everything, ["What?"], reference) == model.answer(everything, ["What?"], settings)
 
 
 def test_a_step_of_which_nothing_is_left_keeps_its_time(model: VideoModel, compressed: CompressedVideo) -> None:

@@ -47,6 +47,17 @@ def test_every_process_that_started_is_listed() -> None:
     assert monitor.activity().workers == workers
 
 
+def test_clips_are_begun_together_only_if_none_has_killed() -> None:
+    """Else nothing is noted, and each is begun alone."""
+    monitor = RunMonitor(4)
+    assert monitor.begin_together(["a", "b"], "answer")
+    monitor.end("a", "answer", {}, 0.0)
+    assert not monitor.begin_together(["a", "b", "c"], "answer")
+    assert monitor.begin_together(["a", "c"], "answer")
+    assert monitor.begin_together(["b"], "encode")
+    assert [monitor.begin(clip, "answer") for clip in "abc"] == [1, 1, 1]
+
+
 def test_a_clip_that_was_begun_and_not_ended_killed_its_process() -> None:
     """Counted per clip and stage; an end, also of a failure, clears it."""
     monitor = RunMonitor(4)

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from flashvid.models import decoder
 from pipeline.config import ResourcesConfig
 from pipeline.errors import ClusterTooSmallError
-from pipeline.resources import Pool, Pools, plan_pools
+from pipeline.resources import DECODE_ROWS, Pool, Pools, clips_per_batch, plan_pools
 
 
 def pools(num_cpus: float, gpus: tuple[int, ...] = (), *, encodes: bool = True, **resources: dict[str, Any]) -> Pools:
@@ -135,3 +136,29 @@ def test_pools_that_start_nothing_need_no_room() -> None:
     assert pools(2, (1,), encodes=False, **wishes).answer == Pool(1, 0.0, 1.0)
     with pytest.raises(ClusterTooSmallError, match=r"\(answer 2 x \(0 CPU, 1 GPU\)\)"):
         pools(2, (1,), encodes=False, answer={"concurrency": 2})
+
+
+@pytest.mark.parametrize(
+    ("num_clips", "num_answers", "num_actors", "expected", "while_encoding"),
+    [
+        (1000, 1000, 1, 16, 16),  # one question each fills a batch with 16 clips
+        (100, 300, 2, 5, 3),
+        (1000, 3000, 2, 5, 5),
+        (100, 1600, 1, 1, 1),
+        (100, 5000, 1, 1, 1),  # one clip is more than a batch
+        (4, 4, 2, 2, 1),  # every actor gets some
+        (3, 3, 4, 1, 1),
+        (1, 1, 1, 1, 1),
+    ],
+)
+def test_clips_with_few_questions_share_a_batch(
+    num_clips: int, num_answers: int, num_actors: int, expected: int, while_encoding: int
+) -> None:
+    """Until it is full, but not at the cost of an idle actor, nor of a first answer that comes late."""
+    assert clips_per_batch(num_clips, num_answers, num_actors, encodes=False) == expected
+    assert clips_per_batch(num_clips, num_answers, num_actors, encodes=True) == while_encoding
+
+
+def test_a_batch_is_the_librarys() -> None:
+    """The constant is written down twice, so that planning need not load torch."""
+    assert DECODE_ROWS == decoder.DECODE_ROWS

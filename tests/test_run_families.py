@@ -173,13 +173,15 @@ def test_a_preset_is_recorded_as_what_it_resolves_to(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos/no_video.mp4").write_text("nothing to encode here")
     notices: list[str] = []
-    settings = job(tmp_path, preset="llava_video", compression={"retention_ratio": 0.1})
+    settings = job(
+        tmp_path, preset="llava_video", compression={"retention_ratio": 0.1}, inner_pruning={"pruning_layer": 2}
+    )
     summary = run(settings, on_notice=notices.append)
     assert summary.failures_new == 1
     assert notices == ["preset llava_video was published for another family than this model's, qwen2_5_vl"]
     record = json.loads((tmp_path / f"output/runs/{summary.run_id}.json").read_text())
     assert record["job"]["preset"] == "llava_video"
     assert record["job"]["compression"] == preset_named("llava_video").compression(0.1).model_dump()
-    assert record["job"]["inner_pruning"] == {"pruning_layer": 20, "llm_retention_ratio": 0.3}
-    assert record["answers_settings"]["inner_pruning.pruning_layer"] == 20
+    assert record["job"]["inner_pruning"] == {"pruning_layer": 2, "llm_retention_ratio": 0.3}
+    assert record["answers_settings"]["inner_pruning.pruning_layer"] == 2
     assert not any(name.startswith("inner_pruning") for name in record["tokens_settings"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from flashvid.errors import ConfigurationError, PermanentError
@@ -65,6 +67,69 @@ def test_an_error_becomes_a_failure_of_its_clip(error: Exception, kind: str) -> 
     assert "in process" in failure.traceback
     assert _run(desk, outcome) == outcome
     assert desk.processed == 1
+
+
+class Counter(Desk):
+    """Works on clips together, unless one of them is `bad`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[list[str]] = []
+
+    def process(self, message: ClipMessage) -> tuple[ClipMessage, Mapping[str, int]]:
+        """One clip."""
+        self.batches.append([message.clip.clip_id])
+        if message.clip.clip_id == "clip-bad":
+            raise RuntimeError("bad")
+        return message, {"done": 1}
+
+    def process_together(self, messages: Sequence[ClipMessage]) -> list[tuple[ClipMessage, Mapping[str, int]]]:
+        """All of them or none."""
+        self.batches.append([message.clip.clip_id for message in messages])
+        if "clip-bad" in self.batches[-1]:
+            raise RuntimeError("one of them is bad")
+        return [(replace(message, answers=({"clip": message.clip.clip_id},)), {"done": 1}) for message in messages]
+
+
+def _run_together(stage: Stage, messages: list[ClipMessage]) -> list[ClipMessage]:
+    return ClipMessage.each_of(stage(pa.concat_tables([message.to_table() for message in messages])))
+
+
+def test_clips_that_come_together_are_worked_on_together() -> None:
+    """In their order; one that has failed before passes by."""
+    counter = Counter()
+    failed = _run(Desk(PermanentError("broken")), ClipMessage(clip("failed")))
+    messages = [ClipMessage(clip("a")), failed, ClipMessage(clip("b"))]
+    first, passed, last = _run_together(counter, messages)
+    assert counter.batches == [["clip-a", "clip-b"]]
+    assert (first.answers, last.answers) == (({"clip": "clip-a"},), ({"clip": "clip-b"},))
+    assert passed == failed
+    assert counter.monitor.activity().counts == {"done": 2}
+
+
+def test_an_error_in_a_batch_is_the_failure_of_one_clip() -> None:
+    """The others are worked on alone, and nobody is blamed for a death."""
+    counter = Counter()
+    outcomes = _run_together(counter, [ClipMessage(clip(name)) for name in ("a", "bad", "c")])
+    assert counter.batches == [["clip-a", "clip-bad", "clip-c"], ["clip-a"], ["clip-bad"], ["clip-c"]]
+    assert [len(outcome.failures) for outcome in outcomes] == [0, 1, 0]
+    assert counter.monitor.begin_together(["clip-a", "clip-bad", "clip-c"], "encode")
+
+
+def test_after_a_death_in_a_batch_each_clip_is_tried_alone() -> None:
+    """Only the one that kills again is given up; Ray brings the whole batch again each time."""
+    counter = Counter()
+    messages = [ClipMessage(clip(name)) for name in "abc"]
+    counter.monitor.begin_together(["clip-a", "clip-b", "clip-c"], "encode")  # the process dies in the batch
+    counter.monitor.end("clip-a", "encode", {}, 0.0)  # the next one works on a,
+    counter.monitor.begin("clip-b", "encode")  # and dies with b in its hands
+    outcomes = _run_together(counter, messages)
+    assert counter.batches == [["clip-a"], ["clip-c"]]
+    assert [[failure.error_type for failure in outcome.failures] for outcome in outcomes] == [
+        [],
+        ["WorkerDiedError"],
+        [],
+    ]
 
 
 def test_a_fatal_error_ends_the_run() -> None:

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from flashvid.config import CompressionConfig
-from flashvid.merging import sum_bags
-from flashvid.methods.method import CompressionMethod, shared_out
-from flashvid.ranking import first_ranked
-from flashvid.result import ClipFeatures, CompressionResult, Rows, assemble
+from flashvid.methods.method import CompressionMethod, first_of_each_frame
+from flashvid.ranking import apportion, first_ranked
+from flashvid.result import ClipFeatures, CompressionResult, Rows, assemble, widened
 from flashvid.segmentation import transition_similarities
 
 _LEAST_SEGMENTS, _THRESHOLD = 8, 0.9
@@ -27,16 +27,16 @@ _NEIGHBOURS = 4
 def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
     num_tokens = clip.scores.shape[1]
     lengths = _segments(clip.features)
-    budgets = shared_out(
-        config.clip_budget(*clip.scores.shape), [float(length) for length in lengths], most=num_tokens, times=lengths
-    )
+    total = np.array([config.clip_budget(*clip.scores.shape)])
+    # In proportion to their tokens, which none can exceed.
+    budgets = apportion(total, np.array(lengths) * num_tokens, np.zeros(len(lengths), dtype=np.int64))
     rows, first = [], 0
-    for length, budget in zip(lengths, budgets, strict=True):
+    for length, budget in zip(lengths, budgets.tolist(), strict=True):
         frames = slice(first, first + length)
         if budget > 0:
             rows += _prune(clip.features[frames], clip.scores[frames].float(), budget, first * num_tokens)
         first += length
-    return assemble(clip.features, rows, tuple(lengths))
+    return assemble(widened(clip.features), rows, tuple(lengths), clip.features.dtype)
 
 
 def _segments(features: Tensor) -> list[int]:
@@ -50,16 +50,14 @@ def _segments(features: Tensor) -> list[int]:
 
 def _prune(features: Tensor, scores: Tensor, budget: int, offset: int) -> list[Rows]:
     """One segment (paper: STPrune): `[L, N, D]` and `[L, N]` to `budget` tokens."""
-    num_frames, num_tokens, width = features.shape
+    num_tokens, width = features.shape[1:]
     flat = features.reshape(-1, width)
     num_merged = min(round(budget * _MERGED_SHARE), budget - 1)
-    salient_counts = shared_out(budget - num_merged, [1.0] * num_frames, most=num_tokens)
     ranked = scores.sort(dim=-1, descending=True, stable=True).indices
-    salient = torch.cat([frame * num_tokens + ranked[frame, :count] for frame, count in enumerate(salient_counts)])
+    salient = first_of_each_frame(ranked, budget - num_merged)
     rest = torch.ones(len(flat), dtype=torch.bool, device=flat.device)
     rest[salient] = False
-    slots = torch.arange(len(salient), device=flat.device)
-    rows = [Rows(flat[salient], salient + offset, salient + offset, slots)]
+    rows = [Rows.kept(salient + offset)]
     if num_merged == 0:
         return rows
     in_anchor_frames = (torch.arange(len(flat), device=flat.device) // num_tokens) % _ANCHOR_STRIDE == 0
@@ -77,10 +75,7 @@ def _prune(features: Tensor, scores: Tensor, budget: int, offset: int) -> list[R
     anchor_weights = torch.where(counts > 0, _ANCHOR_WEIGHT, 1.0)
     gathered, slots = torch.cat([anchors, members]), torch.cat([own, nearest])
     weights = torch.cat([anchor_weights, (1 - _ANCHOR_WEIGHT) / counts[nearest]])
-    # Halves are added up in float32.
-    wide = flat.to(torch.promote_types(flat.dtype, torch.float32))
-    merged = sum_bags(wide, gathered, slots, len(anchors), weights).to(features.dtype)
-    rows.append(Rows(merged, anchors + offset, gathered + offset, slots))
+    rows.append(Rows(anchors + offset, gathered + offset, slots, weights))
     return rows
 
 

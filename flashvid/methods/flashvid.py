@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from flashvid.clustering import dpc_knn
+from flashvid.clustering import Layout, dpc_knn
 from flashvid.config import CompressionConfig
-from flashvid.errors import ConfigurationError, InvalidFeaturesError
+from flashvid.errors import ConfigurationError
 from flashvid.merging import Forest, grow_forest, sum_bags
 from flashvid.methods.method import CompressionMethod
 from flashvid.products import inverse_lengths
 from flashvid.ranking import Counts, apportion, sum_by_group
-from flashvid.result import ClipFeatures, CompressionResult
+from flashvid.result import ClipFeatures, CompressionResult, Rows, assemble, widened
 from flashvid.segmentation import Segments, segment_frames
 from flashvid.selection import event_relevance, select_tokens
-
-
-@dataclass(frozen=True, eq=False)
-class Parts:
-    """Rows of the result before they are sorted, as sums of input tokens that have not been taken yet."""
-
-    indices: Tensor
-    """`[m]` int64: where each row stands among the input tokens."""
-    members: Tensor
-    """`[p]` int64: input tokens."""
-    member_rows: Tensor
-    """`[p]` int64: the row that each of `members` contributes to."""
-    weights: Tensor
-    """`[p]` floating: how much."""
 
 
 def compress_flashvid(clip: ClipFeatures, config: CompressionConfig, *, first_frame: int = 0) -> CompressionResult:
@@ -54,17 +38,15 @@ def compress_flashvid(clip: ClipFeatures, config: CompressionConfig, *, first_fr
             f"temporal_threshold {config.temporal_threshold} makes the reference divide by zero: use a value "
             "below 1, or reference_compatible=False, where 1 means no links over time"
         )
-    # Halves are widened: sums over frames and tokens do not fit them.
-    features = clip.features.to(torch.promote_types(clip.features.dtype, torch.float32)).contiguous()
+    features = widened(clip.features)
     segments, relevance = _segments_and_relevance(clip, features, config)
     if not config.reference_compatible and num_kept == num_frames * num_tokens:
         everything = torch.arange(num_kept, device=features.device)
         tokens = clip.features.reshape(-1, width).clone()
         return CompressionResult(tokens, everything, everything.clone(), segments.lengths)
-    selected = _select(features, clip.scores, relevance, np.diff(selected_up_to), config)
-    parts = [
-        Parts(selected, selected, torch.arange(len(selected), device=selected.device), features.new_ones(len(selected)))
-    ]
+    lengths = inverse_lengths(features, reference_compatible=config.reference_compatible)
+    selected = _select(features, lengths, clip.scores, relevance, np.diff(selected_up_to), config)
+    parts = [Rows.kept(selected)]
     if num_kept > num_selected:
         free = torch.ones(num_frames * num_tokens, dtype=torch.bool, device=features.device)
         free[selected] = False
@@ -77,7 +59,7 @@ def compress_flashvid(clip: ClipFeatures, config: CompressionConfig, *, first_fr
         merged = min_roots - (selected_up_to[ends] - selected_up_to[ends - segments.sizes])
         forest = grow_forest(
             features,
-            inverse_lengths(features, reference_compatible=config.reference_compatible),
+            lengths,
             free,
             segments,
             config.temporal_threshold,
@@ -86,7 +68,7 @@ def compress_flashvid(clip: ClipFeatures, config: CompressionConfig, *, first_fr
             reference_compatible=config.reference_compatible,
         )
         parts.append(_merge(features, free, forest, segments, merged, config))
-    return _assemble(features.view(-1, width), parts, segments.lengths, clip.features.dtype)
+    return assemble(features, parts, segments.lengths, clip.features.dtype)
 
 
 def _budget_up_to(
@@ -112,8 +94,8 @@ def _segments_and_relevance(
     """DySeg, and the event relevance where the settings ask for it; both look at the means of frames."""
     frame_features = features.mean(dim=1)
     # The reference takes its means in the dtype of the model, for segments alone.
-    narrow = clip.features.mean(dim=1) if config.reference_compatible else frame_features
-    segments = segment_frames(narrow, config)
+    in_model_dtype = config.reference_compatible and clip.features.dtype != features.dtype
+    segments = segment_frames(clip.features.mean(dim=1) if in_model_dtype else frame_features, config)
     if config.token_selection_method == "attn_div_v2":  # noqa: S105 - not that kind of token
         whole = config.event_relevance == "clip"
         events = Segments.of((len(features),), features.device) if whole else segments
@@ -122,7 +104,12 @@ def _segments_and_relevance(
 
 
 def _select(
-    features: Tensor, scores: Tensor, relevance: Tensor | None, per_frame: Counts, config: CompressionConfig
+    features: Tensor,
+    lengths: Tensor,
+    scores: Tensor,
+    relevance: Tensor | None,
+    per_frame: Counts,
+    config: CompressionConfig,
 ) -> Tensor:
     """ADTS: so many tokens of each frame, as indices in the clip, ascending."""
     num_frames, num_tokens, _ = features.shape
@@ -130,14 +117,15 @@ def _select(
     most = int(per_frame.max())
     picks = select_tokens(
         features,
+        lengths,
         scores,
         relevance,
         num_selected=most,
         method=config.token_selection_method,
         reference_compatible=config.reference_compatible,
     )
-    firsts = torch.arange(0, num_frames * num_tokens, num_tokens, device=features.device)
-    indices = picks + firsts.unsqueeze(-1)
+    firsts = np.arange(num_frames)[:, None] * num_tokens
+    indices = picks + torch.from_numpy(firsts).to(picks.device)
     if (per_frame < most).any():
         # Fewer picks are the first of more, so a frame that gets one fewer leaves out its last.
         indices = indices[torch.from_numpy(np.arange(most) < per_frame[:, None]).to(features.device)]
@@ -166,7 +154,7 @@ def _merge(
     segments: Segments,
     totals: Counts,
     config: CompressionConfig,
-) -> Parts:
+) -> Rows:
     """DPC-kNN on the roots of every frame, and the merged tokens.
 
     Args:
@@ -177,62 +165,33 @@ def _merge(
         totals: `[S]`: merged tokens of each segment.
         config: The settings.
     """
-    num_frames, num_tokens, width = features.shape
-    num_roots = forest.is_root.sum(dim=1)
-    root_counts = num_roots.cpu().numpy()
+    device = features.device
+    root_counts = forest.is_root.sum(dim=1).cpu().numpy()
     cluster_counts = _clusters_per_frame(root_counts, segments, totals, config)
-    most, num_rows = int(root_counts.max()), int(cluster_counts.sum())
-    inputs = features.view(-1, width)
-    if num_rows == 0:
-        none = num_roots.new_empty(0)
-        return Parts(none, none, none, features.new_empty(0))
-    members = free.flatten().nonzero().flatten()
-    roots = forest.root[members]
-    frames = roots // num_tokens
-    place = (forest.is_root.cumsum(dim=1) - 1).flatten()[roots]
-    weights = forest.divisor[roots].to(features.dtype).reciprocal_()
+    # Frames with something to cluster, the largest first.
+    frames = np.lexsort((-root_counts, cluster_counts == 0))[: np.count_nonzero(cluster_counts)]
+    if len(frames) == 0:
+        return Rows.kept(torch.empty(0, dtype=torch.int64, device=device))
+    layout = Layout.of(root_counts[frames])
+    first_rows = np.zeros_like(root_counts)
+    first_rows[frames] = layout.first_rows
+    # The row of every root among the values, meaningless for other tokens.
+    row = (forest.is_root.cumsum(dim=1) + torch.from_numpy(first_rows[:, None] - 1).to(device)).flatten()
+    is_used = (forest.is_root & torch.from_numpy(cluster_counts[:, None] > 0).to(device)).flatten()
+    members = (free.flatten() & is_used[forest.root]).nonzero().flatten()
+    root_of_member = forest.root[members]
+    rows = row[root_of_member]
+    weights = forest.divisor[root_of_member].to(features.dtype).reciprocal_()
 
-    values = sum_bags(inputs, members, frames * most + place, num_frames * most, weights).float()
-    clusters = dpc_knn(
-        values.view(num_frames, most, width),
-        root_counts,
-        cluster_counts,
-        reference_compatible=config.reference_compatible,
-    )
+    values = sum_bags(features.flatten(0, 1), members, rows, layout.num_rows, weights).float()
+    clusters = dpc_knn(values, layout, cluster_counts[frames], reference_compatible=config.reference_compatible)
     del values
 
-    if (cluster_counts < np.minimum(root_counts, 1)).any():
-        kept = torch.from_numpy(cluster_counts > 0).to(features.device)[frames]
-        members, roots, frames, place, weights = (part[kept] for part in (members, roots, frames, place, weights))
-    first_row = torch.from_numpy(np.cumsum(cluster_counts) - cluster_counts).to(features.device)
-    rows = first_row[frames] + clusters.ids[frames, place]
-    cluster_sizes = rows[members == roots].bincount(minlength=num_rows)
-    taken = torch.from_numpy(np.arange(clusters.centers.shape[1]) < cluster_counts[:, None]).to(features.device)
-    # The roots of each frame come first in this order, ascending: their places are positions in it.
-    positions = (~forest.is_root).sort(dim=1, stable=True).indices.gather(1, clusters.centers)
-    firsts = torch.arange(0, num_frames * num_tokens, num_tokens, device=features.device)
-    return Parts((positions + firsts.unsqueeze(-1))[taken], members, rows, weights / cluster_sizes[rows])
-
-
-def _assemble(
-    inputs: Tensor, parts: list[Parts], segment_lengths: tuple[int, ...], dtype: torch.dtype
-) -> CompressionResult:
-    """Sort the rows by index (of equal ones, a selected token comes before a merged one) and take their sums."""
-    indices = torch.cat([part.indices for part in parts])
-    indices, order = indices.sort(stable=True)
-    num_rows = len(indices)
-    slot_of_row = torch.empty_like(order)
-    slot_of_row[order] = torch.arange(num_rows, device=order.device)
-    rows = [parts[0].member_rows, *(part.member_rows + len(parts[0].indices) for part in parts[1:])]
-    slots = slot_of_row[torch.cat(rows)]
-    members = torch.cat([part.members for part in parts])
-    tokens = sum_bags(inputs, members, slots, num_rows, torch.cat([part.weights for part in parts])).to(dtype)
-    # Only the reference's sums in half precision can grow beyond its range.
-    if dtype in (torch.float16, torch.bfloat16) and not bool(tokens.isfinite().all()):
-        raise InvalidFeaturesError(f"features overflow {dtype} when summed over frames: use float32")
-    assignment = indices.new_full((len(inputs),), num_rows)
-    assignment.scatter_reduce_(0, members, slots, "amin")
-    return CompressionResult(tokens, indices, assignment.masked_fill_(assignment == num_rows, -1), segment_lengths)
+    ids = clusters.ids[rows]
+    # All members of a tree, its root among them, agree on its root.
+    root_of_row = torch.empty_like(clusters.ids).scatter_(0, rows, root_of_member)
+    cluster_sizes = ids[members == root_of_member].bincount(minlength=len(clusters.centers))
+    return Rows(root_of_row[clusters.centers], members, ids, weights / cluster_sizes[ids])
 
 
 FLASHVID = CompressionMethod(compress_flashvid, "FlashVID, arXiv 2602.08024")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from flashvid.config import CompressionConfig
-from flashvid.merging import sum_bags
-from flashvid.result import ClipFeatures, CompressionResult, Rows, assemble
+from flashvid.result import ClipFeatures, CompressionResult, Rows, assemble, widened
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,7 @@ def first_of_each_frame(ranked: Tensor, budget: int) -> Tensor:
 
 def keep(clip: ClipFeatures, indices: Tensor) -> CompressionResult:
     """The result of keeping some tokens as they are, and nothing of the others; `indices` `[M]` int64, ascending."""
-    tokens = clip.features.flatten(0, 1)[indices]
-    slots = torch.arange(len(indices), device=indices.device)
-    return assemble(clip.features, [Rows(tokens, indices, indices, slots)], (len(clip.features),))
+    return assemble(widened(clip.features), [Rows.kept(indices)], (len(clip.features),), clip.features.dtype)
 
 
 def merge_into(clip: ClipFeatures, kept: Tensor, owner: Tensor) -> CompressionResult:
@@ -68,29 +65,6 @@ def merge_into(clip: ClipFeatures, kept: Tensor, owner: Tensor) -> CompressionRe
     """
     members = (owner >= 0).nonzero().flatten()
     slots = torch.searchsorted(kept, owner[members])
-    # Halves are added up in float32.
-    wide = clip.features.to(torch.promote_types(clip.features.dtype, torch.float32)).flatten(0, 1)
     weights = slots.bincount(minlength=len(kept)).reciprocal()[slots]
-    means = sum_bags(wide, members, slots, len(kept), weights).to(clip.features.dtype)
-    return assemble(clip.features, [Rows(means, kept, members, slots)], (len(clip.features),))
-
-
-def shared_out(total: int, weights: Sequence[float], *, most: int, times: Sequence[int] | None = None) -> list[int]:
-    """Share a number of tokens out in proportion to weights, in whole tokens that add up to it exactly.
-
-    Args:
-        total: Tokens; no more than all shares together may hold.
-        weights: Of the shares; not negative.
-        most: Tokens that a share may hold...
-        times: ...times this, per share; 1 when omitted.
-    """
-    limits = [most * factor for factor in times or [1] * len(weights)]
-    if total > sum(limits):
-        raise ValueError(f"{total} tokens do not fit into {sum(limits)}")
-    counts = [0] * len(weights)
-    # One token at a time to the share that is furthest behind: the first of equal ones.
-    for _ in range(total):
-        open_shares = [index for index, limit in enumerate(limits) if counts[index] < limit]
-        behind = max(open_shares, key=lambda index: weights[index] / (2 * counts[index] + 1))
-        counts[behind] += 1
-    return counts
+    rows = Rows(kept, members, slots, weights)
+    return assemble(widened(clip.features), [rows], (len(clip.features),), clip.features.dtype)

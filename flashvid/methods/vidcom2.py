@@ -5,17 +5,21 @@ Written from the paper's method section: frame compression adjustment, then adap
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from flashvid.config import CompressionConfig
-from flashvid.methods.method import CompressionMethod, keep, shared_out
+from flashvid.methods.method import CompressionMethod, keep
+from flashvid.ranking import apportion
 from flashvid.result import ClipFeatures, CompressionResult
 
 # Widths of the Gaussian kernels, as powers of two, and the temperature over frames.
 _KERNEL_POWERS = (-3, -2, -1, 0, 1)
 _TEMPERATURE = 0.01
+# Shares are rounded to so many parts of one, to be divided in whole numbers.
+_SHARE_STEPS = 2**24
 
 
 def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
@@ -25,13 +29,22 @@ def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResul
     in_frame = -_similarity(units, units.mean(dim=1, keepdim=True))
     shares = (in_video.mean(dim=-1) / _TEMPERATURE).softmax(dim=0)
     budget = config.clip_budget(*clip.scores.shape)
-    wanted = budget / num_frames * (1 + shares - 1 / num_frames)
-    budgets = shared_out(budget, wanted.tolist(), most=num_tokens)
+    budgets = frame_counts(budget, 1 + shares - 1 / num_frames, num_tokens)
     ranked = (in_video + in_frame).sort(dim=-1, descending=True, stable=True).indices
-    chosen = [
-        frame * num_tokens + ranked[frame, :count].sort().values for frame, count in enumerate(budgets) if count > 0
-    ]
-    return keep(clip, torch.cat(chosen))
+    chosen = [frame * num_tokens + ranked[frame, :count] for frame, count in enumerate(budgets)]
+    return keep(clip, torch.cat(chosen).sort().values)
+
+
+def frame_counts(budget: int, shares: Tensor, most: int) -> list[int]:
+    """The budget in proportion to the shares `[T]`, positive; what a frame cannot hold goes to the others."""
+    weights = (shares.double() * _SHARE_STEPS).round().long().clamp_min(1).cpu().numpy()
+    group = np.zeros(len(weights), dtype=np.int64)
+    counts = apportion(np.array([budget]), weights, group)
+    while (counts > most).any():
+        is_full = counts >= most
+        rest = apportion(np.array([budget - most * is_full.sum()]), weights * ~is_full, group)
+        counts = np.where(is_full, most, rest)
+    return [int(count) for count in counts]
 
 
 def _similarity(tokens: Tensor, centre: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ What needs torch is loaded when it is first used; transformers only with a model
 
 from typing import TYPE_CHECKING, Any
 
+from flashvid.models.checks import check_answering
 from flashvid.models.sources import ModelSource, resolve_model
 from flashvid.models.types import (
     Answer,
@@ -12,11 +13,13 @@ from flashvid.models.types import (
     CompressedVideo,
     FramePreprocessor,
     GenerationConfig,
+    ScoredText,
     VisualFeatures,
 )
 
 if TYPE_CHECKING:
-    from flashvid.models.handle import VideoModel, load_model, load_preprocessor
+    from flashvid.models.handle import VideoModel
+    from flashvid.models.loading import load_model, load_preprocessor
 
 __all__ = [
     "Answer",
@@ -25,8 +28,10 @@ __all__ = [
     "FramePreprocessor",
     "GenerationConfig",
     "ModelSource",
+    "ScoredText",
     "VideoModel",
     "VisualFeatures",
+    "check_answering",
     "load_model",
     "load_preprocessor",
     "resolve_model",
@@ -35,7 +40,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the exported object, typed above
     if name in ("VideoModel", "load_model", "load_preprocessor"):
-        from flashvid.models import handle
+        from flashvid.models import loading
 
-        return getattr(handle, name)
+        return getattr(loading, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

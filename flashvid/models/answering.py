@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 from flashvid.config import InnerPruningConfig
 from flashvid.errors import ConfigurationError, InvalidFeaturesError
 from flashvid.models.generation import Batch, Ending, Generated, Prompt, SharedPrompts
 from flashvid.models.json_grammar import JsonGrammar
-from flashvid.models.types import Answer, ClipQuestions, CompressedVideo, GenerationConfig, LanguageSide
+from flashvid.models.lm_input import QuestionSuffix, SharedPrefix, no_prefix, text_alone
+from flashvid.models.types import Answer, ClipQuestions, CompressedVideo, GenerationConfig, LanguageSide, ScoredText
+
+Ids = tuple[int, ...]
 
 
 def check_clip(clip: ClipQuestions, width: int) -> None:
-    """Whether a clip is one compressed video that a decoder of that width can read, and its questions are texts.
+    """Whether a clip is texts about one compressed video that a decoder of that width can read, or about none.
 
     Raises:
         ConfigurationError: several videos or images in a question, or further turns.
         InvalidFeaturesError: tokens of another width than this model's, or indices that are not theirs.
     """
-    if not isinstance(clip.compressed, CompressedVideo):
+    if clip.compressed is not None and not isinstance(clip.compressed, CompressedVideo):
         raise ConfigurationError(
             "a question is about one CompressedVideo, as compress() returns it, not "
             f"{type(clip.compressed).__name__}: several videos or images in one question are not supported yet"
@@ -32,7 +37,11 @@ def check_clip(clip: ClipQuestions, width: int) -> None:
                 f"a question is one text, not {type(question).__name__}: images in it, and further turns of a "
                 "conversation, are not supported yet"
             )
-    _check_compressed(clip.compressed, width)
+    for name, given in (("options", clip.options), ("keys", clip.keys)):
+        if given is not None and len(given) != len(clip.questions):
+            raise ConfigurationError(f"{len(clip.questions)} questions need as many {name}, not {len(given)}")
+    if clip.compressed is not None:
+        _check_compressed(clip.compressed, width)
 
 
 def _check_compressed(compressed: CompressedVideo, width: int) -> None:
@@ -55,7 +64,52 @@ def answer_clips(
     pruning: InnerPruningConfig | None,
     max_batch_tokens: int,
 ) -> list[list[Answer]]:
-    """See `VideoModel.answer_many`; the compressed videos have been checked."""
+    """See `VideoModel.answer_many`; the clips have been checked."""
+    results = _run(language, clips, generation, pruning, max_batch_tokens)
+    return [
+        [_answer(language, result, _options(clip, index), generation.stop) for index, result in enumerate(of_clip)]
+        for clip, of_clip in zip(clips, results, strict=True)
+    ]
+
+
+def score_clip(
+    language: LanguageSide,
+    clip: ClipQuestions,
+    generation: GenerationConfig,
+    pruning: InnerPruningConfig | None,
+) -> list[list[ScoredText]]:
+    """See `VideoModel.score`; the clip has been checked, and its options are what is scored."""
+    for index, question in enumerate(clip.questions):
+        if not _options(clip, index):
+            raise ConfigurationError("there is no continuation to score", f"question {question!r}")
+    scoring = generation.model_copy(update={"choice": "likelihood"})
+    # Continuations are run one by one, so that no bound of a batch plays a part.
+    (results,) = _run(language, [clip], scoring, pruning, max_batch_tokens=1)
+    return [
+        [ScoredText(*text) for text in zip(result.prompt.options, result.generated.log_likelihoods or (), strict=True)]
+        for result in results
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Result:
+    """A question's prompt, and what the decoder made of it."""
+
+    prefix: SharedPrefix
+    prompt: Prompt
+    generated: Generated
+
+
+def _run(
+    language: LanguageSide,
+    clips: Sequence[ClipQuestions],
+    generation: GenerationConfig,
+    pruning: InnerPruningConfig | None,
+    max_batch_tokens: int,
+) -> list[list[_Result]]:
+    """Every question of every clip, in order, as one batch."""
+    if generation.reference_compatible:
+        language = language.reference_compatible()
     groups: list[SharedPrompts] = []
     # For each group its clip, and which of the clip's questions its prompts are.
     origins: list[tuple[int, list[int]]] = []
@@ -75,12 +129,11 @@ def answer_clips(
         grammar=grammar,
         max_batch_tokens=max_batch_tokens,
     )
-    answers: list[dict[int, Answer]] = [{} for _ in clips]
+    results: list[dict[int, _Result]] = [{} for _ in clips]
     for group, (index, members), generated in zip(groups, origins, batch.run(), strict=True):
-        for member, prompt, result in zip(members, group.prompts, generated, strict=True):
-            response = _response(language, result, _options(clips[index], member), generation.stop)
-            answers[index][member] = _answer(group, prompt, result, response)
-    return [[found[member] for member in range(len(found))] for found in answers]
+        for member, prompt, made in zip(members, group.prompts, generated, strict=True):
+            results[index][member] = _Result(group.prefix, prompt, made)
+    return [[found[member] for member in range(len(found))] for found in results]
 
 
 def _shared_prompts(
@@ -91,27 +144,36 @@ def _shared_prompts(
     Only what stands up to the last visual token is shared, never more: what a question's answer is computed from must
     not depend on which other questions came along.
     """
-    for name, given in (("options", clip.options), ("keys", clip.keys)):
-        if given is not None and len(given) != len(clip.questions):
-            raise ConfigurationError(f"{len(clip.questions)} questions need as many {name}, not {len(given)}")
-    texts = [
-        language.chat.around_video(question, generation.system_prompt, generation.chat_template)
-        for question in clip.questions
-    ]
+    texts = [_texts(language, clip, question, generation) for question in clip.questions]
     found = []
     order = sorted(range(len(texts)), key=lambda index: texts[index][0])
     for before, group in groupby(order, key=lambda index: texts[index][0]):
         members = [*group]
         prompts = tuple(
             Prompt(
-                suffix=language.suffix(before, texts[index][1], clip.compressed),
+                suffix=_suffix(language, before, texts[index][1], clip.compressed),
                 key=clip.keys[index] if clip.keys is not None else clip.questions[index],
                 options=_option_ids(language, clip, index) if generation.choice == "likelihood" else (),
             )
             for index in members
         )
-        found.append((SharedPrompts(language.prefix(before, clip.compressed), prompts), members))
+        found.append((SharedPrompts(_prefix(language, before, clip.compressed), prompts), members))
     return found
+
+
+def _texts(language: LanguageSide, clip: ClipQuestions, question: str, generation: GenerationConfig) -> tuple[Ids, Ids]:
+    """A prompt's ids before and behind its video; all of them behind, if there is none."""
+    if clip.compressed is None:
+        return (), language.chat.without_video(question, generation.system_prompt, generation.chat_template)
+    return language.chat.around_video(question, generation.system_prompt, generation.chat_template)
+
+
+def _prefix(language: LanguageSide, before: Ids, compressed: CompressedVideo | None) -> SharedPrefix:
+    return no_prefix(language.decoder.embed(())) if compressed is None else language.prefix(before, compressed)
+
+
+def _suffix(language: LanguageSide, before: Ids, after: Ids, compressed: CompressedVideo | None) -> QuestionSuffix:
+    return text_alone(after) if compressed is None else language.suffix(before, after, compressed)
 
 
 def _options(clip: ClipQuestions, index: int) -> Sequence[str]:
@@ -125,23 +187,25 @@ def _option_ids(language: LanguageSide, clip: ClipQuestions, index: int) -> tupl
     return ids
 
 
-def _response(language: LanguageSide, generated: Generated, options: Sequence[str], stop: Sequence[str]) -> str:
-    if generated.option_scores is not None:
-        return options[generated.option_scores.index(max(generated.option_scores))]
-    text = language.chat.text(generated.ids)
-    ends = [text.index(stopping) for stopping in stop if stopping in text]
-    return text[: min(ends)].strip() if ends else text.strip()
-
-
-def _answer(group: SharedPrompts, prompt: Prompt, generated: Generated, response: str) -> Answer:
-    num_shared = len(group.prefix.embeddings)
+def _answer(language: LanguageSide, result: _Result, options: Sequence[str], stop: Sequence[str]) -> Answer:
+    prefix, generated = result.prefix, result.generated
+    if generated.log_likelihoods is None:
+        scores, response = None, _until(language.chat.text(generated.ids), stop)
+    else:
+        scores = tuple(math.fsum(values) for values in generated.log_likelihoods)
+        response = options[scores.index(max(scores))]
     return Answer(
         response=response,
         finish_reason=generated.finish_reason,
-        num_visual_tokens=int(group.prefix.is_visual.sum()),
-        num_prompt_tokens=num_shared + len(prompt.suffix.ids),
-        num_shared_tokens=num_shared,
+        num_visual_tokens=int(prefix.is_visual.sum()),
+        num_prompt_tokens=len(prefix.embeddings) + len(result.prompt.suffix.ids),
+        num_shared_tokens=len(prefix.embeddings),
         num_generated_tokens=len(generated.ids),
         token_layers=generated.token_layers,
-        option_scores=generated.option_scores,
+        option_scores=scores,
     )
+
+
+def _until(text: str, stop: Sequence[str]) -> str:
+    ends = [text.index(stopping) for stopping in stop if stopping in text]
+    return text[: min(ends)].strip() if ends else text.strip()

@@ -10,6 +10,7 @@ from flashvid.models.qwen2_5_vl.family import QwenFamily
 from flashvid.models.qwen3_vl.family import Qwen3Family
 
 if TYPE_CHECKING:
+    from flashvid.models.prompt import ChatPrompt
     from flashvid.models.sources import ModelSource
     from flashvid.models.types import FramePreprocessor, LanguageSide, LoadOptions, Part, VisionSide
     from flashvid.models.weights import Checkpoint
@@ -43,10 +44,16 @@ class Family(Protocol):
     def num_layers(self, config: Mapping[str, Any]) -> int:
         """Layers of the decoder."""
 
+    def num_deepstack(self, config: Mapping[str, Any]) -> int:
+        """Of these, how many add features of earlier vision layers to the visual tokens."""
+
     def load_preprocessor(
         self, source: ModelSource, *, min_pixels: int | None, max_pixels: int | None
     ) -> FramePreprocessor:
         """Preprocessing, which needs no weights."""
+
+    def load_chat(self, source: ModelSource) -> ChatPrompt:
+        """Tokenizer and template, which need none either."""
 
     def load_vision(self, source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> VisionSide:
         """The vision side; reads no tensor of the other."""

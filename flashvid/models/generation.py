@@ -54,13 +54,13 @@ class Generated:
         ids: Token ids, an end token included; none if options were scored.
         finish_reason: Why it ended.
         token_layers: What the decoder did for it.
-        option_scores: Log-likelihood of each option, if there were any.
+        log_likelihoods: If there were options, for each the log-likelihood of its tokens, given those before them.
     """
 
     ids: tuple[int, ...]
     finish_reason: FinishReason
     token_layers: TokenLayers
-    option_scores: tuple[float, ...] | None = None
+    log_likelihoods: tuple[tuple[float, ...], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -234,15 +234,15 @@ class Batch:
         work = replace(prefill_work, generated=num_run * self._decoder.num_layers)
         return Generated((), "choice", work, scores)
 
-    def _score(self, suffix: QuestionSuffix, prefilled: PrefilledPrompt, option: tuple[int, ...]) -> float:
-        """Log-likelihood of a continuation: the sum over its tokens, each given those before it."""
+    def _score(self, suffix: QuestionSuffix, prefilled: PrefilledPrompt, option: tuple[int, ...]) -> tuple[float, ...]:
+        """Log-likelihood of each token of a continuation, given those before it."""
         positions = torch.arange(suffix.next_position, suffix.next_position + len(option) - 1)
         layers = range(self._decoder.num_layers)
         hidden = self._decoder.embed(option[:-1])
         hidden, _ = self._decoder.forward(hidden, positions.unsqueeze(0), prefilled.cache.fork(), layers)
         logits = torch.cat([prefilled.logits.unsqueeze(0), self._decoder.logits(hidden)])
         chosen = torch.tensor(option, device=logits.device).unsqueeze(1)
-        return float(logits.double().log_softmax(dim=-1).gather(1, chosen).sum())
+        return tuple(logits.double().log_softmax(dim=-1).gather(1, chosen).flatten().tolist())
 
     def _start_again(self, max_sequences: int) -> None:
         """After running out of memory: everything unfinished from its beginning, fewer at a time.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args
 
 import numpy as np
 import torch
@@ -13,19 +12,16 @@ from torch import Tensor
 from flashvid.compression import compress
 from flashvid.config import CompressionConfig, InnerPruningConfig
 from flashvid.errors import ConfigurationError
-from flashvid.models.devices import refuse_too_large, usable_device
 from flashvid.models.families import family_named
 from flashvid.models.frames import checked_frames
-from flashvid.models.sources import ModelSource, resolve_model
+from flashvid.models.sources import ModelSource
 from flashvid.models.types import (
     Answer,
     ClipQuestions,
     CompressedVideo,
-    FramePreprocessor,
     GenerationConfig,
     LanguageSide,
-    LoadOptions,
-    Part,
+    ScoredText,
     VisionSide,
     VisualFeatures,
 )
@@ -33,8 +29,6 @@ from flashvid.models.weights import Checkpoint
 
 # Tokens in memory together while answering: 1.9 GB of keys and values for Qwen2.5-VL-7B in bfloat16.
 MAX_BATCH_TOKENS = 32768
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class VideoModel:
@@ -144,7 +138,7 @@ class VideoModel:
 
     def answer(
         self,
-        compressed: CompressedVideo,
+        compressed: CompressedVideo | None,
         questions: Sequence[str],
         generation: GenerationConfig | None = None,
         *,
@@ -158,7 +152,7 @@ class VideoModel:
         An answer does not depend on which other questions are asked with it, nor on their order.
 
         Args:
-            compressed: From `compress`, or rebuilt from storage.
+            compressed: From `compress`, or rebuilt from storage; None for questions about no video.
             questions: What the user asks, without the video.
             generation: Settings of the generation.
             pruning: Inside the decoder; None for none.
@@ -211,88 +205,35 @@ class VideoModel:
             check_clip(clip, self.hidden_size)
         return answer_clips(language, clips, generation or GenerationConfig(), pruning, max_batch_tokens)
 
+    def score(
+        self,
+        compressed: CompressedVideo | None,
+        questions: Sequence[str],
+        continuations: Sequence[Sequence[str]],
+        generation: GenerationConfig | None = None,
+        *,
+        pruning: InnerPruningConfig | None = None,
+    ) -> list[list[ScoredText]]:
+        """How likely given texts are as answers, token by token; nothing is generated.
 
-def load_model(
-    model: str | ModelSource,
-    *,
-    revision: str | None = None,
-    part: Part = "all",
-    dtype: str | torch.dtype | None = None,
-    device: str | torch.device | None = None,
-    attn_implementation: str | None = None,
-    min_pixels: int | None = None,
-    max_pixels: int | None = None,
-) -> VideoModel:
-    """Load a video LLM, or the half of it that a process needs.
+        With pruning, a question's last token decides what is kept, so that its continuations see the same.
 
-    Args:
-        model: Embedded name, local directory, hub id, or what `resolve_model` returned.
-        revision: For a hub id.
-        part: "vision" and "language" read only their tensors from disk.
-        dtype: float32, bfloat16 or float16; the checkpoint's own when omitted.
-        device: Default: cuda if there is one, else cpu.
-        attn_implementation: Transformers' name of one (eager, sdpa, flash_attention_2); its choice when omitted.
-        min_pixels: Lower bound of a resized frame's area; the model's own when omitted.
-        max_pixels: Upper bound.
+        Args:
+            compressed: As in `answer`.
+            questions: As in `answer`.
+            continuations: For each question the texts to score, each as the assistant would begin its turn.
+            generation: Its system prompt, template and `reference_compatible` count; how tokens are chosen does not.
+            pruning: Inside the decoder; None for none.
 
-    Raises:
-        ModelLoadError: files missing or not fitting, or more than the device has room for.
-        ConfigurationError: an unknown part, dtype, device or attention implementation, or bounds that exclude each
-            other.
-    """
-    if part not in get_args(Part):
-        raise ConfigurationError(f"part {part!r} is none of {', '.join(get_args(Part))}")
-    precision = _named_dtype(dtype)
-    source = model if isinstance(model, ModelSource) else resolve_model(model, revision)
-    options = LoadOptions(
-        dtype=precision or _stored_dtype(source),
-        device=usable_device(device),
-        attn_implementation=attn_implementation,
-        min_pixels=min_pixels,
-        max_pixels=max_pixels,
-    )
-    family, checkpoint = family_named(source.family), source.checkpoint()
-    needed = family.needed_tensors(source.config(), checkpoint.files, part)
-    refuse_too_large(source, checkpoint.num_bytes(needed, options.dtype), options.device)
-    vision = family.load_vision(source, checkpoint, options) if part in ("all", "vision") else None
-    language = family.load_language(source, checkpoint, options) if part in ("all", "language") else None
-    return VideoModel(source, vision, language, device=options.device, checkpoint=checkpoint)
+        Returns:
+            Per question one `ScoredText` per continuation, in order.
 
+        Raises:
+            ConfigurationError: see `answer`; a question without continuations, or one without text.
+            InvalidFeaturesError: see `answer`.
+        """
+        from flashvid.models.answering import check_clip, score_clip
 
-def load_preprocessor(
-    model: str | ModelSource,
-    *,
-    revision: str | None = None,
-    min_pixels: int | None = None,
-    max_pixels: int | None = None,
-) -> FramePreprocessor:
-    """A family's preprocessing, without its weights.
-
-    Args:
-        model: As in `load_model`.
-        revision: For a hub id.
-        min_pixels: Lower bound of a resized frame's area; the model's own when omitted.
-        max_pixels: Upper bound.
-
-    Raises:
-        ModelLoadError: files missing or not fitting.
-        ConfigurationError: bounds that exclude each other.
-    """
-    source = model if isinstance(model, ModelSource) else resolve_model(model, revision)
-    return family_named(source.family).load_preprocessor(source, min_pixels=min_pixels, max_pixels=max_pixels)
-
-
-def _named_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    if dtype is None:
-        return None
-    known = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if known not in _DTYPES.values():
-        raise ConfigurationError(f"dtype {dtype} is none of {', '.join(_DTYPES)}")
-    return known
-
-
-def _stored_dtype(source: ModelSource) -> torch.dtype | None:
-    """The precision that a model's configuration names; None leaves each tensor as it is stored."""
-    config = source.config()
-    named = config.get("dtype") or config.get("torch_dtype")
-    return _DTYPES.get(named) if isinstance(named, str) else None
+        clip = ClipQuestions(compressed, questions, continuations)
+        check_clip(clip, self.hidden_size)
+        return score_clip(self.language, clip, generation or GenerationConfig(), pruning)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,3 +41,14 @@ class QuestionSuffix:
     ids: tuple[int, ...]
     positions: Tensor
     next_position: int
+
+
+def no_prefix(embeddings: Tensor) -> SharedPrefix:
+    """What stands before a question about no video, the same for every family; `embeddings` are `[0, D]`."""
+    none = torch.zeros(0, dtype=torch.bool)
+    return SharedPrefix(embeddings, torch.zeros(1, 0, dtype=torch.int64), none, none)
+
+
+def text_alone(ids: tuple[int, ...]) -> QuestionSuffix:
+    """A whole prompt without a video: its positions count up, in all rows alike."""
+    return QuestionSuffix(ids, torch.arange(len(ids)).unsqueeze(0), len(ids))

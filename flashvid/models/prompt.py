@@ -65,17 +65,34 @@ class ChatPrompt:
             ConfigurationError: the template does not place exactly one video, places an image, leaves the question
                 out, or can't be filled in.
         """
-        text = self.render(question, system_prompt, template)
+        before, after = self._texts(question, system_prompt, template, num_videos=1)
+        return before, after
+
+    def without_video(self, question: str, system_prompt: str, template: str | None = None) -> tuple[int, ...]:
+        """Token ids of the prompt of a question about no video; see `around_video`.
+
+        Raises:
+            ConfigurationError: the template places a video or an image all the same, leaves the question out, or can't
+                be filled in.
+        """
+        (ids,) = self._texts(question, system_prompt, template, num_videos=0)
+        return ids
+
+    def _texts(
+        self, question: str, system_prompt: str, template: str | None, *, num_videos: int
+    ) -> tuple[tuple[int, ...], ...]:
+        """Ids of a prompt around its videos, which has been checked."""
+        text = self.render(question, system_prompt, template, with_video=num_videos > 0)
         if template is not None and self._as_text(question).strip() not in text:
             raise ConfigurationError("the chat template leaves out the question: it is a text of the user's content")
-        around = self.split_at_videos(text)
-        if len(around) != 2:
+        texts = self.split_at_videos(text)
+        if len(texts) != num_videos + 1:
             raise ConfigurationError(
-                f"the chat template places {len(around) - 1} videos, not 1: {self._video} stands for one"
+                f"the chat template places {len(texts) - 1} videos, not {num_videos}: {self._video} stands for one"
             )
-        if not self._image_ids.isdisjoint(around[0] + around[1]):
+        if any(not self._image_ids.isdisjoint(ids) for ids in texts):
             raise ConfigurationError("the chat template places an image; questions about images are not supported yet")
-        return around[0], around[1]
+        return texts
 
     def split_at_videos(self, text: str) -> tuple[tuple[int, ...], ...]:
         """Token ids of a prompt around its placeholders for videos: one run more than there are placeholders."""
@@ -87,13 +104,13 @@ class ChatPrompt:
                 runs[-1].append(token)
         return tuple(tuple(run) for run in runs)
 
-    def render(self, question: str, system_prompt: str, template: str | None = None) -> str:
-        """A question's prompt as text, with a placeholder for the video; see `around_video`."""
+    def render(self, question: str, system_prompt: str, template: str | None = None, *, with_video: bool = True) -> str:
+        """A question's prompt as text, with a placeholder for the video if there is one; see `around_video`."""
         # A question is text: what looks like a special token in it must not become one.
         question = self._as_text(question)
         messages: list[dict[str, Any]] = [
             {"role": "system", "content": [{"type": "text", "text": system_prompt}]},
-            {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]},
+            {"role": "user", "content": [*[{"type": "video"}] * with_video, {"type": "text", "text": question}]},
         ]
         try:
             return str(

@@ -59,6 +59,11 @@ class GenerationConfig(BaseModel):
         description="questions with options: the model writes its answer (letter), or the option wins whose tokens are "
         "the likeliest continuation of the prompt (likelihood)",
     )
+    reference_compatible: bool = Field(
+        default=False,
+        description="Qwen3-VL: leave out the markers around the steps of a compressed video, as the published "
+        "implementation does",
+    )
     # Kept as text: that is hashable and can't be changed, and the order of its keys counts.
     json_schema: Annotated[str, BeforeValidator(schema_text)] | None = Field(
         default=None, description="answers are JSON that satisfies this schema, a mapping or JSON text"
@@ -125,13 +130,13 @@ class ClipQuestions:
     """A video and what is asked about it.
 
     Attributes:
-        compressed: The video.
+        compressed: The video; None for questions about none.
         questions: What the user asks, without the video.
         options: For each question its choices, or None; used where `choice` is by likelihood.
         keys: For each question a name of its random stream, unique among clips; its own text when omitted.
     """
 
-    compressed: CompressedVideo
+    compressed: CompressedVideo | None
     questions: Sequence[str]
     options: Sequence[Sequence[str] | None] | None = None
     keys: Sequence[str] | None = None
@@ -167,7 +172,7 @@ class Answer:
             `max_new_tokens` ended it, "choice" if it is an option.
         num_visual_tokens: Visual tokens in the prompt.
         num_prompt_tokens: Tokens in the prompt, visual ones included.
-        num_shared_tokens: Of those, the tokens up to the last visual one.
+        num_shared_tokens: Of those, the tokens up to the last visual one; none without a video.
         num_generated_tokens: Tokens generated, an end token included; 0 for an option.
         token_layers: What the decoder did for it.
         option_scores: For `choice` by likelihood: the log-likelihood of every option, the sum over its tokens.
@@ -181,6 +186,24 @@ class Answer:
     num_generated_tokens: int
     token_layers: TokenLayers
     option_scores: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class ScoredText:
+    """How likely a text is as the continuation of a prompt.
+
+    Attributes:
+        ids: Its S tokens.
+        log_likelihoods: Of each of them, given the prompt and the tokens before it; natural logarithms.
+    """
+
+    ids: tuple[int, ...]
+    log_likelihoods: tuple[float, ...]
+
+    @property
+    def log_likelihood(self) -> float:
+        """Of the whole text: the sum over its tokens."""
+        return math.fsum(self.log_likelihoods)
 
 
 class FramePreprocessor(Protocol):
@@ -249,3 +272,6 @@ class LanguageSide(Protocol):
 
     def suffix(self, before: tuple[int, ...], after: tuple[int, ...], compressed: CompressedVideo) -> QuestionSuffix:
         """What the decoder gets behind that."""
+
+    def reference_compatible(self) -> LanguageSide:
+        """The same side, laying out prompts as the published implementation does where ours differ (spec 10)."""

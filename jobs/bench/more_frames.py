@@ -17,7 +17,7 @@ from flashvid import CompressionConfig
 from jobs.bench.arms import METHOD_ARMS
 from jobs.bench.measurement import Measurement
 from jobs.bench.worker import ask, load, loaded
-from jobs.tiny_model.evaluate import ClipQuestions, held_out_clips
+from jobs.tiny_model.clips import ClipQuestions, held_out_clips
 from jobs.tiny_model.rendering import write_clip
 from pipeline.config import SamplingConfig
 from pipeline.decoding import decode_clip

@@ -20,7 +20,8 @@ from flashvid.models import VisualFeatures
 from jobs.bench.arms import METHOD_ARMS, PUBLISHED, VARIANT_ARMS, Arm, ratio_for
 from jobs.bench.measurement import FULL, Measurement
 from jobs.bench.worker import ask, load, loaded
-from jobs.tiny_model.evaluate import ClipQuestions, held_out_clips, through_file
+from jobs.tiny_model.clips import ClipQuestions, held_out_clips
+from jobs.tiny_model.evaluate import through_file
 from jobs.tiny_model.questions import OPEN_FAMILIES
 
 # Retention at which claims are made, and how many clips are asked about there and elsewhere.

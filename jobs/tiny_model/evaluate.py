@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,19 +16,18 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from flashvid.models import GenerationConfig, VideoModel, load_model
-from jobs.tiny_model.questions import OPEN_FAMILIES, Question, choose_questions, with_options
+from jobs.tiny_model.clips import held_out_clips
+from jobs.tiny_model.questions import OPEN_FAMILIES, Question
 from jobs.tiny_model.rendering import write_clip
-from jobs.tiny_model.scenes import Scene, clip_rng, make_scene
+from jobs.tiny_model.scenes import Scene
 from pipeline.config import SamplingConfig
 from pipeline.decoding import DecodedClip, decode_clip
 
 # Far from the clips that training looks at to report its progress.
 _FIRST_CLIP = 1_000_000
-_QUESTIONS_PER_CLIP, _CHOICES_PER_CLIP = 8, 1
+_QUESTIONS_PER_CLIP = 8
 _LENGTHS: Mapping[int, float] = {2: 0.04, 3: 0.06, 4: 0.15, 6: 0.2, 8: 0.3, 12: 0.15, 16: 0.1}
 _LONGEST_ANSWER = 40
-
-ClipQuestions = tuple[Scene, list[Question]]
 
 
 @dataclass(frozen=True)
@@ -57,28 +56,6 @@ def judge(question: Question, steps: int, response: str) -> Verdict:
     return Verdict(question, steps, response, response == question.answer, first)
 
 
-def held_out_clips(
-    number: int, *, first_clip: int = _FIRST_CLIP, lengths: Mapping[int, float] = _LENGTHS, families: Sequence[str] = ()
-) -> Iterator[ClipQuestions]:
-    """Held-out scenes with their questions, always the same.
-
-    Args:
-        number: Of clips.
-        first_clip: Index of the first, which is part of its seed.
-        lengths: Steps of a clip, with the share of clips that are so long.
-        families: Of the questions; open ones, lists and one with options when empty.
-    """
-    for index in range(first_clip, first_clip + number):
-        rng = clip_rng("held-out", index, purpose=6)
-        scene = make_scene("held-out", index, int(rng.choice([*lengths], p=[*lengths.values()])))
-        weights = dict.fromkeys(families or (*OPEN_FAMILIES, "list"), 1.0)
-        questions = choose_questions(scene, rng, _QUESTIONS_PER_CLIP, weights)
-        if not families:
-            choices = choose_questions(scene, rng, _CHOICES_PER_CLIP, dict.fromkeys(OPEN_FAMILIES, 1.0))
-            questions += [with_options(question, rng) for question in choices]
-        yield scene, questions
-
-
 def through_file(scene: Scene, path: Path) -> DecodedClip:
     """Write a scene's clip as a file and decode it as the pipeline does."""
     write_clip(path, scene)
@@ -88,8 +65,10 @@ def through_file(scene: Scene, path: Path) -> DecodedClip:
 def evaluate(model: VideoModel, num_questions: int) -> list[Verdict]:
     """Ask about held-out clips at full tokens."""
     verdicts = []
+    number = -(-num_questions // _QUESTIONS_PER_CLIP)
+    clips = held_out_clips(number, first_clip=_FIRST_CLIP, lengths=_LENGTHS)
     with TemporaryDirectory(prefix="tiny-model-") as folder:
-        for scene, questions in held_out_clips(-(-num_questions // _QUESTIONS_PER_CLIP)):
+        for scene, questions in clips:
             clip = through_file(scene, Path(folder) / "clip.mp4")
             video = model.compress(model.encode(clip.frames, clip.frame_timestamps), None)
             generation = GenerationConfig(max_new_tokens=_LONGEST_ANSWER)

@@ -10,7 +10,7 @@ from statistics import fmean
 import ray
 
 from flashvid.errors import FatalError
-from flashvid.models import Answer, CompressedVideo, load_model
+from flashvid.models import Answer, ClipQuestions, CompressedVideo, load_model
 from pipeline.inputs import Question, QuestionTable
 from pipeline.keys import question_hash
 from pipeline.messages import ClipMessage, Failure
@@ -33,49 +33,73 @@ class AnswerStage(Stage):
 
     def process(self, message: ClipMessage) -> tuple[ClipMessage, Mapping[str, int]]:
         """Answer from what storage holds, also in the run that just wrote it: cold equals warm."""
-        clip = message.clip
-        compressed = self.tokens.read(clip.content_key)
+        asked = self._asked(message.clip)
+        return self._answered(message, asked, self._ask(asked))
+
+    def process_together(self, messages: Sequence[ClipMessage]) -> list[tuple[ClipMessage, Mapping[str, int]]]:
+        """The same for several clips, whose questions are generated as one batch."""
+        asked = [self._asked(message.clip) for message in messages]
+        outcomes = self._answer(asked)
+        return [self._answered(*clip) for clip in zip(messages, asked, outcomes, strict=True)]
+
+    def _asked(self, clip: Clip) -> _Asked:
         wanted = frozenset(clip.question_ids)
-        questions = [q for q in self._questions.for_video(clip.video_id) if q.question_id in wanted]
-        outcome = self._ask(clip, compressed, questions)
+        questions = tuple(q for q in self._questions.for_video(clip.video_id) if q.question_id in wanted)
+        return _Asked(clip, self.tokens.read(clip.content_key), questions)
+
+    def _answered(
+        self, message: ClipMessage, asked: _Asked, outcome: _Outcome
+    ) -> tuple[ClipMessage, Mapping[str, int]]:
         counts = {
             "clips_answered": 1,
             "answers": len(outcome.rows),
-            "visual_tokens_before": len(compressed.assignment),
-            "visual_tokens_after": len(compressed.tokens),
+            "visual_tokens_before": len(asked.compressed.assignment),
+            "visual_tokens_after": len(asked.compressed.tokens),
         }
         if outcome.visual_token_layers:
             num_layers = self._model.language.decoder.num_layers
-            counts["visual_token_layers_before"] = len(compressed.assignment) * num_layers
+            counts["visual_token_layers_before"] = len(asked.compressed.assignment) * num_layers
             counts["visual_token_layers_after"] = round(fmean(outcome.visual_token_layers))
         return replace(message, answers=outcome.rows, failures=outcome.failures), counts
 
-    def _ask(self, clip: Clip, compressed: CompressedVideo, questions: Sequence[Question]) -> _Outcome:
-        """Answer questions together; if that fails, each alone, so that one costs no other."""
-        job, texts = self.settings.job, [question.render(clip.columns) for question in questions]
-        started = time.perf_counter()
+    def _ask(self, asked: _Asked) -> _Outcome:
+        """Answer a clip's questions together; if that fails, each alone, so that one costs no other."""
         try:
-            answers = self._model.answer(
-                compressed,
-                [question_prompt(text, question.options) for question, text in zip(questions, texts, strict=True)],
-                job.generation,
-                pruning=job.inner_pruning,
-                # The prompt shows the options with letters and asks for one: letters are what is scored.
-                options=[option_letters(question.options or ()) for question in questions],
-                keys=[f"{clip.clip_id}/{question.question_id}" for question in questions],
-            )
+            (outcome,) = self._answer([asked])
         except FatalError:
             raise
         except Exception as error:  # noqa: BLE001 - becomes a row of failures/ with its traceback
-            if len(questions) == 1:
-                return _Outcome(failures=(Failure.of(error, self.name, questions[0].question_id),))
-            return sum((self._ask(clip, compressed, [question]) for question in questions), _Outcome())
-        seconds = (time.perf_counter() - started) / len(questions)
-        rows = (
-            {**_question_columns(question, text), **_answer_columns(answer), "answer_seconds": seconds}
-            for question, text, answer in zip(questions, texts, answers, strict=True)
+            if len(asked.questions) == 1:
+                return _Outcome(failures=(Failure.of(error, self.name, asked.questions[0].question_id),))
+            return sum((self._ask(replace(asked, questions=(question,))) for question in asked.questions), _Outcome())
+        return outcome
+
+    def _answer(self, clips: Sequence[_Asked]) -> list[_Outcome]:
+        job, started = self.settings.job, time.perf_counter()
+        found = self._model.answer_many([asked.prompts() for asked in clips], job.generation, pruning=job.inner_pruning)
+        seconds = (time.perf_counter() - started) / sum(len(asked.questions) for asked in clips)
+        return [_outcome(asked, answers, seconds) for asked, answers in zip(clips, found, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A clip's tokens and the questions that are open."""
+
+    clip: Clip
+    compressed: CompressedVideo
+    questions: tuple[Question, ...]
+
+    def text(self, question: Question) -> str:
+        return question.render(self.clip.columns)
+
+    def prompts(self) -> ClipQuestions:
+        return ClipQuestions(
+            self.compressed,
+            [question_prompt(self.text(question), question.options) for question in self.questions],
+            # The prompt shows the options with letters and asks for one: letters are what is scored.
+            options=[option_letters(question.options or ()) for question in self.questions],
+            keys=[f"{self.clip.clip_id}/{question.question_id}" for question in self.questions],
         )
-        return _Outcome(rows=tuple(rows), visual_token_layers=tuple(answer.token_layers.visual for answer in answers))
 
 
 @dataclass(frozen=True)
@@ -98,6 +122,15 @@ class _Outcome:
             self.failures + other.failures,
             self.visual_token_layers + other.visual_token_layers,
         )
+
+
+def _outcome(asked: _Asked, answers: Sequence[Answer], seconds: float) -> _Outcome:
+    """The rows of a clip's answers, which took so many seconds each."""
+    rows = (
+        {**_question_columns(question, asked.text(question)), **_answer_columns(answer), "answer_seconds": seconds}
+        for question, answer in zip(asked.questions, answers, strict=True)
+    )
+    return _Outcome(rows=tuple(rows), visual_token_layers=tuple(answer.token_layers.visual for answer in answers))
 
 
 def _question_columns(question: Question, text: str) -> dict[str, object]:

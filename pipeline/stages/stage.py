@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -47,7 +47,7 @@ class StageSettings:
 
 
 class Stage(ABC):
-    """A stateful actor of Ray Data: one clip in, one clip out.
+    """A stateful actor of Ray Data: clips in, the same clips out; one at a time, except where a batch pays.
 
     Attributes:
         name: decode, encode or answer.
@@ -68,6 +68,14 @@ class Stage(ABC):
         Returns:
             The clip for the next stage, and counts of what was done.
         """
+
+    def process_together(self, messages: Sequence[ClipMessage]) -> list[tuple[ClipMessage, Mapping[str, int]]]:
+        """Do the work on several clips that have not failed; an error in any of them may be raised for all.
+
+        Returns:
+            For each what `process` returns.
+        """
+        return [self.process(message) for message in messages]
 
     def after(self, message: ClipMessage) -> None:  # noqa: B027 - most stages have nothing to do here
         """Called with the outcome of every clip, failed ones included."""
@@ -95,11 +103,34 @@ class Stage(ABC):
             raise MonitorLostError(f"the run's bookkeeping is gone: {error}") from None
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Process one block of one clip."""
-        message = ClipMessage.from_table(block)
-        outcome = message if message.has_failed else self._attempt(message)
-        self.after(outcome)
-        return outcome.to_table()
+        """Process a batch of clips, a row each."""
+        messages = ClipMessage.each_of(block)
+        todo = [message for message in messages if not message.has_failed]
+        attempted = iter(self._attempt_together(todo) if len(todo) > 1 else map(self._attempt, todo))
+        outcomes = [message if message.has_failed else next(attempted) for message in messages]
+        for outcome in outcomes:
+            self.after(outcome)
+        return pa.concat_tables([outcome.to_table() for outcome in outcomes])
+
+    def _attempt_together(self, messages: Sequence[ClipMessage]) -> Iterable[ClipMessage]:
+        """As one batch; if that does not work out, each alone, so that one clip's trouble is no other's."""
+        clip_ids = [message.clip.clip_id for message in messages]
+        # A clip that was begun and never ended may have killed its process: who did shows only alone.
+        if not self.tell("begin_together", clip_ids, self.name):
+            return map(self._attempt, messages)
+        started = time.perf_counter()
+        try:
+            done = self.process_together(messages)
+        except FatalError:
+            raise
+        except Exception:  # noqa: BLE001 - it will be raised again, alone
+            for clip_id in clip_ids:
+                self.tell("end", clip_id, self.name, {}, 0.0)
+            return map(self._attempt, messages)
+        seconds = (time.perf_counter() - started) / len(messages)
+        for clip_id, (_, counts) in zip(clip_ids, done, strict=True):
+            self.tell("end", clip_id, self.name, counts, seconds)
+        return [outcome for outcome, _ in done]
 
     def _attempt(self, message: ClipMessage) -> ClipMessage:
         clip_id = message.clip.clip_id

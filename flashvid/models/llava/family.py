@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flashvid.models.llava.language import LlavaLanguage
     from flashvid.models.llava.preprocess import LlavaFramePreprocessor
     from flashvid.models.llava.vision import LlavaVision
+    from flashvid.models.prompt import ChatPrompt
     from flashvid.models.sources import ModelSource
     from flashvid.models.types import LoadOptions, Part
     from flashvid.models.weights import Checkpoint
@@ -78,6 +79,10 @@ class LlavaFamily:
         """See `Family`."""
         return int(LlavaSettings.parse(config).text["num_hidden_layers"])
 
+    def num_deepstack(self, config: Mapping[str, Any]) -> int:  # noqa: ARG002 - the same for all
+        """See `Family`."""
+        return 0
+
     def load_preprocessor(
         self, source: ModelSource, *, min_pixels: int | None, max_pixels: int | None
     ) -> LlavaFramePreprocessor:
@@ -85,6 +90,12 @@ class LlavaFamily:
         from flashvid.models.llava.preprocess import LlavaFramePreprocessor
 
         return LlavaFramePreprocessor.load(source, min_pixels=min_pixels, max_pixels=max_pixels)
+
+    def load_chat(self, source: ModelSource) -> ChatPrompt:
+        """See `Family`."""
+        from flashvid.models.llava.chat import load_chat
+
+        return load_chat(source)
 
     def load_vision(self, source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> LlavaVision:
         """See `Family`."""

@@ -8,26 +8,18 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Model
 
-from flashvid.errors import ModelLoadError
 from flashvid.models.decoder import Decoder
 from flashvid.models.decoder_weights import read_decoder
 from flashvid.models.llava import prompts
+from flashvid.models.llava.chat import load_chat
 from flashvid.models.llava.configs import decoder_config
 from flashvid.models.llava.layouts import decoder_tensors, find_layout
-from flashvid.models.llava.settings import LlavaSettings, is_hugging_face
+from flashvid.models.llava.settings import LlavaSettings
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
-from flashvid.models.prompt import ChatPrompt, end_tokens, load_tokenizer
-from flashvid.models.sources import ModelSource, chat_template
+from flashvid.models.prompt import ChatPrompt
+from flashvid.models.sources import ModelSource
 from flashvid.models.types import CompressedVideo, LoadOptions
 from flashvid.models.weights import Checkpoint
-
-# The conversation `qwen_1_5` of the original code, which its tokenizers' own templates do not describe.
-_ORIGINAL_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
-    "{% for part in message.content %}{% if part.type == 'video' %}<image>\n{% else %}{{ part.text }}{% endif %}"
-    "{% endfor %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 class LlavaLanguage:
@@ -61,6 +53,10 @@ class LlavaLanguage:
         """What the decoder gets behind that, from the ids before and behind the video."""
         return prompts.question_suffix(len(before), after, compressed, self._newlines)
 
+    def reference_compatible(self) -> Self:
+        """See `LanguageSide`: nothing differs."""
+        return self
+
 
 def load_decoder(source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> tuple[Qwen2Model, Tensor]:
     """The decoder and its output head `[V, D]`; no other tensor is read.
@@ -92,21 +88,3 @@ def load_newline(source: ModelSource, checkpoint: Checkpoint, options: LoadOptio
         return torch.empty(0, device=options.device)
     name = find_layout(checkpoint.files, settings.default_layout).newline
     return checkpoint.read("", [name], options.dtype, options.device)[name]
-
-
-def load_chat(source: ModelSource) -> ChatPrompt:
-    """Tokenizer and template.
-
-    Raises:
-        ModelLoadError: no usable tokenizer, no chat template, nothing that ends an answer.
-    """
-    if is_hugging_face(source.config()):
-        template, placeholder = chat_template(source.path), "<video>"
-    else:
-        template, placeholder = _ORIGINAL_TEMPLATE, "<image>"
-    if template is None:
-        raise ModelLoadError("there is no chat template", str(source.path))
-    tokenizer = load_tokenizer(source.path)
-    # Original tokenizers do not know it: their code cuts the text there. It never reaches the model.
-    tokenizer.add_tokens([placeholder], special_tokens=True)
-    return ChatPrompt(tokenizer, template, placeholder, end_tokens(source.path, tokenizer))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flashvid.models.architectures import names_architecture
 
 if TYPE_CHECKING:
+    from flashvid.models.prompt import ChatPrompt
     from flashvid.models.qwen2_5_vl.language import QwenLanguage
     from flashvid.models.qwen2_5_vl.preprocess import QwenFramePreprocessor
     from flashvid.models.qwen2_5_vl.vision import QwenVision
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 # Newer layout first; without the word "model." it is that of checkpoints from before transformers 5.
 _VISION_PREFIXES = ("model.visual.", "visual.")
 _LANGUAGE_PREFIXES = ("model.language_model.", "model.")
+VIDEO_TOKEN = "<|video_pad|>"  # noqa: S105 - no password
 _BOTH = ("weight", "bias")
 
 
@@ -28,7 +30,7 @@ class QwenFamily:
     architectures: tuple[str, ...] = ("Qwen2_5_VLForConditionalGeneration",)
     special_tokens: tuple[str, ...] = (
         "<|vision_start|>",
-        "<|video_pad|>",
+        VIDEO_TOKEN,
         "<|vision_end|>",
         "<|im_start|>",
         "<|im_end|>",
@@ -70,6 +72,10 @@ class QwenFamily:
         """See `Family`."""
         return int(_text_config(config)["num_hidden_layers"])
 
+    def num_deepstack(self, config: Mapping[str, Any]) -> int:  # noqa: ARG002 - the same for all
+        """See `Family`."""
+        return 0
+
     def load_preprocessor(
         self, source: ModelSource, *, min_pixels: int | None, max_pixels: int | None
     ) -> QwenFramePreprocessor:
@@ -77,6 +83,12 @@ class QwenFamily:
         from flashvid.models.qwen2_5_vl.preprocess import QwenFramePreprocessor
 
         return QwenFramePreprocessor.load(source, min_pixels=min_pixels, max_pixels=max_pixels)
+
+    def load_chat(self, source: ModelSource) -> ChatPrompt:
+        """See `Family`."""
+        from flashvid.models.prompt import ChatPrompt
+
+        return ChatPrompt.load(source.path, video_token=VIDEO_TOKEN)
 
     def load_vision(self, source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> QwenVision:
         """See `Family`."""

@@ -14,7 +14,7 @@ from flashvid.models.decoder_weights import read_decoder
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.models.prompt import ChatPrompt
 from flashvid.models.qwen2_5_vl.configs import load_configs
-from flashvid.models.qwen2_5_vl.family import is_tied, language_prefix, language_tensors
+from flashvid.models.qwen2_5_vl.family import VIDEO_TOKEN, is_tied, language_prefix, language_tensors
 from flashvid.models.qwen2_5_vl.positions import prompt_positions, seconds_per_step
 from flashvid.models.sources import ModelSource
 from flashvid.models.types import CompressedVideo, LoadOptions
@@ -39,7 +39,7 @@ class QwenLanguage:
             ConfigurationError: an attention implementation that there is not.
         """
         vision, text = load_configs(source, options)
-        chat = ChatPrompt.load(source.path, video_token="<|video_pad|>")  # noqa: S106 - no password
+        chat = ChatPrompt.load(source.path, video_token=VIDEO_TOKEN)
         stored = source.config()
         decoder = read_decoder(
             Qwen2_5_VLTextModel,
@@ -67,6 +67,10 @@ class QwenLanguage:
         """See `LanguageSide`: it stands where it would without compression."""
         positions = self._positions(before, len(after), compressed)
         return QuestionSuffix(after, positions[:, positions.shape[1] - len(after) :], int(positions.max()) + 1)
+
+    def reference_compatible(self) -> Self:
+        """See `LanguageSide`: nothing differs."""
+        return self
 
     def _positions(self, before: tuple[int, ...], num_after: int, compressed: CompressedVideo) -> Tensor:
         """`[3, len(before) + T * N + num_after]`: of the prompt without compression."""

@@ -1,31 +1,15 @@
-"""The two halves of a Qwen3-VL configuration, typed and checked."""
+"""The two halves of a Qwen3-VL configuration."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from transformers import Qwen3VLConfig, Qwen3VLTextConfig
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLVisionConfig
 
-from flashvid.errors import ModelLoadError
+from flashvid.models.qwen_configs import load_halves
 from flashvid.models.sources import ModelSource
 from flashvid.models.types import LoadOptions
 
 
 def load_configs(source: ModelSource, options: LoadOptions) -> tuple[Qwen3VLVisionConfig, Qwen3VLTextConfig]:
-    """Read config.json; both halves get the attention implementation that was asked for.
-
-    Raises:
-        ModelLoadError: transformers refuses it; says why.
-    """
-    chosen: dict[str, Any] = {}
-    if options.attn_implementation is not None:
-        chosen["attn_implementation"] = options.attn_implementation
-    try:
-        config = Qwen3VLConfig.from_pretrained(source.path, local_files_only=True, **chosen)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelLoadError(f"config.json is no Qwen3-VL configuration: {error}", str(source.path)) from None
-    vision, text = config.vision_config, config.text_config
-    if not isinstance(vision, Qwen3VLVisionConfig) or not isinstance(text, Qwen3VLTextConfig):
-        raise ModelLoadError("config.json lacks vision_config or text_config", str(source.path))
-    return vision, text
+    """See `load_halves`."""
+    return load_halves(Qwen3VLConfig, (Qwen3VLVisionConfig, Qwen3VLTextConfig), source, options)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flashvid.models.architectures import names_architecture
 
 if TYPE_CHECKING:
+    from flashvid.models.prompt import ChatPrompt
     from flashvid.models.qwen3_vl.language import Qwen3Language
     from flashvid.models.qwen3_vl.preprocess import Qwen3FramePreprocessor
     from flashvid.models.qwen3_vl.vision import Qwen3Vision
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 VISION_PREFIX = "model.visual."
 LANGUAGE_PREFIX = "model.language_model."
+VIDEO_TOKEN = "<|video_pad|>"  # noqa: S105 - no password
 _BOTH = ("weight", "bias")
 # Transformers leaves out what has its class's default value.
 _DEEPSTACK_LAYERS = (8, 16, 24)
@@ -29,7 +31,7 @@ class Qwen3Family:
     architectures: tuple[str, ...] = ("Qwen3VLForConditionalGeneration",)
     special_tokens: tuple[str, ...] = (
         "<|vision_start|>",
-        "<|video_pad|>",
+        VIDEO_TOKEN,
         "<|vision_end|>",
         "<|im_start|>",
         "<|im_end|>",
@@ -71,6 +73,10 @@ class Qwen3Family:
         """See `Family`."""
         return int(config["text_config"]["num_hidden_layers"])
 
+    def num_deepstack(self, config: Mapping[str, Any]) -> int:
+        """See `Family`."""
+        return len(deepstack_layers(config))
+
     def load_preprocessor(
         self, source: ModelSource, *, min_pixels: int | None, max_pixels: int | None
     ) -> Qwen3FramePreprocessor:
@@ -78,6 +84,12 @@ class Qwen3Family:
         from flashvid.models.qwen3_vl.preprocess import Qwen3FramePreprocessor
 
         return Qwen3FramePreprocessor.load(source, min_pixels=min_pixels, max_pixels=max_pixels)
+
+    def load_chat(self, source: ModelSource) -> ChatPrompt:
+        """See `Family`."""
+        from flashvid.models.prompt import ChatPrompt
+
+        return ChatPrompt.load(source.path, video_token=VIDEO_TOKEN)
 
     def load_vision(self, source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> Qwen3Vision:
         """See `Family`."""

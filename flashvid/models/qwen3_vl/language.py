@@ -14,26 +14,28 @@ from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.models.prompt import ChatPrompt
 from flashvid.models.qwen3_vl import prompts
 from flashvid.models.qwen3_vl.configs import load_configs
-from flashvid.models.qwen3_vl.family import LANGUAGE_PREFIX, deepstack_layers, is_tied, language_tensors
+from flashvid.models.qwen3_vl.family import LANGUAGE_PREFIX, VIDEO_TOKEN, deepstack_layers, is_tied, language_tensors
 from flashvid.models.qwen3_vl.prompts import PromptShape
 from flashvid.models.sources import ModelSource
 from flashvid.models.types import CompressedVideo, LoadOptions
 from flashvid.models.weights import Checkpoint
 
-_START, _VIDEO, _END = "<|vision_start|>", "<|video_pad|>", "<|vision_end|>"
+_START, _END = "<|vision_start|>", "<|vision_end|>"
 
 
 class Qwen3Language:
     """See `flashvid.models.types.LanguageSide`."""
 
-    def __init__(self, decoder: Decoder, chat: ChatPrompt, *, merge_size: int, num_deepstack: int) -> None:
+    def __init__(
+        self, decoder: Decoder, chat: ChatPrompt, *, merge_size: int, num_deepstack: int, keeps_markers: bool = True
+    ) -> None:
         self.decoder = decoder
         self.chat = chat
         self.dtype = decoder.dtype
-        self._shape = PromptShape(merge_size)
-        self._start, self._end = chat.split_at_videos(_START + _END)[0]
-        self._reference_shape = PromptShape(merge_size, dropped=frozenset({self._start, self._end}))
+        self._merge_size = merge_size
         self._num_deepstack = num_deepstack
+        self._keeps_markers = keeps_markers
+        self._start, self._end = chat.split_at_videos(_START + _END)[0]
 
     @classmethod
     def load(cls, source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> Self:
@@ -44,20 +46,27 @@ class Qwen3Language:
             ConfigurationError: an attention implementation that there is not.
         """
         vision, _ = load_configs(source, options)
-        chat = ChatPrompt.load(source.path, video_token=_VIDEO)
+        chat = ChatPrompt.load(source.path, video_token=VIDEO_TOKEN)
         decoder = Decoder(*load_decoder(source, checkpoint, options))
         num_deepstack = len(deepstack_layers(source.config()))
         return cls(decoder, chat, merge_size=vision.spatial_merge_size, num_deepstack=num_deepstack)
 
-    def prefix(
-        self, before: tuple[int, ...], compressed: CompressedVideo, *, reference_compatible: bool = False
-    ) -> SharedPrefix:
+    def reference_compatible(self) -> Self:
+        """See `LanguageSide`: the markers around every step of a compressed video are left out."""
+        return type(self)(
+            self.decoder,
+            self.chat,
+            merge_size=self._merge_size,
+            num_deepstack=self._num_deepstack,
+            keeps_markers=False,
+        )
+
+    def prefix(self, before: tuple[int, ...], compressed: CompressedVideo) -> SharedPrefix:
         """What the decoder gets up to the last visual token.
 
         Args:
             before: Ids before the video, its start marker included.
             compressed: The video, with the deepstack features of its tokens.
-            reference_compatible: Leave out the markers around every step, as the published implementation does.
 
         Raises:
             InvalidFeaturesError: deepstack features are missing.
@@ -67,20 +76,17 @@ class Qwen3Language:
             raise InvalidFeaturesError(
                 f"the video needs features of {self._num_deepstack} deepstack layers, not {given}"
             )
-        shape = self._reference_shape if reference_compatible else self._shape
-        return prompts.shared_prefix(self._texts(before, (), compressed), compressed, shape, self.decoder.embed)
+        texts = self._texts(before, (), compressed)
+        return prompts.shared_prefix(texts, compressed, self._shape(compressed), self.decoder.embed)
 
-    def suffix(
-        self,
-        before: tuple[int, ...],
-        after: tuple[int, ...],
-        compressed: CompressedVideo,
-        *,
-        reference_compatible: bool = False,
-    ) -> QuestionSuffix:
+    def suffix(self, before: tuple[int, ...], after: tuple[int, ...], compressed: CompressedVideo) -> QuestionSuffix:
         """What the decoder gets behind that; `after` are the ids behind the video, from its end marker on."""
-        shape = self._reference_shape if reference_compatible else self._shape
-        return prompts.question_suffix(self._texts(before, after, compressed), compressed, shape)
+        return prompts.question_suffix(self._texts(before, after, compressed), compressed, self._shape(compressed))
+
+    def _shape(self, compressed: CompressedVideo) -> PromptShape:
+        # The published implementation drops markers as it drops tokens: a video that is whole keeps them.
+        drops = not self._keeps_markers and len(compressed.tokens) < len(compressed.assignment)
+        return PromptShape(self._merge_size, frozenset({self._start, self._end}) if drops else frozenset())
 
     def _texts(
         self, before: tuple[int, ...], after: tuple[int, ...], compressed: CompressedVideo

@@ -1,0 +1,102 @@
+"""Loading: a model's directory to a handle on it, or on the half of it that a process needs."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import torch
+
+from flashvid.errors import ConfigurationError
+from flashvid.models.devices import refuse_too_large, usable_device
+from flashvid.models.families import family_named
+from flashvid.models.handle import VideoModel
+from flashvid.models.sources import ModelSource, resolve_model
+from flashvid.models.types import FramePreprocessor, LoadOptions, Part
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_model(
+    model: str | ModelSource,
+    *,
+    revision: str | None = None,
+    part: Part = "all",
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    attn_implementation: str | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+) -> VideoModel:
+    """Load a video LLM, or the half of it that a process needs.
+
+    Args:
+        model: Embedded name, local directory, hub id, or what `resolve_model` returned.
+        revision: For a hub id.
+        part: "vision" and "language" read only their tensors from disk.
+        dtype: float32, bfloat16 or float16; the checkpoint's own when omitted.
+        device: Default: cuda if there is one, else cpu.
+        attn_implementation: Transformers' name of one (eager, sdpa, flash_attention_2); its choice when omitted.
+        min_pixels: Lower bound of a resized frame's area; the model's own when omitted.
+        max_pixels: Upper bound.
+
+    Raises:
+        ModelLoadError: files missing or not fitting, or more than the device has room for.
+        ConfigurationError: an unknown part, dtype, device or attention implementation, or bounds that exclude each
+            other.
+    """
+    if part not in get_args(Part):
+        raise ConfigurationError(f"part {part!r} is none of {', '.join(get_args(Part))}")
+    precision = _named_dtype(dtype)
+    source = model if isinstance(model, ModelSource) else resolve_model(model, revision)
+    options = LoadOptions(
+        dtype=precision or _stored_dtype(source),
+        device=usable_device(device),
+        attn_implementation=attn_implementation,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+    )
+    family, checkpoint = family_named(source.family), source.checkpoint()
+    needed = family.needed_tensors(source.config(), checkpoint.files, part)
+    refuse_too_large(source, checkpoint.num_bytes(needed, options.dtype), options.device)
+    vision = family.load_vision(source, checkpoint, options) if part in ("all", "vision") else None
+    language = family.load_language(source, checkpoint, options) if part in ("all", "language") else None
+    return VideoModel(source, vision, language, device=options.device, checkpoint=checkpoint)
+
+
+def load_preprocessor(
+    model: str | ModelSource,
+    *,
+    revision: str | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+) -> FramePreprocessor:
+    """A family's preprocessing, without its weights.
+
+    Args:
+        model: As in `load_model`.
+        revision: For a hub id.
+        min_pixels: Lower bound of a resized frame's area; the model's own when omitted.
+        max_pixels: Upper bound.
+
+    Raises:
+        ModelLoadError: files missing or not fitting.
+        ConfigurationError: bounds that exclude each other.
+    """
+    source = model if isinstance(model, ModelSource) else resolve_model(model, revision)
+    return family_named(source.family).load_preprocessor(source, min_pixels=min_pixels, max_pixels=max_pixels)
+
+
+def _named_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    if dtype is None:
+        return None
+    known = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if known not in _DTYPES.values():
+        raise ConfigurationError(f"dtype {dtype} is none of {', '.join(_DTYPES)}")
+    return known
+
+
+def _stored_dtype(source: ModelSource) -> torch.dtype | None:
+    """The precision that a model's configuration names; None leaves each tensor as it is stored."""
+    config = source.config()
+    named = config.get("dtype") or config.get("torch_dtype")
+    return _DTYPES.get(named) if isinstance(named, str) else None

@@ -1,0 +1,73 @@
+"""Clips to compress, and what that costs: CPU time, operations, memory."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+
+SHORTEST_SECONDS = 0.02
+SCENE_FRAMES = 16
+
+Clip = tuple[Tensor, Tensor]
+
+
+class CountOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what reaches PyTorch's dispatcher: on a GPU, about the number of launches."""
+
+    count = 0
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        """Count and go on."""
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def drifting_clip(num_frames: int, num_tokens: int, width: int, seed: int = 0) -> Clip:
+    """Scenes of 16 frames in which tokens move a little: `[T, N, D]` features and `[T, N]` scores, float32."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.empty(num_frames, num_tokens, width)
+    for first in range(0, num_frames, SCENE_FRAMES):
+        scene = torch.randn(num_tokens, width, generator=generator) + torch.randn(width, generator=generator)
+        part = features[first : first + SCENE_FRAMES]
+        part.normal_(generator=generator).mul_(0.45).add_(scene)
+    return features, torch.rand(num_frames, num_tokens, generator=generator).softmax(dim=-1)
+
+
+def cpu_seconds(action: Callable[[], object]) -> float:
+    """CPU time of this process, system time included."""
+    start = time.process_time()
+    action()
+    return time.process_time() - start
+
+
+def least_of_turns(actions: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """The least CPU time of each action in so many turns; short ones run several times a turn."""
+    runs = math.ceil(SHORTEST_SECONDS / max(cpu_seconds(actions[0]), 1e-6))
+
+    def one(action: Callable[[], object]) -> float:
+        return cpu_seconds(lambda: [action() for _ in range(runs)]) / runs
+
+    turns = [[one(action) for action in actions] for _ in range(repeats)]
+    return [min(times) for times in zip(*turns, strict=True)]
+
+
+def peak_extra_bytes(action: Callable[[], object]) -> int:
+    """The most memory that tensors made by `action` take at one time, by the allocator's own record."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        action()
+    held = peak = 0
+    events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
