@@ -20,7 +20,9 @@ from rich.text import Text
 from flashvid.errors import FatalError
 from jobs import care_commands
 from jobs.assignment import assignment
+from pipeline.errors import StorageUnavailableError
 
+_FAILED = 1
 _REFUSED = 2
 _INTERRUPTED = 130
 
@@ -33,14 +35,14 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point of the console script: refusals become one message, not a traceback."""
+    """Entry point of the console script: refusals, and storage that is away, become one message, not a traceback."""
     errors = Console(stderr=True)
     try:
         app()
-    except FatalError as error:
+    except (FatalError, StorageUnavailableError) as error:
         # Whole lines: a path broken in two can be neither searched for nor copied.
         errors.print(Text(f"{type(error).__name__}: {error}", style="red"), soft_wrap=True)
-        sys.exit(_REFUSED)
+        sys.exit(_REFUSED if isinstance(error, FatalError) else _FAILED)
 
 
 @app.callback()
