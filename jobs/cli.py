@@ -1,7 +1,7 @@
 """The `flashvid` command.
 
-Exit codes: 0 the run completed (what failed is in `failures/`), 1 unexpected error, 2 the job, its inputs or its
-settings were refused, 130 interrupted.
+Exit codes: 0 the run completed (what failed is in `failures/`), 1 unexpected error (of `verify`: something found),
+2 the job, its inputs or its settings were refused, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 from rich.console import Console
 from rich.text import Text
 
-from flashvid.errors import ConfigurationError, FatalError
+from flashvid.errors import FatalError
+from jobs import care_commands
+from jobs.assignment import assignment
+from pipeline.errors import StorageUnavailableError
 
+_FAILED = 1
 _REFUSED = 2
 _INTERRUPTED = 130
 
@@ -32,14 +35,14 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point of the console script: refusals become one message, not a traceback."""
+    """Entry point of the console script: refusals, and storage that is away, become one message, not a traceback."""
     errors = Console(stderr=True)
     try:
         app()
-    except FatalError as error:
+    except (FatalError, StorageUnavailableError) as error:
         # Whole lines: a path broken in two can be neither searched for nor copied.
         errors.print(Text(f"{type(error).__name__}: {error}", style="red"), soft_wrap=True)
-        sys.exit(_REFUSED)
+        sys.exit(_REFUSED if isinstance(error, FatalError) else _FAILED)
 
 
 @app.callback()
@@ -68,7 +71,9 @@ def run(
     from jobs.run_command import run_and_report
 
     with _resumable():
-        run_and_report(load_job(job, dict(_assignment(text) for text in overrides or [])), fork=fork, address=address)
+        run_and_report(
+            load_job(job, dict(assignment(text, "--set") for text in overrides or [])), fork=fork, address=address
+        )
 
 
 @app.command()
@@ -97,6 +102,8 @@ def models(
 
     show_models(as_json=as_json)
 
+
+care_commands.register(app)
 
 bench = typer.Typer(no_args_is_help=True, help="Measure what the project claims, beside its rivals.")
 app.add_typer(bench, name="bench")
@@ -159,13 +166,3 @@ def _resumable() -> Iterator[None]:
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted: what is committed stays; the same command goes on from there")
         raise typer.Exit(_INTERRUPTED) from None
-
-
-def _assignment(text: str) -> tuple[str, object]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise ConfigurationError(f"--set {text!r} is not key=value")
-    try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigurationError(f"--set {text!r}: the value is not YAML") from None

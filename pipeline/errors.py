@@ -4,6 +4,7 @@ FlashVidError
 ├── TransientError          tried again by later runs, up to `max_attempts`
 │   ├── WorkerDiedError
 │   ├── SourceUnreachableError
+│   ├── StorageUnavailableError
 │   ├── DecodeTimeoutError
 │   └── CorruptTokensError
 ├── PermanentError          recorded once; tried again only when the source changed
@@ -52,6 +53,10 @@ class DecodeMemoryError(PermanentError):
 
 class SourceUnreachableError(TransientError):
     """The storage did not say whether the file is there: no permission, no credentials, or no answer."""
+
+
+class StorageUnavailableError(TransientError):
+    """The store of the output or the cache did not answer in time, however often it was asked."""
 
 
 class DecodeTimeoutError(TransientError):

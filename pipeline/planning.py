@@ -102,6 +102,7 @@ class FailureHistory:
         self._of_rows: set[tuple[str, str | None]] = set()
         self._permanent: set[tuple[str, str | None]] = set()
         self._attempts: dict[tuple[str, str | None], int] = {}
+        self._forgiven: dict[tuple[str, str | None], int] = {}
         for failure in failures:
             key = (failure.clip_id, failure.question_id)
             if failure.stage == PLAN_STAGE:
@@ -110,7 +111,9 @@ class FailureHistory:
                 continue
             if failure.question_id is None and failure.attempt < answered_attempts.get(failure.clip_id, 0):
                 continue
-            if failure.error_kind == "permanent":
+            if failure.retried:
+                self._forgiven[key] = max(self._forgiven.get(key, 0), failure.attempt)
+            elif failure.error_kind == "permanent":
                 self._permanent.add(key)
             self._attempts[key] = max(self._attempts.get(key, 0), failure.attempt)
 
@@ -125,7 +128,8 @@ class FailureHistory:
     def is_exhausted(self, clip: str, question_id: str | None) -> bool:
         """Whether a clip (`question_id` None) or one question of it is not to be tried again."""
         key = (clip, question_id)
-        return key in self._permanent or self._attempts.get(key, 0) >= self._max_attempts
+        tries = self._attempts.get(key, 0) - self._forgiven.get(key, 0)
+        return key in self._permanent or tries >= self._max_attempts
 
 
 def plan(

@@ -81,6 +81,12 @@ def run(
     job = job.model_copy(update={"model": pinned})
     inputs = _read_inputs(job)
     storage = Storage(job.output, job.storage_options)
+    for root in {job.output: storage, job.tokens_root: Storage(job.tokens_root, job.storage_options)}.values():
+        if not root.is_exclusive:
+            on_notice(
+                f"{root.url} has no conditional writes: two runs at the same time may write over each other "
+                "(docs/guarantees.md, stores without conditional writes)"
+            )
     records = RunRecords(storage)
     records.check_settings(prints, fork=fork)
     lease = Lease.acquire(storage, new_run_id())

@@ -36,7 +36,7 @@ class RunRecords:
         Raises:
             SettingsChangedError: names every changed setting, compared with the nearest earlier run.
         """
-        earlier = [run for run in map(self._read, self._starts()) if self._has_results(run)]
+        earlier = [run for run in self.all() if self._has_results(run)]
         if fork or not earlier or any(run["answers_fingerprint"] == new.answers for run in earlier):
             return
         changes = min(
@@ -71,6 +71,10 @@ class RunRecords:
     def end(self, run_id: str, summary: Mapping[str, Any]) -> None:
         """Record how the run ended."""
         self._create(f"runs/{run_id}.end.json", {"ended": datetime.now(UTC).isoformat(), **summary})
+
+    def all(self) -> list[dict[str, Any]]:
+        """Every run's record as it was started, the earliest first."""
+        return [self._read(name) for name in self._starts()]
 
     def _starts(self) -> list[str]:
         return [name for name in self._storage.names("runs") if not name.endswith(".end.json")]

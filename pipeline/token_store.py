@@ -24,6 +24,8 @@ _DTYPES: Mapping[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+# Nobody waits for one clip's tokens, which may be large, as others wait for a lease.
+_WRITE_SECONDS = 600.0
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
@@ -79,21 +81,8 @@ class TokenStore:
         Raises:
             InvalidFeaturesError: tokens that `cache_dtype` cannot hold.
         """
-        row = {
-            **vars(origin),
-            "frame_timestamps": [float(t) for t in video.frame_timestamps],
-            "grid_thw": list(video.grid_thw),
-            "segment_lengths": list(video.segment_lengths),
-            "num_tokens": video.tokens.shape[0],
-            "hidden_size": video.tokens.shape[1],
-            "dtype": _NAMES[video.tokens.dtype],
-            "indices": video.indices.tolist(),
-            "assignment": video.assignment.tolist(),
-            **(_exact(video) if self._cache_dtype is None else _quantised(video)),
-            "thumbnails": thumbnails,
-            "run_id": run_id,
-        }
-        return self._storage.create(self.name(content_key), to_bytes([row], tables.TOKENS))
+        content = encode_tokens(video, origin, cache_dtype=self._cache_dtype, thumbnails=thumbnails, run_id=run_id)
+        return self._storage.create(self.name(content_key), content, within_s=_WRITE_SECONDS)
 
     def read(self, content_key: str) -> CompressedVideo:
         """The committed tokens of a clip.
@@ -103,12 +92,50 @@ class TokenStore:
             CorruptTokensError: the object contradicts itself.
         """
         name = self.name(content_key)
-        content = self._storage.read(name)
-        try:
-            (row,) = from_bytes(content).to_pylist()
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise CorruptTokensError(f"is no Parquet file with one row: {error}", name) from None
-        return _decode(row, name)
+        return decode_tokens(self._storage.read(name), name)
+
+
+def encode_tokens(
+    video: CompressedVideo,
+    origin: ClipOrigin,
+    *,
+    cache_dtype: CacheDtype | None,
+    thumbnails: list[bytes],
+    run_id: str,
+) -> bytes:
+    """A clip's tokens as the object that is committed: one row of `tables.TOKENS`.
+
+    Raises:
+        InvalidFeaturesError: tokens that `cache_dtype` cannot hold.
+    """
+    row = {
+        **vars(origin),
+        "frame_timestamps": [float(t) for t in video.frame_timestamps],
+        "grid_thw": list(video.grid_thw),
+        "segment_lengths": list(video.segment_lengths),
+        "num_tokens": video.tokens.shape[0],
+        "hidden_size": video.tokens.shape[1],
+        "dtype": _NAMES[video.tokens.dtype],
+        "indices": video.indices.tolist(),
+        "assignment": video.assignment.tolist(),
+        **(_exact(video) if cache_dtype is None else _quantised(video)),
+        "thumbnails": thumbnails,
+        "run_id": run_id,
+    }
+    return to_bytes([row], tables.TOKENS)
+
+
+def decode_tokens(content: bytes, name: str) -> CompressedVideo:
+    """The tokens in an object; `name` is for the error.
+
+    Raises:
+        CorruptTokensError: the object contradicts itself.
+    """
+    try:
+        (row,) = from_bytes(content).to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise CorruptTokensError(f"is no Parquet file with one row: {error}", name) from None
+    return _decode(row, name)
 
 
 def _decode(row: Mapping[str, Any], name: str) -> CompressedVideo:
