@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flashvid.errors import ConfigurationError
 
@@ -21,6 +21,7 @@ MethodName = Literal[
     "random",
     "uniform_frames",
     "spatial_pooling",
+    "fastv",
 ]
 TokenSelectionMethod = Literal["attn_div", "attn_div_v2", "attn", "div"]
 EventRelevance = Literal["segment", "clip"]
@@ -63,7 +64,7 @@ class CompressionConfig(BaseModel):
         description="Whether `min_segment_num` is enforced (paper: DySeg; spec 1).",
     )
     token_selection_method: TokenSelectionMethod = Field(
-        default="attn_div_v2",
+        default="attn_div",
         description="What selects tokens: attention and diversity (attn_div), these and event relevance "
         "(attn_div_v2), attention alone (attn), diversity alone (div) (paper: ADTS; spec 2).",
     )
@@ -96,6 +97,22 @@ class CompressionConfig(BaseModel):
     )
 
     seed: int = Field(default=0, ge=0, description="Of the method `random`; nothing else draws (spec: no randomness).")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fastv_keeps_everything(cls, settings: object) -> object:
+        if isinstance(settings, dict) and settings.get("method") == "fastv":
+            return {"retention_ratio": 1.0, **settings}
+        return settings
+
+    @model_validator(mode="after")
+    def _fastv_prunes_elsewhere(self) -> Self:
+        if self.method == "fastv" and self.retention_ratio * self.expansion < 1:
+            raise ValueError(
+                "fastv keeps every token on the vision side: leave out retention_ratio and expansion, "
+                "its ratio is inner_pruning.llm_retention_ratio"
+            )
+        return self
 
     def clip_budget(self, num_frames: int, num_tokens: int) -> int:
         """Tokens to keep of a clip of `num_frames` frames of `num_tokens`: exactly these, at most all.

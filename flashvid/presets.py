@@ -1,4 +1,4 @@
-"""The published settings of each family: what the paper's numbers were made with (spec 9)."""
+"""The settings of each family that the paper's numbers were made with (spec 9), and those of the embedded model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Preset:
     Attributes:
         name: The family's, and the model's where a family has several.
         family: Name of the family.
-        published_for: The model it was published for.
+        published_for: The model it was published for, or measured on.
         num_layers: Of that model's decoder.
         token_selection_method: See `CompressionConfig`.
         min_segment_num: See `CompressionConfig`.
@@ -84,7 +84,11 @@ _ALL = (
     Preset("qwen2_5_vl", "qwen2_5_vl", "Qwen2.5-VL-7B", 28, "attn_div", 4, 20, 0.3),
     Preset("qwen3_vl", "qwen3_vl", "Qwen3-VL-8B", 36, "attn_div", 4, 28, 0.1),
     Preset("qwen3_vl_4b", "qwen3_vl", "Qwen3-VL-4B", 36, "attn_div", 4, 24, 0.4),
+    # Chosen on clips of its own (docs/quality.md): merging across frames costs small objects their place in time.
+    Preset("tiny", "qwen2_5_vl", "the embedded tiny", 4, "attn_div", 16, 3, 0.2, alpha=0.75),
 )
+# Of the method `fastv`: K = 2, R = 50 % (arXiv 2403.06764, section 4.1).
+FASTV_PRUNING = InnerPruningConfig(pruning_layer=2, llm_retention_ratio=0.5)
 PRESETS: Mapping[str, Preset] = MappingProxyType({preset.name: preset for preset in _ALL})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -91,6 +92,27 @@ def compress_stream(
         held.append((features[start:].clone(), scores[start:].clone()))
     if num_held > 0:
         yield close()
+
+
+def joined(segments: Iterable[StreamedSegment], tokens_per_frame: int) -> CompressionResult:
+    """All segments of a stream as one result, as `compress` gives it of a whole clip.
+
+    Args:
+        segments: From `compress_stream`: at least one, in order, none missing.
+        tokens_per_frame: N.
+    """
+    parts = list(segments)
+    slots = accumulate((len(part.result.tokens) for part in parts), initial=0)
+    assignments = [
+        torch.where(part.result.assignment < 0, -1, part.result.assignment + slot)
+        for part, slot in zip(parts, slots, strict=False)
+    ]
+    return CompressionResult(
+        torch.cat([part.result.tokens for part in parts]),
+        torch.cat([part.result.indices + part.first_frame * tokens_per_frame for part in parts]),
+        torch.cat(assignments),
+        tuple(length for part in parts for length in part.result.segment_lengths),
+    )
 
 
 def _hard_cuts(features: Tensor, last_mean: Tensor | None, config: CompressionConfig) -> tuple[list[bool], Tensor]:

@@ -1,7 +1,7 @@
 """The `flashvid` command.
 
-Exit codes: 0 the run completed (what failed is in `failures/`), 1 unexpected error, 2 the job, its inputs or its
-settings were refused, 130 interrupted.
+Exit codes: 0 the run completed (what failed is in `failures/`), 1 unexpected error (of `verify`: something found),
+2 the job, its inputs or its settings were refused, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from flashvid.errors import FatalError
+from jobs import care_commands
 from jobs.assignment import assignment
 from jobs.convert_command import convert
 from jobs.evaluate_command import evaluate
@@ -26,7 +27,9 @@ from jobs.inspect_command import inspect
 from jobs.plan_command import plan
 from jobs.report_command import report
 from jobs.validate_command import schema, validate
+from pipeline.errors import StorageUnavailableError
 
+_FAILED = 1
 _REFUSED = 2
 _INTERRUPTED = 130
 
@@ -39,14 +42,14 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point of the console script: refusals become one message, not a traceback."""
+    """Entry point of the console script: refusals, and storage that is away, become one message, not a traceback."""
     errors = Console(stderr=True)
     try:
         app()
-    except FatalError as error:
+    except (FatalError, StorageUnavailableError) as error:
         # Whole lines: a path broken in two can be neither searched for nor copied.
         errors.print(Text(f"{type(error).__name__}: {error}", style="red"), soft_wrap=True)
-        sys.exit(_REFUSED)
+        sys.exit(_REFUSED if isinstance(error, FatalError) else _FAILED)
 
 
 @app.callback()
@@ -115,6 +118,7 @@ app.command()(evaluate)
 app.command()(convert)
 app.command()(report)
 app.command()(inspect)
+care_commands.register(app)
 
 bench = typer.Typer(no_args_is_help=True, help="Measure what the project claims, beside its rivals.")
 app.add_typer(bench, name="bench")
@@ -153,6 +157,20 @@ def compress(
     from jobs.bench.compress import bench_compress
 
     bench_compress(output, quick=quick)
+
+
+@bench.command()
+def decode(
+    video: Annotated[Path, typer.Argument(help="a local video file", exists=True, dir_okay=False)],
+    output: Annotated[Path | None, typer.Option(help="folder for decode.md")] = None,
+) -> None:
+    """Measure sampled frames per second of both decoders, beside ffmpeg decoding the same file to nothing.
+
+    Example: flashvid bench decode video.mp4 --output decode
+    """
+    from jobs.bench.decode import bench_decode
+
+    bench_decode(video, output)
 
 
 @contextmanager

@@ -76,6 +76,8 @@ def print_summary(console: Console, summary: RunSummary) -> None:
 def _summary_rows(summary: RunSummary) -> Iterator[tuple[str, str]]:
     yield "clips", f"{summary.clips_planned} worked on, of {summary.clips_total}"
     yield "frames decoded", f"{summary.frames_decoded} of {summary.clips_decoded} clips"
+    if summary.clips_sampled_down:
+        yield "sampled down", f"{summary.clips_sampled_down} clips, to sampling.max_frames"
     yield "encoder calls", str(summary.encoder_calls)
     yield "cache hits", f"{summary.cache_hits} clips"
     yield "visual tokens", f"{summary.visual_tokens_before} before, {summary.visual_tokens_after} after"

@@ -34,7 +34,7 @@ def inspect(
 
     Example: flashvid inspect output clip_1.mp4 --to clip_1.png
     """
-    from flashvid.errors import ConfigurationError
+    from flashvid.errors import ConfigurationError, PermanentError
     from flashvid.models import load_preprocessor
     from jobs.inspection import account, contact_sheet
     from pipeline.config import JobConfig
@@ -75,8 +75,10 @@ def inspect(
                 clip["end_s"],
                 transform_for=lambda num_frames: preprocessor.for_video(num_frames).resize,
             )
-    except (FileNotFoundError, VideoNotFoundError):
+    except VideoNotFoundError:
         raise ConfigurationError("is not there any more: say where it is with --video-path", path) from None
+    except PermanentError as error:
+        raise ConfigurationError(error.message, path) from None
     if len(decoded.frames) != len(compressed.frame_timestamps):
         raise ConfigurationError("is not the file that was encoded: another number of frames is sampled", path)
     sheet = contact_sheet(

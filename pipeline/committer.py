@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config import CommitConfig
+from pipeline.errors import StorageUnavailableError
 from pipeline.lease import Lease
 from pipeline.ledger import Ledger
 from pipeline.messages import ClipMessage, Failure
 from pipeline.planning import Clip
+
+# An object store that is away for longer than this ends the run; for less, answers wait in memory.
+_PATIENCE_S = 600.0
+_PAUSE_S = 5.0
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Rows on their way to storage."""
+
+    answers: list[Mapping[str, Any]]
+    failures: list[Mapping[str, Any]]
 
 
 class Committer:
@@ -25,7 +39,8 @@ class Committer:
         self._clock = clock
         self._answers: list[Mapping[str, Any]] = []
         self._failures: list[Mapping[str, Any]] = []
-        self._last_commit = clock()
+        self._unfinished: _Batch | None = None
+        self._last_commit = self._reached_at = self._try_again_at = clock()
         self._parts = 0
         self.answers_committed = 0
         self.failures_committed = 0
@@ -63,26 +78,53 @@ class Committer:
         )
 
     def tick(self) -> None:
-        """Commit if enough rows or seconds have come together; keep the lease alive in any case."""
+        """Commit if enough rows or seconds have come together; keep the lease alive in any case.
+
+        What storage does not take now waits for a later tick.
+
+        Raises:
+            OutputLockedError: another run has taken the lease; nothing more is written.
+            StorageUnavailableError: storage has been away for `_PATIENCE_S`.
+        """
         waiting = len(self._answers) + len(self._failures)
-        if waiting >= self._config.rows or (waiting and self._clock() - self._last_commit >= self._config.seconds):
-            self.flush()
+        due = waiting >= self._config.rows or (waiting and self._clock() - self._last_commit >= self._config.seconds)
+        if self._clock() < self._try_again_at:
+            return
+        try:
+            if due or self._unfinished is not None:
+                self._commit()
+            else:
+                self._lease.keep_alive()
+        except StorageUnavailableError:
+            if self._clock() - self._reached_at > _PATIENCE_S:
+                raise
+            self._try_again_at = self._clock() + _PAUSE_S
         else:
-            self._lease.keep_alive()
+            self._reached_at = self._clock()
 
     def flush(self) -> None:
         """Commit everything that waits.
 
         Raises:
-            OutputLockedError: another run has taken the lease; nothing was written.
+            OutputLockedError: another run has taken the lease; nothing more is written.
+            StorageUnavailableError: storage is away; the next flush goes on from there.
         """
+        if self._unfinished is not None:
+            self._commit()
+        self._commit()
+
+    def _commit(self) -> None:
         self._lease.check()
-        # Counted up only afterwards: a commit that failed half-way is repeated under the same names, never twice.
-        part = f"{self._lease.run_id}-{self._parts + 1:05d}"
-        self._ledger.append_answers(self._answers, part)
-        self._ledger.append_failures(self._failures, part)
-        self.answers_committed += len(self._answers)
-        self.failures_committed += len(self._failures)
+        # A commit that failed half-way is repeated under the same names and row by row the same, never twice.
+        if self._unfinished is None:
+            self._unfinished = _Batch(self._answers, self._failures)
+            self._answers, self._failures = [], []
+        batch, part = self._unfinished, f"{self._lease.run_id}-{self._parts + 1:05d}"
+        self._ledger.append_answers(batch.answers, part, confirm=self._lease.keep_alive)
+        self._lease.keep_alive()
+        self._ledger.append_failures(batch.failures, part)
+        self.answers_committed += len(batch.answers)
+        self.failures_committed += len(batch.failures)
         self._parts += 1
-        self._answers, self._failures = [], []
+        self._unfinished = None
         self._last_commit = self._clock()

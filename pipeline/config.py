@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 
 from flashvid.config import CompressionConfig, InnerPruningConfig
 from flashvid.models import GenerationConfig
-from flashvid.presets import PRESETS, preset_named
+from flashvid.presets import FASTV_PRUNING, PRESETS, preset_named
+
+CacheDtype = Literal["int8"]
 
 _SECRET_WORDS = ("key", "secret", "token", "pass", "credential", "auth", "connection_string", "sas")
 _URL_WITH_SECRET = re.compile(r"://[^/@]*:[^/@]*@")
@@ -42,6 +44,9 @@ class SamplingConfig(Settings):
     num_frames: int | None = Field(default=None, ge=1, description="frames per clip, spread evenly")
     fps: float | None = Field(default=None, gt=0, description="frames per second of video, instead of num_frames")
     max_frames: int = Field(default=768, ge=1, description="with fps: at most so many, then spread evenly")
+    decoder: Literal["auto", "decord", "pyav"] = Field(
+        default="auto", description="auto: decord for files that it reads exactly, PyAV for all others"
+    )
     min_pixels: int | None = Field(default=None, ge=1, description="lower bound of a resized frame's area")
     max_pixels: int | None = Field(default=None, ge=1, description="upper bound of a resized frame's area")
 
@@ -69,10 +74,24 @@ class PoolConfig(Settings):
         return num_gpus
 
 
+class DecodePoolConfig(PoolConfig):
+    """The pool that decodes, and what one clip may take of it."""
+
+    time_limit_s: float = Field(default=600.0, gt=0, description="seconds that the decoder may take for one clip")
+    memory_limit_gb: float = Field(default=4.0, ge=0.1, description="GiB that the decoder of one actor may allocate")
+
+    @field_validator("num_gpus")
+    @classmethod
+    def _on_cpu(cls, num_gpus: float | None) -> float | None:
+        if num_gpus:
+            raise ValueError("decoding runs on CPUs: num_gpus has no meaning here")
+        return num_gpus
+
+
 class ResourcesConfig(Settings):
     """The three pools and the bound on decoded clips in memory."""
 
-    decode: PoolConfig = PoolConfig()
+    decode: DecodePoolConfig = DecodePoolConfig()
     encode: PoolConfig = PoolConfig()
     answer: PoolConfig = PoolConfig()
     max_decoded_clips: int | None = Field(
@@ -81,13 +100,6 @@ class ResourcesConfig(Settings):
         description="clips whose frames are in memory at once, over the whole cluster; "
         "default: two for each encode actor, and two more",
     )
-
-    @field_validator("decode")
-    @classmethod
-    def _decode_on_cpu(cls, decode: PoolConfig) -> PoolConfig:
-        if decode.num_gpus:
-            raise ValueError("decoding runs on CPUs: num_gpus has no meaning here")
-        return decode
 
 
 class CommitConfig(Settings):
@@ -122,6 +134,9 @@ class JobConfig(Settings):
     questions: str | tuple[QuestionRow, ...] = Field(description="a table's path, or the questions themselves")
     output: str = Field(min_length=1, description="folder or URL that receives answers and failures")
     cache: str | None = Field(default=None, description="folder or URL of the compressed tokens; default: output")
+    cache_dtype: CacheDtype | None = Field(
+        default=None, description="int8 halves a bfloat16 cache, at a small error; default: tokens bit for bit"
+    )
     source_id_column: str | None = Field(
         default=None,
         description="column of the videos table that says what the bytes are, for instance a checksum",
@@ -129,6 +144,12 @@ class JobConfig(Settings):
     model: ModelConfig
     preset: str | None = Field(
         default=None, description="published settings of a model; fills what compression and inner_pruning leave open"
+    )
+    window_s: float | None = Field(
+        default=None, gt=0, description="cut videos into clips of so many seconds; whole videos when omitted"
+    )
+    stride_s: float | None = Field(
+        default=None, gt=0, description="seconds from one window's start to the next one's; default: window_s"
     )
     sampling: SamplingConfig = SamplingConfig(num_frames=32)
     compression: CompressionConfig = CompressionConfig()
@@ -152,6 +173,24 @@ class JobConfig(Settings):
         if with_pruning:
             written["inner_pruning"] = _filled(written["inner_pruning"], preset.inner_pruning())
         return written
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_fastv(cls, job: object) -> object:
+        compression = job.get("compression") if isinstance(job, dict) else None
+        if not isinstance(job, dict) or not isinstance(compression, dict) or compression.get("method") != "fastv":
+            return job
+        if job.get("preset") is not None:
+            raise ValueError("a preset holds settings of flashvid, not of the method fastv: leave one of them out")
+        if job.get("inner_pruning", {}) is None:
+            raise ValueError("fastv is inner_pruning: it cannot be switched off")
+        return {**job, "inner_pruning": _filled(job.get("inner_pruning", {}), FASTV_PRUNING)}
+
+    @model_validator(mode="after")
+    def _stride_of_windows(self) -> Self:
+        if self.stride_s is not None and self.window_s is None:
+            raise ValueError("stride_s needs window_s")
+        return self
 
     @field_validator("preset")
     @classmethod

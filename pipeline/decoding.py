@@ -1,59 +1,48 @@
-"""Video files to frames, with decord; headers with PyAV.
-
-decord reports a file that was cut short as a shorter video, and never says so. The header's own count is therefore held
-against what the file really contains.
-"""
+"""The sampled frames of a clip, from a file: which reader takes them, and what a clip's frames are once decoded."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any
+from typing import Any
 
-import av
-import decord
 import numpy as np
+from av.container import InputContainer
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
 from pipeline.config import SamplingConfig
+from pipeline.decoders.choice import objections_to_decord
+from pipeline.decoders.decord_reader import DecordReader
+from pipeline.decoders.demux import PacketIndex, opened, read_index
+from pipeline.decoders.pyav_reader import PyavReader
 from pipeline.errors import UnreadableVideoError, VideoNotFoundError
 from pipeline.sampling import sample_frames
 from pipeline.storage import resolve
 
-# Headers may promise a few frames more than there are (edit lists, a dropped last B-frame); a cut file lacks many.
-_FRAMES_MISSING_ALLOWED = 5
-_SHARE_MISSING_ALLOWED = 0.02
-_FRAMES_AT_ONCE = 16
+# A block is handed on at once: small frames together, large ones (8K: 100 MB) alone.
+_MAX_FRAMES_OF_BLOCK = 16
+_MAX_BYTES_OF_BLOCK = 128 << 20
 
 FrameTransform = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
-class VideoHeader:
-    """What a file's header says.
+class FrameBlock:
+    """A few consecutive sampled frames of a clip, of the file's own size; good until the next block is asked for.
 
     Attributes:
-        duration_s: Length in seconds, None where the container does not say.
-        fps: Average frames per second, None where unknown.
-        num_frames: Frames promised, 0 where the container does not say.
-        width: Pixels.
-        height: Pixels.
-        container: Demuxer's name, for instance ``mov,mp4,m4a,3gp,3g2,mj2``.
-        codec: For instance ``h264``.
+        num_frames: Sampled frames of the whole clip.
+        frame_timestamps: float64 `[f]` presentation times in seconds.
+        frames: uint8 `[f, H, W, 3]`, RGB.
     """
 
-    duration_s: float | None
-    fps: float | None
     num_frames: int
-    width: int
-    height: int
-    container: str
-    codec: str
+    frame_timestamps: NDArray[np.float64]
+    frames: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -91,46 +80,71 @@ def local_copy(path: str, storage_options: Mapping[str, Any]) -> Iterator[str]:
         yield copy
 
 
-def read_header(file: str | IO[bytes]) -> VideoHeader:
-    """Read the header of a local file or of an open one.
+def frame_blocks(
+    path: str, sampling: SamplingConfig, start_s: float | None, end_s: float | None
+) -> Iterator[FrameBlock]:
+    """Decode the sampled frames of a clip, a few at a time.
+
+    Args:
+        path: A local file.
+        sampling: Which frames, and with which decoder.
+        start_s: Start of the clip in seconds, None for the beginning.
+        end_s: End of the clip in seconds, None for the end.
 
     Raises:
-        UnreadableVideoError: not a video, or without a video stream; says which.
+        UnreadableVideoError: the file can't be decoded, has no frame in the span, or is not one for the decoder that
+            the job names.
     """
-    try:
-        with av.open(file, "r") as container:
-            if not container.streams.video:
-                kinds = sorted({stream.type for stream in container.streams})
-                raise UnreadableVideoError(f"no video stream, only {', '.join(kinds) or 'nothing'}")
-            stream = container.streams.video[0]
-            duration_s = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
-            if duration_s is None and container.duration is not None:
-                duration_s = container.duration / av.time_base
-            return VideoHeader(
-                duration_s=duration_s,
-                fps=float(stream.average_rate) if stream.average_rate else None,
-                num_frames=stream.frames,
-                width=stream.width,
-                height=stream.height,
-                container=container.format.name,
-                codec=stream.codec_context.name,
-            )
-    except av.error.FFmpegError as error:
-        raise UnreadableVideoError(f"not a readable video file ({error.strerror})") from None
+    with opened(path) as container:
+        # decord reads all packets of a file before it gives a frame. A span is read from its own place, with PyAV.
+        whole = sampling.decoder == "decord" or (start_s is None and end_s is None)
+        index = read_index(container) if whole else read_index(container, start_s, end_s)
+        indices = sample_frames(index.times, sampling, start_s, end_s, video_end_s=index.header.duration_s)
+        reader = _reader(path, sampling, container, index, whole)
+        bytes_of_frame = max(1, 3 * index.header.width * index.header.height)
+        at_once = max(1, min(_MAX_FRAMES_OF_BLOCK, _MAX_BYTES_OF_BLOCK // bytes_of_frame))
+        for first in range(0, len(indices), at_once):
+            chosen = indices[first : first + at_once]
+            yield FrameBlock(len(indices), index.times[chosen], reader.read(chosen))
 
 
-def check_exact(header: VideoHeader) -> None:
-    """Refuse files whose frames decord would get wrong without saying so (docs/decoding.md).
-
-    Raises:
-        UnreadableVideoError: MPEG-TS or fragmented mp4; says how to convert the file.
-    """
-    fragmented = header.container.startswith("mov") and header.num_frames == 0
-    if fragmented or header.container == "mpegts":
-        kind = "a fragmented mp4" if fragmented else "an MPEG-TS file"
+def _reader(
+    path: str, sampling: SamplingConfig, container: InputContainer, index: PacketIndex, whole: bool
+) -> DecordReader | PyavReader:
+    if sampling.decoder == "pyav" or not whole:
+        return PyavReader(container, index)
+    objections = objections_to_decord(index)
+    if not objections:
+        reader = DecordReader(path)
+        if len(reader) == index.header.num_frames:
+            return reader
+        objections = (f"{len(reader)} frames counted where there are {index.header.num_frames}",)
+    if sampling.decoder == "decord":
         raise UnreadableVideoError(
-            f"decord would take wrong frames from {kind}; convert it first: ffmpeg -i IN -c copy OUT.mp4"
+            f"decord may take wrong frames from this file ({', '.join(objections)}): "
+            "leave sampling.decoder to auto, or set it to pyav"
         )
+    return PyavReader(container, index)
+
+
+def collect(
+    blocks: Iterable[FrameBlock], transform_for: Callable[[int], FrameTransform] = lambda _: lambda frames: frames
+) -> DecodedClip:
+    """Put a clip together from its blocks.
+
+    Args:
+        blocks: At least one.
+        transform_for: Given the number of sampled frames: what to make of frames `[f, H, W, 3]` (a resize), applied to
+            a few at a time: frames of the file's own size are never all in memory.
+    """
+    frames, timestamps = [], []
+    transform: FrameTransform | None = None
+    for block in blocks:
+        transform = transform or transform_for(block.num_frames)
+        made = transform(block.frames)
+        frames.append(made.copy() if np.may_share_memory(made, block.frames) else made)
+        timestamps.append(block.frame_timestamps)
+    return DecodedClip(frames=np.concatenate(frames), frame_timestamps=np.concatenate(timestamps))
 
 
 def decode_clip(
@@ -141,47 +155,5 @@ def decode_clip(
     *,
     transform_for: Callable[[int], FrameTransform] = lambda _: lambda frames: frames,
 ) -> DecodedClip:
-    """Decode the sampled frames of a clip from a local file.
-
-    Args:
-        path: The file.
-        sampling: Which frames.
-        start_s: Start of the clip in seconds, None for the beginning.
-        end_s: End of the clip in seconds, None for the end.
-        transform_for: Given the number of sampled frames: what to make of frames `[f, H, W, 3]` (a resize), applied to
-            a few at a time: frames of the file's own size are never all in memory.
-
-    Raises:
-        UnreadableVideoError: the file can't be decoded to its end, or has no frame in the span.
-    """
-    header = read_header(path)
-    check_exact(header)
-    try:
-        reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
-        present = len(reader)
-        missing = header.num_frames - present
-        if missing > max(_FRAMES_MISSING_ALLOWED, _SHARE_MISSING_ALLOWED * header.num_frames):
-            raise UnreadableVideoError(
-                f"the file is cut short: its header promises {header.num_frames} frames, it holds {present}"
-            )
-        if present == 0:
-            raise UnreadableVideoError("the video stream has no frames")
-        times = np.asarray(reader.get_frame_timestamp(np.arange(present)), dtype=np.float64)[:, 0]
-        indices = sample_frames(times, sampling, start_s, end_s)
-        transform = transform_for(len(indices))
-        blocks = [
-            transform(reader.get_batch(indices[first : first + _FRAMES_AT_ONCE]).asnumpy())
-            for first in range(0, len(indices), _FRAMES_AT_ONCE)
-        ]
-    except (decord.DECORDError, RuntimeError) as error:
-        # decord reports every trouble of its decoder as one of these two.
-        raise UnreadableVideoError(
-            f"the file can't be decoded, it may be cut short or damaged (decord: {_cause(error)})"
-        ) from error
-    return DecodedClip(frames=np.concatenate(blocks), frame_timestamps=times[indices])
-
-
-def _cause(error: BaseException) -> str:
-    """What decord says, without the time and the source line it puts before it."""
-    lines = str(error).strip().splitlines() or ["no message"]
-    return re.sub(r"^(\[[\d:]+\] \S+:\d+: )+", "", lines[0])
+    """Decode the sampled frames of a clip in this process: `frame_blocks`, put together by `collect`."""
+    return collect(frame_blocks(path, sampling, start_s, end_s), transform_for)

@@ -4,11 +4,15 @@ FlashVidError
 ├── TransientError          tried again by later runs, up to `max_attempts`
 │   ├── WorkerDiedError
 │   ├── SourceUnreachableError
+│   ├── StorageUnavailableError
+│   ├── DecodeTimeoutError
 │   └── CorruptTokensError
 ├── PermanentError          recorded once; tried again only when the source changed
 │   ├── InputRowError
 │   ├── VideoNotFoundError
-│   └── UnreadableVideoError
+│   ├── UnreadableVideoError
+│   ├── DecoderDiedError
+│   └── DecodeMemoryError
 └── FatalError              the run stops; what is committed stays
     ├── InputTableError
     ├── SettingsChangedError
@@ -39,8 +43,24 @@ class UnreadableVideoError(PermanentError):
     """The file is there, and it is not a video that can be decoded to its end."""
 
 
+class DecoderDiedError(PermanentError):
+    """The process that decoded the file died of it, and so did a new one."""
+
+
+class DecodeMemoryError(PermanentError):
+    """Decoding the file takes more memory than `resources.decode.memory_limit_gb`."""
+
+
 class SourceUnreachableError(TransientError):
     """The storage did not say whether the file is there: no permission, no credentials, or no answer."""
+
+
+class StorageUnavailableError(TransientError):
+    """The store of the output or the cache did not answer in time, however often it was asked."""
+
+
+class DecodeTimeoutError(TransientError):
+    """Decoding a file took longer than `resources.decode.time_limit_s`: it hangs, or the machine was busy."""
 
 
 class CorruptTokensError(TransientError):

@@ -9,7 +9,7 @@ from typing import Any
 
 from flashvid.models import FramePreprocessor
 from pipeline.config import JobConfig, SamplingConfig
-from pipeline.decoding import VideoHeader
+from pipeline.decoders.demux import VideoHeader
 from pipeline.planning import Clip, Plan
 from pipeline.resources import Pools
 
@@ -18,8 +18,9 @@ _CLIP_OVERHEAD_BYTES = 20_000
 # An index and an assignment per visual token, compressed.
 _ASSIGNMENT_BYTES = 2
 _ANSWER_BYTES = 500
-# `decode_clip` has so many frames at the file's own size in memory at once.
-_DECODED_AT_ONCE = 16
+# `frame_blocks` has so many frames of the file's own size in memory at once.
+_FRAMES_OF_BLOCK = 16
+_BYTES_OF_BLOCK = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def expected_frames(header: VideoHeader, clip: Clip, sampling: SamplingConfig) -
         clip: Whose span counts.
         sampling: `num_frames`, or `fps` with `max_frames`.
     """
-    if header.duration_s is None or not header.fps:
+    if not header.fps:
         return sampling.num_frames
     end = header.duration_s if clip.end_s is None else min(clip.end_s, header.duration_s)
     present = max(1, round((end - (clip.start_s or 0.0)) * header.fps))
@@ -277,7 +278,8 @@ def actor_memory(
         encodes: Whether anything has to be decoded and encoded; else there are only answer actors.
     """
     frames = largest_clip.frame_bytes if largest_clip else 0
-    raw = max((header.width * header.height * 3 * _DECODED_AT_ONCE for header in headers), default=0)
+    pictures = [header.width * header.height * 3 for header in headers]
+    raw = max((max(size, min(_FRAMES_OF_BLOCK * size, _BYTES_OF_BLOCK)) for size in pictures), default=0)
     needs = (
         ("decode", pools.decode, raw + frames),
         ("encode", pools.encode, vision_bytes + frames),

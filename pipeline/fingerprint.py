@@ -12,7 +12,7 @@ from pipeline.config import JobConfig
 from pipeline.keys import digest
 
 # Bumped by hand when the code behind them starts to give other results; tests/test_versions.py guards each.
-VERSIONS: Mapping[str, int] = {"decode": 1, "preprocess": 1, "compression": 3, "prompt": 1}
+VERSIONS: Mapping[str, int] = {"decode": 2, "preprocess": 1, "compression": 3, "prompt": 1}
 
 Setting = str | int | float | bool | list[str] | None
 
@@ -56,6 +56,8 @@ def fingerprints(job: JobConfig, model_identity: str) -> Fingerprints:
     }
     if job.sampling.fps is None:
         del tokens["sampling.max_frames"]  # has no effect with num_frames
+    if job.cache_dtype is not None:
+        tokens["cache_dtype"] = job.cache_dtype
     answers: dict[str, Setting] = {
         **tokens,
         **_flat("generation", job.generation.model_dump(mode="json")),

@@ -3,6 +3,9 @@
 ``lease/<epoch>.json`` files are created exclusively and never deleted; the highest epoch holds the lease. Renewing it
 is creating the next epoch, so no clock of another machine is ever trusted: an observer waits until no new epoch has
 appeared for `LEASE_SECONDS` by its own clock. A holder on this host whose process is gone is succeeded at once.
+
+A write begins at most a third of the lease's life, or one renewal, after its last epoch was begun, and each of the two
+ends or is given up within `storage.WRITE_SECONDS`, below half of it: before anybody may take over.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import OutputLockedError
+from pipeline.errors import OutputLockedError, StorageUnavailableError
 from pipeline.storage import Storage
 
 LEASE_SECONDS = 60.0
@@ -33,6 +36,7 @@ class Lease:
         self.run_id = run_id
         self.epoch = epoch
         self._renewed_at = clock()
+        self._advancing_since: float | None = None
 
     @classmethod
     def acquire(
@@ -84,11 +88,17 @@ class Lease:
             OutputLockedError: another run has taken over.
         """
         if self._clock() - self._renewed_at > LEASE_SECONDS / 3:
+            interrupted = self._advancing_since is not None
             self._advance(released=False)
+            if interrupted:
+                self._advance(released=False)  # that one was old: its first try may have been seen long ago
 
     def release(self) -> None:
-        """Let the next run start at once; a lease that was lost is not ours to release."""
-        with suppress(OutputLockedError):
+        """Let the next run start at once; a lease that was lost is not ours to release.
+
+        Where storage is away, the next run waits as it would for a holder that died.
+        """
+        with suppress(OutputLockedError, StorageUnavailableError):
             self._advance(released=True)
 
     def _advance(self, *, released: bool) -> None:
@@ -100,10 +110,13 @@ class Lease:
             "nonce": self._nonce,
             "released": released,
         }
+        # The time before the first try: others may have seen the epoch, and begun to wait, before a reply reached us.
+        if self._advancing_since is None:
+            self._advancing_since = self._clock()
         if not self._storage.create(_name(self.epoch + 1), json.dumps(record).encode()):
             raise OutputLockedError(f"another run took over {self._storage.url}; this one stops")
         self.epoch += 1
-        self._renewed_at = self._clock()
+        self._renewed_at, self._advancing_since = self._advancing_since, None
 
 
 def _name(epoch: int) -> str:

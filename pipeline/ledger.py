@@ -7,7 +7,7 @@ there is no other marker.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -16,6 +16,7 @@ import pyarrow.dataset as ds
 from pipeline import tables
 from pipeline.keys import shard_of
 from pipeline.parquet import Row, to_bytes
+from pipeline.retries import read_retries
 from pipeline.storage import Storage
 
 
@@ -32,13 +33,14 @@ class AnswerKey:
 
 @dataclass(frozen=True)
 class FailureKey:
-    """What planning needs of a committed failure."""
+    """What planning needs of a committed failure; `retried` if `flashvid retry` asked for it since."""
 
     clip_id: str
     question_id: str | None
     error_kind: str
     attempt: int
     stage: str = ""
+    retried: bool = False
 
 
 class Ledger:
@@ -49,17 +51,19 @@ class Ledger:
         self._answers = f"answers/fingerprint={fingerprint}"
         self._failures = f"failures/fingerprint={fingerprint}"
 
-    def append_answers(self, rows: Sequence[Row], part: str) -> None:
+    def append_answers(self, rows: Sequence[Row], part: str, confirm: Callable[[], object] = lambda: None) -> None:
         """Commit answers, one object per shard of their `video_id`.
 
         Args:
             rows: Rows of `tables.ANSWERS`.
             part: Name of this commit, unique over all runs.
+            confirm: Called before each object; raises if it must not be written (any more).
         """
         shards: dict[str, list[Row]] = defaultdict(list)
         for row in rows:
             shards[shard_of(row["video_id"])].append(row)
         for shard, shard_rows in shards.items():
+            confirm()
             self._create(f"{self._answers}/shard={shard}/part-{part}.parquet", shard_rows, tables.ANSWERS)
 
     def append_failures(self, rows: Sequence[Row], part: str) -> None:
@@ -75,9 +79,11 @@ class Ledger:
 
     def failure_keys(self) -> Iterable[FailureKey]:
         """Keys of every committed failure."""
-        columns = ["clip_id", "question_id", "error_kind", "attempt", "stage"]
+        requests = read_retries(self._storage)
+        columns = ["clip_id", "question_id", "error_kind", "attempt", "stage", "error_type", "run_id"]
         for row in self._read(self._failures, tables.FAILURES, columns):
-            yield FailureKey(**row)
+            retried = any(request.covers(row) for request in requests)
+            yield FailureKey(**{name: row[name] for name in columns[:5]}, retried=retried)
 
     def _create(self, name: str, rows: Sequence[Row], schema: pa.Schema) -> None:
         if not self._storage.create(name, to_bytes(rows, schema)):

@@ -20,8 +20,13 @@ def to_bytes(rows: Sequence[Row], schema: pa.Schema) -> bytes:
     for row in rows:
         if unknown := row.keys() - set(schema.names):
             raise KeyError(f"columns not in the schema: {sorted(unknown)}")
+    return table_to_bytes(pa.Table.from_pylist(list(rows), schema=schema))
+
+
+def table_to_bytes(table: pa.Table) -> bytes:
+    """Encode an Arrow table as one Parquet file, with checksums."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink, compression="zstd", write_page_checksum=True)
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     content: bytes = sink.getvalue().to_pybytes()
     return content
 

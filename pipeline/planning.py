@@ -15,6 +15,7 @@ from pipeline.ledger import AnswerKey, FailureKey
 from pipeline.sources import Source
 
 PLAN_STAGE = "plan"
+_SPAN_COLUMNS = frozenset({"start_s", "end_s"})
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class FailureHistory:
         self._of_rows: set[tuple[str, str | None]] = set()
         self._permanent: set[tuple[str, str | None]] = set()
         self._attempts: dict[tuple[str, str | None], int] = {}
+        self._forgiven: dict[tuple[str, str | None], int] = {}
         for failure in failures:
             key = (failure.clip_id, failure.question_id)
             if failure.stage == PLAN_STAGE:
@@ -109,7 +111,9 @@ class FailureHistory:
                 continue
             if failure.question_id is None and failure.attempt < answered_attempts.get(failure.clip_id, 0):
                 continue
-            if failure.error_kind == "permanent":
+            if failure.retried:
+                self._forgiven[key] = max(self._forgiven.get(key, 0), failure.attempt)
+            elif failure.error_kind == "permanent":
                 self._permanent.add(key)
             self._attempts[key] = max(self._attempts.get(key, 0), failure.attempt)
 
@@ -124,7 +128,8 @@ class FailureHistory:
     def is_exhausted(self, clip: str, question_id: str | None) -> bool:
         """Whether a clip (`question_id` None) or one question of it is not to be tried again."""
         key = (clip, question_id)
-        return key in self._permanent or self._attempts.get(key, 0) >= self._max_attempts
+        tries = self._attempts.get(key, 0) - self._forgiven.get(key, 0)
+        return key in self._permanent or tries >= self._max_attempts
 
 
 def plan(
@@ -183,6 +188,11 @@ def plan(
     return Plan(tuple(to_encode), tuple(cached), tuple(failures), len(videos), total, done, exhausted)
 
 
+def whole_clip(video: Video, source: Source) -> Clip:
+    """The clip of a row, without questions."""
+    return _clip(video, source, ())
+
+
 def changed_sources(
     videos: Sequence[Video], sources: Sequence[Source], probed: Mapping[str, Collection[str]]
 ) -> list[str]:
@@ -208,11 +218,14 @@ class _Answers:
         for key in answered:
             self.attempts[key.clip_id] = max(self.attempts.get(key.clip_id, 0), key.attempt)
             self._keys.add((key.clip_id, key.question_id, key.question_hash))
-            self._hashes[key.video_id, key.question_id] = key.question_hash
+            for owner in (key.video_id, key.clip_id):
+                self._hashes[owner, key.question_id] = key.question_hash
 
     def has(self, clip: Clip, question: Question, text: str) -> bool:
         wanted = question_hash(text, question.options)
-        if self._hashes.get((clip.video_id, question.question_id), wanted) != wanted:
+        # A question that names the span has a text for each window of a video.
+        owner = clip.clip_id if _SPAN_COLUMNS & question.columns else clip.video_id
+        if self._hashes.get((owner, question.question_id), wanted) != wanted:
             raise QuestionChangedError(
                 f"its answers for video_id {clip.video_id!r} were given to another text (the question, its options, "
                 f"or a column it uses has changed); give the new question a question_id of its own",

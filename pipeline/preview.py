@@ -15,7 +15,6 @@ from flashvid.models import ModelSource, check_answering, load_preprocessor, res
 from flashvid.models.footprint import footprint
 from flashvid.models.handle import MAX_BATCH_TOKENS
 from pipeline.config import JobConfig
-from pipeline.decoding import VideoHeader
 from pipeline.errors import ClusterTooSmallError, SettingsChangedError
 from pipeline.estimates import (
     ActorMemory,
@@ -30,15 +29,16 @@ from pipeline.estimates import (
     work,
 )
 from pipeline.fingerprint import Fingerprints, fingerprints
-from pipeline.job_inputs import read_inputs
+from pipeline.job_inputs import JobInputs, read_inputs
 from pipeline.ledger import Ledger
 from pipeline.messages import Failure
-from pipeline.planning import Clip, changed_sources, plan
-from pipeline.probing import STAGE, ProbeTable, probe_file
+from pipeline.planning import Clip, changed_sources, plan, whole_clip
+from pipeline.probing import STAGE, Probe, ProbeTable, probe_file
 from pipeline.resources import Pools, plan_pools
 from pipeline.run_records import RunRecords, new_run_id
 from pipeline.storage import Storage
 from pipeline.token_store import TokenStore
+from pipeline.windows import cut
 
 _PROBE_THREADS = 16
 
@@ -131,7 +131,7 @@ def preview(
         given_rates: These, where they are set, count instead of measured ones.
         gpu_hour_price: In any currency.
         max_probes: Headers to read at most; with more new files, so many spread over them, and the rest counts as
-            their mean.
+            their mean. Windows take the length of every video, and so all headers.
 
     Raises:
         FatalError: what would refuse the run, but for changed settings and too small a cluster, which are reported.
@@ -142,6 +142,11 @@ def preview(
     inputs = read_inputs(job)
     storage = Storage(job.output, job.storage_options)
     records, probes, ledger = RunRecords(storage), ProbeTable(storage), Ledger(storage, prints.answers)
+    changed = changed_sources(inputs.videos, inputs.sources, probes.source_ids_by_path())
+    file_bytes = {source.source_id: source.size_bytes for source in inputs.sources}
+    headers = _Headers(probes, job, file_bytes)
+    if job.window_s is not None:
+        inputs = _cut(inputs, headers, job.window_s, job.stride_s or job.window_s)
     todo = plan(
         inputs.videos,
         inputs.sources,
@@ -151,14 +156,12 @@ def preview(
         failed=ledger.failure_keys(),
         max_attempts=job.max_attempts,
     )
-    changed = changed_sources(inputs.videos, inputs.sources, probes.source_ids_by_path())
-    file_bytes = {source.source_id: source.size_bytes for source in inputs.sources}
-    headers = _Headers(probes, todo.to_encode)
-    headers.read(job, max_probes, file_bytes)
-    sizes = headers.clip_sizes(job, model)
+    headers.read(todo.to_encode, max_probes)
+    sizes = headers.clip_sizes(todo.to_encode, model)
     todo = replace(todo, to_encode=tuple(clip for clip in todo.to_encode if clip.clip_id not in headers.unusable))
     takes = footprint(model, job.model.dtype)
-    left = work(todo, sizes, file_bytes, stored_token_bytes=takes.stored_token)
+    token_bytes = takes.stored_token if job.cache_dtype is None else takes.quantised_token
+    left = work(todo, sizes, file_bytes, stored_token_bytes=token_bytes)
     rates = _rates(given_rates or Rates(), measured_rates(records.ended(), model.identity, job.model.dtype))
     pools = _pools(job, hardware, encodes=bool(todo.to_encode))
     return Preview(
@@ -195,52 +198,65 @@ def preview(
 
 
 class _Headers:
-    """What is known of the files to encode."""
+    """What is known of the job's files."""
 
-    def __init__(self, probes: ProbeTable, clips: Sequence[Clip]) -> None:
+    def __init__(self, probes: ProbeTable, job: JobConfig, file_bytes: Mapping[str, int | None]) -> None:
         self._probes = probes
-        self._clips = clips
-        self.known = probes.headers({clip.source_id for clip in clips})
+        self._job = job
+        self._file_bytes = file_bytes
+        self.known = probes.headers(file_bytes.keys())
         self.unusable: dict[str, str] = {}
         self.newly_read = 0
 
-    def read(self, job: JobConfig, limit: int, file_bytes: Mapping[str, int | None]) -> None:
-        """Read up to `limit` headers that nobody has read, and commit them."""
-        new = [clip for clip in self._clips if clip.problem is not None or clip.source_id not in self.known]
-        if len(new) > limit:
+    def read(self, clips: Sequence[Clip], limit: int | None = None) -> None:
+        """Read the headers that nobody has read, up to a limit, and commit them."""
+        new = [clip for clip in clips if clip.problem is not None or clip.source_id not in self.known]
+        if limit is not None and len(new) > limit:
             new = [new[index] for index in np.linspace(0, len(new) - 1, limit).astype(int)]
-
-        def header(clip: Clip) -> VideoHeader | Failure:
-            try:
-                return probe_file(clip, job.storage_options)
-            except Exception as error:  # noqa: BLE001 - a run makes a row of failures/ of it
-                return Failure.of(error, STAGE)
-
         with ThreadPoolExecutor(_PROBE_THREADS) as pool:
-            found = list(zip(new, pool.map(header, new), strict=True))
-        self.unusable = {clip.clip_id: result.error_type for clip, result in found if isinstance(result, Failure)}
-        headers = [(clip, result) for clip, result in found if isinstance(result, VideoHeader)]
-        self.newly_read = len(headers)
-        self.known.update((clip.source_id, result) for clip, result in headers)
-        self._probes.append(headers, file_bytes, f"{new_run_id()}-plan")
+            found = list(zip(new, pool.map(self._probe, new), strict=True))
+        probed = [(clip, result) for clip, result in found if isinstance(result, Probe)]
+        self.unusable.update((clip.clip_id, result.error_type) for clip, result in found if isinstance(result, Failure))
+        self.newly_read += len(probed)
+        self.known.update((clip.source_id, probe.header) for clip, probe in probed)
+        self._probes.append(probed, self._file_bytes, f"{new_run_id()}-plan")
 
-    def clip_sizes(self, job: JobConfig, model: ModelSource) -> dict[str, ClipSize]:
+    def _probe(self, clip: Clip) -> Probe | Failure:
+        try:
+            return probe_file(clip, self._job.storage_options)
+        except Exception as error:  # noqa: BLE001 - a run makes a row of failures/ of it
+            return Failure.of(error, STAGE)
+
+    def clip_sizes(self, clips: Sequence[Clip], model: ModelSource) -> dict[str, ClipSize]:
         """Sizes by `clip_id`; a file that the model takes no frames of is unusable."""
-        sampling = job.sampling
+        sampling = self._job.sampling
         preprocessor = load_preprocessor(model, min_pixels=sampling.min_pixels, max_pixels=sampling.max_pixels)
         sizes = {}
-        for clip in self._clips:
+        for clip in clips:
             header = self.known.get(clip.source_id)
             if header is None or clip.clip_id in self.unusable:
                 continue
             try:
-                size = clip_size(header, clip, job, preprocessor)
+                size = clip_size(header, clip, self._job, preprocessor)
             except PermanentError as error:
                 self.unusable[clip.clip_id] = type(error).__name__
                 continue
             if size is not None:
                 sizes[clip.clip_id] = size
         return sizes
+
+
+def _cut(inputs: JobInputs, headers: _Headers, window_s: float, stride_s: float) -> JobInputs:
+    """A row for every window; that takes the length of every video."""
+    whole = {
+        source.source_id: whole_clip(replace(video, start_s=None, end_s=None), source)
+        for video, source in zip(inputs.videos, inputs.sources, strict=True)
+        if source.exists and video.problem is None
+    }
+    headers.read([*whole.values()])
+    durations = {source_id: header.duration_s for source_id, header in headers.known.items()}
+    videos, sources = cut(inputs.videos, inputs.sources, durations, window_s=window_s, stride_s=stride_s)
+    return replace(inputs, videos=videos, sources=sources)
 
 
 def _rates(given: Rates, measured: Rates) -> Rates:

@@ -1,10 +1,10 @@
-"""Probe: what the headers of new files say, before anything is spent on them."""
+"""Probe: what the packets of new files say, before anything is spent on decoding them."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from typing import IO, Any
 
 import pyarrow.dataset as ds
 import ray
@@ -12,7 +12,8 @@ from fsspec.implementations.local import LocalFileSystem
 from ray.exceptions import WorkerCrashedError
 
 from pipeline import tables
-from pipeline.decoding import VideoHeader, check_exact, read_header
+from pipeline.decoders.choice import Decoder, automatic
+from pipeline.decoders.demux import VideoHeader, opened, read_index
 from pipeline.errors import (
     InputRowError,
     SourceUnreachableError,
@@ -27,7 +28,19 @@ from pipeline.storage import Storage, resolve
 
 STAGE = "probe"
 _CLIPS_PER_TASK = 32
-_DECODER = "decord"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What was found out about a file.
+
+    Attributes:
+        header: Of the file.
+        decoder: The one that reads it exactly, where the job leaves that to us.
+    """
+
+    header: VideoHeader
+    decoder: Decoder
 
 
 class ProbeTable:
@@ -39,49 +52,55 @@ class ProbeTable:
     def source_ids_by_path(self) -> dict[str, set[str]]:
         """Every `source_id` probed, by `video_path`."""
         known: dict[str, set[str]] = {}
-        for row in self._rows(["video_path", "source_id"]):
+        for row in self._rows("video_path", "source_id"):
             known.setdefault(row["video_path"], set()).add(row["source_id"])
         return known
 
+    def durations(self) -> dict[str, float]:
+        """Seconds of every file probed, by `source_id`."""
+        rows = self._rows("source_id", "duration_s")
+        return {row["source_id"]: row["duration_s"] for row in rows if row["duration_s"] is not None}
+
     def headers(self, source_ids: Collection[str]) -> dict[str, VideoHeader]:
-        """What the headers of these sources said, of those that were probed."""
-        columns = ["source_id", *(field.name for field in fields(VideoHeader))]
+        """What is known of these sources, of those that were probed."""
+        names = (field.name for field in fields(VideoHeader))
         found: dict[str, VideoHeader] = {}
-        for row in self._rows(columns):
-            if (source_id := row.pop("source_id")) in source_ids:
+        for row in self._rows("source_id", *names):
+            # Older probes may lack the length.
+            if (source_id := row.pop("source_id")) in source_ids and row["duration_s"] is not None:
                 found[source_id] = VideoHeader(**row)
         return found
 
     def paths(self) -> dict[str, str]:
         """`video_path` of every source that was probed, by `source_id`."""
-        return {row["source_id"]: row["video_path"] for row in self._rows(["source_id", "video_path"])}
+        return {row["source_id"]: row["video_path"] for row in self._rows("source_id", "video_path")}
 
-    def _rows(self, columns: list[str]) -> Iterator[dict[str, Any]]:
+    def _rows(self, *columns: str) -> Iterator[dict[str, Any]]:
         names = self._storage.names("probes")
         if names:
             paths = [self._storage.path(name) for name in names]
             dataset = ds.dataset(paths, schema=tables.PROBES, format="parquet", filesystem=self._storage.fs)
-            for batch in dataset.to_batches(columns=columns):
+            for batch in dataset.to_batches(columns=list(columns)):
                 yield from batch.to_pylist()
 
-    def append(self, headers: Sequence[tuple[Clip, VideoHeader]], sizes: Mapping[str, int | None], part: str) -> None:
+    def append(self, probes: Sequence[tuple[Clip, Probe]], sizes: Mapping[str, int | None], part: str) -> None:
         """Commit what was found out.
 
         Args:
-            headers: The probed clips and what their files say.
+            probes: The probed clips and what their files say.
             sizes: Bytes of each source, by `source_id`.
             part: Name of this commit, unique over all runs.
         """
-        by_source = {clip.source_id: (clip, header) for clip, header in headers}
+        by_source = {clip.source_id: (clip, probe) for clip, probe in probes}
         rows = [
             {
                 "source_id": source_id,
                 "video_path": clip.video_path,
                 "size_bytes": sizes[source_id],
-                "decoder": _DECODER,
-                **asdict(header),
+                "decoder": probe.decoder,
+                **asdict(probe.header),
             }
-            for source_id, (clip, header) in by_source.items()
+            for source_id, (clip, probe) in by_source.items()
         ]
         if rows:
             self._storage.create(f"probes/part-{part}.parquet", to_bytes(rows, tables.PROBES))
@@ -89,8 +108,8 @@ class ProbeTable:
 
 def probe_clips(
     clips: Sequence[Clip], storage_options: Mapping[str, Any]
-) -> Iterator[list[tuple[Clip, VideoHeader | Failure]]]:
-    """Read the headers of clips' files in Ray tasks, some at a time; a file that crashes a parser costs only itself."""
+) -> Iterator[list[tuple[Clip, Probe | Failure]]]:
+    """Read the packets of clips' files in Ray tasks, some at a time; a file that crashes a parser costs only itself."""
     # No retries by Ray: which file it was is found out here, by probing the chunk's files one by one.
     probe = ray.remote(max_retries=0)(_probe_chunk)
     chunks = [clips[i : i + _CLIPS_PER_TASK] for i in range(0, len(clips), _CLIPS_PER_TASK)]
@@ -103,33 +122,33 @@ def probe_clips(
         yield list(zip(chunk, found, strict=True))
 
 
-def _probe_alone(probe: Any, clip: Clip, storage_options: Mapping[str, Any]) -> VideoHeader | Failure:  # noqa: ANN401
+def _probe_alone(probe: Any, clip: Clip, storage_options: Mapping[str, Any]) -> Probe | Failure:  # noqa: ANN401
     try:
-        header: VideoHeader | Failure = ray.get(probe.remote([clip], dict(storage_options)))[0]
+        found: Probe | Failure = ray.get(probe.remote([clip], dict(storage_options)))[0]
     except WorkerCrashedError:
-        return Failure.of(WorkerDiedError("the process that read the file's header died"), STAGE)
-    return header
+        return Failure.of(WorkerDiedError("the process that read the file's packets died"), STAGE)
+    return found
 
 
-def _probe_chunk(clips: Sequence[Clip], storage_options: Mapping[str, Any]) -> list[VideoHeader | Failure]:
+def _probe_chunk(clips: Sequence[Clip], storage_options: Mapping[str, Any]) -> list[Probe | Failure]:
     return [_probe(clip, storage_options) for clip in clips]
 
 
-def _probe(clip: Clip, storage_options: Mapping[str, Any]) -> VideoHeader | Failure:
+def _probe(clip: Clip, storage_options: Mapping[str, Any]) -> Probe | Failure:
     try:
         return probe_file(clip, storage_options)
     except Exception as error:  # noqa: BLE001 - becomes a row of failures/ with its traceback
         return Failure.of(error, STAGE)
 
 
-def probe_file(clip: Clip, storage_options: Mapping[str, Any]) -> VideoHeader:
-    """Check a clip's row and read its file's header, without reading the whole file.
+def probe_file(clip: Clip, storage_options: Mapping[str, Any]) -> Probe:
+    """Check a clip's row and read its file's packets, decoding the first picture only.
 
     Raises:
         InputRowError: the row itself is wrong.
         SourceUnreachableError: storage did not say whether there is a file.
         VideoNotFoundError: no file.
-        UnreadableVideoError: not a video with a video stream, or shorter than the clip's start.
+        UnreadableVideoError: not a video with a video stream, cut short, or shorter than the clip's start.
     """
     if clip.problem is not None or clip.video_path is None:
         raise InputRowError(clip.problem or "the row has no video_path")
@@ -145,11 +164,21 @@ def probe_file(clip: Clip, storage_options: Mapping[str, Any]) -> VideoHeader:
     if size == 0:
         raise UnreadableVideoError(f"the file is empty: {clip.video_path}")
     if isinstance(fs, LocalFileSystem):
-        header = read_header(inner)
+        probe = read_probe(inner)
     else:
         with fs.open(inner, "rb") as file:
-            header = read_header(file)
-    check_exact(header)
-    if clip.start_s is not None and header.duration_s is not None and clip.start_s >= header.duration_s:
-        raise UnreadableVideoError(f"start_s is {clip.start_s}, the video ends at {header.duration_s:.2f} s")
-    return header
+            probe = read_probe(file)
+    if clip.start_s is not None and clip.start_s >= probe.header.duration_s:
+        raise UnreadableVideoError(f"start_s is {clip.start_s}, the video ends at {probe.header.duration_s:.2f} s")
+    return probe
+
+
+def read_probe(file: str | IO[bytes]) -> Probe:
+    """Read the packets of a local file or of an open one.
+
+    Raises:
+        UnreadableVideoError: not a video with pictures, or cut short; says which.
+    """
+    with opened(file) as container:
+        index = read_index(container)
+    return Probe(index.header, automatic(index))

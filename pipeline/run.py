@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -23,14 +24,15 @@ from pipeline.lease import Lease
 from pipeline.ledger import Ledger
 from pipeline.messages import ClipMessage, Failure
 from pipeline.monitor import Activity, RunMonitor
-from pipeline.planning import PLAN_STAGE, Plan, changed_sources, plan
-from pipeline.probing import ProbeTable, probe_clips
+from pipeline.planning import PLAN_STAGE, Plan, changed_sources, plan, whole_clip
+from pipeline.probing import Probe, ProbeTable, probe_clips
 from pipeline.resources import plan_pools
 from pipeline.run_records import RunRecords, new_run_id
 from pipeline.stages import StageSettings
 from pipeline.storage import Storage
 from pipeline.summary import Progress, RunSummary
 from pipeline.token_store import TokenStore
+from pipeline.windows import cut
 
 _TICK_S = 0.25
 
@@ -67,6 +69,12 @@ def run(
     job = job.model_copy(update={"model": pinned})
     inputs = read_inputs(job)
     storage = Storage(job.output, job.storage_options)
+    for root in {job.output: storage, job.tokens_root: Storage(job.tokens_root, job.storage_options)}.values():
+        if not root.is_exclusive:
+            on_notice(
+                f"{root.url} has no conditional writes: two runs at the same time may write over each other "
+                "(docs/guarantees.md, stores without conditional writes)"
+            )
     records = RunRecords(storage)
     records.check_settings(prints, fork=fork)
     lease = Lease.acquire(storage, new_run_id())
@@ -109,6 +117,13 @@ class _Run:
         changed = changed_sources(self._inputs.videos, self._inputs.sources, probed)
         if changed:
             self._on_notice(f"source changed since an earlier run, planned again: {', '.join(changed)}")
+        known: frozenset[str] = frozenset().union(*probed.values())
+        with ExitStack() as stack:
+            if self._job.window_s is not None:
+                known |= self._cut_into_windows(self._job.window_s, lambda: stack.enter_context(connected(address)))
+            return self._execute(address, known, tuple(changed))
+
+    def _execute(self, address: str | None, known: frozenset[str], changed: tuple[str, ...]) -> RunSummary:
         todo = self._plan()
         if todo.answers_exhausted:
             self._on_notice(f"not tried again: {todo.answers_exhausted} answers whose clip or question failed before")
@@ -117,12 +132,46 @@ class _Run:
         activity = Activity()
         if todo.answers_planned:
             with connected(address) as size:
-                known = frozenset().union(*probed.values())
                 todo = self._probe(todo, known)
                 if todo.answers_planned:
                     activity = self._stream(todo, size)
         self._committer.flush()
-        return self._summary(todo, activity, tuple(changed))
+        summary = self._summary(todo, activity, changed)
+        if summary.clips_sampled_down:
+            self._on_notice(
+                f"{summary.clips_sampled_down} clips are longer than sampling.max_frames at sampling.fps: "
+                "their frames are spread evenly; window_s cuts videos into clips"
+            )
+        return summary
+
+    def _cut_into_windows(self, window_s: float, connect: Callable[[], object]) -> frozenset[str]:
+        """Make a row of every window of the job's videos; files of unknown length are probed for it.
+
+        Returns:
+            Every `source_id` that was probed. One that can't be stays whole, and fails as every clip does.
+        """
+        inputs, durations = self._inputs, self._probes.durations()
+        unknown = {
+            source.source_id: whole_clip(replace(video, start_s=None, end_s=None), source)
+            for video, source in zip(inputs.videos, inputs.sources, strict=True)
+            if source.exists and video.problem is None and source.source_id not in durations
+        }
+        if unknown:
+            connect()
+        sizes = {source.source_id: source.size_bytes for source in inputs.sources}
+        for number, results in enumerate(probe_clips([*unknown.values()], self._job.storage_options)):
+            found = [(clip, probe) for clip, probe in results if isinstance(probe, Probe)]
+            durations.update((clip.source_id, probe.header.duration_s) for clip, probe in found)
+            self._probes.append(found, sizes, f"{self._lease.run_id}-windows-{number:05d}")
+        videos, sources = cut(
+            inputs.videos,
+            inputs.sources,
+            durations,
+            window_s=window_s,
+            stride_s=self._job.stride_s or window_s,
+        )
+        self._inputs = replace(inputs, videos=videos, sources=sources)
+        return frozenset(unknown) & durations.keys()
 
     def _plan(self) -> Plan:
         store = TokenStore(Storage(self._job.tokens_root, self._job.storage_options), self._prints.tokens)
@@ -137,20 +186,20 @@ class _Run:
         )
 
     def _probe(self, todo: Plan, known: frozenset[str]) -> Plan:
-        """Read the headers of new files; clips whose file is no video fail here and leave the plan."""
+        """Read the packets of new files; clips whose file is no video fail here and leave the plan."""
         new = [clip for clip in todo.to_encode if clip.problem is not None or clip.source_id not in known]
         failed: set[str] = set()
         sizes = {source.source_id: source.size_bytes for source in self._inputs.sources}
         for number, results in enumerate(probe_clips(new, self._job.storage_options)):
-            headers = []
+            found = []
             for clip, result in results:
                 if isinstance(result, Failure):
                     self._committer.add_failure(clip, result)
                     failed.add(clip.clip_id)
                 else:
-                    headers.append((clip, result))
-            # Chunk by chunk: a run that is killed here does not read these headers again.
-            self._probes.append(headers, sizes, f"{self._lease.run_id}-{number:05d}")
+                    found.append((clip, result))
+            # Chunk by chunk: a run that is killed here does not read these files again.
+            self._probes.append(found, sizes, f"{self._lease.run_id}-{number:05d}")
             self._committer.flush()
         return replace(todo, to_encode=tuple(clip for clip in todo.to_encode if clip.clip_id not in failed))
 
@@ -203,6 +252,7 @@ class _Run:
             cache_hits=len(todo.cached),
             clips_decoded=counts.get("clips_decoded", 0),
             frames_decoded=counts.get("frames_decoded", 0),
+            clips_sampled_down=counts.get("clips_sampled_down", 0),
             encoder_calls=counts.get("encoder_calls", 0),
             visual_tokens_before=counts.get("visual_tokens_before", 0),
             visual_tokens_after=counts.get("visual_tokens_after", 0),

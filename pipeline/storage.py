@@ -1,33 +1,48 @@
 """One folder on any fsspec URL, with the one write the guarantees need: exclusive, atomic creation.
 
 Every object is written once under its final name and never changed. Locally that is a temporary file, fsync, and a
-hard link (which fails if the name is taken); on object stores a conditional PUT.
+hard link (which fails if the name is taken); on object stores a conditional PUT (`If-None-Match`). A store without
+such a PUT is found out before the first write; there, a name is only looked at before it is written.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from flashvid.errors import ConfigurationError
+from pipeline.errors import StorageUnavailableError
 
+# For one object, all tries together. A write under the lease has to end well before another host may take over: below
+# half the lease's life (`pipeline.lease.LEASE_SECONDS`).
+WRITE_SECONDS = 25.0
+_READ_SECONDS = 60.0
+_FIRST_PAUSE_S = 0.2
 _TEMPORARY = ".uploading-"
+# What the store says about the object itself, and will say again.
+_FINAL_ERRORS = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, NotImplementedError)
+_FINAL_NUMBERS = (errno.EINVAL, errno.ENOSYS)
 
 
 def resolve(url: str, storage_options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
     """Return the fsspec filesystem of a URL and the path inside it (absolute for local files).
 
-    Listings are never cached: they decide what work is left.
+    Listings are never cached: they decide what work is left. Filesystems are: each holds open connections.
     """
     fs, path = (
-        fsspec.core.url_to_fs(url, use_listings_cache=False, skip_instance_cache=True, **(storage_options or {}))
+        fsspec.core.url_to_fs(url, use_listings_cache=False, **(storage_options or {}))
         if "://" in url
         else (LocalFileSystem(), str(Path(url).absolute()))
     )
@@ -35,7 +50,11 @@ def resolve(url: str, storage_options: Mapping[str, Any] | None = None) -> tuple
 
 
 class Storage:
-    """A root folder and the objects below it, named by relative POSIX paths."""
+    """A root folder and the objects below it, named by relative POSIX paths.
+
+    Every method but those on local files repeats what failed without an answer, and raises `StorageUnavailableError`
+    where none came in time.
+    """
 
     def __init__(self, url: str, storage_options: Mapping[str, Any] | None = None) -> None:
         self.url = url
@@ -48,18 +67,95 @@ class Storage:
         """The filesystem's own path of an object."""
         return f"{self.root.rstrip('/')}/{name}"
 
-    def create(self, name: str, content: bytes) -> bool:
+    def create(self, name: str, content: bytes, *, within_s: float = WRITE_SECONDS) -> bool:
         """Write an object under its final name in one atomic step, unless the name is taken.
+
+        Args:
+            name: The object.
+            content: All of it.
+            within_s: Seconds that this may take on a remote store.
 
         Returns:
             True if this call made the object, or the object that is there holds exactly these bytes (the lost
             reply of one's own PUT is no conflict); False if somebody else's object is there.
+
+        Raises:
+            StorageUnavailableError: no answer in time. The object may be there, or may be yet to appear.
         """
+        if self.is_exclusive:
+            return self._create(name, content, within_s)
+        if not self.exists(name):
+            self._call(self.fs.pipe_file, self.path(name), content, within_s=within_s)
+        return self.read(name) == content
+
+    @cached_property
+    def is_exclusive(self) -> bool:
+        """Whether the store itself refuses to write over an object, found out by trying it once."""
+        if self.is_local:
+            return True
+        name = f"{_TEMPORARY}{uuid.uuid4().hex}"
+        try:
+            return self._create(name, b"first", WRITE_SECONDS) and not self._create(name, b"second", WRITE_SECONDS)
+        except (NotImplementedError, OSError) as error:
+            if isinstance(error, NotImplementedError) or error.errno in _FINAL_NUMBERS:
+                return False  # it does not know such a request
+            raise
+        finally:
+            with suppress(FileNotFoundError, PermissionError):
+                self.remove(name)
+
+    def read(self, name: str) -> bytes:
+        """The whole content of an object. Raises FileNotFoundError."""
+        content: bytes = self._call(self.fs.cat_file, self.path(name))
+        return content
+
+    def exists(self, name: str) -> bool:
+        """Whether there is an object of that name."""
+        # Not fs.exists: most filesystems take every trouble for a no.
+        try:
+            return bool(self._call(self.fs.info, self.path(name))["type"] != "directory")
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def has_folder(self, folder: str) -> bool:
+        """Whether anything stands below a folder."""
+        try:
+            return bool(self._call(self.fs.info, self.path(folder))["type"] == "directory")
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def names(self, folder: str) -> list[str]:
+        """Names, relative to the root, of all finished objects below a folder, sorted; [] if there is none."""
+        return sorted(name for name in self._find(folder) if _TEMPORARY not in name)
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Bytes of every finished object below a folder, by name."""
+        return {name: info["size"] for name, info in sorted(self._find(folder).items()) if _TEMPORARY not in name}
+
+    def temporary_objects(self) -> dict[str, tuple[int, datetime]]:
+        """What writers write to until an object is finished: its size, and when it was written to last, by name."""
+        found = {name: info for name, info in self._find("").items() if _TEMPORARY in name}
+        return {name: (info["size"], _written(info)) for name, info in found.items()}
+
+    def remove(self, name: str) -> None:
+        """Remove an object for good. Only care commands do; raises FileNotFoundError."""
+        self._call(self.fs.rm_file, self.path(name))
+
+    def _find(self, folder: str) -> dict[str, Mapping[str, Any]]:
+        try:
+            found = self._call(self.fs.find, self.path(folder).rstrip("/"), detail=True)
+        except FileNotFoundError:
+            return {}
+        prefix = self.root.rstrip("/") + "/"
+        # SeaweedFS keeps a folder whose last object was removed, and lists it.
+        return {path.removeprefix(prefix): info for path, info in found.items() if info["type"] != "directory"}
+
+    def _create(self, name: str, content: bytes, within_s: float) -> bool:
         try:
             if self.is_local:
                 _create_local(Path(self.path(name)), content)
             else:
-                self.fs.pipe_file(self.path(name), content, mode="create")
+                self._call(self.fs.pipe_file, self.path(name), content, mode="create", within_s=within_s)
         except OSError as error:
             # SeaweedFS's refusal reaches us as EINVAL, others' as FileExistsError.
             if not isinstance(error, FileExistsError) and error.errno != errno.EINVAL:
@@ -69,27 +165,36 @@ class Storage:
             return self.read(name) == content
         return True
 
-    def read(self, name: str) -> bytes:
-        """The whole content of an object. Raises FileNotFoundError."""
-        content: bytes = self.fs.cat_file(self.path(name))
-        return content
+    def _call(
+        self,
+        method: Callable[..., Any],
+        *arguments: object,
+        within_s: float = _READ_SECONDS,
+        **options: object,
+    ) -> Any:  # noqa: ANN401 - whatever the filesystem returns
+        """Call a method of the filesystem, on remote ones again and again until it answers or the time is over."""
+        if self.is_local:
+            return method(*arguments, **options)
+        until, pause = time.monotonic() + within_s, _FIRST_PAUSE_S
+        while True:
+            if isinstance(self.fs, AsyncFileSystem):
+                options["timeout"] = max(until - time.monotonic(), 1e-3)
+            try:
+                return method(*arguments, **options)
+            except Exception as error:
+                if isinstance(error, _FINAL_ERRORS) or getattr(error, "errno", None) in _FINAL_NUMBERS:
+                    raise
+                if time.monotonic() + pause >= until:
+                    reason = str(error) or type(error).__name__
+                    raise StorageUnavailableError(f"no answer within {within_s:.0f} s ({reason})", self.url) from error
+            time.sleep(pause)
+            pause *= 2
 
-    def exists(self, name: str) -> bool:
-        """Whether there is an object of that name."""
-        return bool(self.fs.exists(self.path(name)))
 
-    def has_folder(self, folder: str) -> bool:
-        """Whether anything stands below a folder."""
-        return bool(self.fs.isdir(self.path(folder)))
-
-    def names(self, folder: str) -> list[str]:
-        """Names, relative to the root, of all finished objects below a folder, sorted; [] if there is none."""
-        try:
-            found = self.fs.find(self.path(folder))
-        except FileNotFoundError:
-            return []
-        prefix = self.root.rstrip("/") + "/"
-        return sorted(path.removeprefix(prefix) for path in found if _TEMPORARY not in path)
+def _written(info: Mapping[str, Any]) -> datetime:
+    """When an object was last written, as the filesystem says it."""
+    written = next((info[name] for name in ("LastModified", "mtime", "updated", "created") if name in info), 0.0)
+    return datetime.fromtimestamp(written, UTC) if isinstance(written, int | float) else written
 
 
 def _create_local(target: Path, content: bytes) -> None:

@@ -34,6 +34,7 @@ class RunSummary:
         cache_hits: Clips of those whose tokens were committed before.
         clips_decoded: Clips decoded, repeated work included.
         frames_decoded: Frames handed to the encoder.
+        clips_sampled_down: Clips decoded with fewer frames than `fps` asks for, because of `max_frames`.
         encoder_calls: Clips that went through the vision tower.
         visual_tokens_before: Visual tokens of the answered clips, uncompressed.
         visual_tokens_after: And as they were compressed.
@@ -62,6 +63,7 @@ class RunSummary:
     cache_hits: int
     clips_decoded: int
     frames_decoded: int
+    clips_sampled_down: int
     encoder_calls: int
     visual_tokens_before: int
     visual_tokens_after: int

@@ -36,7 +36,9 @@ TOKENS = pa.schema(
         ("indices", pa.list_(pa.int64())),
         ("assignment", pa.list_(pa.int64())),
         ("tokens", pa.large_binary()),
+        ("scales", pa.list_(pa.float32())),
         ("deepstack", pa.list_(pa.large_binary())),
+        ("deepstack_scales", pa.list_(pa.list_(pa.float32()))),
         ("thumbnails", pa.list_(pa.binary())),
         ("run_id", pa.string()),
     ]

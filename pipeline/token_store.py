@@ -11,7 +11,9 @@ import pyarrow as pa
 import torch
 
 from flashvid.models import CompressedVideo
+from flashvid.quantisation import QuantisedTokens, quantise
 from pipeline import tables
+from pipeline.config import CacheDtype
 from pipeline.errors import CorruptTokensError
 from pipeline.parquet import from_bytes, to_bytes
 from pipeline.storage import Storage
@@ -22,6 +24,8 @@ _DTYPES: Mapping[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+# Nobody waits for one clip's tokens, which may be large, as others wait for a lease.
+_WRITE_SECONDS = 600.0
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
@@ -37,10 +41,17 @@ class ClipOrigin:
 
 
 class TokenStore:
-    """Committed compressed tokens under one `tokens_fingerprint`."""
+    """Committed compressed tokens under one `tokens_fingerprint`.
 
-    def __init__(self, storage: Storage, fingerprint: str) -> None:
+    Args:
+        storage: Where.
+        fingerprint: The `tokens_fingerprint`.
+        cache_dtype: How tokens are written; None is bit for bit. Reading goes by what an object says of itself.
+    """
+
+    def __init__(self, storage: Storage, fingerprint: str, cache_dtype: CacheDtype | None = None) -> None:
         self._storage = storage
+        self._cache_dtype = cache_dtype
         self._folder = f"tokens/fingerprint={fingerprint}"
 
     def name(self, content_key: str) -> str:
@@ -65,23 +76,13 @@ class TokenStore:
         thumbnails: list[bytes],
         run_id: str,
     ) -> bool:
-        """Write a clip's tokens; False if another writer was first (its object stays, and is as good)."""
-        row = {
-            **vars(origin),
-            "frame_timestamps": [float(t) for t in video.frame_timestamps],
-            "grid_thw": list(video.grid_thw),
-            "segment_lengths": list(video.segment_lengths),
-            "num_tokens": video.tokens.shape[0],
-            "hidden_size": video.tokens.shape[1],
-            "dtype": _NAMES[video.tokens.dtype],
-            "indices": video.indices.tolist(),
-            "assignment": video.assignment.tolist(),
-            "tokens": _bytes(video.tokens),
-            "deepstack": [_bytes(level) for level in video.deepstack] or None,
-            "thumbnails": thumbnails,
-            "run_id": run_id,
-        }
-        return self._storage.create(self.name(content_key), to_bytes([row], tables.TOKENS))
+        """Write a clip's tokens; False if another writer was first (its object stays, and is as good).
+
+        Raises:
+            InvalidFeaturesError: tokens that `cache_dtype` cannot hold.
+        """
+        content = encode_tokens(video, origin, cache_dtype=self._cache_dtype, thumbnails=thumbnails, run_id=run_id)
+        return self._storage.create(self.name(content_key), content, within_s=_WRITE_SECONDS)
 
     def read(self, content_key: str) -> CompressedVideo:
         """The committed tokens of a clip.
@@ -91,12 +92,50 @@ class TokenStore:
             CorruptTokensError: the object contradicts itself.
         """
         name = self.name(content_key)
-        content = self._storage.read(name)
-        try:
-            (row,) = from_bytes(content).to_pylist()
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise CorruptTokensError(f"is no Parquet file with one row: {error}", name) from None
-        return _decode(row, name)
+        return decode_tokens(self._storage.read(name), name)
+
+
+def encode_tokens(
+    video: CompressedVideo,
+    origin: ClipOrigin,
+    *,
+    cache_dtype: CacheDtype | None,
+    thumbnails: list[bytes],
+    run_id: str,
+) -> bytes:
+    """A clip's tokens as the object that is committed: one row of `tables.TOKENS`.
+
+    Raises:
+        InvalidFeaturesError: tokens that `cache_dtype` cannot hold.
+    """
+    row = {
+        **vars(origin),
+        "frame_timestamps": [float(t) for t in video.frame_timestamps],
+        "grid_thw": list(video.grid_thw),
+        "segment_lengths": list(video.segment_lengths),
+        "num_tokens": video.tokens.shape[0],
+        "hidden_size": video.tokens.shape[1],
+        "dtype": _NAMES[video.tokens.dtype],
+        "indices": video.indices.tolist(),
+        "assignment": video.assignment.tolist(),
+        **(_exact(video) if cache_dtype is None else _quantised(video)),
+        "thumbnails": thumbnails,
+        "run_id": run_id,
+    }
+    return to_bytes([row], tables.TOKENS)
+
+
+def decode_tokens(content: bytes, name: str) -> CompressedVideo:
+    """The tokens in an object; `name` is for the error.
+
+    Raises:
+        CorruptTokensError: the object contradicts itself.
+    """
+    try:
+        (row,) = from_bytes(content).to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise CorruptTokensError(f"is no Parquet file with one row: {error}", name) from None
+    return _decode(row, name)
 
 
 def _decode(row: Mapping[str, Any], name: str) -> CompressedVideo:
@@ -104,12 +143,22 @@ def _decode(row: Mapping[str, Any], name: str) -> CompressedVideo:
     if dtype is None:
         raise CorruptTokensError(f"holds tokens of an unknown dtype {row['dtype']!r}", name)
     shape = (row["num_tokens"], row["hidden_size"])
-    # Objects of the first version have no such column: they are of families without these features.
-    levels = row.get("deepstack") or ()
-    for content in (row["tokens"], *levels):
-        if len(content) != shape[0] * shape[1] * dtype.itemsize or len(row["indices"]) != shape[0]:
-            raise CorruptTokensError(f"holds {len(content)} bytes for {shape} {row['dtype']}", name)
-    tokens, *deepstack = (_tensor(content, dtype, shape) for content in (row["tokens"], *levels))
+    # Older objects have neither column: they are of families without these features, and exact.
+    contents = (row["tokens"], *(row.get("deepstack") or ()))
+    scales = () if row.get("scales") is None else (row["scales"], *(row.get("deepstack_scales") or ()))
+    stored = torch.int8 if scales else dtype
+    for content in contents:
+        if len(content) != shape[0] * shape[1] * stored.itemsize or len(row["indices"]) != shape[0]:
+            raise CorruptTokensError(f"holds {len(content)} bytes for {shape} {stored}", name)
+    if scales and [len(of_level) for of_level in scales] != [shape[0]] * len(contents):
+        raise CorruptTokensError(f"holds scales for other than {shape[0]} tokens", name)
+    found = [_tensor(content, stored, shape) for content in contents]
+    if scales:
+        found = [
+            QuantisedTokens(values, torch.tensor(of_level, dtype=torch.float32)).restore(dtype)
+            for values, of_level in zip(found, scales, strict=True)
+        ]
+    tokens, *deepstack = found
     steps, height, width = row["grid_thw"]
     return CompressedVideo(
         tokens=tokens,
@@ -120,6 +169,22 @@ def _decode(row: Mapping[str, Any], name: str) -> CompressedVideo:
         segment_lengths=tuple(row["segment_lengths"]),
         deepstack=tuple(deepstack),
     )
+
+
+def _exact(video: CompressedVideo) -> dict[str, object]:
+    """The columns of values that come back bit for bit."""
+    return {"tokens": _bytes(video.tokens), "deepstack": [_bytes(level) for level in video.deepstack] or None}
+
+
+def _quantised(video: CompressedVideo) -> dict[str, object]:
+    """The columns of values as int8, each row with its scale; features for deeper layers alike."""
+    tokens, *levels = (quantise(part) for part in (video.tokens, *video.deepstack))
+    return {
+        "tokens": _bytes(tokens.values),
+        "scales": tokens.scales.tolist(),
+        "deepstack": [_bytes(level.values) for level in levels] or None,
+        "deepstack_scales": [level.scales.tolist() for level in levels] or None,
+    }
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:

@@ -14,7 +14,7 @@ from hypothesis import settings
 
 from tests.sample_videos import make_sample_videos
 
-pytest_plugins = ["tests.embedded_model"]
+pytest_plugins = ["tests.embedded_model", "tests.object_stores"]
 
 # The tests' matrices are tiny: threads would only wait for each other, on a busy machine for seconds.
 torch.set_num_threads(1)
@@ -32,8 +32,9 @@ def sample_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
+def ray_session(aws_environment: None) -> Iterator[None]:
     """A Ray of this session's own with two logical GPUs: the machine needs none to check who holds which."""
+    del aws_environment  # its processes inherit the environment as it is now
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     ray.init(
         address="local",

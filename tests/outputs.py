@@ -110,6 +110,7 @@ def make_output(
         cache_hits=len(todo.cached),
         clips_decoded=len(todo.to_encode),
         frames_decoded=counts["frames_decoded"],
+        clips_sampled_down=0,
         encoder_calls=len(todo.to_encode),
         visual_tokens_before=counts["visual_tokens_before"],
         visual_tokens_after=counts["visual_tokens_after"],
@@ -134,9 +135,9 @@ def make_output(
 def _encode(
     job: JobConfig, clip: Clip, tokens: TokenStore, storage: Storage, run_id: str, counts: dict[str, int]
 ) -> None:
-    header = probe_file(clip, {})
+    probe = probe_file(clip, {})
     sizes: Mapping[str, int | None] = {clip.source_id: 1}
-    ProbeTable(storage).append([(clip, header)], sizes, f"{run_id}-{clip.clip_id}")
+    ProbeTable(storage).append([(clip, probe)], sizes, f"{run_id}-{clip.clip_id}")
     preprocessor = load_preprocessor(job.model.name)
     decoded = decode_clip(
         str(clip.video_path),

@@ -63,7 +63,7 @@ def test_each_bad_video_is_a_failure_with_its_cause(bad_videos: Path, tmp_path: 
         "text": ("probe", "UnreadableVideoError", "not a readable video"),
         "audio": ("probe", "UnreadableVideoError", "no video stream, only audio"),
         "no_index": ("probe", "UnreadableVideoError", "not a readable video"),
-        "cut": ("decode", "UnreadableVideoError", "cut short"),
+        "cut": ("probe", "UnreadableVideoError", "cut short"),
         "late": ("probe", "UnreadableVideoError", "start_s is 100"),
         "backwards": ("probe", "InputRowError", "end_s (2.0) is not after start_s (4.0)"),
         "pathless": ("probe", "InputRowError", "no video_path"),

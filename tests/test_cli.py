@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from jobs import cli
+from pipeline.errors import StorageUnavailableError
+
 FLASHVID = Path(sys.executable).parent / "flashvid"
 
 
@@ -43,3 +46,18 @@ def test_help_has_an_example() -> None:
     done = _flashvid("run", "--help")
     assert done.returncode == 0
     assert "Example" in done.stdout
+
+
+def test_storage_that_is_away_is_one_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 1: the same command may work later."""
+
+    def away() -> None:
+        raise StorageUnavailableError("no answer within 60 s", "s3://bucket/output")
+
+    monkeypatch.setattr(cli, "app", away)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "StorageUnavailableError: s3://bucket/output: no answer within 60 s\n"

@@ -19,7 +19,7 @@ def test_defaults() -> None:
         "segment_threshold": 0.9,
         "min_segment_num": 8,
         "complementary_segment": True,
-        "token_selection_method": "attn_div_v2",
+        "token_selection_method": "attn_div",
         "alpha": 0.7,
         "temporal_threshold": 0.8,
         "expansion": 1.0,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from flashvid import CompressionConfig, ConfigurationError, InvalidFeaturesError, compress
-from flashvid.streaming import StreamedSegment, compress_stream
+from flashvid.streaming import StreamedSegment, compress_stream, joined
 
 NUM_TOKENS = 25
 
@@ -43,13 +43,11 @@ def test_hard_cuts_give_what_compress_gives(block: int, reference_compatible: bo
     assert torch.equal(features, before)
     assert expected.segment_lengths == (5, 1, 8, 3, 6), "otherwise this tests less"
     assert [segment.first_frame for segment in found] == [0, 5, 6, 14, 17]
-    indices = torch.cat([segment.result.indices + segment.first_frame * NUM_TOKENS for segment in found])
-    assert torch.equal(indices, expected.indices)
-    torch.testing.assert_close(torch.cat([segment.result.tokens for segment in found]), expected.tokens)
-    slots = torch.tensor([0] + [len(segment.result.indices) for segment in found]).cumsum(0)
-    pairs = zip(found, slots.tolist(), strict=False)
-    assignment = [segment.result.assignment + first * (segment.result.assignment >= 0) for segment, first in pairs]
-    assert torch.equal(torch.cat(assignment), expected.assignment)
+    whole = joined(found, NUM_TOKENS)
+    assert torch.equal(whole.indices, expected.indices)
+    torch.testing.assert_close(whole.tokens, expected.tokens)
+    assert torch.equal(whole.assignment, expected.assignment)
+    assert whole.segment_lengths == expected.segment_lengths
 
 
 def test_segments_are_cut_at_the_longest_allowed_and_the_budget_stays_exact() -> None:

@@ -22,16 +22,21 @@ SETTINGS: dict[str, tuple[object, Effect]] = {
     "questions": ("/elsewhere/questions.csv", "neither"),
     "output": ("/elsewhere", "neither"),
     "cache": ("/elsewhere", "neither"),
+    "cache_dtype": ("int8", "both"),
     "source_id_column": ("checksum", "neither"),
     # The model's identity is hashed, not the name it was found under.
     "model.name": ("/models/tiny-random", "neither"),
     "model.revision": ("main", "neither"),
     "model.dtype": ("bfloat16", "both"),
+    # A window is known by its span, as is a row with start_s and end_s.
+    "window_s": (30.0, "neither"),
+    "stride_s": (15.0, "neither"),
     # What it resolves to is hashed, not its name.
     "preset": ("qwen2_5_vl", "both"),
     "sampling.num_frames": (16, "both"),
     "sampling.fps": (2.0, "both"),
     "sampling.max_frames": (100, "neither"),  # without fps
+    "sampling.decoder": ("pyav", "both"),
     "sampling.min_pixels": (100, "both"),
     "sampling.max_pixels": (200, "both"),
     "compression.method": ("adts", "both"),
@@ -63,6 +68,8 @@ SETTINGS: dict[str, tuple[object, Effect]] = {
     "resources.decode.concurrency": (2, "neither"),
     "resources.decode.num_cpus": (2.0, "neither"),
     "resources.decode.num_gpus": (0.0, "neither"),
+    "resources.decode.time_limit_s": (60.0, "neither"),
+    "resources.decode.memory_limit_gb": (8.0, "neither"),
     "resources.encode.concurrency": (2, "neither"),
     "resources.encode.num_cpus": (2.0, "neither"),
     "resources.encode.num_gpus": (0.5, "neither"),
@@ -88,7 +95,7 @@ def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 def with_setting(name: str, value: object) -> JobConfig:
     """The default job with one setting changed."""
-    groups: dict[str, Any] = {"model": {"name": "tiny-random"}}
+    groups: dict[str, Any] = {"model": {"name": "tiny-random"}, "window_s": 60.0}  # without which is no stride_s
     *path, last = name.split(".")
     inner = groups
     for group in path:
@@ -177,7 +184,7 @@ def test_fingerprints_have_their_golden_values() -> None:
     """Folders of existing outputs are named by these: a change here makes every one of them start over."""
     prints = fingerprints(job(), MODEL)
     reason = "fingerprints of unchanged settings changed: existing outputs and caches no longer match"
-    assert (prints.tokens, prints.answers) == ("b59a1b6e22f60a20", "07c6960846e47170"), reason
+    assert (prints.tokens, prints.answers) == ("f99e75a6e8eb6979", "fd1dc06d9e0aa6d3"), reason
     assert set(prints.answers_settings) - set(prints.tokens_settings) == {
         "generation.chat_template",
         "generation.choice",

@@ -37,6 +37,7 @@ resources:
 storage_options:
   anon: true
 """
+FASTV = GOOD.replace("retention_ratio: 0.1", "method: fastv")
 MINIMAL = "videos: v\nquestions: [What]\noutput: o\nmodel: {name: tiny-random}\n"
 
 
@@ -134,6 +135,9 @@ def test_relative_paths_are_meant_from_the_job_files_folder(tmp_path: Path, monk
         (GOOD.replace("retention_ratio", "retention"), "line 15, compression.retention: unknown key; did you mean"),
         (GOOD.replace("{num_gpus: 0.5}", "{gpu: 1}"), "line 17, resources.encode.gpu: unknown key"),
         (GOOD + "preset: qwen\n", "line 20, preset: preset 'qwen' is none of llava_onevision, llava_video"),
+        (FASTV + "preset: tiny\n", "a preset holds settings of flashvid"),
+        (FASTV + "inner_pruning:\n", "fastv is inner_pruning"),
+        (FASTV.replace("fastv", "fastv\n  retention_ratio: 0.5"), "line 14, compression: fastv keeps every token"),
         (GOOD + "preset: [qwen3_vl]\n", "line 20, preset: "),
         (GOOD + "inner_pruning: {layer: 3}\n", "line 20, inner_pruning.layer: unknown key; known keys: pruning_layer"),
         (GOOD + "inner_pruning: {pruning_layer: 0}\n", "line 20, inner_pruning.pruning_layer: "),
@@ -162,7 +166,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(tmp_path: Path, text
         (GOOD.replace("  - What happens?", "  - 7"), r"line 3, questions\.0: "),
         (MINIMAL.replace("videos: v", "videos: [v]"), r"line 1, videos: .*string \(got \['v'\]\)"),
         (MINIMAL.replace("o\n", "''\n"), "line 3, output: .*at least 1 character"),
-        (MINIMAL + "resources: {decode: {num_gpus: 1}}\n", r"resources\.decode: decoding runs on CPUs"),
+        (MINIMAL + "resources: {decode: {num_gpus: 1}}\n", r"resources\.decode\.num_gpus: decoding runs on CPUs"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_line_and_key(tmp_path: Path, text: str, message: str) -> None:

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from flashvid import CompressionConfig, CompressionResult, ConfigurationError, compress
@@ -18,6 +19,8 @@ from flashvid.methods.vidcom2 import frame_counts
 
 # These round up to whole frames or whole grids.
 _ROUNDED: tuple[MethodName, ...] = ("uniform_frames", "spatial_pooling")
+# What the others keep depends on the question, and here they keep everything.
+_VISION_SIDE = [name for name, method in METHODS.items() if not method.question_dependent]
 _SHAPES = ((1, 16, 8), (2, 16, 8), (9, 36, 16), (16, 64, 8))
 
 
@@ -35,7 +38,7 @@ def _compress(method: MethodName, retention_ratio: float, clip: tuple[Tensor, Te
 
 @pytest.mark.parametrize("retention_ratio", [0.02, 0.1, 0.25, 0.5, 1.0])
 @pytest.mark.parametrize("shape", _SHAPES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", _VISION_SIDE)
 def test_every_method(method: MethodName, shape: tuple[int, int, int], retention_ratio: float) -> None:
     """Exact budget, ascending indices, slots that are made of what `assignment` says, untouched arguments."""
     clip = _clip(*shape)
@@ -63,7 +66,7 @@ def test_every_method(method: MethodName, shape: tuple[int, int, int], retention
         assert torch.equal(result.tokens, flat)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", _VISION_SIDE)
 def test_halves_and_still_frames(method: MethodName) -> None:
     """Neither a dtype nor frames without any difference make a method fail."""
     features, scores = _clip(6, 16, 8, torch.bfloat16)
@@ -83,6 +86,19 @@ def test_attention_topk_keeps_the_highest_scores_of_each_frame() -> None:
         wanted += sorted(frame * 36 + token for token in best)
     assert result.indices.tolist() == wanted
     assert torch.equal(result.tokens, features.flatten(0, 1)[wanted])
+
+
+def test_fastv_keeps_every_token_before_the_decoder() -> None:
+    """And says so where one asks it for less."""
+    features, scores = _clip(9, 36, 16)
+    config = CompressionConfig(method="fastv")
+    result = compress(features, scores, config)
+    assert config.retention_ratio == 1.0
+    assert torch.equal(result.tokens, features.flatten(0, 1))
+    assert result.indices.tolist() == result.assignment.tolist() == [*range(9 * 36)]
+    for less in ({"retention_ratio": 0.5}, {"expansion": 0.5}):
+        with pytest.raises(ValidationError, match="fastv keeps every token on the vision side"):
+            CompressionConfig.model_validate({"method": "fastv", **less})
 
 
 def test_random_tokens_follow_their_seed() -> None:

@@ -16,7 +16,7 @@ from flashvid.models.footprint import footprint
 from flashvid.models.types import Part
 from jobs.cli import app
 from pipeline.config import SamplingConfig
-from pipeline.decoding import VideoHeader
+from pipeline.decoders.demux import VideoHeader
 from pipeline.errors import WorkerDiedError
 from pipeline.estimates import (
     ClipSize,
@@ -62,9 +62,9 @@ def test_expected_frames_are_those_that_sampling_takes(
         assert expected == 1
 
 
-def test_a_header_that_tells_nothing() -> None:
+def test_a_header_without_a_rate() -> None:
     """`num_frames` is what is asked; with `fps` nobody knows."""
-    silent = VideoHeader(None, None, 0, 640, 360, "matroska", "vp9")
+    silent = VideoHeader(60.0, None, 0, 640, 360, "matroska", "vp9")
     assert expected_frames(silent, clip(), SamplingConfig(num_frames=8)) == 8
     assert expected_frames(silent, clip(), SamplingConfig(fps=1)) is None
 

@@ -46,7 +46,7 @@ def test_expansion_is_what_inner_pruning_takes_back(name: str) -> None:
     assert preset.compression(0.2).expansion == 1.25
     assert preset.compression(0.2, inner_pruning=False).expansion == 1.0
     # A decoder that ends before the pruning layer is never pruned.
-    assert preset.average_retention(0.2, num_layers=10) == pytest.approx(0.25)
+    assert preset.average_retention(0.2, num_layers=preset.pruning_layer) == pytest.approx(0.25)
 
 
 def test_what_is_refused() -> None:

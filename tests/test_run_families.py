@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from flashvid.models import Answer, CompressedVideo, load_model
-from flashvid.presets import preset_named
+from flashvid.presets import FASTV_PRUNING, preset_named
 from pipeline.config import JobConfig
 from pipeline.decoding import decode_clip
 from pipeline.errors import SettingsChangedError
@@ -148,6 +148,37 @@ def test_inner_pruning_and_options_by_likelihood(sample_videos: Path, tmp_path: 
     unpruned = assert_answers_are_the_librarys(plain, forked)
     assert unpruned["choice"].option_scores != answers["choice"].option_scores
     assert forked.realised_retention == kept / everything
+
+
+def test_an_int8_cache_and_a_method_of_the_decoder(sample_videos: Path, tmp_path: Path) -> None:
+    """FastV keeps every token for any question, here as int8; answers are made from these bytes, cold or warm."""
+    copy_videos(sample_videos, tmp_path, [VIDEO])
+    settings = job(
+        tmp_path,
+        model={"name": "tiny-random"},
+        questions=QUESTIONS[:1],
+        sampling={"num_frames": NUM_FRAMES},
+        compression={"method": "fastv"},
+        cache_dtype="int8",
+    )
+    cold = run(settings)
+    assert settings.inner_pruning == FASTV_PRUNING
+    video = committed(settings, cold)
+    model = load_model("tiny-random", device="cpu")
+    clip = decode_clip(str(tmp_path / "videos" / VIDEO), settings.sampling, None, None)
+    exact = model.encode(clip.frames, clip.frame_timestamps).features.flatten(0, 1)
+    assert video.tokens.dtype == exact.dtype
+    # A vision tower's last bits follow the number of threads.
+    steps = exact.float().abs().amax(dim=1, keepdim=True) / 127
+    assert ((video.tokens.float() - exact.float()).abs() <= 0.6 * steps + 0.01 * exact.float().abs()).all()
+    assert not torch.equal(video.tokens, exact)
+    warm = run(
+        settings.model_copy(
+            update={"questions": JobConfig.model_validate({**settings.model_dump(), "questions": QUESTIONS}).questions}
+        )
+    )
+    assert (warm.frames_decoded, warm.encoder_calls, warm.cache_hits, warm.answers_new) == (0, 0, 1, 1)
+    assert_answers_are_the_librarys(settings, warm)
 
 
 def test_drawn_answers_do_not_depend_on_what_is_drawn_with_them(sample_videos: Path, tmp_path: Path) -> None:

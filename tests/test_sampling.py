@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import SamplingConfig
 from pipeline.errors import UnreadableVideoError
-from pipeline.sampling import sample_frames
+from pipeline.sampling import is_sampled_down, sample_frames
 
 # Multiples of 1/50 s: whatever is asked below, a wanted time meets a frame exactly or misses it by over 2 ms.
 TICK = Fraction(1, 50)
@@ -59,11 +59,17 @@ def wanted_times(first: Fraction, last: Fraction, sampling: SamplingConfig) -> l
 
 
 def naive(ticks: list[int], sampling: SamplingConfig, start: int | None, end: int | None) -> list[int]:
-    """For each moment the frame on screen, by walking over all frames of the span; each frame once."""
+    """For each moment the frame on screen, by walking over all frames of the span; each frame once.
+
+    If none begins in the span, the one that is on screen in it.
+    """
     times = {i: tick * TICK for i, tick in enumerate(ticks)}
     span = [
         i for i, time in times.items() if (start is None or time >= start * TICK) and (end is None or time < end * TICK)
     ]
+    if not span and start is not None and (end is None or end > start):
+        span = [i for i, time in times.items() if time < start * TICK and i + 1 in times][-1:]  # on screen at the start
+        span = [i for i in span if times[i + 1] > start * TICK]
     chosen: list[int] = []
     for wanted in wanted_times(times[span[0]], times[span[-1]], sampling) if span else []:
         shown = max(i for i in span if times[i] <= wanted)
@@ -90,6 +96,8 @@ def test_it_equals_the_naive_implementation(
     assert indices.tolist() == expected
     assert (np.diff(indices) > 0).all()
     inside = [i for i, t in enumerate(ticks) if (start is None or t >= start) and (end is None or t < end)]
+    if not inside:
+        return
     assert set(indices) <= set(inside)
     assert indices[0] == inside[0]
     if (sampling.num_frames or 0) >= 2:
@@ -139,7 +147,7 @@ def test_fewer_frames_than_asked_gives_each_once(num_frames: int) -> None:
     ("times", "span", "message"),
     [
         ([0.0, 1.0], (5.0, None), r"no frame between 5\.0 s and the end: the video has 1\.00 s"),
-        ([0.0, 1.0], (0.25, 0.75), r"no frame between 0\.25 s and 0\.75 s: the video has 1\.00 s"),
+        ([0.0, 1.0], (1.25, 1.75), r"no frame between 1\.25 s and 1\.75 s: the video has 1\.00 s"),
         ([1.0, 2.0], (None, 0.5), r"no frame between 0 s and 0\.5 s: "),
         ([], (None, None), "the video has no frames"),
     ],
@@ -150,3 +158,30 @@ def test_a_span_without_a_frame_is_said(
     """With the span and the length there is."""
     with pytest.raises(UnreadableVideoError, match=message):
         sample_frames(np.array(times), SamplingConfig(num_frames=4), *span)
+
+
+def test_a_span_between_two_frames_gives_the_one_on_screen() -> None:
+    """Slides and time lapses; of the last frame only the video's end says how long it stays."""
+    times, one = np.array([0.0, 60.0]), SamplingConfig(num_frames=4)
+    assert sample_frames(times, one, 30.0, 50.0).tolist() == [0]
+    assert sample_frames(times, one, 90.0, None, video_end_s=120.0).tolist() == [1]
+    with pytest.raises(UnreadableVideoError, match="no frame between"):
+        sample_frames(times, one, 120.0, None, video_end_s=120.0)
+    with pytest.raises(UnreadableVideoError, match="no frame between"):
+        sample_frames(times, one, 90.0, None)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "down"),
+    [
+        ({"fps": 1.0, "max_frames": 10}, False),
+        ({"fps": 1.0, "max_frames": 9}, True),
+        ({"fps": 2.0, "max_frames": 10}, True),
+        ({"num_frames": 4}, False),
+    ],
+)
+def test_a_clip_that_max_frames_cut_down_is_known(sampling: dict[str, float], down: bool) -> None:
+    """From the sampled times alone: ten frames in 9.5 seconds at one frame a second."""
+    config = SamplingConfig.model_validate(sampling)
+    times = np.arange(20) / 2
+    assert is_sampled_down(times[sample_frames(times, config, None, None)], config) == down

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from flashvid import InvalidFeaturesError
+from flashvid.quantisation import quantise
 from pipeline import tables
 from pipeline.errors import CorruptTokensError
 from pipeline.storage import Storage
@@ -155,6 +157,43 @@ def test_what_is_committed_is_listed_per_fingerprint(store: TokenStore, tmp_path
     assert (other.committed(), other.has(keys[0])) == (frozenset(), False)
     with pytest.raises(FileNotFoundError):
         store.read(KEY)
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_an_int8_cache_holds_values_and_scales(tmp_path: Path, name: str) -> None:
+    """Deeper features too; any store reads it, and numpy does as documented."""
+    store = TokenStore(Storage(str(tmp_path)), PRINT, "int8")
+    parts = torch.randn(3, 5, 6, generator=torch.Generator().manual_seed(3)).to(DTYPES[name])
+    sent = replace(compressed_video(parts[0]), deepstack=(parts[1], parts[2]))
+    store.commit(KEY, sent, ORIGIN, thumbnails=[], run_id="run-1")
+    received = TokenStore(Storage(str(tmp_path)), PRINT).read(KEY)
+    for got, part in zip((received.tokens, *received.deepstack), parts, strict=True):
+        assert same_bits(got, quantise(part).restore(DTYPES[name]))
+    row = pd.read_parquet(tmp_path / "tokens").iloc[0]
+    values = np.frombuffer(row["tokens"], "i1").reshape(5, 6) * row["scales"][:, None]
+    assert row["dtype"] == name
+    np.testing.assert_array_equal(values.astype("f4"), quantise(parts[0]).restore(torch.float32).numpy())
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [{"scales": [1.0] * 4}, {"scales": [1.0] * 5, "deepstack": [b"\0" * 30]}, {"tokens": b"\0" * 60}, {"scales": None}],
+)
+def test_a_damaged_int8_object_is_named(tmp_path: Path, columns: dict[str, Any]) -> None:
+    """One scale too few, none for deeper features, values of two bytes, no scales at all."""
+    store = TokenStore(Storage(str(tmp_path)), PRINT, "int8")
+    commit(store, torch.ones(5, 6))
+    _changed(tmp_path / store.name(KEY), **columns)
+    with pytest.raises(CorruptTokensError, match=KEY):
+        store.read(KEY)
+
+
+def test_tokens_that_have_no_scale_are_not_committed(tmp_path: Path) -> None:
+    """The clip fails; nothing is left that looks done."""
+    store = TokenStore(Storage(str(tmp_path)), PRINT, "int8")
+    with pytest.raises(InvalidFeaturesError, match="not finite"):
+        commit(store, torch.full((5, 6), torch.nan))
+    assert not store.has(KEY)
 
 
 def _changed(path: Path, **columns: Any) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from flashvid.config import MethodName
 from flashvid.methods.attention_topk import ATTENTION_TOPK
+from flashvid.methods.fastv import FASTV
 from flashvid.methods.fastvid import FASTVID
 from flashvid.methods.flashvid import FLASHVID
 from flashvid.methods.method import CompressionMethod
@@ -29,4 +30,5 @@ METHODS: Mapping[MethodName, CompressionMethod] = {
     "random": RANDOM,
     "uniform_frames": UNIFORM_FRAMES,
     "spatial_pooling": SPATIAL_POOLING,
+    "fastv": FASTV,
 }

@@ -15,15 +15,17 @@ from flashvid.result import ClipFeatures, CompressionResult, Rows, assemble, wid
 
 @dataclass(frozen=True)
 class CompressionMethod:
-    """An entry of the registry. Every method here sees the video alone: what it keeps serves any question.
+    """An entry of the registry. `compress` sees the video alone: what it keeps is cached and serves any question.
 
     Attributes:
         compress: The method. It may rely on checked features, must not change them, and is called without gradients.
         source: Where it is published, and which part of that it is.
+        question_dependent: Whether the method goes on in the decoder, by the question, which no cache can hold.
     """
 
     compress: Callable[[ClipFeatures, CompressionConfig], CompressionResult]
     source: str
+    question_dependent: bool = False
 
 
 def frame_budgets(budget: int, num_frames: int) -> list[int]:

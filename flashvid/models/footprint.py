@@ -21,12 +21,14 @@ class Footprint:
         vision: Weights of the vision tower and the projector.
         language: Weights of the decoder and its output head.
         stored_token: One compressed visual token as it is stored, its deepstack features included.
+        quantised_token: The same as int8, with its scales.
         cached_token: Keys and values of one token in all layers of the decoder.
     """
 
     vision: int
     language: int
     stored_token: int
+    quantised_token: int
     cached_token: int
 
 
@@ -45,6 +47,7 @@ def footprint(source: ModelSource, dtype: str | None = None) -> Footprint:
     family, config, checkpoint = family_named(source.family), source.config(), source.checkpoint()
     itemsize = precision.itemsize if precision is not None else _FLOAT32_BYTES
     hidden = family.hidden_size(config)
+    levels = 1 + family.num_deepstack(config)
     # Older configurations have the decoder's fields at the top.
     text = {**config, **(config.get("text_config") or {})}
     heads = text.get("num_attention_heads", _ATTENTION_HEADS)
@@ -52,6 +55,7 @@ def footprint(source: ModelSource, dtype: str | None = None) -> Footprint:
     return Footprint(
         vision=checkpoint.num_bytes(family.needed_tensors(config, checkpoint.files, "vision"), precision),
         language=checkpoint.num_bytes(family.needed_tensors(config, checkpoint.files, "language"), precision),
-        stored_token=hidden * itemsize * (1 + family.num_deepstack(config)),
+        stored_token=hidden * itemsize * levels,
+        quantised_token=(hidden + _FLOAT32_BYTES) * levels,
         cached_token=2 * text.get("num_key_value_heads", heads) * head_dim * family.num_layers(config) * itemsize,
     )

@@ -26,6 +26,7 @@ from flashvid.models.types import (
     VisualFeatures,
 )
 from flashvid.models.weights import Checkpoint
+from flashvid.result import CompressionResult
 
 # Tokens in memory together while answering: 1.9 GB of keys and values for Qwen2.5-VL-7B in bfloat16.
 MAX_BATCH_TOKENS = 32768
@@ -122,19 +123,12 @@ class VideoModel:
             InvalidFeaturesError: see `flashvid.compress`.
             ConfigurationError: see `flashvid.compress`.
         """
+        if config is not None:
+            return CompressedVideo.of(visual, compress(visual.features, visual.scores, config, grid_hw=visual.grid_hw))
         steps, num_tokens, width = visual.features.shape
-        if config is None:
-            everything = torch.arange(steps * num_tokens, device=visual.features.device)
-            tokens, indices, assignment = visual.features.reshape(-1, width), everything, everything.clone()
-            segment_lengths: tuple[int, ...] = (steps,)
-        else:
-            result = compress(visual.features, visual.scores, config, grid_hw=visual.grid_hw)
-            tokens, indices, assignment = result.tokens, result.indices, result.assignment
-            segment_lengths = result.segment_lengths
-        deepstack = tuple(level[indices] for level in visual.deepstack)
-        return CompressedVideo(
-            tokens, indices, assignment, visual.grid_thw, visual.frame_timestamps, segment_lengths, deepstack
-        )
+        everything = torch.arange(steps * num_tokens, device=visual.features.device)
+        tokens = visual.features.reshape(-1, width)
+        return CompressedVideo.of(visual, CompressionResult(tokens, everything, everything.clone(), (steps,)))
 
     def answer(
         self,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from flashvid.models.decoder import Decoder
     from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
     from flashvid.models.prompt import ChatPrompt
+    from flashvid.result import CompressionResult
 
 Part = Literal["all", "vision", "language"]
 FinishReason = Literal["stop", "length", "choice"]
@@ -123,6 +124,19 @@ class CompressedVideo:
     frame_timestamps: NDArray[np.float64]
     segment_lengths: tuple[int, ...]
     deepstack: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def of(cls, visual: VisualFeatures, result: CompressionResult) -> CompressedVideo:
+        """A clip and what a compression kept of it."""
+        return cls(
+            result.tokens,
+            result.indices,
+            result.assignment,
+            visual.grid_thw,
+            visual.frame_timestamps,
+            result.segment_lengths,
+            tuple(level[result.indices] for level in visual.deepstack),
+        )
 
 
 @dataclass(frozen=True, eq=False)

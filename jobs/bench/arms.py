@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from flashvid import CompressionConfig, InnerPruningConfig
+from flashvid.presets import preset_named
+from pipeline.config import CacheDtype
 
 RETENTIONS = (0.5, 0.25, 0.2, 0.15, 0.1, 0.05)
 _VARIANT_RETENTIONS = (0.25, 0.1)
@@ -21,6 +23,8 @@ class Arm:
         config: Its settings, at whatever retention; None keeps every token.
         retentions: At which it is measured.
         pruning: Inside the decoder; None for none.
+        max_segment_frames: Of a stream (`compress_stream`); None compresses the whole clip at once.
+        cache_dtype: How tokens are stored before they are asked about; None is bit for bit.
         published_tokens: Whether it gets as many tokens as the published implementation keeps of the same clip, which
             rounds its budget up in every frame, instead of the exact budget.
     """
@@ -29,29 +33,33 @@ class Arm:
     config: CompressionConfig | None
     retentions: tuple[float, ...] = RETENTIONS
     pruning: InnerPruningConfig | None = None
+    max_segment_frames: int | None = None
+    cache_dtype: CacheDtype | None = None
     published_tokens: bool = False
 
 
-# Section 9 of the spec for Qwen2.5-VL, without pruning inside the language model.
-_QWEN: dict[str, Any] = {"token_selection_method": "attn_div", "min_segment_num": 4}
-PUBLISHED = CompressionConfig(reference_compatible=True, **_QWEN)
-
+_ANY = 1.0  # Retention is filled in where it is measured.
+# What was chosen for the embedded model on clips of `--tune`: docs/quality.md.
+OURS, OURS_EXPANDED = (preset_named("tiny").compression(_ANY, inner_pruning=inner) for inner in (False, True))
+# Section 9 of the spec for Qwen2.5-VL, without pruning inside the language model and with it.
+PUBLISHED, PUBLISHED_EXPANDED = (
+    CompressionConfig.model_validate(
+        {**preset_named("qwen2_5_vl").compression(_ANY, inner_pruning=inner).model_dump(), "reference_compatible": True}
+    )
+    for inner in (False, True)
+)
 # The paper's budget for four layers: three see 1.25 times the tokens and the last a fifth of them, the average is 1.
-_EXPANSION, _INNER = 1.25, InnerPruningConfig(pruning_layer=3, llm_retention_ratio=0.2)
+_INNER = preset_named("tiny").inner_pruning()
 # FastV cannot go lower here: behind its first layer a third of all tokens, which makes a half on average over four.
 _FASTV = InnerPruningConfig(pruning_layer=1, llm_retention_ratio=1 / 3)
 
 METHOD_ARMS = (
-    Arm("flashvid", CompressionConfig(**_QWEN)),
+    Arm("flashvid", OURS),
     Arm("flashvid_published", PUBLISHED),
-    Arm("flashvid_inner", CompressionConfig(expansion=_EXPANSION, **_QWEN), pruning=_INNER),
-    Arm(
-        "flashvid_published_inner",
-        CompressionConfig(reference_compatible=True, expansion=_EXPANSION, **_QWEN),
-        pruning=_INNER,
-    ),
-    Arm("adts", CompressionConfig(method="adts", **_QWEN)),
-    Arm("tstm", CompressionConfig(method="tstm", **_QWEN)),
+    Arm("flashvid_inner", OURS_EXPANDED, pruning=_INNER),
+    Arm("flashvid_published_inner", PUBLISHED_EXPANDED, pruning=_INNER),
+    Arm("adts", OURS.model_copy(update={"method": "adts"})),
+    Arm("tstm", OURS.model_copy(update={"method": "tstm"})),
     Arm("visionzip", CompressionConfig(method="visionzip")),
     Arm("fastvid", CompressionConfig(method="fastvid")),
     Arm("vidcom2", CompressionConfig(method="vidcom2")),
@@ -65,7 +73,7 @@ METHOD_ARMS = (
 
 
 def _variant(name: str, **settings: Any) -> Arm:  # noqa: ANN401 - any setting of the compression
-    return Arm(name, CompressionConfig(**{**_QWEN, **settings}), retentions=_VARIANT_RETENTIONS)
+    return Arm(name, OURS.model_copy(update=settings), retentions=_VARIANT_RETENTIONS)
 
 
 VARIANT_ARMS = (
@@ -73,16 +81,21 @@ VARIANT_ARMS = (
     _variant("flashvid alpha=0.5", alpha=0.5),
     _variant("flashvid alpha=0.9", alpha=0.9),
     _variant("flashvid attn_div_v2", token_selection_method="attn_div_v2"),  # noqa: S106 - no password
+    _variant("flashvid attn", token_selection_method="attn"),  # noqa: S106 - no password
     _variant("flashvid div", token_selection_method="div"),  # noqa: S106 - no password
     _variant("flashvid event_relevance=clip", token_selection_method="attn_div_v2", event_relevance="clip"),  # noqa: S106
     _variant("flashvid one segment", do_segment=False),
-    _variant("flashvid min_segment_num=1", min_segment_num=1),
+    _variant("flashvid min_segment_num=4", min_segment_num=4),
     _variant("flashvid min_segment_num=8", min_segment_num=8),
-    _variant("flashvid temporal_threshold=0.7", temporal_threshold=0.7),
-    _variant("flashvid temporal_threshold=0.9", temporal_threshold=0.9),
-    Arm(
-        "flashvid, published tokens", CompressionConfig(**_QWEN), retentions=_VARIANT_RETENTIONS, published_tokens=True
+    _variant("flashvid min_segment_num=12", min_segment_num=12),
+    _variant("flashvid min_segment_num=8 temporal_threshold=0.6", min_segment_num=8, temporal_threshold=0.6),
+    _variant("flashvid min_segment_num=8 temporal_threshold=0.95", min_segment_num=8, temporal_threshold=0.95),
+    Arm("flashvid int8", OURS, retentions=_VARIANT_RETENTIONS, cache_dtype="int8"),
+    *(
+        Arm(f"flashvid streamed, segments of {frames}", OURS, retentions=_VARIANT_RETENTIONS, max_segment_frames=frames)
+        for frames in (1, 4, 16)
     ),
+    Arm("flashvid, published tokens", OURS, retentions=_VARIANT_RETENTIONS, published_tokens=True),
     Arm(
         "attention_topk, published tokens",
         CompressionConfig(method="attention_topk"),

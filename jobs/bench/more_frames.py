@@ -87,5 +87,6 @@ def _measure_clip(numbered: tuple[int, ClipQuestions], *, shown: Sequence[View])
             visual = loaded().encode(clip.frames, clip.frame_timestamps)
             for view in shown:
                 if view.num_frames == num_frames:
-                    measured += ask(visual, view.config, view.name, view.retention, index, questions)
+                    video = loaded().compress(visual, view.config)
+                    measured += ask(video, view.name, view.retention, index, questions)
     return measured

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-from flashvid import CompressionConfig, compress
-from flashvid.models import VisualFeatures
+from flashvid import CompressionConfig, compress, compress_stream
+from flashvid.models import CompressedVideo, VisualFeatures
+from flashvid.quantisation import quantise
+from flashvid.streaming import joined
 from jobs.bench.arms import METHOD_ARMS, PUBLISHED, VARIANT_ARMS, Arm, ratio_for
 from jobs.bench.measurement import FULL, Measurement
 from jobs.bench.worker import ask, load, loaded
 from jobs.tiny_model.clips import ClipQuestions, held_out_clips
 from jobs.tiny_model.evaluate import through_file
 from jobs.tiny_model.questions import OPEN_FAMILIES
+from pipeline.config import CacheDtype
 
 # Retention at which claims are made, and how many clips are asked about there and elsewhere.
 MAIN_RETENTION = 0.1
@@ -91,13 +94,30 @@ def measure_clip(numbered: tuple[int, ClipQuestions], *, arms: Sequence[Arm], sc
     with TemporaryDirectory(prefix="flashvid-bench-") as folder:
         clip = through_file(scene, Path(folder) / "clip.mp4")
     visual = loaded().encode(clip.frames, clip.frame_timestamps)
-    measured = ask(visual, None, FULL, 1.0, index, questions)
+    measured = ask(loaded().compress(visual, None), FULL, 1.0, index, questions)
     for arm in arms:
         for retention in arm.retentions:
             if index < scope.other_clips or retention == MAIN_RETENTION:
                 config = _settings(visual, arm, retention, seed=index)
-                measured += ask(visual, config, arm.name, retention, index, questions, arm.pruning)
+                video = _stored(_compressed(visual, config, arm.max_segment_frames), arm.cache_dtype)
+                measured += ask(video, arm.name, retention, index, questions, arm.pruning)
     return measured
+
+
+def _compressed(
+    visual: VisualFeatures, config: CompressionConfig | None, max_segment_frames: int | None
+) -> CompressedVideo:
+    if config is None or max_segment_frames is None:
+        return loaded().compress(visual, config)
+    blocks = zip(visual.features[:, None], visual.scores[:, None], strict=True)
+    segments = compress_stream(blocks, config, max_segment_frames=max_segment_frames)
+    return CompressedVideo.of(visual, joined(segments, visual.features.shape[1]))
+
+
+def _stored(video: CompressedVideo, cache_dtype: CacheDtype | None) -> CompressedVideo:
+    if cache_dtype is None:
+        return video
+    return replace(video, tokens=quantise(video.tokens).restore(video.tokens.dtype))
 
 
 def _settings(visual: VisualFeatures, arm: Arm, retention: float, seed: int) -> CompressionConfig | None:

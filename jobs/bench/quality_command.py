@@ -13,6 +13,7 @@ from rich.progress import track
 from rich.text import Text
 
 from jobs.bench.arms import METHOD_ARMS
+from jobs.bench.cached_tokens import CachedTokens, cached_tokens_markdown, measure_cached_tokens
 from jobs.bench.environment import describe_environment
 from jobs.bench.measurement import FULL, Measurement
 from jobs.bench.more_frames import FEW_FRAMES, FIRST_LONG_CLIP, measure_views
@@ -45,10 +46,11 @@ def bench_quality(
     rows = quality_rows(measured, FULL, seed=FIRST_CLIPS[clip_set])
     measured = _all(console, "long clips", num_long, measure_views(model, num_long, workers=workers))
     long_rows = quality_rows(measured, FEW_FRAMES, seed=FIRST_LONG_CLIP)
+    cached = measure_cached_tokens(model, scope)
     write_csv(output / "quality.csv", rows)
     write_csv(output / "frames.csv", long_rows)
     plot_quality(output / "quality.png", rows, [arm.name for arm in METHOD_ARMS])
-    text = _report(model, rows, long_rows, minutes=(time.monotonic() - began) / 60)
+    text = _report(model, rows, long_rows, cached, minutes=(time.monotonic() - began) / 60)
     (output / "quality.md").write_text(text, encoding="utf-8")
     console.print(Text(text), soft_wrap=True)
     console.print(Text(f"written to {output}"), soft_wrap=True)
@@ -59,7 +61,9 @@ def _all(console: Console, what: str, total: int, measured: Iterable[list[Measur
     return [one for several in track(measured, what, total, console=console) for one in several]
 
 
-def _report(model: str, rows: list[QualityRow], long_rows: list[QualityRow], *, minutes: float) -> str:
+def _report(
+    model: str, rows: list[QualityRow], long_rows: list[QualityRow], cached: list[CachedTokens], *, minutes: float
+) -> str:
     command = "flashvid " + " ".join(sys.argv[1:])
     return f"""# Accuracy against retention
 
@@ -74,4 +78,9 @@ Relative to full tokens on the same questions, with a paired bootstrap over clip
 
 What flashes briefly in clips of 40 steps; relative to {FEW_FRAMES}.
 
-{markdown(long_rows)}"""
+{markdown(long_rows)}
+## Cached tokens
+
+Of the model's float32 tokens at retention {MAIN_RETENTION}; per token.
+
+{cached_tokens_markdown(cached)}"""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from flashvid import CompressionConfig, InnerPruningConfig
-from flashvid.models import GenerationConfig, VideoModel, VisualFeatures, load_model
+from flashvid import InnerPruningConfig
+from flashvid.models import CompressedVideo, GenerationConfig, VideoModel, load_model
 from jobs.bench.measurement import Measurement
 from jobs.tiny_model.evaluate import judge
 from jobs.tiny_model.questions import Question
@@ -30,31 +30,27 @@ def loaded() -> VideoModel:
 
 
 def ask(
-    visual: VisualFeatures,
-    config: CompressionConfig | None,
+    video: CompressedVideo,
     method: str,
     retention: float,
     clip: int,
     questions: Sequence[Question],
     pruning: InnerPruningConfig | None = None,
 ) -> list[Measurement]:
-    """Compress a clip's features, ask its questions, and judge the answers.
+    """Ask a clip's questions and judge the answers.
 
     Args:
-        visual: The clip.
-        config: Of the compression; None keeps every token.
+        video: What is kept of the clip.
         method: For the table.
         retention: For the table.
         clip: For the table.
         questions: With their right answers.
         pruning: Inside the decoder; None for none.
     """
-    video = loaded().compress(visual, config)
     generation = GenerationConfig(max_new_tokens=_LONGEST_ANSWER)
     answers = loaded().answer(video, [question.text for question in questions], generation, pruning=pruning)
     verdicts = [
-        judge(question, len(visual.features), answer.response)
-        for question, answer in zip(questions, answers, strict=True)
+        judge(question, video.grid_thw[0], answer.response) for question, answer in zip(questions, answers, strict=True)
     ]
     tokens = tokens_per_layer(len(video.tokens), pruning, loaded().language.decoder.num_layers)
     return [

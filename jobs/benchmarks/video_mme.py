@@ -12,7 +12,8 @@ from pathlib import Path
 
 from jobs.benchmarks.annotations import read_rows, value
 from jobs.benchmarks.benchmark import Benchmark, Row, Source, Tables, literal, unique_videos
-from pipeline.decoding import read_header
+from pipeline.errors import InputTableError, UnreadableVideoError
+from pipeline.probing import read_probe
 
 # "and the subtitles" also without any: so the prompt is in lmms-eval.
 _TASK = (
@@ -66,7 +67,10 @@ def _subtitles(file: Path, video: Row, num_frames: int) -> str:
     """The lines on screen at one of the sampled frames, one below the other."""
     if not file.exists():
         return _NO_SUBTITLES
-    header = read_header(video["video_path"])
+    try:
+        header = read_probe(video["video_path"]).header
+    except (UnreadableVideoError, OSError) as error:
+        raise InputTableError(f"which subtitles are shown takes the video: {error}", video["video_path"]) from None
     fps, total = header.fps or 0.0, header.num_frames
     frames = [int(index * (total - 1) / max(num_frames - 1, 1)) for index in range(num_frames)]
     shown = []

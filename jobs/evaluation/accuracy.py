@@ -23,6 +23,7 @@ class Item:
         is_right: None if there is no answer.
         is_read: Whether an answer says which option it means.
         categories: Value by name of category.
+        window: `clip_id`, where the job cuts videos into windows.
     """
 
     video_id: str
@@ -30,6 +31,12 @@ class Item:
     is_right: bool | None
     is_read: bool = True
     categories: Mapping[str, str] = field(default_factory=dict)
+    window: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What makes it the same question in another run."""
+        return self.video_id, self.question_id, self.window
 
 
 @dataclass(frozen=True)
@@ -116,12 +123,8 @@ def compare(items: Sequence[Item], others: Sequence[Item], unanswered: Unanswere
         others: Of the other run.
         unanswered: As in `evaluate`.
     """
-    of_other = {(item.video_id, item.question_id): item for item in _counted(others, unanswered)}
-    pairs = [
-        (item, of_other[key])
-        for item in _counted(items, unanswered)
-        if (key := (item.video_id, item.question_id)) in of_other
-    ]
+    of_other = {item.key: item for item in _counted(others, unanswered)}
+    pairs = [(item, of_other[item.key]) for item in _counted(items, unanswered) if item.key in of_other]
     if not pairs:
         return Comparison(0, None, None, None, 0, 0)
     right = np.array([[bool(item.is_right), bool(other.is_right)] for item, other in pairs], dtype=np.float64)

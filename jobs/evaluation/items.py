@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from difflib import get_close_matches
 
@@ -22,8 +23,18 @@ _COLUMNS = ("question", "options", "expected_answer", "response")
 
 def answered_items(results: Results, rule: LetterRule) -> list[Item]:
     """Answers alone, scored against the expected answer that was recorded with them; no table is read."""
+    windows = results.record["job"].get("window_s") is not None
     return [
-        _item(row["video_id"], row["question_id"], row, row["expected_answer"], row["options"], rule, {})
+        _item(
+            row["video_id"],
+            row["question_id"],
+            row,
+            row["expected_answer"],
+            row["options"],
+            rule,
+            {},
+            row["clip_id"] if windows else "",
+        )
         for row in results.answers(_COLUMNS)
         if row["expected_answer"] is not None
     ]
@@ -51,21 +62,44 @@ def all_items(results: Results, job: JobConfig, by: Sequence[str], rule: LetterR
             near = get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
             raise ConfigurationError(f"--by {name}: no such column; {hint}")
-    # Of a question that was asked of several spans of a video under one id, the table's row tells which is meant.
-    answers = {
-        (row["video_id"], row["start_s"], row["end_s"], row["question_id"]): row for row in results.answers(_COLUMNS)
-    }
+    found = _Found(results, windows=job.window_s is not None)
     items = []
     for video in videos:
         for question in questions.for_video(video.video_id):
             if question.expected_answer is not None:
-                row = answers.get((video.video_id, video.start_s, video.end_s, question.question_id))
                 values = {name: value for name in by if (value := _category(name, video, question)) is not None}
                 expected = question.expected_answer
-                items.append(_item(video.video_id, question.question_id, row, expected, question.options, rule, values))
+                items += [
+                    _item(video.video_id, question.question_id, row, expected, question.options, rule, values, window)
+                    for window, row in found.of(video, question.question_id)
+                ]
     if not items:
         raise ConfigurationError("no question has an expected answer: fill the questions table's column 'answer'")
     return items
+
+
+class _Found:
+    """What a run left of each question of a row: one answer or none; of each window, where it cut the row into these."""
+
+    def __init__(self, results: Results, *, windows: bool) -> None:
+        self._windows = windows
+        self._answers: dict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
+        answers = results.answers(_COLUMNS)
+        for row in answers:
+            self._answers[row["video_id"], row["question_id"]][row["clip_id"]] = row
+        self._failed: dict[tuple[str, str | None], set[str]] = defaultdict(set)
+        for row in results.failures(answers):
+            self._failed[row["video_id"], row["question_id"]].add(row["clip_id"])
+
+    def of(self, video: Video, question_id: str) -> list[tuple[str, Row | None]]:
+        """Windows (one without a name where there are none) and their answers."""
+        answers = self._answers[video.video_id, question_id]
+        if not self._windows:
+            span = (video.start_s, video.end_s)
+            return [("", next((row for row in answers.values() if (row["start_s"], row["end_s"]) == span), None))]
+        failed = self._failed[video.video_id, None] | self._failed[video.video_id, question_id]
+        unanswered = sorted(failed - answers.keys())
+        return [*answers.items(), *((clip_id, None) for clip_id in unanswered)] or [("", None)]
 
 
 def _category(name: str, video: Video, question: Question) -> str | None:
@@ -83,11 +117,12 @@ def _item(
     options: Sequence[str] | None,
     rule: LetterRule,
     categories: dict[str, str],
+    window: str = "",
 ) -> Item:
     if row is None:
-        return Item(video_id, question_id, None, categories=categories)
+        return Item(video_id, question_id, None, categories=categories, window=window)
     try:
         found = score(row["response"], expected, options, rule)
     except ConfigurationError as error:
         raise ConfigurationError(error.message, f"question_id {question_id!r}, video_id {video_id!r}") from None
-    return Item(video_id, question_id, found.is_right, found.is_read, categories)
+    return Item(video_id, question_id, found.is_right, found.is_read, categories, window)

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from flashvid.models import load_preprocessor
-from pipeline.decoding import decode_clip, local_copy
+from pipeline.decoders.process import DecodeProcess
+from pipeline.decoding import local_copy
 from pipeline.errors import VideoNotFoundError
 from pipeline.messages import ClipMessage
+from pipeline.sampling import is_sampled_down
 from pipeline.stages.stage import Stage, StageSettings
 
 _ADMISSION_POLL_S = 0.05
@@ -22,7 +24,8 @@ class DecodeStage(Stage):
 
     def __init__(self, settings: StageSettings) -> None:
         super().__init__(settings)
-        sampling = settings.job.sampling
+        sampling, limits = settings.job.sampling, settings.job.resources.decode
+        self._decoder = DecodeProcess(time_limit_s=limits.time_limit_s, memory_limit_gb=limits.memory_limit_gb)
         self._preprocessor = load_preprocessor(
             settings.job.model.name,
             revision=settings.job.model.revision,
@@ -43,7 +46,7 @@ class DecodeStage(Stage):
             time.sleep(_ADMISSION_POLL_S)
         self.waited_s = time.perf_counter() - asked
         with local_copy(clip.video_path, job.storage_options) as path:
-            decoded = decode_clip(
+            decoded = self._decoder.decode_clip(
                 path,
                 job.sampling,
                 clip.start_s,
@@ -51,7 +54,12 @@ class DecodeStage(Stage):
                 transform_for=lambda num_frames: self._preprocessor.for_video(num_frames).resize,
             )
         self.tell("hold", clip.clip_id)
-        return replace(message, decoded=decoded), {"clips_decoded": 1, "frames_decoded": len(decoded.frames)}
+        counts = {
+            "clips_decoded": 1,
+            "frames_decoded": len(decoded.frames),
+            "clips_sampled_down": int(is_sampled_down(decoded.frame_timestamps, job.sampling)),
+        }
+        return replace(message, decoded=decoded), counts
 
     def after(self, message: ClipMessage) -> None:
         """A clip that failed here holds no frames."""

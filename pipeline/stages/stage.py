@@ -43,7 +43,8 @@ class StageSettings:
 
     def token_store(self) -> TokenStore:
         """The compressed tokens of this run's settings."""
-        return TokenStore(Storage(self.job.tokens_root, self.job.storage_options), self.tokens_fingerprint)
+        storage = Storage(self.job.tokens_root, self.job.storage_options)
+        return TokenStore(storage, self.tokens_fingerprint, self.job.cache_dtype)
 
 
 class Stage(ABC):

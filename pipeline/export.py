@@ -1,0 +1,97 @@
+"""A copy of the answers for readers: the latest of each, sorted, in few large files. The ledger stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from flashvid.errors import ConfigurationError
+from pipeline import tables
+from pipeline.parquet import table_to_bytes
+from pipeline.run_records import RunRecords
+from pipeline.storage import Storage
+
+_ROWS_PER_FILE = 500_000
+# One question of one span of one video; a replaced file's new answer supersedes the old one.
+_KEY = ["video_id", "start_s", "end_s", "question_id"]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote.
+
+    Attributes:
+        fingerprint: The `answers_fingerprint` whose answers they are.
+        rows: Answers written.
+        superseded: Answers left out: of files that were replaced, or committed twice.
+        files: Names below the target.
+    """
+
+    fingerprint: str
+    rows: int
+    superseded: int
+    files: tuple[str, ...]
+
+
+def export_answers(output: Storage, target: Storage, fingerprint: str | None = None) -> Exported:
+    """Write the answers of one fingerprint to a new place, sorted by video, span and question.
+
+    All rows of a video are in one file. Memory holds one file's rows, whatever the number of answers.
+
+    Args:
+        output: Where the answers are.
+        target: An empty folder, elsewhere.
+        fingerprint: Whose answers; default: those of the latest run.
+
+    Raises:
+        ConfigurationError: no such answers, or the target is not empty.
+    """
+    if fingerprint is None:
+        runs = RunRecords(output).all()
+        fingerprint = runs[-1]["answers_fingerprint"] if runs else "none"
+    shards: dict[str, list[str]] = {}
+    for name in output.names(f"answers/fingerprint={fingerprint}"):
+        shards.setdefault(name.rsplit("/", 1)[0], []).append(name)
+    if not shards:
+        raise ConfigurationError(f"has no answers under fingerprint {fingerprint}", output.url)
+    if target.names(""):
+        raise ConfigurationError("is not empty: an export goes to a new place", target.url)
+    rows = seen = 0
+    files: list[str] = []
+    for table in _files(_shard_tables(output, shards)):
+        latest = _latest(table).sort_by([(name, "ascending") for name in _KEY])
+        files.append(f"part-{len(files):05d}.parquet")
+        if not target.create(files[-1], table_to_bytes(latest)):
+            raise ConfigurationError(f"{files[-1]} was written by somebody else", target.url)
+        rows, seen = rows + latest.num_rows, seen + table.num_rows
+    return Exported(fingerprint, rows, seen - rows, tuple(files))
+
+
+def _shard_tables(output: Storage, shards: dict[str, list[str]]) -> Iterator[pa.Table]:
+    for names in shards.values():
+        paths = [output.path(name) for name in names]
+        yield ds.dataset(paths, schema=tables.ANSWERS, format="parquet", filesystem=output.fs).to_table()
+
+
+def _files(shard_tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Neighbouring shards together, until they fill a file."""
+    waiting: list[pa.Table] = []
+    for table in shard_tables:
+        waiting.append(table)
+        if sum(part.num_rows for part in waiting) >= _ROWS_PER_FILE:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+def _latest(table: pa.Table) -> pa.Table:
+    """Of rows with the same key, the one of the latest run."""
+    # "run_id" sorts by the time a run began; rows of one run are equal work, and any of them will do.
+    numbered = table.append_column("row", pa.array(range(table.num_rows), pa.int64()))
+    numbered = numbered.sort_by([("run_id", "ascending"), ("row", "ascending")])
+    last = numbered.group_by(_KEY, use_threads=False).aggregate([("row", "last")])
+    return table.take(last["row_last"])

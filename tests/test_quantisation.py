@@ -1,0 +1,58 @@
+"""Tokens as int8: the error that is promised, in every dtype, and nothing that cannot be held."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from flashvid import InvalidFeaturesError
+from flashvid.quantisation import quantise
+
+
+def _tokens(dtype: torch.dtype = torch.float32) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.logspace(-6, 6, 40)[:, None]
+    return (torch.randn(40, 24, generator=generator) * spread).clamp(-6e4, 6e4).to(dtype)
+
+
+def test_the_error_is_half_a_step_of_each_token() -> None:
+    """A step is the token's own largest value over 127, however small or large its neighbours are."""
+    tokens = _tokens()
+    before = tokens.clone()
+    quantised = quantise(tokens)
+    assert torch.equal(tokens, before)
+    assert (quantised.values.dtype, quantised.scales.dtype) == (torch.int8, torch.float32)
+    restored = quantised.restore(torch.float32)
+    for token, back in zip(tokens.double(), restored.double(), strict=True):
+        step = token.abs().max() / 127
+        assert (token - back).abs().max() <= step * 0.5001
+        assert back.abs().max() == pytest.approx(float(token.abs().max()), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_what_was_restored_stays(dtype: torch.dtype) -> None:
+    """Restoring rounds to the dtype that was asked for and adds no more than that rounding."""
+    tokens = _tokens(dtype)
+    quantised = quantise(tokens)
+    restored = quantised.restore(dtype)
+    assert restored.dtype == dtype
+    assert torch.equal(restored, quantised.restore(torch.float32).to(dtype))
+
+
+def test_extremes() -> None:
+    """Zeros stay zeros; values that have no scale in float32 become zeros; no tokens and no columns are fine."""
+    tokens = torch.tensor([[0.0, 0.0], [1e-45, -1e-45], [3e38, -3e38], [-1.0, 1.0]])
+    restored = quantise(tokens).restore(torch.float32)
+    assert restored[:2].abs().max() <= 1e-44
+    torch.testing.assert_close(restored[2:], tokens[2:])
+    for empty in (torch.zeros(0, 5), torch.zeros(3, 0)):
+        assert quantise(empty).restore(torch.float32).shape == empty.shape
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_is_refused(value: float) -> None:
+    tokens = _tokens()
+    tokens[3, 4] = value
+    with pytest.raises(InvalidFeaturesError, match="not finite"):
+        quantise(tokens)

@@ -1,0 +1,89 @@
+"""The main job with everything on an object store: the answers are the local run's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as ds
+import pytest
+
+from pipeline.config import JobConfig
+from pipeline.run import run
+from pipeline.storage import Storage
+from pipeline.verification import verify
+from tests.fault_proxy import fault_proxy
+from tests.object_stores import ObjectStore
+from tests.runs import comparable, copy_videos, job, table
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
+
+VIDEOS = ("moving_red_disc.mp4", "three_boxes.mp4", "scene_cuts.mp4", "short_flash.mp4")
+QUESTIONS = 'question,options\nWhat happens here?,\nWhich colour?,"[""red"", ""blue""]"\n'
+# Derived from where the bytes are, which is another place.
+_PLACES = ("clip_id", "source_id", "fingerprint", "shard")
+
+
+@pytest.fixture(scope="module")
+def local(sample_videos: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
+    """A finished run on local disk, with its inputs."""
+    del ray_session
+    folder = tmp_path_factory.mktemp("local")
+    copy_videos(sample_videos, folder, VIDEOS)
+    (folder / "questions.csv").write_text(QUESTIONS)
+    assert run(job(folder, questions=str(folder / "questions.csv"))).answers_new == len(VIDEOS) * 2
+    return folder
+
+
+def remote_job(store: ObjectStore, inputs: Path, endpoint_url: str | None = None, **settings: Any) -> JobConfig:
+    """The same job with videos, questions, cache and output in a new folder of an object store."""
+    url = store.folder()
+    store.filesystem().put(f"{inputs}/videos/", f"{url}/videos/", recursive=True)
+    store.filesystem().put(str(inputs / "questions.csv"), f"{url}/questions.csv")
+    places = {
+        "videos": f"{url}/videos",
+        "questions": f"{url}/questions.csv",
+        "output": f"{url}/output",
+        "cache": f"{url}/cache",
+    }
+    return job(inputs, **places, storage_options={"endpoint_url": endpoint_url or store.endpoint_url}, **settings)
+
+
+def answers(storage: Storage) -> list[Any]:
+    """All answers in an output on an object store, without what may differ."""
+    paths = [storage.path(name) for name in storage.names("answers")]
+    return _without_places(ds.dataset(paths, format="parquet", filesystem=storage.fs).to_table().to_pylist())
+
+
+def _without_places(rows: list[dict[str, Any]]) -> list[Any]:
+    return comparable([{name: value for name, value in row.items() if name not in _PLACES} for row in rows])
+
+
+def test_everything_on_s3_gives_the_local_answers(seaweed: ObjectStore, local: Path) -> None:
+    """And resuming there finds nothing to do."""
+    settings = remote_job(seaweed, local)
+    notices: list[str] = []
+    summary = run(settings, on_notice=notices.append)
+    assert (summary.answers_new, summary.failures_new, notices) == (len(VIDEOS) * 2, 0, [])
+    output, cache = seaweed.storage(settings.output), seaweed.storage(settings.cache)
+    assert answers(output) == _without_places(table(local / "output", "answers"))
+    assert len(cache.names("tokens")) == len(VIDEOS)
+    assert verify(output, [output, cache]).findings == ()
+    before = output.sizes("answers")
+    again = run(settings)
+    assert (again.clips_planned, again.answers_new, again.workers) == (0, 0, ())
+    assert output.sizes("answers") == before
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_a_bad_network_changes_no_answer(seaweed: ObjectStore, local: Path, seed: int) -> None:
+    """One request in twenty answers 500 or 503, hangs, or breaks off: nothing lost, nothing twice, nothing failed."""
+    with fault_proxy(seaweed.endpoint_url, share=0.05, seed=seed) as proxy:
+        settings = remote_job(seaweed, local, proxy.endpoint_url)
+        summary = run(settings)
+        print(f"seed {seed}: {proxy.requests} requests, {dict(proxy.faults)}")
+        assert sum(proxy.faults.values()) >= 5
+    output = seaweed.storage(settings.output)
+    assert (summary.answers_new, summary.failures_new) == (len(VIDEOS) * 2, 0)
+    assert answers(output) == _without_places(table(local / "output", "answers"))
+    assert verify(output, [output, seaweed.storage(settings.cache)]).findings == ()
