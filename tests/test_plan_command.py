@@ -17,6 +17,7 @@ from flashvid.models.types import Part
 from jobs.cli import app
 from pipeline.config import SamplingConfig
 from pipeline.decoders.demux import VideoHeader
+from pipeline.decoding import decode_clip
 from pipeline.errors import WorkerDiedError
 from pipeline.estimates import (
     ClipSize,
@@ -189,6 +190,27 @@ def test_a_preview_says_what_a_run_then_does(sample_videos: Path, tmp_path: Path
     forked = preview(other, HERE)
     assert "sampling.num_frames: 6 -> 4" in str(forked.changed_settings)
     assert forked.work.frames == 8
+
+
+def test_windows_are_clips(sample_videos: Path, tmp_path: Path) -> None:
+    """Six seconds in windows of two and a half: three clips, each with the frames that decoding takes of it."""
+    videos = copy_videos(sample_videos, tmp_path, ["moving_red_disc.mp4"])
+    cut = job(tmp_path, window_s=2.5, sampling={"fps": 3})
+    found = preview(cut, HERE)
+    spans = ((None, 2.5), (2.5, 5.0), (5.0, None))
+    decoded = [decode_clip(str(videos / "moving_red_disc.mp4"), cut.sampling, *span).frames for span in spans]
+    assert (found.clips_total, found.clips_to_encode, found.headers_read) == (3, 3, 1)
+    assert found.work.frames == sum(map(len, decoded)) == 8 + 8 + 3
+    # One file, read once for all of its windows' sizes.
+    assert found.work.read_bytes == (videos / "moving_red_disc.mp4").stat().st_size
+
+
+def test_int8_caches_are_smaller(sample_videos: Path, tmp_path: Path) -> None:
+    """By a byte a value, in bfloat16, less four for each token's scale."""
+    copy_videos(sample_videos, tmp_path, ["moving_red_disc.mp4"])
+    exact, quantised = (preview(job(tmp_path, cache_dtype=dtype), HERE).work for dtype in (None, "int8"))
+    hidden = load_model("tiny-random", part="vision", device="cpu").hidden_size
+    assert exact.write_bytes - quantised.write_bytes == exact.kept_tokens * (hidden - 4)
 
 
 def test_a_few_headers_stand_for_many(sample_videos: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ class Item:
         is_right: None if there is no answer.
         is_read: Whether an answer says which option it means.
         categories: Value by name of category.
-        window: `clip_id`, where the job cuts videos into windows.
+        window: `clip_id`, where the job cuts videos into windows; of a file that was replaced it is another.
     """
 
     video_id: str

@@ -79,7 +79,7 @@ def all_items(results: Results, job: JobConfig, by: Sequence[str], rule: LetterR
 
 
 class _Found:
-    """What a run left of each question of a row: one answer or none; of each window, where it cut the row into these."""
+    """What a run left of each question of a row: an answer or none, of each window where it cut the row into these."""
 
     def __init__(self, results: Results, *, windows: bool) -> None:
         self._windows = windows
