@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
+from itertools import pairwise
 from typing import Any
 
 import yaml
@@ -92,7 +93,7 @@ def _throughput(content: ReportContent) -> str:
     if content.runs and (busy := _busy(content.runs[-1])):
         bars = "".join(
             f'<tr><th scope="row">{escape(stage)}</th><td>{_bar(share)}</td>'
-            f"<td>{share:.0%} of the time of its {workers} actors</td></tr>"
+            f"<td>{share:.0%} of the time of {workers} actor{'s' if workers > 1 else ''}</td></tr>"
             for stage, share, workers in busy
         )
         parts.append(f"<h3>How busy each stage was</h3>\n<table>{bars}</table>")
@@ -100,11 +101,13 @@ def _throughput(content: ReportContent) -> str:
 
 
 def _curve(committed: Sequence[tuple[float, int]]) -> str:
-    """Answers committed over time, as a line."""
+    """Answers committed over time, a step for every commit."""
     seconds, answers = committed[-1][0] or 1.0, committed[-1][1]
     width, height = _CHART_WIDTH - _LEFT, _CHART_HEIGHT - _BOTTOM
+    steps = [(at, done) for (_, before), (at, after) in pairwise(committed) for done in (before, after)]
     points = " ".join(
-        f"{_LEFT + width * at / seconds:.1f},{height - height * 0.95 * done / answers:.1f}" for at, done in committed
+        f"{_LEFT + width * at / seconds:.1f},{height - height * 0.95 * done / answers:.1f}"
+        for at, done in (committed[0], *steps)
     )
     return (
         f'<svg viewBox="0 0 {_CHART_WIDTH} {_CHART_HEIGHT}" role="img" '
