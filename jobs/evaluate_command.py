@@ -62,14 +62,13 @@ def evaluate(
     from jobs.evaluation.items import all_items, answered_items
     from jobs.evaluation.letters import LETTER_RULES
     from jobs.job_file import load_job
-    from pipeline.config import JobConfig
     from pipeline.results import Results
 
     asked = benchmark_named(benchmark) if benchmark else None
     rule_name = letters or (asked.letters if asked else "ranked")
     if rule_name not in LETTER_RULES:
         raise ConfigurationError(f"--letters {rule_name} is none of {', '.join(LETTER_RULES)}")
-    categories = by or (list(asked.categories) if asked else [])
+    categories = by or (list(asked.categories) if asked and not answered_only else [])
     if answered_only and categories:
         raise ConfigurationError("--answered-only reads no tables, and so knows no categories: leave out one of them")
 
@@ -78,8 +77,7 @@ def evaluate(
         rule = LETTER_RULES[rule_name]
         if answered_only:
             return results, answered_items(results, rule)
-        recorded = load_job(job) if job else JobConfig.model_validate(results.record["job"])
-        return results, all_items(results, recorded, categories, rule)
+        return results, all_items(results, load_job(job) if job else results.job, categories, rule)
 
     results, items = items_of(output, fingerprint)
     found = add_up(items, unanswered)

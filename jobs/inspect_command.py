@@ -37,7 +37,6 @@ def inspect(
     from flashvid.errors import ConfigurationError, PermanentError
     from flashvid.models import load_preprocessor
     from jobs.inspection import account, contact_sheet
-    from pipeline.config import JobConfig
     from pipeline.decoding import decode_clip, local_copy
     from pipeline.errors import VideoNotFoundError
     from pipeline.keys import content_key
@@ -49,7 +48,7 @@ def inspect(
     storage = open_storage(output, storage_option)
     results = Results(storage, fingerprint)
     clip = _clip(results, video_id, clip_id)
-    job = JobConfig.model_validate(results.record["job"])
+    job = results.job
     # The output itself may have been copied since: then its tokens have, too.
     root = Storage(job.cache, job.storage_options) if job.cache else storage
     key = content_key(clip["source_id"], clip["start_s"], clip["end_s"])

@@ -7,9 +7,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+from pydantic import ValidationError
 
 from flashvid.errors import ConfigurationError
 from pipeline import tables
+from pipeline.config import JobConfig
 from pipeline.parquet import Row
 from pipeline.run_records import RunRecords
 from pipeline.storage import Storage
@@ -41,6 +43,22 @@ class Results:
         self._storage = storage
         self.record: dict[str, Any] = chosen[-1]
         self.fingerprint: str = self.record["answers_fingerprint"]
+
+    @property
+    def job(self) -> JobConfig:
+        """The job that the latest run was given, as it was resolved.
+
+        Raises:
+            ConfigurationError: it has settings that this version does not know.
+        """
+        try:
+            return JobConfig.model_validate(self.record["job"])
+        except ValidationError as error:
+            first = error.errors()[0]
+            what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            raise ConfigurationError(
+                f"its run {self.record['run_id']} was made by another version of flashvid ({what})", self._storage.url
+            ) from None
 
     def answers(self, columns: Sequence[str] = tuple(tables.ANSWERS.names)) -> list[Row]:
         """The latest answer of every question of every span of a video, sorted by these.

@@ -241,3 +241,8 @@ def test_what_can_not_be_evaluated_is_refused_by_name(tmp_path: Path) -> None:
     assert "question_id 'colour', video_id 'a': the expected answer 'green'" in refusal(output)
     table.write_text('{"question": "What happens?"}')
     assert "no question has an expected answer" in refusal(output)
+    (record,) = (file for file in (output / "runs").iterdir() if not file.name.endswith(".end.json"))
+    started = json.loads(record.read_text())
+    started["job"]["sampling"]["every_second_frame"] = True
+    record.write_text(json.dumps(started))
+    assert "another version of flashvid (sampling.every_second_frame" in refusal(output)
