@@ -218,6 +218,8 @@ class JobConfig(Settings):
         for name in _nested_keys(value):
             if any(word in name.lower() for word in _SECRET_WORDS):
                 raise ValueError(f"'{name}' looks like a secret: give it through the environment or a profile")
+        if any(_URL_WITH_SECRET.search(text) for text in _nested_texts(value)):
+            raise ValueError("a URL holds a password: give it through the environment or a profile")
         return value
 
     @field_validator("videos", "questions", "output", "cache")
@@ -237,6 +239,13 @@ def _filled(group: object, defaults: BaseModel) -> object:
     """A group as it is written, and defaults for what it leaves open; what is no group is left to the validation."""
     written = group.model_dump(exclude_unset=True) if isinstance(group, BaseModel) else group
     return {**defaults.model_dump(), **written} if isinstance(written, dict) else written
+
+
+def _nested_texts(value: object) -> list[str]:
+    if isinstance(value, list | tuple | dict):
+        inner = value.values() if isinstance(value, dict) else value
+        return [text for one in inner for text in _nested_texts(one)]
+    return [value] if isinstance(value, str) else []
 
 
 def _nested_keys(value: object) -> list[str]:

@@ -28,7 +28,7 @@ from flashvid.errors import FatalError, PermanentError, TransientError
 
 
 class WorkerDiedError(TransientError):
-    """Two processes died while they worked on this clip; it is left alone for this run."""
+    """Processes that worked on this clip died, two of the run's or one that was killed; the next run tries again."""
 
 
 class InputRowError(PermanentError):

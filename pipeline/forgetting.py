@@ -62,7 +62,12 @@ def forget_video(output: Storage, caches: Iterable[Storage], lease: Lease, video
     paths: set[str] = set()
     for table in _tables(output, failure_parts):
         paths.update(table.filter(pc.equal(table["video_id"], video_id))["video_path"].to_pylist())
-    tokens = sum(_forget_tokens(cache, lease, video_id, clips, sources) for cache in caches)
+    runs = {run["run_id"] for run in RunRecords(output).all()}
+    tokens = 0
+    for cache in caches:
+        removed = _forget_tokens(cache, lease, video_id, clips, runs)
+        sources |= removed.sources
+        tokens += removed.objects
 
     def is_its_probe(rows: pa.Table) -> pa.Array:
         return pc.or_(_is_in(rows["source_id"], sources), _is_in(rows["video_path"], paths))
@@ -80,17 +85,38 @@ def _is_in(column: pa.ChunkedArray, values: set[str]) -> pa.Array:
     return pc.is_in(column, pa.array(sorted(value for value in values if value is not None), pa.string()))
 
 
-def _forget_tokens(cache: Storage, lease: Lease, video_id: str, clips: set[str], sources: set[str]) -> int:
+@dataclass(frozen=True)
+class _Removed:
+    objects: int
+    sources: set[str]
+
+
+def _forget_tokens(cache: Storage, lease: Lease, video_id: str, clips: set[str], runs: set[str]) -> _Removed:
+    """Remove the tokens of the answered clips, and those that this output's runs made of the video.
+
+    In a shared cache another output may have other bytes under the same `video_id`: those stay.
+    """
     removed = 0
+    sources: set[str] = set()
     for name in cache.names("tokens"):
-        with cache.fs.open(cache.path(name), "rb") as file:
-            (row,) = pq.read_table(file, columns=["video_id", "source_id"]).to_pylist()
-        if row["video_id"] == video_id or PurePosixPath(name).stem in clips:
-            sources.add(row["source_id"])
+        row = _origin(cache, name)
+        if PurePosixPath(name).stem in clips or (row["video_id"] == video_id and row["run_id"] in runs):
+            sources.update(source for source in (row["source_id"],) if source is not None)
             lease.check()
             cache.remove(name)
             removed += 1
-    return removed
+    return _Removed(removed, sources)
+
+
+def _origin(cache: Storage, name: str) -> Mapping[str, str | None]:
+    columns = ["video_id", "source_id", "run_id"]
+    try:
+        with cache.fs.open(cache.path(name), "rb") as file:
+            (row,) = pq.read_table(file, columns=columns).to_pylist()
+    except (pa.ArrowInvalid, ValueError):
+        # A damaged object says nothing of itself: it goes with its clip, and is otherwise left to `verify`.
+        return dict.fromkeys(columns)
+    return {name: row[name] for name in columns}
 
 
 def _tables(storage: Storage, names: list[str]) -> Iterator[pa.Table]:

@@ -28,7 +28,7 @@ class AnswerKey:
     clip_id: str
     question_id: str
     question_hash: str
-    attempt: int = 1
+    run_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class FailureKey:
     error_kind: str
     attempt: int
     stage: str = ""
+    run_id: str = ""
     retried: bool = False
 
 
@@ -73,17 +74,17 @@ class Ledger:
 
     def answer_keys(self) -> Iterable[AnswerKey]:
         """Keys of every committed answer; only key columns are read."""
-        columns = ["video_id", "clip_id", "question_id", "question_hash", "attempt"]
+        columns = ["video_id", "clip_id", "question_id", "question_hash", "run_id"]
         for row in self._read(self._answers, tables.ANSWERS, columns):
             yield AnswerKey(**row)
 
     def failure_keys(self) -> Iterable[FailureKey]:
         """Keys of every committed failure."""
         requests = read_retries(self._storage)
-        columns = ["clip_id", "question_id", "error_kind", "attempt", "stage", "error_type", "run_id"]
+        columns = ["clip_id", "question_id", "error_kind", "attempt", "stage", "run_id", "error_type"]
         for row in self._read(self._failures, tables.FAILURES, columns):
             retried = any(request.covers(row) for request in requests)
-            yield FailureKey(**{name: row[name] for name in columns[:5]}, retried=retried)
+            yield FailureKey(**{name: row[name] for name in columns[:6]}, retried=retried)
 
     def _create(self, name: str, rows: Sequence[Row], schema: pa.Schema) -> None:
         if not self._storage.create(name, to_bytes(rows, schema)):

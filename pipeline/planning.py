@@ -93,11 +93,11 @@ class FailureHistory:
 
     Args:
         failures: Committed failures.
-        answered_attempts: The latest attempt, by `clip_id`, that gave an answer.
+        answered_in: The latest run, by `clip_id`, that gave an answer; runs are named in the order they began.
         max_attempts: Tries of a transient failure.
     """
 
-    def __init__(self, failures: Iterable[FailureKey], answered_attempts: Mapping[str, int], max_attempts: int) -> None:
+    def __init__(self, failures: Iterable[FailureKey], answered_in: Mapping[str, str], max_attempts: int) -> None:
         self._max_attempts = max_attempts
         self._of_rows: set[tuple[str, str | None]] = set()
         self._permanent: set[tuple[str, str | None]] = set()
@@ -109,7 +109,7 @@ class FailureHistory:
                 # The row itself was at fault: planning sees for itself whether it still is.
                 self._of_rows.add(key)
                 continue
-            if failure.question_id is None and failure.attempt < answered_attempts.get(failure.clip_id, 0):
+            if failure.question_id is None and failure.run_id < answered_in.get(failure.clip_id, ""):
                 continue
             if failure.retried:
                 self._forgiven[key] = max(self._forgiven.get(key, 0), failure.attempt)
@@ -157,7 +157,7 @@ def plan(
         QuestionChangedError: a `question_id` has answers to another text; names it and the video.
     """
     answers = _Answers(answered)
-    history = FailureHistory(failed, answers.attempts, max_attempts)
+    history = FailureHistory(failed, answers.answered_in, max_attempts)
     used_columns = questions.columns
     to_encode: list[Clip] = []
     cached: list[Clip] = []
@@ -214,9 +214,9 @@ class _Answers:
     def __init__(self, answered: Iterable[AnswerKey]) -> None:
         self._keys: set[tuple[str, str, str]] = set()
         self._hashes: dict[tuple[str, str], str] = {}
-        self.attempts: dict[str, int] = {}
+        self.answered_in: dict[str, str] = {}
         for key in answered:
-            self.attempts[key.clip_id] = max(self.attempts.get(key.clip_id, 0), key.attempt)
+            self.answered_in[key.clip_id] = max(self.answered_in.get(key.clip_id, ""), key.run_id)
             self._keys.add((key.clip_id, key.question_id, key.question_hash))
             for owner in (key.video_id, key.clip_id):
                 self._hashes[owner, key.question_id] = key.question_hash

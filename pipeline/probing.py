@@ -9,7 +9,7 @@ from typing import IO, Any
 import pyarrow.dataset as ds
 import ray
 from fsspec.implementations.local import LocalFileSystem
-from ray.exceptions import WorkerCrashedError
+from ray.exceptions import LocalRayletDiedError, NodeDiedError, OutOfMemoryError, WorkerCrashedError
 
 from pipeline import tables
 from pipeline.decoders.choice import Decoder, automatic
@@ -27,6 +27,8 @@ from pipeline.planning import Clip
 from pipeline.storage import Storage, resolve
 
 STAGE = "probe"
+# How Ray says that a process is gone, whoever ended it.
+_DEATHS = (WorkerCrashedError, OutOfMemoryError, NodeDiedError, LocalRayletDiedError)
 _CLIPS_PER_TASK = 32
 
 
@@ -117,7 +119,7 @@ def probe_clips(
     for chunk, result in zip(chunks, results, strict=True):
         try:
             found = ray.get(result)
-        except WorkerCrashedError:
+        except _DEATHS:
             found = [_probe_alone(probe, clip, storage_options) for clip in chunk]
         yield list(zip(chunk, found, strict=True))
 
@@ -125,7 +127,7 @@ def probe_clips(
 def _probe_alone(probe: Any, clip: Clip, storage_options: Mapping[str, Any]) -> Probe | Failure:  # noqa: ANN401
     try:
         found: Probe | Failure = ray.get(probe.remote([clip], dict(storage_options)))[0]
-    except WorkerCrashedError:
+    except _DEATHS:
         return Failure.of(WorkerDiedError("the process that read the file's packets died"), STAGE)
     return found
 

@@ -110,6 +110,8 @@ class _Run:
         self._started = started
         self._ledger = Ledger(storage, prints.answers)
         self._probes = ProbeTable(storage)
+        # Files that could not be cut into windows, by `source_id`.
+        self._uncut: dict[str, Failure] = {}
         self._committer = Committer(self._ledger, lease, job.commit)
 
     def execute(self, address: str | None) -> RunSummary:
@@ -148,7 +150,8 @@ class _Run:
         """Make a row of every window of the job's videos; files of unknown length are probed for it.
 
         Returns:
-            Every `source_id` that was probed. One that can't be stays whole, and fails as every clip does.
+            Every `source_id` that was probed. One that can't be stays whole, and fails as every clip does: tried again
+            at once, it might be answered as one clip beside the windows that a later run cuts.
         """
         inputs, durations = self._inputs, self._probes.durations()
         unknown = {
@@ -161,6 +164,7 @@ class _Run:
         sizes = {source.source_id: source.size_bytes for source in inputs.sources}
         for number, results in enumerate(probe_clips([*unknown.values()], self._job.storage_options)):
             found = [(clip, probe) for clip, probe in results if isinstance(probe, Probe)]
+            self._uncut.update((clip.source_id, result) for clip, result in results if isinstance(result, Failure))
             durations.update((clip.source_id, probe.header.duration_s) for clip, probe in found)
             self._probes.append(found, sizes, f"{self._lease.run_id}-windows-{number:05d}")
         videos, sources = cut(
@@ -188,7 +192,11 @@ class _Run:
     def _probe(self, todo: Plan, known: frozenset[str]) -> Plan:
         """Read the packets of new files; clips whose file is no video fail here and leave the plan."""
         new = [clip for clip in todo.to_encode if clip.problem is not None or clip.source_id not in known]
-        failed: set[str] = set()
+        failed = {clip.clip_id for clip in new if clip.source_id in self._uncut}
+        for clip in new:
+            if clip.clip_id in failed:
+                self._committer.add_failure(clip, self._uncut[clip.source_id])
+        new = [clip for clip in new if clip.clip_id not in failed]
         sizes = {source.source_id: source.size_bytes for source in self._inputs.sources}
         for number, results in enumerate(probe_clips(new, self._job.storage_options)):
             found = []

@@ -135,7 +135,10 @@ def decode_tokens(content: bytes, name: str) -> CompressedVideo:
         (row,) = from_bytes(content).to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise CorruptTokensError(f"is no Parquet file with one row: {error}", name) from None
-    return _decode(row, name)
+    try:
+        return _decode(row, name)
+    except KeyError as error:
+        raise CorruptTokensError(f"has no column {error}", name) from None
 
 
 def _decode(row: Mapping[str, Any], name: str) -> CompressedVideo:

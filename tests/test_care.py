@@ -182,7 +182,12 @@ def test_a_forgotten_video_is_nowhere(output: Storage, tmp_path: Path) -> None:
     assert output.create("probes/part-2.parquet", to_bytes([probe], tables.PROBES))
     origin = ClipOrigin("clip", video, "another source", None, None)
     elsewhere = TokenStore(cache, "tokens-print")
-    elsewhere.commit("aa" + 30 * "0", compressed_video(torch.ones(5, 6)), origin, thumbnails=[], run_id="r")
+    ours = "20260103T000000-cc"
+    elsewhere.commit("aa" + 30 * "0", compressed_video(torch.ones(5, 6)), origin, thumbnails=[], run_id=ours)
+    # Of another output that shares the cache, and calls other bytes by the same name; and one that nobody can read.
+    theirs = elsewhere.name("bb" + 30 * "0")
+    elsewhere.commit("bb" + 30 * "0", compressed_video(torch.ones(5, 6)), origin, thumbnails=[], run_id="theirs")
+    assert cache.create(elsewhere.name("cc" + 30 * "0"), b"garbage")
     names = (("answers", "video_id"), ("failures", "video_id"), ("tokens", "video_id"))
     before = [of_others(output, name, column, video) for name, column in names]
     probes_before = of_others(output, "probes", "video_path", f"/videos/{video}")
@@ -193,7 +198,7 @@ def test_a_forgotten_video_is_nowhere(output: Storage, tmp_path: Path) -> None:
     assert of_others(output, "probes", "video_path", f"/videos/{video}") == probes_before
     assert video not in {row["video_id"] for name, _ in names for row in rows(output, name)}
     assert f"/videos/{video}" not in {row["video_path"] for row in rows(output, "probes")}
-    assert cache.names("tokens") == []
+    assert sorted(cache.names("tokens")) == [theirs, elsewhere.name("cc" + 30 * "0")]
     assert verify(output, [output]).findings == ()
     again = forget_video(output, token_roots(output, {}), lease, video)
     assert (again.answers, again.failures, again.tokens, again.probes) == (0, 0, 0, 0)

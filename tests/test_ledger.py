@@ -97,13 +97,13 @@ def test_rows_come_back_as_they_were(ledger: Ledger, tmp_path: Path) -> None:
     read = ds.dataset(tmp_path / "failures", format="parquet").to_table().to_pylist()
     assert by_id(read) == by_id(failures)
 
-    names = ("video_id", "clip_id", "question_id", "question_hash", "attempt")
+    names = ("video_id", "clip_id", "question_id", "question_hash", "run_id")
     expected = {AnswerKey(*(row[name] for name in names)) for row in answers}
     keys = list(ledger.answer_keys())
     assert (len(keys), set(keys)) == (80, expected)
     assert set(ledger.failure_keys()) == {
-        FailureKey("clip-bad", None, "permanent", 1, failures[0]["stage"]),
-        FailureKey("clip-0001", "q3", "transient", 2, failures[1]["stage"]),
+        FailureKey("clip-bad", None, "permanent", 1, failures[0]["stage"], failures[0]["run_id"]),
+        FailureKey("clip-0001", "q3", "transient", 2, failures[1]["stage"], failures[1]["run_id"]),
     }
 
 

@@ -24,7 +24,7 @@ NUM_FRAMES = 12
 FRAMES_IN_FILE, FPS = 132, 25
 
 
-@pytest.mark.parametrize("retention_ratio", [0.10, 0.25])
+@pytest.mark.parametrize("retention_ratio", [0.10, pytest.param(0.25, marks=pytest.mark.slow)])
 def test_a_natural_clip(tmp_path: Path, retention_ratio: float) -> None:
     """Frame count, timestamps, token counts, answers and schema of one clip."""
     clip = next(path for path in natural_clips() if path.name == "bigbuckbunny.mp4")

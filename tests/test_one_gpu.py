@@ -20,6 +20,7 @@ print(json.dumps({"answers": summary.answers_new, "devices": devices}))
 """
 
 
+@pytest.mark.slow
 def test_encode_and_answer_share_the_only_gpu(sample_videos: Path, tmp_path: Path) -> None:
     """With default resources both pools are placed on device 0 and the run ends."""
     copy_videos(sample_videos, tmp_path, ["moving_red_disc.mp4", "three_boxes.mp4"])

@@ -203,10 +203,16 @@ def test_a_repaired_row_is_asked() -> None:
 def test_a_later_answer_supersedes_the_failures_of_its_clip() -> None:
     """A new question of a clip that failed, and then worked, starts to count from one."""
     row = video("a")
-    failures = [failed(row, None, attempt=n) for n in (1, 2)]
-    answers = [replace(answered(row, WHAT, WHAT.template), attempt=3)]
+    failures = [replace(failed(row, None, attempt=n), run_id=f"2026-0{n}") for n in (1, 2)]
+    answers = [replace(answered(row, WHAT, WHAT.template), run_id="2026-03")]
     (clip,) = make_plan([row], [WHAT, COLOUR], answers=answers, failures=failures).to_encode
     assert (clip.question_ids, clip.attempt) == (("colour",), 1)
+    # What fails after that answer counts, though it counts from one again.
+    failures += [replace(failed(row, None, attempt=n), run_id=f"2026-1{n}") for n in (1, 2)]
+    (clip,) = make_plan([row], [WHAT, COLOUR], answers=answers, failures=failures).to_encode
+    assert clip.attempt == 3
+    failures.append(replace(failed(row, None, "permanent", attempt=1), run_id="2026-13"))
+    assert make_plan([row], [WHAT, COLOUR], answers=answers, failures=failures).answers_exhausted == 1
 
 
 @pytest.mark.parametrize(

@@ -212,6 +212,7 @@ def _changed(path: Path, **columns: Any) -> None:
         lambda path: _changed(path, hidden_size=7),
         lambda path: _changed(path, dtype="bfloat16"),
         lambda path: _changed(path, dtype="int3"),
+        lambda path: pq.write_table(pq.ParquetFile(path).read().drop_columns("segment_lengths"), path),
         lambda path: _changed(path, indices=[0, 1, 2, 3]),
         lambda path: pq.write_table(pa.Table.from_pylist([], schema=tables.TOKENS), path),
         lambda path: path.write_bytes(path.read_bytes()[:-20]),

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
 
+from pipeline import run as run_module
 from pipeline.config import JobConfig, SamplingConfig
 from pipeline.decoders.process import DecodeProcess
+from pipeline.errors import WorkerDiedError
 from pipeline.inputs import Video
-from pipeline.probing import read_probe
+from pipeline.messages import Failure
+from pipeline.planning import Clip
+from pipeline.probing import Probe, read_probe
 from pipeline.run import run
 from pipeline.sources import Source
 from pipeline.windows import cut
@@ -110,6 +115,30 @@ def test_every_window_is_answered_and_only_once(sample_videos: Path, tmp_path: P
 
     again = run(windows)
     assert (again.clips_decoded, again.answers_new, again.failures_new) == (0, 0, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_a_file_that_could_not_be_probed_is_not_answered_whole(
+    sample_videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its windows are cut by the next run, and nothing stands beside their answers."""
+    copy_videos(sample_videos, tmp_path, ["three_boxes.mp4"])
+    windows = job(tmp_path, sampling={"num_frames": 4}, window_s=2.0)
+    probed = run_module.probe_clips
+
+    def died_once(
+        clips: Sequence[Clip], _options: Mapping[str, object]
+    ) -> Iterator[list[tuple[Clip, Probe | Failure]]]:
+        monkeypatch.setattr(run_module, "probe_clips", probed)
+        yield [(clip, Failure.of(WorkerDiedError("died"), "probe")) for clip in clips]
+
+    monkeypatch.setattr(run_module, "probe_clips", died_once)
+    first = run(windows)
+    assert (first.answers_new, first.clips_decoded, first.failures_new) == (0, 0, 1)
+    assert run(windows).answers_new > 0
+    assert {row["end_s"] for row in table(tmp_path / "output", "answers")} == {2.0, 4.0, None}
+    assert {row["start_s"] for row in table(tmp_path / "output", "answers")} == {None, 2.0, 4.0}
 
 
 @pytest.mark.slow

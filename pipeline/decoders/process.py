@@ -17,7 +17,7 @@ from typing import IO, Any
 from pipeline.config import SamplingConfig
 from pipeline.decoders.child import frames_in
 from pipeline.decoding import DecodedClip, FrameBlock, FrameTransform, collect, frame_blocks
-from pipeline.errors import DecodeMemoryError, DecoderDiedError, DecodeTimeoutError
+from pipeline.errors import DecodeMemoryError, DecoderDiedError, DecodeTimeoutError, WorkerDiedError
 
 _START_LIMIT_S = 120.0
 _GIBIBYTE = 1 << 30
@@ -62,6 +62,7 @@ class DecodeProcess:
         Raises:
             UnreadableVideoError: the file can't be decoded.
             DecoderDiedError: a new process died of it.
+            WorkerDiedError: the process was killed.
             DecodeTimeoutError: it took too long.
             DecodeMemoryError: it took too much memory.
         """
@@ -69,7 +70,7 @@ class DecodeProcess:
         try:
             with closing(self._blocks(path, sampling, start_s, end_s)) as blocks:
                 return collect(blocks, transform_for)
-        except (DecoderDiedError, DecodeMemoryError):
+        except (DecoderDiedError, WorkerDiedError, DecodeMemoryError):
             if not used:
                 raise
         self._restart()
@@ -121,7 +122,10 @@ class DecodeProcess:
                 num_frames, frame_timestamps, shape = reply
                 yield FrameBlock(num_frames, frame_timestamps, frames_in(self._shared, shape))
         except (EOFError, BrokenPipeError, ConnectionResetError):
-            raise DecoderDiedError(f"the process that decoded this file died ({self._cause_of_death()})") from None
+            cause = self._cause_of_death()
+            message = f"the process that decoded this file died ({cause})"
+            # Killed from outside, as by a machine without memory: that need not be the file's fault.
+            raise WorkerDiedError(message) if cause == "SIGKILL" else DecoderDiedError(message) from None
         finally:
             if not finished:
                 self._restart()
