@@ -214,10 +214,12 @@ class _Answers:
     def __init__(self, answered: Iterable[AnswerKey]) -> None:
         self._keys: set[tuple[str, str, str]] = set()
         self._hashes: dict[tuple[str, str], str] = {}
+        self._everywhere: dict[str, set[str]] = {}
         self.answered_in: dict[str, str] = {}
         for key in answered:
             self.answered_in[key.clip_id] = max(self.answered_in.get(key.clip_id, ""), key.run_id)
             self._keys.add((key.clip_id, key.question_id, key.question_hash))
+            self._everywhere.setdefault(key.question_id, set()).add(key.question_hash)
             for owner in (key.video_id, key.clip_id):
                 self._hashes[owner, key.question_id] = key.question_hash
 
@@ -229,6 +231,14 @@ class _Answers:
             raise QuestionChangedError(
                 f"its answers for video_id {clip.video_id!r} were given to another text (the question, its options, "
                 f"or a column it uses has changed); give the new question a question_id of its own",
+                f"question_id {question.question_id!r}",
+            )
+        # A question for all videos, without columns, has one text: also for videos that it has not been put to yet.
+        for_all = question.video_id is None and not question.columns
+        if for_all and wanted not in self._everywhere.get(question.question_id, {wanted}):
+            raise QuestionChangedError(
+                "its answers for other videos were given to another text or other options; give the new question a "
+                "question_id of its own",
                 f"question_id {question.question_id!r}",
             )
         return (clip.clip_id, question.question_id, wanted) in self._keys

@@ -235,6 +235,14 @@ def test_an_id_for_another_question_is_refused_by_name(changed: Question) -> Non
             )
 
 
+def test_an_id_for_another_question_is_refused_for_new_videos_too() -> None:
+    """Next month's videos with last month's id and another text would put two questions under one id."""
+    answers = [answered(video("a"), WHAT, WHAT.template)]
+    assert make_plan([video("b")], [WHAT], answers=answers).answers_planned == 1
+    with pytest.raises(QuestionChangedError, match=r"question_id 'what'.*other videos"):
+        make_plan([video("b")], [replace(WHAT, template="What happens now?")], answers=answers)
+
+
 def test_another_video_may_have_another_question_under_the_same_id() -> None:
     """Per-video questions share ids freely."""
     rows = [video("a"), video("b")]
