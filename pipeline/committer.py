@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,15 +28,29 @@ class _Batch:
 
 
 class Committer:
-    """Buffers rows until `CommitConfig` says to write them."""
+    """Buffers rows until `CommitConfig` says to write them.
+
+    Args:
+        ledger: Where to.
+        lease: Held by this process.
+        config: When.
+        clock: In seconds.
+        on_commit: Told the number of answers and the rows of failures that are on storage now.
+    """
 
     def __init__(
-        self, ledger: Ledger, lease: Lease, config: CommitConfig, clock: Callable[[], float] = time.monotonic
+        self,
+        ledger: Ledger,
+        lease: Lease,
+        config: CommitConfig,
+        clock: Callable[[], float] = time.monotonic,
+        on_commit: Callable[[int, Sequence[Mapping[str, Any]]], object] = lambda *_: None,
     ) -> None:
         self._ledger = ledger
         self._lease = lease
         self._config = config
         self._clock = clock
+        self._on_commit = on_commit
         self._answers: list[Mapping[str, Any]] = []
         self._failures: list[Mapping[str, Any]] = []
         self._unfinished: _Batch | None = None
@@ -125,6 +139,7 @@ class Committer:
         self._ledger.append_failures(batch.failures, part)
         self.answers_committed += len(batch.answers)
         self.failures_committed += len(batch.failures)
+        self._on_commit(len(batch.answers), batch.failures)
         self._parts += 1
         self._unfinished = None
         self._last_commit = self._clock()

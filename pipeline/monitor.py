@@ -91,6 +91,11 @@ class RunMonitor:
             self._counts[name] += count
         self._seconds[stage] += seconds
 
+    @property
+    def num_held(self) -> int:
+        """Clips whose frames are in memory."""
+        return len(self._held)
+
     def admit(self, clip_id: str) -> bool:
         """Ask to hold a clip's frames in memory; the bound holds over all decode actors together.
 

@@ -23,7 +23,8 @@ from pipeline.job_inputs import JobInputs, read_inputs
 from pipeline.lease import Lease
 from pipeline.ledger import Ledger
 from pipeline.messages import ClipMessage, Failure
-from pipeline.monitor import Activity, RunMonitor
+from pipeline.metrics import ObservedMonitor, RunMetrics
+from pipeline.monitor import Activity
 from pipeline.planning import PLAN_STAGE, Plan, changed_sources, plan, whole_clip
 from pipeline.probing import Probe, ProbeTable, probe_clips
 from pipeline.resources import plan_pools
@@ -112,7 +113,9 @@ class _Run:
         self._probes = ProbeTable(storage)
         # Files that could not be cut into windows, by `source_id`.
         self._uncut: dict[str, Failure] = {}
-        self._committer = Committer(self._ledger, lease, job.commit)
+        self._storage = storage
+        self._metrics = RunMetrics(lease.run_id)
+        self._committer = Committer(self._ledger, lease, job.commit, on_commit=self._metrics.committed)
 
     def execute(self, address: str | None) -> RunSummary:
         probed = self._probes.source_ids_by_path()
@@ -218,7 +221,9 @@ class _Run:
             gpus_per_node=size.gpus_per_node,
             encodes=bool(todo.to_encode),
         )
-        monitor: Any = ray.remote(num_cpus=0)(RunMonitor).remote(pools.max_decoded_clips)
+        self._metrics.started(todo, pools)
+        observed = RunMetrics(self._lease.run_id)
+        monitor: Any = ray.remote(num_cpus=0)(ObservedMonitor).remote(pools.max_decoded_clips, observed)
         settings = StageSettings(self._job, self._lease.run_id, self._prints.tokens, monitor)
         clips = answers = 0
         failures = self._committer.failures_committed
@@ -230,16 +235,16 @@ class _Run:
                     answers += len(message.answers)
                     failures += len(message.failures)
                 self._committer.tick()
-                self._on_progress(
-                    Progress(
-                        clips_done=clips,
-                        clips_planned=len(todo.to_encode) + len(todo.cached),
-                        answers_done=answers,
-                        answers_planned=todo.answers_planned,
-                        failures=failures,
-                        seconds=time.monotonic() - self._started,
-                    )
+                progress = Progress(
+                    clips_done=clips,
+                    clips_planned=len(todo.to_encode) + len(todo.cached),
+                    answers_done=answers,
+                    answers_planned=todo.answers_planned,
+                    failures=failures,
+                    seconds=time.monotonic() - self._started,
                 )
+                self._metrics.progressed(progress, self._storage.take_traffic())
+                self._on_progress(progress)
         finally:
             # Also when the run is interrupted: what has been answered is kept.
             self._committer.flush()

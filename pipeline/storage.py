@@ -11,6 +11,7 @@ import errno
 import os
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -60,6 +61,7 @@ class Storage:
         self.url = url
         self.fs, self.root = resolve(url, storage_options)
         self.is_local = isinstance(self.fs, LocalFileSystem)
+        self._traffic: Counter[str] = Counter()
         if self.is_local and Path(self.root).is_file():
             raise ConfigurationError("is a file, not a folder", url)
 
@@ -82,6 +84,7 @@ class Storage:
         Raises:
             StorageUnavailableError: no answer in time. The object may be there, or may be yet to appear.
         """
+        self._traffic["bytes_written"] += len(content)
         if self.is_exclusive:
             return self._create(name, content, within_s)
         if not self.exists(name):
@@ -107,7 +110,13 @@ class Storage:
     def read(self, name: str) -> bytes:
         """The whole content of an object. Raises FileNotFoundError."""
         content: bytes = self._call(self.fs.cat_file, self.path(name))
+        self._traffic["bytes_read"] += len(content)
         return content
+
+    def take_traffic(self) -> dict[str, int]:
+        """`bytes_written`, `bytes_read`, `requests_repeated` of whole objects since this was last asked."""
+        taken, self._traffic = self._traffic, Counter()
+        return dict(taken)
 
     def exists(self, name: str) -> bool:
         """Whether there is an object of that name."""
@@ -187,6 +196,7 @@ class Storage:
                 if time.monotonic() + pause >= until:
                     reason = str(error) or type(error).__name__
                     raise StorageUnavailableError(f"no answer within {within_s:.0f} s ({reason})", self.url) from error
+            self._traffic["requests_repeated"] += 1
             time.sleep(pause)
             pause *= 2
 

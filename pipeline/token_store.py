@@ -67,6 +67,10 @@ class TokenStore:
         """Whether a clip's tokens are committed."""
         return self._storage.exists(self.name(content_key))
 
+    def take_traffic(self) -> dict[str, int]:
+        """See `Storage.take_traffic`."""
+        return self._storage.take_traffic()
+
     def commit(
         self,
         content_key: str,

@@ -72,6 +72,7 @@ def tokens(videos: list[CompressedVideo], tmp_path: Path) -> TokenStore:
         planned = clip(name)
         origin = ClipOrigin(planned.clip_id, planned.video_id, planned.source_id, None, None)
         store.commit(planned.content_key, compressed, origin, thumbnails=[], run_id="run")
+    store.take_traffic()  # was ours, not the stage's
     return store
 
 

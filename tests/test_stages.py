@@ -13,7 +13,19 @@ from flashvid.errors import ConfigurationError, PermanentError
 from pipeline.messages import ClipMessage
 from pipeline.monitor import RunMonitor
 from pipeline.stages.stage import Stage
+from pipeline.token_store import TokenStore
 from tests.helpers import clip
+
+
+class Untouched(TokenStore):
+    """Nothing is asked of it."""
+
+    def __init__(self) -> None:
+        """Without storage."""
+
+    def take_traffic(self) -> dict[str, int]:
+        """None."""
+        return {}
 
 
 class Desk(Stage):
@@ -26,6 +38,7 @@ class Desk(Stage):
         self.error = error
         self.processed = 0
         self.waited_s = 0.0
+        self.tokens = Untouched()
 
     def tell(self, method: str, *arguments: object) -> Any:
         """Call the monitor directly."""

@@ -55,6 +55,8 @@ class AnswerStage(Stage):
             "answers": len(outcome.rows),
             "visual_tokens_before": len(asked.compressed.assignment),
             "visual_tokens_after": len(asked.compressed.tokens),
+            "prompt_tokens": outcome.prompt_tokens,
+            "prompt_tokens_prefilled": outcome.prompt_tokens_prefilled,
         }
         if outcome.visual_token_layers:
             num_layers = self._model.language.decoder.num_layers
@@ -110,17 +112,23 @@ class _Outcome:
         rows: Answers.
         failures: Of questions that could not be answered.
         visual_token_layers: For each answer, the prompt's visual tokens times the layers that had them.
+        prompt_tokens: Of all prompts together.
+        prompt_tokens_prefilled: Those that were run: what prompts share once (prefixes of one length count as one).
     """
 
     rows: tuple[Mapping[str, object], ...] = ()
     failures: tuple[Failure, ...] = ()
     visual_token_layers: tuple[int, ...] = ()
+    prompt_tokens: int = 0
+    prompt_tokens_prefilled: int = 0
 
     def __add__(self, other: _Outcome) -> _Outcome:
         return _Outcome(
             self.rows + other.rows,
             self.failures + other.failures,
             self.visual_token_layers + other.visual_token_layers,
+            self.prompt_tokens + other.prompt_tokens,
+            self.prompt_tokens_prefilled + other.prompt_tokens_prefilled,
         )
 
 
@@ -130,7 +138,13 @@ def _outcome(asked: _Asked, answers: Sequence[Answer], seconds: float) -> _Outco
         {**_question_columns(question, asked.text(question)), **_answer_columns(answer), "answer_seconds": seconds}
         for question, answer in zip(asked.questions, answers, strict=True)
     )
-    return _Outcome(rows=tuple(rows), visual_token_layers=tuple(answer.token_layers.visual for answer in answers))
+    shared = sum({answer.num_shared_tokens for answer in answers})
+    return _Outcome(
+        rows=tuple(rows),
+        visual_token_layers=tuple(answer.token_layers.visual for answer in answers),
+        prompt_tokens=sum(answer.num_prompt_tokens for answer in answers),
+        prompt_tokens_prefilled=shared + sum(answer.num_prompt_tokens - answer.num_shared_tokens for answer in answers),
+    )
 
 
 def _question_columns(question: Question, text: str) -> dict[str, object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from flashvid.models import load_preprocessor
 from pipeline.decoders.process import DecodeProcess
@@ -53,10 +54,12 @@ class DecodeStage(Stage):
                 clip.end_s,
                 transform_for=lambda num_frames: self._preprocessor.for_video(num_frames).resize,
             )
+            video_bytes = Path(path).stat().st_size
         self.tell("hold", clip.clip_id)
         counts = {
             "clips_decoded": 1,
             "frames_decoded": len(decoded.frames),
+            "video_bytes": video_bytes,
             "clips_sampled_down": int(is_sampled_down(decoded.frame_timestamps, job.sampling)),
         }
         return replace(message, decoded=decoded), counts

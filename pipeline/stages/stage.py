@@ -92,6 +92,10 @@ class Stage(ABC):
         )
         self.tell("register", worker)
 
+    def end(self, clip_id: str, counts: Mapping[str, int], seconds: float) -> None:
+        """Tell the monitor what was done for a clip, and what that asked of storage."""
+        self.tell("end", clip_id, self.name, {**counts, **self.tokens.take_traffic()}, seconds)
+
     def tell(self, method: str, *arguments: object) -> Any:  # noqa: ANN401 - whatever the monitor returns
         """Call the run's monitor and wait for its reply.
 
@@ -126,11 +130,11 @@ class Stage(ABC):
             raise
         except Exception:  # noqa: BLE001 - it will be raised again, alone
             for clip_id in clip_ids:
-                self.tell("end", clip_id, self.name, {}, 0.0)
+                self.end(clip_id, {}, 0.0)
             return map(self._attempt, messages)
         seconds = (time.perf_counter() - started) / len(messages)
         for clip_id, (_, counts) in zip(clip_ids, done, strict=True):
-            self.tell("end", clip_id, self.name, counts, seconds)
+            self.end(clip_id, counts, seconds)
         return [outcome for outcome, _ in done]
 
     def _attempt(self, message: ClipMessage) -> ClipMessage:
@@ -146,5 +150,5 @@ class Stage(ABC):
             raise
         except Exception as error:  # noqa: BLE001 - becomes a row of failures/ with its traceback
             outcome = message.failed(Failure.of(error, self.name))
-        self.tell("end", clip_id, self.name, counts, time.perf_counter() - started - self.waited_s)
+        self.end(clip_id, counts, time.perf_counter() - started - self.waited_s)
         return outcome
