@@ -147,9 +147,13 @@ class RunMetrics:
         self._recorder(name).observe(value, self._tags(labels))
 
     def counts(self, counts: Mapping[str, int], stage: str) -> None:
-        """Add what a stage counted, the names in `COUNTS`."""
-        for name in counts.keys() & COUNTS.keys():
-            self.add(name, counts[name], stage=stage)
+        """Add what a stage counted.
+
+        Raises:
+            KeyError: a name that `COUNTS` does not have: it would be counted and never seen.
+        """
+        for name, count in counts.items():
+            self.add(name, count, stage=stage)
 
     def started(self, todo: Plan, pools: Pools) -> None:
         """What there is to do, and by how many."""
