@@ -132,7 +132,7 @@ def _end(head: subprocess.Popen[bytes]) -> None:
     """`ray start --block` ends its children when it is told to end; if it does not, its process group is killed."""
     head.send_signal(signal.SIGTERM)
     try:
-        head.wait(timeout=30)
+        head.wait(timeout=10)
     except subprocess.TimeoutExpired:
         os.killpg(head.pid, signal.SIGKILL)
         head.wait()
