@@ -181,6 +181,7 @@ def test_an_int8_cache_and_a_method_of_the_decoder(sample_videos: Path, tmp_path
     assert_answers_are_the_librarys(settings, warm)
 
 
+@pytest.mark.slow
 def test_drawn_answers_do_not_depend_on_what_is_drawn_with_them(sample_videos: Path, tmp_path: Path) -> None:
     """Each clip and question has a random stream: resumed one by one, the answers of an undisturbed run."""
     questions = [{"question_id": name, "question": "What happens here?"} for name in ("a", "b", "c")]
