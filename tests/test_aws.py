@@ -1,0 +1,76 @@
+"""infra/aws: a cluster file that `ray up` takes, on machines that EC2 knows how to start."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import botocore.session
+import jsonschema
+import pytest
+import yaml
+from botocore.validate import ParamValidator
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def cluster() -> dict[str, Any]:
+    """The file as it is written."""
+    written: dict[str, Any] = yaml.safe_load((ROOT / "infra" / "aws" / "cluster.yaml").read_text())
+    return written
+
+
+def test_ray_takes_it(cluster: dict[str, Any]) -> None:
+    """With Ray's defaults filled in, as `ray up` does; and refuses it misspelt."""
+    validate_config(prepare_config(cluster))
+    cluster["available_node_types"]["gpu"]["min_wokers"] = 1
+    with pytest.raises(jsonschema.ValidationError, match="min_wokers"):
+        validate_config(prepare_config(cluster))
+
+
+@pytest.mark.parametrize("node_type", ["head", "decode", "gpu"])
+def test_ec2_takes_its_machines(cluster: dict[str, Any], node_type: str) -> None:
+    """By the description of RunInstances that AWS publishes, which botocore carries; and instance types that exist."""
+    request = {"MinCount": 1, "MaxCount": 1, **cluster["available_node_types"][node_type]["node_config"]}
+    model = botocore.session.get_session().get_service_model("ec2")
+    report = ParamValidator().validate(request, model.operation_model("RunInstances").input_shape)
+    assert not report.has_errors(), report.generate_report()
+    assert request["InstanceType"] in model.shape_for("InstanceType").enum
+
+
+def test_nothing_is_open(cluster: dict[str, Any]) -> None:
+    """Token authentication, the job API on the head's loopback, SSH from inside, no metadata without a token."""
+    assert "--env RAY_AUTH_MODE=token" in cluster["docker"]["run_options"]
+    assert list(cluster["file_mounts"]) == ["~/.ray/auth_token"]
+    (start,) = (command for command in cluster["head_start_ray_commands"] if "ray start" in command)
+    assert "--dashboard-host=127.0.0.1" in start
+    assert cluster["provider"]["use_internal_ips"] is True
+    (rule,) = cluster["provider"]["security_group"]["IpPermissions"]
+    assert (rule["FromPort"], rule["ToPort"], rule["IpRanges"]) == (22, 22, [{"CidrIp": "10.0.0.0/8"}])
+    for node in cluster["available_node_types"].values():
+        assert node["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
+        assert all(disk["Ebs"]["Encrypted"] for disk in node["node_config"]["BlockDeviceMappings"])
+
+
+def test_spot_workers_and_a_head_that_stays(cluster: dict[str, Any]) -> None:
+    """Bounds of their own; the head, alone allowed to start machines, runs nothing."""
+    nodes = cluster["available_node_types"]
+    assert cluster["head_node_type"] == "head"
+    assert nodes["head"]["resources"] == {"CPU": 0}
+    assert "InstanceMarketOptions" not in nodes["head"]["node_config"]
+    profiles = {name: node["node_config"]["IamInstanceProfile"]["Arn"] for name, node in nodes.items()}
+    assert profiles["decode"] == profiles["gpu"] != profiles["head"]
+    workers = [nodes["decode"], nodes["gpu"]]
+    assert all(node["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"} for node in workers)
+    assert sum(node["max_workers"] for node in workers) <= cluster["max_workers"]
+    assert [node["resources"].get("GPU", 0) for node in workers] == [0, 1]
+
+
+def test_images_are_of_this_version(cluster: dict[str, Any]) -> None:
+    """CUDA where the GPUs are."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert cluster["docker"]["image"].endswith(f":{version}-cpu")
+    assert cluster["available_node_types"]["gpu"]["docker"]["worker_image"].endswith(f":{version}-cuda")
