@@ -15,6 +15,7 @@ FlashVidError
 │   └── DecodeMemoryError
 └── FatalError              the run stops; what is committed stays
     ├── InputTableError
+    ├── NewerFormatError
     ├── SettingsChangedError
     ├── QuestionChangedError
     ├── OutputLockedError
@@ -69,6 +70,10 @@ class CorruptTokensError(TransientError):
 
 class InputTableError(FatalError):
     """A table of videos or questions that can't be read as one: the message names the row or the column."""
+
+
+class NewerFormatError(FatalError):
+    """A later version of flashvid wrote this output in a format that this version can't read."""
 
 
 class SettingsChangedError(FatalError):

@@ -11,10 +11,11 @@ from importlib.metadata import version
 from typing import Any
 
 from pipeline.config import JobConfig
-from pipeline.errors import SettingsChangedError
+from pipeline.errors import NewerFormatError, SettingsChangedError
 from pipeline.fingerprint import Fingerprints, changed_settings
 from pipeline.storage import Storage
 
+# Of all that is below an output, as docs/compatibility.md describes it. Raised when an older version would misread it.
 FORMAT_VERSION = 1
 _RECORDED_PACKAGES = ("flashvid-pipeline", "torch", "transformers", "ray", "decord", "av", "pyarrow")
 
@@ -35,6 +36,7 @@ class RunRecords:
 
         Raises:
             SettingsChangedError: names every changed setting, compared with the nearest earlier run.
+            NewerFormatError: see `all`.
         """
         earlier = [run for run in self.all() if self._has_results(run)]
         if fork or not earlier or any(run["answers_fingerprint"] == new.answers for run in earlier):
@@ -73,20 +75,39 @@ class RunRecords:
         self._create(f"runs/{run_id}.end.json", {"ended": datetime.now(UTC).isoformat(), **summary})
 
     def all(self) -> list[dict[str, Any]]:
-        """Every run's record as it was started, the earliest first."""
-        return [self._read(name) for name in self._starts()]
+        """Every run's record as it was started, the earliest first.
+
+        Raises:
+            NewerFormatError: a run of a later version has changed the output's format.
+        """
+        return [self._read_start(name) for name in self._starts()]
 
     def _starts(self) -> list[str]:
         return [name for name in self._storage.names("runs") if not name.endswith(".end.json")]
+
+    def _read_start(self, name: str) -> dict[str, Any]:
+        record = self._read(name)
+        if record["format_version"] > FORMAT_VERSION:
+            writer = record["packages"]["flashvid-pipeline"]
+            raise NewerFormatError(
+                f"was written by flashvid-pipeline {writer} in format {record['format_version']}; this version, "
+                f"{version('flashvid-pipeline')}, reads up to format {FORMAT_VERSION}: install {writer} or a later one",
+                self._storage.url,
+            )
+        return record
 
     def _read(self, name: str) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(self._storage.read(name))
         return record
 
     def ended(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        """The two records of every run that came to its end, as it was started and as it ended, the earliest first."""
+        """The two records of every run that came to its end, as it was started and as it ended, the earliest first.
+
+        Raises:
+            NewerFormatError: see `all`.
+        """
         ends = [name for name in self._storage.names("runs") if name.endswith(".end.json")]
-        return [(self._read(name.replace(".end.json", ".json")), self._read(name)) for name in ends]
+        return [(self._read_start(name.replace(".end.json", ".json")), self._read(name)) for name in ends]
 
     def _has_results(self, run: Mapping[str, Any]) -> bool:
         """Whether anything stands under a run's fingerprints; a run that made nothing binds nobody."""

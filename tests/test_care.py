@@ -32,7 +32,7 @@ from pipeline.ledger import Ledger
 from pipeline.parquet import to_bytes
 from pipeline.planning import FailureHistory
 from pipeline.retries import RetryRequest, request_retry
-from pipeline.run_records import RunRecords
+from pipeline.run_records import FORMAT_VERSION, RunRecords
 from pipeline.storage import Storage
 from pipeline.token_store import ClipOrigin, TokenStore
 from pipeline.verification import verify
@@ -55,6 +55,7 @@ class Run:
     def record(self, storage: Storage) -> None:
         """Write it."""
         content = {
+            "format_version": FORMAT_VERSION,
             "run_id": self.run_id,
             "tokens_fingerprint": self.tokens,
             "answers_fingerprint": self.answers,
