@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import ray
 
+from flashvid.errors import FatalError
+
 
 @dataclass(frozen=True)
 class ClusterSize:
@@ -56,3 +58,13 @@ def _size() -> ClusterSize:
         num_cpus=sum(node.get("CPU", 0.0) for node in nodes),
         gpus_per_node=tuple(int(node["GPU"]) for node in nodes if node.get("GPU")),
     )
+
+
+def fatal_cause(error: BaseException) -> FatalError | None:
+    """What a task or an actor raised to stop the run, out of what Ray wrapped around it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, FatalError):
+            return seen
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    return None
