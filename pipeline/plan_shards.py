@@ -26,13 +26,13 @@ from pipeline.token_store import TokenStore
 from pipeline.windows import cut
 
 # A shard's rows and answers are in the memory of one process.
-_ROWS_PER_SHARD = 16_384
+ROWS_PER_SHARD = 16_384
 _SHARDS_ON_STORAGE = 256
 
 
-def num_shards(num_videos: int) -> int:
+def num_shards(num_videos: int, rows_per_shard: int) -> int:
     """How many shards to plan so many rows in: a power of two, at most those on storage."""
-    wanted = -(-num_videos // _ROWS_PER_SHARD)
+    wanted = -(-num_videos // rows_per_shard)
     return min(_SHARDS_ON_STORAGE, 1 << (wanted - 1).bit_length())
 
 

@@ -25,7 +25,16 @@ from pipeline.fingerprint import Fingerprints
 from pipeline.inputs import QuestionTable, VideoTable
 from pipeline.ledger import Ledger
 from pipeline.messages import Failure
-from pipeline.plan_shards import ShardPlan, ShardSummary, Snapshot, list_tokens, num_shards, plan_shard, survey
+from pipeline.plan_shards import (
+    ROWS_PER_SHARD,
+    ShardPlan,
+    ShardSummary,
+    Snapshot,
+    list_tokens,
+    num_shards,
+    plan_shard,
+    survey,
+)
 from pipeline.planning import PLAN_STAGE, Clip, PlanCounts
 from pipeline.probing import Probe, ProbeTable, probe_clips
 from pipeline.storage import Storage
@@ -83,6 +92,7 @@ class Planner:
         run_id: Names the probes that are committed.
         committer: Takes what fails before a stage has begun, and keeps the lease alive.
         connect: Makes sure that this process is connected to Ray; called before the first task.
+        rows_per_shard: Rows that are planned at once, about.
     """
 
     def __init__(
@@ -96,6 +106,7 @@ class Planner:
         run_id: str,
         committer: Committer,
         connect: Callable[[], object],
+        rows_per_shard: int = ROWS_PER_SHARD,
     ) -> None:
         self._job = job
         self._prints = prints
@@ -105,7 +116,7 @@ class Planner:
         self._connect = connect
         self._ledger = Ledger(storage, prints.answers)
         self._probes = ProbeTable(storage)
-        self._rows = videos.shards(num_shards(len(videos)))
+        self._rows = videos.shards(num_shards(len(videos), rows_per_shard))
         self._on_ray = len(self._rows) > 1
         # Files that could not be cut into windows, by `source_id`.
         self._uncut: dict[str, Failure] = {}

@@ -61,7 +61,7 @@ class PlanningCost:
 def bench_planning(output: Path | None, *, num_videos: int, num_questions: int) -> PlanningCost:
     """Make the tables, plan in a process of its own, print what that took, and write it to `planning.md`."""
     with tempfile.TemporaryDirectory() as folder:
-        _fill(Path(folder), num_videos, num_questions)
+        fill(Path(folder), num_videos, num_questions)
         command = [sys.executable, "-m", "jobs.bench.planning", folder]
         measured = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own
     found = json.loads(measured.stdout.splitlines()[-1])
@@ -74,11 +74,11 @@ def bench_planning(output: Path | None, *, num_videos: int, num_questions: int) 
     return cost
 
 
-def _job(folder: Path) -> JobConfig:
+def load_job(folder: Path) -> JobConfig:
     return JobConfig.model_validate_json((folder / "job.json").read_text(encoding="utf-8"))
 
 
-def _fill(folder: Path, num_videos: int, num_questions: int) -> None:
+def fill(folder: Path, num_videos: int, num_questions: int) -> None:
     file = folder / "video.mp4"
     file.write_bytes(b"only its state is looked at")
     names = [f"video-{number:07d}" for number in range(num_videos)]
@@ -151,7 +151,7 @@ def _touch(path: Path) -> None:
 
 def _measure(folder: Path) -> PlanningCost:
     """Plan, as a run does before its first clip."""
-    job, imports_bytes = _job(folder), _peak_bytes()
+    job, imports_bytes = load_job(folder), _peak_bytes()
     prints = fingerprints(job, resolve_model(job.model.name).identity)
     begun = time.monotonic()
     videos, questions = read_tables(job)
