@@ -173,6 +173,21 @@ def decode(
     bench_decode(video, output)
 
 
+@bench.command()
+def planning(
+    output: Annotated[Path | None, typer.Option(help="folder for planning.md")] = None,
+    videos: Annotated[int, typer.Option(help="rows of the videos table", min=1)] = 1_000_000,
+    questions: Annotated[int, typer.Option(help="asked of every video; half of them are answered", min=2)] = 10,
+) -> None:
+    """Measure how long planning a large job takes, half of it answered, and the driver's memory.
+
+    Example: flashvid bench planning --videos 100000
+    """
+    from jobs.bench.planning import bench_planning
+
+    bench_planning(output, num_videos=videos, num_questions=questions)
+
+
 @contextmanager
 def _resumable() -> Iterator[None]:
     """Ctrl-C ends a command with a sentence; typer alone would end it without one."""

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
+from ray.exceptions import RayError
+
+from flashvid.errors import FatalError
 
 
 @dataclass(frozen=True)
@@ -56,3 +59,14 @@ def _size() -> ClusterSize:
         num_cpus=sum(node.get("CPU", 0.0) for node in nodes),
         gpus_per_node=tuple(int(node["GPU"]) for node in nodes if node.get("GPU")),
     )
+
+
+def fatal_cause(error: BaseException) -> FatalError | None:
+    """What a task or an actor raised to stop the run, out of what Ray wrapped around it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        # What Ray raises for a task is of its cause's class, too, but with a traceback for a message.
+        if isinstance(seen, FatalError) and not isinstance(seen, RayError):
+            return seen
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    return None

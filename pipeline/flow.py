@@ -11,8 +11,11 @@ bound on clips: `RunMonitor.admit`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import pyarrow as pa
 import ray
@@ -21,10 +24,12 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ReadTa
 from ray.data.block import BlockMetadata
 from ray.exceptions import RayError
 
-from flashvid.errors import FatalError
+from pipeline.cluster import fatal_cause
 from pipeline.inputs import QuestionTable
 from pipeline.messages import ClipMessage
-from pipeline.planning import Clip, Plan, shards
+from pipeline.plan_shards import ShardPlan
+from pipeline.planner import PlannedShard, RunPlan
+from pipeline.planning import Clip, shards
 from pipeline.resources import Pool, Pools, clips_per_batch
 from pipeline.stages import AnswerStage, DecodeStage, EncodeStage, StageSettings
 from pipeline.stages.stage import Stage
@@ -33,17 +38,20 @@ _MAX_SHARDS = 64
 _SHARDS_AT_ONCE = 2
 
 
+@dataclass(frozen=True)
+class _Deal:
+    """Clips that one read task deals out."""
+
+    num_clips: int
+    clips: Callable[[], Sequence[Clip]]
+
+
 class PlanSource(Datasource):
     """The planned clips as a Ray Data source: one read task per shard, one clip per block."""
 
-    def __init__(self, clips: Sequence[Clip]) -> None:
+    def __init__(self, deals: Sequence[_Deal]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._shards = tuple(shards(clips, _MAX_SHARDS))
-
-    @property
-    def num_shards(self) -> int:
-        """Read tasks of this source."""
-        return len(self._shards)
+        self._deals = deals
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Unknown to Ray; the clips are small."""
@@ -56,19 +64,36 @@ class PlanSource(Datasource):
         data_context: DataContext | None = None,  # noqa: ARG002
     ) -> list[ReadTask]:
         """One task per shard."""
-        return [_read_task(shard) for shard in self._shards]
+        return [_read_task(deal) for deal in self._deals]
 
 
-def _read_task(shard: tuple[Clip, ...]) -> ReadTask:
+def _read_task(deal: _Deal) -> ReadTask:
     def blocks() -> Iterator[pa.Table]:
-        for clip in shard:
+        for clip in deal.clips():
             yield ClipMessage(clip).to_table()
 
-    metadata = BlockMetadata(num_rows=len(shard), size_bytes=None, input_files=None, exec_stats=None)
+    metadata = BlockMetadata(num_rows=deal.num_clips, size_bytes=None, input_files=None, exec_stats=None)
     return ReadTask(blocks, metadata)
 
 
-def stream(plan: Plan, pools: Pools, settings: StageSettings, questions: QuestionTable) -> Iterator[ClipMessage]:
+def _deals(plan: RunPlan, kind: Literal["to_encode", "cached"]) -> list[_Deal]:
+    """One per planned shard; what was planned in this process is one shard, and dealt out in several."""
+    deals = []
+    for shard in plan.shards:
+        if isinstance(shard.held, ShardPlan):
+            clips: tuple[Clip, ...] = getattr(shard.held.plan, kind)
+            deals += [_Deal(len(dealt), partial(tuple, dealt)) for dealt in shards(clips, _MAX_SHARDS)]
+        elif count := getattr(shard.summary.counts, f"clips_{kind}"):
+            deals.append(_Deal(count, partial(_fetch, shard, kind)))
+    return deals
+
+
+def _fetch(shard: PlannedShard, kind: str) -> tuple[Clip, ...]:
+    clips: tuple[Clip, ...] = getattr(shard.fetch().plan, kind)
+    return clips
+
+
+def stream(plan: RunPlan, pools: Pools, settings: StageSettings, questions: QuestionTable) -> Iterator[ClipMessage]:
     """Execute a plan, yielding each clip's outcome as it is ready, in no particular order.
 
     Raises:
@@ -81,32 +106,30 @@ def stream(plan: Plan, pools: Pools, settings: StageSettings, questions: Questio
             yield from ClipMessage.each_of(block)
     except RayError as error:
         # Ray wraps what a stage raised; the cause says what to do.
-        if (fatal := _fatal_cause(error)) is not None:
+        if (fatal := fatal_cause(error)) is not None:
             raise fatal from error
         raise
 
 
-def _graph(plan: Plan, pools: Pools, settings: StageSettings, questions: ray.ObjectRef[QuestionTable]) -> Dataset:
-    sources = []
-    if plan.to_encode:
-        decoded = _stage(_source(plan.to_encode), DecodeStage, pools.decode, settings)
+def _graph(plan: RunPlan, pools: Pools, settings: StageSettings, questions: ray.ObjectRef[QuestionTable]) -> Dataset:
+    counts, sources = plan.counts, []
+    encodes = counts.clips_to_encode > 0
+    if encodes:
+        decoded = _stage(_source(_deals(plan, "to_encode")), DecodeStage, pools.decode, settings)
         sources.append(_stage(decoded, EncodeStage, pools.encode, settings))
-    if plan.cached:
-        sources.append(_source(plan.cached))
+    if counts.clips_cached:
+        sources.append(_source(_deals(plan, "cached")))
     first, *others = sources
     joined: Dataset = first.union(*others) if others else first
-    together = clips_per_batch(
-        len(plan.to_encode) + len(plan.cached), plan.answers_planned, pools.answer.size, encodes=bool(plan.to_encode)
-    )
+    together = clips_per_batch(counts.clips_planned, counts.answers_planned, pools.answer.size, encodes=encodes)
     return _stage(joined, AnswerStage, pools.answer, settings, questions, batch_size=together)
 
 
-def _source(clips: Sequence[Clip]) -> Dataset:
+def _source(deals: Sequence[_Deal]) -> Dataset:
     # A read task waits for nothing: reserving a CPU would only make it compete with the decode actors. Without one,
     # nothing but this bound keeps Ray from starting a process for every shard at once.
-    source = PlanSource(clips)
     dataset: Dataset = ray.data.read_datasource(
-        source, num_cpus=0, concurrency=_SHARDS_AT_ONCE, override_num_blocks=source.num_shards
+        PlanSource(deals), num_cpus=0, concurrency=_SHARDS_AT_ONCE, override_num_blocks=len(deals)
     )
     return dataset
 
@@ -134,12 +157,3 @@ def _data_context() -> Iterator[None]:
     ours.execution_options.preserve_order = False
     with DataContext.current(ours):
         yield
-
-
-def _fatal_cause(error: BaseException) -> FatalError | None:
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, FatalError):
-            return seen
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    return None

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.config import JobConfig
 from pipeline.errors import InputTableError
-from pipeline.inputs import QuestionTable, Video, read_questions, read_videos
-from pipeline.inputs.videos import referenced_columns
+from pipeline.inputs import QuestionTable, Video, VideoTable, read_questions, read_video_table
 from pipeline.sources import Source, stat_sources
 
 
@@ -32,25 +31,25 @@ def read_inputs(job: JobConfig) -> JobInputs:
     Raises:
         InputTableError: see `read_tables` and `stat_sources`.
     """
-    videos, questions = read_tables(job)
+    table, questions = read_tables(job)
+    videos = list(table)
     sources = stat_sources(videos, source_id_column=job.source_id_column, storage_options=job.storage_options)
     return JobInputs(videos, questions, sources)
 
 
-def read_tables(job: JobConfig) -> tuple[list[Video], QuestionTable]:
+def read_tables(job: JobConfig) -> tuple[VideoTable, QuestionTable]:
     """Read and check the videos and the questions; no video is looked for.
 
     Raises:
         InputTableError: a table that can't be read, or that contradicts the job or the other one.
     """
-    videos = read_videos(job.videos, job.storage_options)
-    columns = referenced_columns(videos)
-    if job.source_id_column is not None and job.source_id_column not in columns:
+    videos = read_video_table(job.videos, job.storage_options)
+    if job.source_id_column is not None and job.source_id_column not in videos.columns:
         raise InputTableError(f"has no column {job.source_id_column!r} (source_id_column of the job)", job.videos)
     questions = read_questions(
         job.questions,
-        video_ids=[video.video_id for video in videos],
-        video_columns=columns,
+        video_ids=videos.video_ids,
+        video_columns=videos.columns,
         storage_options=job.storage_options,
     )
     return videos, questions

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -18,6 +18,8 @@ from pipeline.keys import shard_of
 from pipeline.parquet import Row, to_bytes
 from pipeline.retries import read_retries
 from pipeline.storage import Storage
+
+_FAILURE_COLUMNS = ("clip_id", "video_id", "question_id", "error_kind", "error_type", "attempt", "stage", "run_id")
 
 
 @dataclass(frozen=True)
@@ -72,30 +74,38 @@ class Ledger:
         if rows:
             self._create(f"{self._failures}/part-{part}.parquet", rows, tables.FAILURES)
 
-    def answer_keys(self) -> Iterable[AnswerKey]:
-        """Keys of every committed answer; only key columns are read."""
+    def answer_keys(self, shards: Iterable[str] | None = None) -> Iterable[AnswerKey]:
+        """Keys of committed answers, of all or of some shards (`shard_of`); only key columns are read."""
         columns = ["video_id", "clip_id", "question_id", "question_hash", "run_id"]
-        for row in self._read(self._answers, tables.ANSWERS, columns):
-            yield AnswerKey(**row)
+        folders = [self._answers] if shards is None else [f"{self._answers}/shard={shard}" for shard in shards]
+        for folder in folders:
+            for batch in self._read(folder, tables.ANSWERS, columns):
+                for row in batch.to_pylist():
+                    yield AnswerKey(**row)
 
-    def failure_keys(self) -> Iterable[FailureKey]:
-        """Keys of every committed failure."""
+    def failure_table(self) -> pa.Table:
+        """The key columns of every committed failure, `video_id` and `error_type` among them."""
+        batches = [*self._read(self._failures, tables.FAILURES, _FAILURE_COLUMNS)]
+        return pa.Table.from_batches(batches, pa.schema([tables.FAILURES.field(name) for name in _FAILURE_COLUMNS]))
+
+    def failure_keys(self, rows: pa.Table | None = None) -> Iterable[FailureKey]:
+        """Keys of committed failures: of all, or of some rows of `failure_table`."""
         requests = read_retries(self._storage)
-        columns = ["clip_id", "question_id", "error_kind", "attempt", "stage", "run_id", "error_type"]
-        for row in self._read(self._failures, tables.FAILURES, columns):
-            retried = any(request.covers(row) for request in requests)
-            yield FailureKey(**{name: row[name] for name in columns[:6]}, retried=retried)
+        names = [field.name for field in fields(FailureKey) if field.name != "retried"]
+        for batch in (self.failure_table() if rows is None else rows).to_batches():
+            for row in batch.to_pylist():
+                retried = any(request.covers(row) for request in requests)
+                yield FailureKey(**{name: row[name] for name in names}, retried=retried)
 
     def _create(self, name: str, rows: Sequence[Row], schema: pa.Schema) -> None:
         if not self._storage.create(name, to_bytes(rows, schema)):
             # Part names carry the run and a counter: a clash means two processes believe to be the same run.
             raise FileExistsError(f"{name} was written by somebody else")
 
-    def _read(self, folder: str, schema: pa.Schema, columns: list[str]) -> Iterable[Row]:
+    def _read(self, folder: str, schema: pa.Schema, columns: Sequence[str]) -> Iterable[pa.RecordBatch]:
         names = self._storage.names(folder)
         if not names:
             return
         paths = [self._storage.path(name) for name in names]
         dataset = ds.dataset(paths, schema=schema, format="parquet", filesystem=self._storage.fs)
-        for batch in dataset.to_batches(columns=columns):
-            yield from batch.to_pylist()
+        yield from dataset.to_batches(columns=list(columns))

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from ray.util.metrics import Counter, Gauge, Histogram
 
 from pipeline.monitor import RunMonitor
-from pipeline.planning import Plan
+from pipeline.planning import PlanCounts
 from pipeline.resources import Pools
 from pipeline.summary import Progress
 
@@ -157,12 +157,11 @@ class RunMetrics:
         for name, count in counts.items():
             self.add(name, count, stage=stage)
 
-    def started(self, todo: Plan, pools: Pools) -> None:
+    def started(self, todo: PlanCounts, pools: Pools) -> None:
         """What there is to do, and by how many."""
-        clips = (*todo.to_encode, *todo.cached)
-        self.set("clips_to_encode", len(todo.to_encode))
-        self.set("clips_cached", len(todo.cached))
-        self.set("clips_tried_again", sum(clip.attempt > 1 for clip in clips))
+        self.set("clips_to_encode", todo.clips_to_encode)
+        self.set("clips_cached", todo.clips_cached)
+        self.set("clips_tried_again", todo.clips_tried_again)
         for stage, pool in (("decode", pools.decode), ("encode", pools.encode), ("answer", pools.answer)):
             self.set("actors", pool.size, stage=stage)
 

@@ -5,8 +5,8 @@ Nothing here knows Ray or storage; the cross product is walked clip by clip and 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
 
 from pipeline.errors import InputRowError, QuestionChangedError
 from pipeline.inputs import Question, QuestionTable, Video
@@ -88,6 +88,54 @@ class Plan:
         return sum(len(clip.question_ids) for clip in (*self.to_encode, *self.cached))
 
 
+@dataclass(frozen=True)
+class PlanCounts:
+    """A plan's numbers; those of shards add up.
+
+    Attributes:
+        clips_total: Clips of the job.
+        clips_to_encode: Clips without committed tokens that have open questions.
+        clips_cached: Clips with committed tokens that have open questions.
+        clips_tried_again: Clips of both kinds that failed before.
+        answers_total: Answers the finished job has.
+        answers_done: Answers that are committed already.
+        answers_exhausted: Answers not planned: failed for good, or too often.
+        answers_planned: Answers this run will try.
+    """
+
+    clips_total: int = 0
+    clips_to_encode: int = 0
+    clips_cached: int = 0
+    clips_tried_again: int = 0
+    answers_total: int = 0
+    answers_done: int = 0
+    answers_exhausted: int = 0
+    answers_planned: int = 0
+
+    @classmethod
+    def of(cls, plan: Plan) -> PlanCounts:
+        """The numbers of one plan."""
+        return cls(
+            clips_total=plan.clips_total,
+            clips_to_encode=len(plan.to_encode),
+            clips_cached=len(plan.cached),
+            clips_tried_again=sum(clip.attempt > 1 for clip in (*plan.to_encode, *plan.cached)),
+            answers_total=plan.answers_total,
+            answers_done=plan.answers_done,
+            answers_exhausted=plan.answers_exhausted,
+            answers_planned=plan.answers_planned,
+        )
+
+    def __add__(self, other: PlanCounts) -> PlanCounts:
+        """The numbers of two shards together."""
+        return PlanCounts(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def clips_planned(self) -> int:
+        """Clips this run will work on."""
+        return self.clips_to_encode + self.clips_cached
+
+
 class FailureHistory:
     """What failed in earlier runs, and whether it may be tried again. A later answer of a clip supersedes its failures.
 
@@ -137,7 +185,7 @@ def plan(
     sources: Sequence[Source],
     questions: QuestionTable,
     *,
-    committed_tokens: Collection[str],
+    committed_tokens: Container[str],
     answered: Iterable[AnswerKey],
     failed: Iterable[FailureKey],
     max_attempts: int,
@@ -168,13 +216,13 @@ def plan(
         open_questions: list[str] = []
         for question in questions.for_video(video.video_id):
             total += 1
-            if isinstance(text := _text(question, whole), InputRowError):
+            if isinstance(wanted := _wanted(question, whole), InputRowError):
                 if history.is_noted(whole.clip_id, question.question_id):
                     exhausted += 1
                 else:
-                    failures.append(RowFailure(whole, question.question_id, text))
+                    failures.append(RowFailure(whole, question.question_id, wanted))
                 continue
-            if answers.has(whole, question, text):
+            if answers.has(whole, question, wanted):
                 done += 1
             elif history.is_exhausted(whole.clip_id, None) or history.is_exhausted(whole.clip_id, question.question_id):
                 exhausted += 1
@@ -185,6 +233,7 @@ def plan(
             # A row with a problem names no span of its own: the probe refuses it, whatever is committed for the video.
             is_cached = clip.problem is None and clip.content_key in committed_tokens
             (cached if is_cached else to_encode).append(clip)
+    answers.check(questions.common)
     return Plan(tuple(to_encode), tuple(cached), tuple(failures), len(videos), total, done, exhausted)
 
 
@@ -223,22 +272,24 @@ class _Answers:
             for owner in (key.video_id, key.clip_id):
                 self._hashes[owner, key.question_id] = key.question_hash
 
-    def has(self, clip: Clip, question: Question, text: str) -> bool:
-        wanted = question_hash(text, question.options)
+    def check(self, common: Iterable[Question]) -> None:
+        """A question for all videos, without columns, has one text: also for videos that it has not been put to yet."""
+        for question in common:
+            wanted = question.fixed_hash
+            if wanted is not None and wanted not in self._everywhere.get(question.question_id, {wanted}):
+                raise QuestionChangedError(
+                    "its answers for other videos were given to another text or other options; give the new question a "
+                    "question_id of its own",
+                    f"question_id {question.question_id!r}",
+                )
+
+    def has(self, clip: Clip, question: Question, wanted: str) -> bool:
         # A question that names the span has a text for each window of a video.
         owner = clip.clip_id if _SPAN_COLUMNS & question.columns else clip.video_id
         if self._hashes.get((owner, question.question_id), wanted) != wanted:
             raise QuestionChangedError(
                 f"its answers for video_id {clip.video_id!r} were given to another text (the question, its options, "
                 f"or a column it uses has changed); give the new question a question_id of its own",
-                f"question_id {question.question_id!r}",
-            )
-        # A question for all videos, without columns, has one text: also for videos that it has not been put to yet.
-        for_all = question.video_id is None and not question.columns
-        if for_all and wanted not in self._everywhere.get(question.question_id, {wanted}):
-            raise QuestionChangedError(
-                "its answers for other videos were given to another text or other options; give the new question a "
-                "question_id of its own",
                 f"question_id {question.question_id!r}",
             )
         return (clip.clip_id, question.question_id, wanted) in self._keys
@@ -275,14 +326,17 @@ def _with_questions(clip: Clip, question_ids: list[str], history: FailureHistory
     return Clip(**{**vars(clip), "question_ids": tuple(question_ids), "attempt": attempt})
 
 
-def _text(question: Question, clip: Clip) -> str | InputRowError:
+def _wanted(question: Question, clip: Clip) -> str | InputRowError:
+    """The `question_hash` of what a clip would be asked."""
+    if question.fixed_hash is not None:
+        return question.fixed_hash
     empty = sorted(name for name in question.columns if clip.columns[name] is None)
     if empty:
         return InputRowError(
             f"question {question.question_id!r} uses {{{empty[0]}}}, which is empty here",
             f"video_id {clip.video_id!r}",
         )
-    return question.render(clip.columns)
+    return question_hash(question.render(clip.columns), question.options)
 
 
 def shards(clips: Sequence[Clip], count: int) -> Iterator[tuple[Clip, ...]]:

@@ -142,7 +142,7 @@ def preview(
     inputs = read_inputs(job)
     storage = Storage(job.output, job.storage_options)
     records, probes, ledger = RunRecords(storage), ProbeTable(storage), Ledger(storage, prints.answers)
-    changed = changed_sources(inputs.videos, inputs.sources, probes.source_ids_by_path())
+    changed = changed_sources(inputs.videos, inputs.sources, _ids_by_path(probes))
     file_bytes = {source.source_id: source.size_bytes for source in inputs.sources}
     headers = _Headers(probes, job, file_bytes)
     if job.window_s is not None:
@@ -244,6 +244,14 @@ class _Headers:
             if size is not None:
                 sizes[clip.clip_id] = size
         return sizes
+
+
+def _ids_by_path(probes: ProbeTable) -> dict[str, set[str]]:
+    """Every `source_id` probed, by `video_path`."""
+    known: dict[str, set[str]] = {}
+    for row in probes.lengths().to_pylist():
+        known.setdefault(row["video_path"], set()).add(row["source_id"])
+    return known
 
 
 def _cut(inputs: JobInputs, headers: _Headers, window_s: float, stride_s: float) -> JobInputs:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import IO, Any
 
+import pyarrow as pa
 import pyarrow.dataset as ds
 import ray
 from fsspec.implementations.local import LocalFileSystem
@@ -51,17 +52,12 @@ class ProbeTable:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
 
-    def source_ids_by_path(self) -> dict[str, set[str]]:
-        """Every `source_id` probed, by `video_path`."""
-        known: dict[str, set[str]] = {}
-        for row in self._rows("video_path", "source_id"):
-            known.setdefault(row["video_path"], set()).add(row["source_id"])
-        return known
-
-    def durations(self) -> dict[str, float]:
-        """Seconds of every file probed, by `source_id`."""
-        rows = self._rows("source_id", "duration_s")
-        return {row["source_id"]: row["duration_s"] for row in rows if row["duration_s"] is not None}
+    def lengths(self) -> pa.Table:
+        """`video_path`, `source_id` and `duration_s` of every file probed; older probes may lack the length."""
+        columns = ["video_path", "source_id", "duration_s"]
+        return pa.Table.from_batches(
+            self._batches(columns), schema=pa.schema([tables.PROBES.field(name) for name in columns])
+        )
 
     def headers(self, source_ids: Collection[str]) -> dict[str, VideoHeader]:
         """What is known of these sources, of those that were probed."""
@@ -78,12 +74,15 @@ class ProbeTable:
         return {row["source_id"]: row["video_path"] for row in self._rows("source_id", "video_path")}
 
     def _rows(self, *columns: str) -> Iterator[dict[str, Any]]:
+        for batch in self._batches(columns):
+            yield from batch.to_pylist()
+
+    def _batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         names = self._storage.names("probes")
         if names:
             paths = [self._storage.path(name) for name in names]
             dataset = ds.dataset(paths, schema=tables.PROBES, format="parquet", filesystem=self._storage.fs)
-            for batch in dataset.to_batches(columns=list(columns)):
-                yield from batch.to_pylist()
+            yield from dataset.to_batches(columns=list(columns))
 
     def append(self, probes: Sequence[tuple[Clip, Probe]], sizes: Mapping[str, int | None], part: str) -> None:
         """Commit what was found out.

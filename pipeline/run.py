@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import ray
@@ -19,21 +19,19 @@ from pipeline.committer import Committer
 from pipeline.config import JobConfig
 from pipeline.fingerprint import Fingerprints, fingerprints
 from pipeline.flow import stream
-from pipeline.job_inputs import JobInputs, read_inputs
+from pipeline.inputs import QuestionTable, VideoTable
+from pipeline.job_inputs import read_tables
 from pipeline.lease import Lease
 from pipeline.ledger import Ledger
-from pipeline.messages import ClipMessage, Failure
+from pipeline.messages import ClipMessage
 from pipeline.metrics import ObservedMonitor, RunMetrics
 from pipeline.monitor import Activity
-from pipeline.planning import PLAN_STAGE, Plan, changed_sources, plan, whole_clip
-from pipeline.probing import Probe, ProbeTable, probe_clips
+from pipeline.planner import Planner, RunPlan
 from pipeline.resources import plan_pools
 from pipeline.run_records import RunRecords, new_run_id
 from pipeline.stages import StageSettings
 from pipeline.storage import Storage
 from pipeline.summary import Progress, RunSummary
-from pipeline.token_store import TokenStore
-from pipeline.windows import cut
 
 _TICK_S = 0.25
 
@@ -68,7 +66,7 @@ def run(
     # Actors load exactly what was fingerprinted, also when a branch moves while they start.
     pinned = job.model.model_copy(update={"revision": model.commit or job.model.revision})
     job = job.model_copy(update={"model": pinned})
-    inputs = read_inputs(job)
+    videos, questions = read_tables(job)
     storage = Storage(job.output, job.storage_options)
     for root in {job.output: storage, job.tokens_root: Storage(job.tokens_root, job.storage_options)}.values():
         if not root.is_exclusive:
@@ -81,7 +79,7 @@ def run(
     lease = Lease.acquire(storage, new_run_id())
     try:
         records.start(lease.run_id, job, prints)
-        summary = _Run(job, prints, inputs, storage, lease, on_progress, on_notice, started).execute(address)
+        summary = _Run(job, prints, videos, questions, storage, lease, on_progress, on_notice, started).execute(address)
         records.end(lease.run_id, asdict(summary))
         return summary
     finally:
@@ -95,7 +93,8 @@ class _Run:
         self,
         job: JobConfig,
         prints: Fingerprints,
-        inputs: JobInputs,
+        videos: VideoTable,
+        questions: QuestionTable,
         storage: Storage,
         lease: Lease,
         on_progress: Callable[[Progress], None],
@@ -104,44 +103,41 @@ class _Run:
     ) -> None:
         self._job = job
         self._prints = prints
-        self._inputs = inputs
+        self._videos = videos
+        self._questions = questions
         self._lease = lease
         self._on_progress = on_progress
         self._on_notice = on_notice
         self._started = started
-        self._ledger = Ledger(storage, prints.answers)
-        self._probes = ProbeTable(storage)
-        # Files that could not be cut into windows, by `source_id`.
-        self._uncut: dict[str, Failure] = {}
         self._storage = storage
         self._metrics = RunMetrics(lease.run_id)
-        self._committer = Committer(self._ledger, lease, job.commit, on_commit=self._metrics.committed)
+        self._committer = Committer(
+            Ledger(storage, prints.answers), lease, job.commit, on_commit=self._metrics.committed
+        )
 
     def execute(self, address: str | None) -> RunSummary:
-        probed = self._probes.source_ids_by_path()
-        changed = changed_sources(self._inputs.videos, self._inputs.sources, probed)
-        if changed:
-            self._on_notice(f"source changed since an earlier run, planned again: {', '.join(changed)}")
-        known: frozenset[str] = frozenset().union(*probed.values())
         with ExitStack() as stack:
-            if self._job.window_s is not None:
-                known |= self._cut_into_windows(self._job.window_s, lambda: stack.enter_context(connected(address)))
-            return self._execute(address, known, tuple(changed))
-
-    def _execute(self, address: str | None, known: frozenset[str], changed: tuple[str, ...]) -> RunSummary:
-        todo = self._plan()
-        if todo.answers_exhausted:
-            self._on_notice(f"not tried again: {todo.answers_exhausted} answers whose clip or question failed before")
-        for failure in todo.failures:
-            self._committer.add_failure(failure.clip, Failure.of(failure.error, PLAN_STAGE, failure.question_id))
-        activity = Activity()
-        if todo.answers_planned:
-            with connected(address) as size:
-                todo = self._probe(todo, known)
-                if todo.answers_planned:
-                    activity = self._stream(todo, size)
+            planner = Planner(
+                self._job,
+                self._prints,
+                self._storage,
+                self._videos,
+                self._questions,
+                run_id=self._lease.run_id,
+                committer=self._committer,
+                connect=lambda: stack.enter_context(connected(address)),
+            )
+            todo = planner.plan()
+            if todo.changed:
+                self._on_notice(f"source changed since an earlier run, planned again: {', '.join(todo.changed)}")
+            if exhausted := todo.counts.answers_exhausted:
+                self._on_notice(f"not tried again: {exhausted} answers whose clip or question failed before")
+            todo = planner.probe(todo)
+            activity = Activity()
+            if todo.counts.answers_planned:
+                activity = self._stream(todo, stack.enter_context(connected(address)))
         self._committer.flush()
-        summary = self._summary(todo, activity, changed)
+        summary = self._summary(todo, activity)
         if summary.clips_sampled_down:
             self._on_notice(
                 f"{summary.clips_sampled_down} clips are longer than sampling.max_frames at sampling.fps: "
@@ -149,86 +145,22 @@ class _Run:
             )
         return summary
 
-    def _cut_into_windows(self, window_s: float, connect: Callable[[], object]) -> frozenset[str]:
-        """Make a row of every window of the job's videos; files of unknown length are probed for it.
-
-        Returns:
-            Every `source_id` that was probed. One that can't be stays whole, and fails as every clip does: tried again
-            at once, it might be answered as one clip beside the windows that a later run cuts.
-        """
-        inputs, durations = self._inputs, self._probes.durations()
-        unknown = {
-            source.source_id: whole_clip(replace(video, start_s=None, end_s=None), source)
-            for video, source in zip(inputs.videos, inputs.sources, strict=True)
-            if source.exists and video.problem is None and source.source_id not in durations
-        }
-        if unknown:
-            connect()
-        sizes = {source.source_id: source.size_bytes for source in inputs.sources}
-        for number, results in enumerate(probe_clips([*unknown.values()], self._job.storage_options)):
-            found = [(clip, probe) for clip, probe in results if isinstance(probe, Probe)]
-            self._uncut.update((clip.source_id, result) for clip, result in results if isinstance(result, Failure))
-            durations.update((clip.source_id, probe.header.duration_s) for clip, probe in found)
-            self._probes.append(found, sizes, f"{self._lease.run_id}-windows-{number:05d}")
-        videos, sources = cut(
-            inputs.videos,
-            inputs.sources,
-            durations,
-            window_s=window_s,
-            stride_s=self._job.stride_s or window_s,
-        )
-        self._inputs = replace(inputs, videos=videos, sources=sources)
-        return frozenset(unknown) & durations.keys()
-
-    def _plan(self) -> Plan:
-        store = TokenStore(Storage(self._job.tokens_root, self._job.storage_options), self._prints.tokens)
-        return plan(
-            self._inputs.videos,
-            self._inputs.sources,
-            self._inputs.questions,
-            committed_tokens=store.committed(),
-            answered=self._ledger.answer_keys(),
-            failed=self._ledger.failure_keys(),
-            max_attempts=self._job.max_attempts,
-        )
-
-    def _probe(self, todo: Plan, known: frozenset[str]) -> Plan:
-        """Read the packets of new files; clips whose file is no video fail here and leave the plan."""
-        new = [clip for clip in todo.to_encode if clip.problem is not None or clip.source_id not in known]
-        failed = {clip.clip_id for clip in new if clip.source_id in self._uncut}
-        for clip in new:
-            if clip.clip_id in failed:
-                self._committer.add_failure(clip, self._uncut[clip.source_id])
-        new = [clip for clip in new if clip.clip_id not in failed]
-        sizes = {source.source_id: source.size_bytes for source in self._inputs.sources}
-        for number, results in enumerate(probe_clips(new, self._job.storage_options)):
-            found = []
-            for clip, result in results:
-                if isinstance(result, Failure):
-                    self._committer.add_failure(clip, result)
-                    failed.add(clip.clip_id)
-                else:
-                    found.append((clip, result))
-            # Chunk by chunk: a run that is killed here does not read these files again.
-            self._probes.append(found, sizes, f"{self._lease.run_id}-{number:05d}")
-            self._committer.flush()
-        return replace(todo, to_encode=tuple(clip for clip in todo.to_encode if clip.clip_id not in failed))
-
-    def _stream(self, todo: Plan, size: ClusterSize) -> Activity:
+    def _stream(self, todo: RunPlan, size: ClusterSize) -> Activity:
+        planned = todo.counts
         pools = plan_pools(
             self._job.resources,
             num_cpus=size.num_cpus,
             gpus_per_node=size.gpus_per_node,
-            encodes=bool(todo.to_encode),
+            encodes=planned.clips_to_encode > 0,
         )
-        self._metrics.started(todo, pools)
+        self._metrics.started(planned, pools)
         observed = RunMetrics(self._lease.run_id)
         monitor: Any = ray.remote(num_cpus=0)(ObservedMonitor).remote(pools.max_decoded_clips, observed)
         settings = StageSettings(self._job, self._lease.run_id, self._prints.tokens, monitor)
         clips = answers = 0
         failures = self._committer.failures_committed
         try:
-            for message in _paced(stream(todo, pools, settings, self._inputs.questions)):
+            for message in _paced(stream(todo, pools, settings, self._questions)):
                 if message is not None:
                     self._committer.add(message)
                     clips += 1
@@ -237,9 +169,9 @@ class _Run:
                 self._committer.tick()
                 progress = Progress(
                     clips_done=clips,
-                    clips_planned=len(todo.to_encode) + len(todo.cached),
+                    clips_planned=planned.clips_planned,
                     answers_done=answers,
-                    answers_planned=todo.answers_planned,
+                    answers_planned=planned.answers_planned,
                     failures=failures,
                     seconds=time.monotonic() - self._started,
                 )
@@ -253,16 +185,16 @@ class _Run:
         ray.kill(monitor)
         return activity
 
-    def _summary(self, todo: Plan, activity: Activity, changed: tuple[str, ...]) -> RunSummary:
-        counts = activity.counts
+    def _summary(self, todo: RunPlan, activity: Activity) -> RunSummary:
+        planned, counts = todo.counts, activity.counts
         return RunSummary(
             run_id=self._lease.run_id,
             output=self._job.output,
             answers_fingerprint=self._prints.answers,
             tokens_fingerprint=self._prints.tokens,
-            clips_total=todo.clips_total,
-            clips_planned=len(todo.to_encode) + len(todo.cached),
-            cache_hits=len(todo.cached),
+            clips_total=planned.clips_total,
+            clips_planned=planned.clips_planned,
+            cache_hits=planned.clips_cached,
             clips_decoded=counts.get("clips_decoded", 0),
             frames_decoded=counts.get("frames_decoded", 0),
             clips_sampled_down=counts.get("clips_sampled_down", 0),
@@ -272,12 +204,12 @@ class _Run:
             visual_token_layers_before=counts.get("visual_token_layers_before", 0),
             visual_token_layers_after=counts.get("visual_token_layers_after", 0),
             retention_ratio=self._job.compression.retention_ratio,
-            answers_total=todo.answers_total,
-            answers_before=todo.answers_done,
+            answers_total=planned.answers_total,
+            answers_before=planned.answers_done,
             answers_new=self._committer.answers_committed,
             failures_new=self._committer.failures_committed,
-            answers_exhausted=todo.answers_exhausted,
-            changed_sources=changed,
+            answers_exhausted=planned.answers_exhausted,
+            changed_sources=todo.changed,
             max_decoded_clips=activity.max_decoded_clips,
             stage_seconds=activity.seconds,
             seconds=time.monotonic() - self._started,

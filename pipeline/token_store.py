@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,9 +58,10 @@ class TokenStore:
         """The object of a clip; its shard is the key's own prefix."""
         return f"{self._folder}/shard={content_key[:2]}/{content_key}.parquet"
 
-    def committed(self) -> frozenset[str]:
-        """`content_key` of every clip whose tokens are committed."""
-        names = self._storage.names(self._folder)
+    def committed(self, shards: Iterable[str] | None = None) -> frozenset[str]:
+        """`content_key` of every clip whose tokens are committed, in all or some shards (a key's first two digits)."""
+        folders = [self._folder] if shards is None else [f"{self._folder}/shard={shard}" for shard in shards]
+        names = (name for folder in folders for name in self._storage.names(folder))
         return frozenset(name.rsplit("/", 1)[1].removesuffix(".parquet") for name in names)
 
     def has(self, content_key: str) -> bool:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from flashvid.models import resolve_model
 from tests import tiny_families
 from tests.tiny_families import write_llava, write_qwen3
 
@@ -48,9 +52,20 @@ def rise(folder: Path, count: int) -> int:
     return int(done.stdout)
 
 
+def write_wide_qwen2_5(folder: Path) -> None:
+    """The embedded random model with a wider tower."""
+    shutil.copytree(resolve_model("tiny-random").path, folder)
+    content = json.loads((folder / "config.json").read_text())
+    content["vision_config"] |= WIDE
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_dict(content)).save_pretrained(folder)
+    tiny_families.change_config(folder, **content)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are counted by Linux")
-@pytest.mark.parametrize("family", ["llava", "qwen3"])
+@pytest.mark.parametrize("family", ["llava", "qwen2_5", "qwen3"])
 def test_a_long_video_takes_no_more_than_a_short_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
@@ -63,6 +78,8 @@ def test_a_long_video_takes_no_more_than_a_short_one(
         write_llava(folder)
         file = folder / "preprocessor_config.json"
         file.write_text(json.dumps({**json.loads(file.read_text()), "size": {"height": SIDE, "width": SIDE}}))
+    elif family == "qwen2_5":
+        write_wide_qwen2_5(folder)
     else:
         config: Any = tiny_families.Qwen3VLConfig
 

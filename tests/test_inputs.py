@@ -13,8 +13,8 @@ import pytest
 
 from pipeline.config import QuestionRow
 from pipeline.errors import InputTableError
-from pipeline.inputs import Question, QuestionTable, Video, read_questions, read_videos
-from pipeline.inputs.videos import referenced_columns
+from pipeline.inputs import Question, QuestionTable, Video, read_questions, read_video_table, read_videos
+from pipeline.keys import shard_of
 
 Rows = Sequence[dict[str, Any]]
 
@@ -236,10 +236,29 @@ def test_videos_that_are_not_there(tmp_path: Path, name: str, message: str) -> N
     assert str(tmp_path / name) in str(caught.value)
 
 
-def test_questions_may_use_every_column_some_video_has() -> None:
+def test_questions_may_use_every_column_some_video_has(tmp_path: Path) -> None:
     """And the four that every video has."""
-    videos = [Video("a", "/a", columns={"title": "x"}), Video("b", "/b", columns={"year": 1})]
-    assert referenced_columns(videos) == {"video_id", "video_path", "start_s", "end_s", "title", "year"}
+    table = tmp_path / "v.jsonl"
+    table.write_text(
+        '{"video_id": "a", "video_path": "/a", "title": "x"}\n{"video_id": "b", "video_path": "/b", "year": 1}\n'
+    )
+    found = read_video_table(str(table)).columns
+    assert found == {"video_id", "video_path", "start_s", "end_s", "title", "year"}
+
+
+def test_a_table_in_shards_is_the_table(tmp_path: Path) -> None:
+    """Every row is in the shard of its `video_id`, in the table's order."""
+    table = read_video_table(
+        write_csv(tmp_path / "v.csv", "video_id,video_path", *(f"v{i},/{i}.mp4" for i in range(500)))
+    )
+    for count in (1, 2, 16):
+        shards = table.shards(count)
+        assert len(shards) == count
+        assert sorted(video.video_id for shard in shards for video in shard) == sorted(table.video_ids.to_pylist())
+        for index, shard in enumerate(shards):
+            numbers = [int(video.video_id[1:]) for video in shard]
+            assert numbers == sorted(numbers)
+            assert {int(shard_of(f"v{number}"), 16) // (256 // count) for number in numbers} == {index}
 
 
 # Questions

@@ -14,7 +14,7 @@ from pipeline.lease import Lease
 from pipeline.ledger import Ledger
 from pipeline.messages import Failure
 from pipeline.metrics import METRICS, ObservedMonitor, RunMetrics, series_names
-from pipeline.planning import Plan
+from pipeline.planning import Plan, PlanCounts
 from pipeline.resources import Pool, Pools
 from pipeline.storage import Storage
 from pipeline.summary import Progress
@@ -105,7 +105,7 @@ def test_what_the_driver_knows() -> None:
     metrics = Recorded()
     todo = Plan((clip("a"), clip("b", attempt=2)), (clip("c"),), (), 5, 20, 10, 0)
     cpu, gpu = Pool(4, 1.0, 0.0), Pool(2, 0.0, 1.0)
-    metrics.started(todo, Pools(cpu, gpu, Pool(3, 0.0, 1.0), 6))
+    metrics.started(PlanCounts.of(todo), Pools(cpu, gpu, Pool(3, 0.0, 1.0), 6))
     metrics.progressed(Progress(2, 3, 8, 12, 1, 5.0), {"bytes_written": 70, "requests_repeated": 3})
     seen = metrics.values
     assert (seen["clips_to_encode",], seen["clips_cached",], seen["clips_tried_again",]) == (2, 1, 1)

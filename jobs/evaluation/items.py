@@ -12,7 +12,6 @@ from jobs.evaluation.letters import LetterRule
 from jobs.evaluation.scoring import score
 from pipeline.config import JobConfig
 from pipeline.inputs import Question, Video
-from pipeline.inputs.videos import referenced_columns
 from pipeline.job_inputs import read_tables
 from pipeline.parquet import Row
 from pipeline.results import Results
@@ -56,7 +55,7 @@ def all_items(results: Results, job: JobConfig, by: Sequence[str], rule: LetterR
         ConfigurationError: a category that there is not, an expected answer that is no option, or no expected answer.
     """
     videos, questions = read_tables(job)
-    known = sorted({QUESTION_CATEGORY, *referenced_columns(videos)})
+    known = sorted({QUESTION_CATEGORY, *videos.columns})
     for name in by:
         if name not in known:
             near = get_close_matches(name, known, n=1)

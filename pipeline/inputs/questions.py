@@ -8,14 +8,17 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from pipeline.config import QuestionRow
 from pipeline.errors import InputTableError
 from pipeline.inputs.table_files import is_table, read_table
-from pipeline.keys import digest
+from pipeline.keys import digest, question_hash
 
 _COLUMNS = tuple(QuestionRow.model_fields)
 
@@ -40,10 +43,15 @@ class Question:
     video_id: str | None = None
     category: str | None = None
 
-    @property
+    @cached_property
     def columns(self) -> frozenset[str]:
         """Columns of the video's row that the text uses."""
         return frozenset(name for _, name, _, _ in string.Formatter().parse(self.template) if name)
+
+    @cached_property
+    def fixed_hash(self) -> str | None:
+        """The `question_hash` of a text that is the same for every row; None if it uses columns."""
+        return None if self.columns else question_hash(self.render({}), self.options)
 
     def render(self, columns: Mapping[str, Any]) -> str:
         """The text for one video."""
@@ -61,6 +69,11 @@ class QuestionTable:
         for question in questions:
             (self._common if question.video_id is None else self._of_video[question.video_id]).append(question)
 
+    @property
+    def common(self) -> Sequence[Question]:
+        """The questions for all videos."""
+        return self._common
+
     def for_video(self, video_id: str) -> list[Question]:
         """Every question of a video: those for all videos, then its own."""
         return [*self._common, *self._of_video.get(video_id, [])]
@@ -75,7 +88,7 @@ class QuestionTable:
 def read_questions(
     source: str | Sequence[QuestionRow],
     *,
-    video_ids: Collection[str],
+    video_ids: Sequence[str] | pa.ChunkedArray,
     video_columns: Collection[str],
     storage_options: Mapping[str, Any] | None = None,
 ) -> QuestionTable:
@@ -83,7 +96,7 @@ def read_questions(
 
     Args:
         source: Path of a Parquet, CSV or JSONL table, or the rows written into the job.
-        video_ids: The videos there are, to check `video_id`.
+        video_ids: The videos there are, to check `video_id`; as Arrow holds them where they are many.
         video_columns: Columns that `{column}` may use.
         storage_options: For fsspec.
 
@@ -97,7 +110,9 @@ def read_questions(
         name, rows = "questions", list(source)
     if not rows:
         raise InputTableError("has no questions", name)
-    videos, columns = frozenset(video_ids), frozenset(video_columns)
+    columns = frozenset(video_columns)
+    asked = pa.array(list({row.video_id for row in rows if row.video_id is not None}), pa.string())
+    known = frozenset(asked.filter(pc.is_in(asked, value_set=_array(video_ids))).to_pylist())
     questions = []
     for number, row in enumerate(rows, 1):
         where = f"{name}, row {number}"
@@ -110,11 +125,15 @@ def read_questions(
             category=row.category,
         )
         _check_placeholders(question, columns, where)
-        if question.video_id is not None and question.video_id not in videos:
+        if question.video_id is not None and question.video_id not in known:
             raise InputTableError(f"video_id {question.video_id!r} is not in the videos table", where)
         questions.append(question)
     _check_unique(questions, name)
     return QuestionTable(questions)
+
+
+def _array(values: Sequence[str] | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    return values if isinstance(values, pa.ChunkedArray) else pa.array(values, pa.string())
 
 
 def _rows(path: str, options: Mapping[str, Any]) -> list[QuestionRow]:

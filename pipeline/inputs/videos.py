@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from pipeline.errors import InputTableError
 from pipeline.inputs.table_files import is_table, read_table
+from pipeline.keys import shard_of
 from pipeline.storage import resolve
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".mpeg"})
 _KNOWN_COLUMNS = ("video_id", "video_path", "start_s", "end_s")
+_ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,54 @@ class Video:
     problem: str | None = None
 
 
+class VideoTable:
+    """The checked rows of a videos table, as Arrow holds them: a million are small. They become `Video`s one by one.
+
+    Args:
+        rows: Every `video_id` is a text, unique and not empty.
+        path: Where the table is: relative video paths are meant from its folder.
+    """
+
+    def __init__(self, rows: pa.Table, path: str) -> None:
+        self._rows = rows
+        self._path = path
+
+    def __len__(self) -> int:
+        return int(self._rows.num_rows)
+
+    def __iter__(self) -> Iterator[Video]:
+        for batch in self._rows.to_batches(max_chunksize=_ROWS_AT_ONCE):
+            for row in batch.to_pylist():
+                yield _video(row, self._path)
+
+    @property
+    def video_ids(self) -> pa.ChunkedArray:
+        """The column `video_id`, of strings."""
+        return self._rows["video_id"]
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Names that `{column}` in a question may use."""
+        return frozenset((*_KNOWN_COLUMNS, *self._rows.column_names))
+
+    def shards(self, count: int) -> list[VideoTable]:
+        """Deal the rows out by the hash of their `video_id`, as answers are dealt out on storage.
+
+        Args:
+            count: A divisor of 256: shard i has the rows whose `shard_of` is one of the i-th `256 / count`.
+        """
+        if count == 1:
+            return [self]
+        of_row = np.array([int(shard_of(video_id), 16) * count // 256 for video_id in self.video_ids.to_pylist()])
+        return [VideoTable(self._rows.take(np.flatnonzero(of_row == index)), self._path) for index in range(count)]
+
+
 def read_videos(path: str, storage_options: Mapping[str, Any] | None = None) -> list[Video]:
+    """The videos of a job as a list; see `read_video_table`."""
+    return list(read_video_table(path, storage_options))
+
+
+def read_video_table(path: str, storage_options: Mapping[str, Any] | None = None) -> VideoTable:
     """Read the videos of a job.
 
     Args:
@@ -51,17 +104,18 @@ def read_videos(path: str, storage_options: Mapping[str, Any] | None = None) -> 
             the message names the rows.
     """
     options = storage_options or {}
-    videos = _from_table(path, options) if is_table(path) else _from_files(path, options)
-    if not videos:
+    rows = _table_rows(path, options) if is_table(path) else _files(path, options)
+    if not rows.num_rows:
         raise InputTableError("has no videos", path)
-    first_row: dict[str, int] = {}
-    for number, video in enumerate(videos, 1):
-        if (earlier := first_row.setdefault(video.video_id, number)) != number:
-            raise InputTableError(f"video_id {video.video_id!r} occurs twice, in rows {earlier} and {number}", path)
-    return videos
+    if pc.count_distinct(rows["video_id"]).as_py() < rows.num_rows:
+        first_row: dict[str, int] = {}
+        for number, video_id in enumerate(rows["video_id"].to_pylist(), 1):
+            if (earlier := first_row.setdefault(video_id, number)) != number:
+                raise InputTableError(f"video_id {video_id!r} occurs twice, in rows {earlier} and {number}", path)
+    return VideoTable(rows, path)
 
 
-def _from_files(path: str, options: Mapping[str, Any]) -> list[Video]:
+def _files(path: str, options: Mapping[str, Any]) -> pa.Table:
     fs, inner = resolve(path, options)
     # What is there under this very name comes first: "clip [a1].mp4" is a file, and would match nothing as a glob.
     if fs.isdir(inner):
@@ -73,30 +127,36 @@ def _from_files(path: str, options: Mapping[str, Any]) -> list[Video]:
         found = fs.glob(inner)
     else:
         raise InputTableError("no such file or folder", path)
-    return [
-        Video(
-            video_id=file.removeprefix(fixed).lstrip("/"),
-            video_path=fs.unstrip_protocol(file) if "://" in path else file,
-        )
-        for file in sorted(found)
-        if PurePosixPath(file).suffix.lower() in VIDEO_SUFFIXES
-    ]
+    files = [file for file in sorted(found) if PurePosixPath(file).suffix.lower() in VIDEO_SUFFIXES]
+    return pa.table(
+        {
+            "video_id": pa.array([file.removeprefix(fixed).lstrip("/") for file in files], pa.string()),
+            "video_path": pa.array(
+                [fs.unstrip_protocol(file) if "://" in path else file for file in files], pa.string()
+            ),
+        }
+    )
 
 
-def _from_table(path: str, options: Mapping[str, Any]) -> list[Video]:
+def _table_rows(path: str, options: Mapping[str, Any]) -> pa.Table:
     table = read_table(path, options)
     if not table.column_names:  # an empty JSONL file
-        return []
+        return pa.table({"video_id": []})
     for name in ("video_id", "video_path"):
         if name not in table.column_names:
             raise InputTableError(f"has no column {name!r}; its columns are {table.column_names}", path)
-    return [_video(row, number, path) for number, row in enumerate(table.to_pylist(), 1)]
+    position = table.column_names.index("video_id")
+    if table["video_id"].type != pa.string():
+        # Numbers, say: an id is the text of what the table holds.
+        ids = [None if value is None else str(value) for value in table["video_id"].to_pylist()]
+        table = table.set_column(position, "video_id", pa.array(ids, pa.string()))
+    blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(table["video_id"]), ""), fill_value=True)
+    if pc.any(blank).as_py():
+        raise InputTableError(f"row {pc.index(blank, True).as_py() + 1} has no video_id", path)
+    return table
 
 
-def _video(row: Mapping[str, Any], number: int, table: str) -> Video:
-    video_id = row["video_id"]
-    if video_id is None or not str(video_id).strip():
-        raise InputTableError(f"row {number} has no video_id", table)
+def _video(row: Mapping[str, Any], table: str) -> Video:
     video_path = row["video_path"]
     start_s, problem = _seconds(row, "start_s", None)
     end_s, problem = _seconds(row, "end_s", problem)
@@ -107,7 +167,7 @@ def _video(row: Mapping[str, Any], number: int, table: str) -> Video:
     elif end_s is not None and end_s <= (start_s or 0.0):
         problem = f"end_s ({end_s}) is not after start_s ({start_s or 0.0})"
     return Video(
-        video_id=str(video_id),
+        video_id=row["video_id"],
         video_path=_absolute(str(video_path), table) if video_path else None,
         start_s=start_s,
         end_s=end_s,
@@ -132,8 +192,3 @@ def _absolute(video_path: str, table: str) -> str:
         return video_path
     folder = table.rsplit("/", 1)[0] if "/" in table else "."
     return f"{folder}/{video_path}" if "://" in folder else str(Path(folder).absolute() / video_path)
-
-
-def referenced_columns(videos: Sequence[Video]) -> frozenset[str]:
-    """Names that `{column}` in a question may use: every column some row has."""
-    return frozenset(_KNOWN_COLUMNS).union(*(video.columns for video in videos))
