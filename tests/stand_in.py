@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,15 +103,26 @@ def stand_in(folder: Path) -> Iterator[StandIn]:
     """`up`, and `down` in any case; then nothing is left, neither a process nor a file."""
     _script("up", folder)
     state = json.loads((folder / "state.json").read_text())
-    processes = [psutil.Process(int(pid)) for pid in state["processes"]]
     try:
+        assert _processes(state)
         yield StandIn(folder, state)
     finally:
         _script("down", folder)
-    _, alive = psutil.wait_procs(processes, timeout=10)
+    _, alive = psutil.wait_procs(_processes(state), timeout=10)
     assert not alive
     assert not folder.exists()
     assert not Path(state["ray_folder"]).exists()
+
+
+def _processes(state: dict[str, Any]) -> list[psutil.Process]:
+    """All that belong to the cluster: its token is in the environment of each, or its folder among the arguments."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            known = [*process.environ().values(), *process.cmdline()]
+            if any(state["environment"]["RAY_AUTH_TOKEN"] in word or state["ray_folder"] in word for word in known):
+                found.append(process)
+    return found
 
 
 def _script(command: str, folder: Path) -> None:

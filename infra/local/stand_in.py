@@ -16,18 +16,19 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import requests
 import s3fs
 import yaml
@@ -101,12 +102,16 @@ def up(folder: Path) -> State:
         },
     )
     state.write(state_file)
-    start = _Starter(folder, state)
-    _start_store(start, s3)
-    _start_ray(start, gcs, dashboard, metrics)
-    state.job_file = str(_upload(folder, state))
-    state.job_id = submit(state, str(_BIN / "flashvid"), "run", state.job_file)
-    state.write(state_file)
+    try:
+        start = _Starter(folder, state)
+        _start_store(start, s3)
+        _start_ray(start, gcs, dashboard, metrics)
+        state.job_file = str(_upload(folder, state))
+        state.job_id = submit(state, str(_BIN / "flashvid"), "run", state.job_file)
+        state.write(state_file)
+    except BaseException:
+        _end_processes(state)  # their logs stay, to be read, until `down`
+        raise
     return state
 
 
@@ -116,10 +121,7 @@ def down(folder: Path) -> None:
     if not state_file.exists():
         raise SystemExit(f"{state_file} is not there: nothing to end")
     state = State.read(state_file)
-    # The last ones first: a head that sees its workers go has nothing to repair.
-    for pid, started in reversed(state.processes.items()):
-        if _start_time(pid) == started:
-            os.killpg(pid, signal.SIGKILL)
+    _end_processes(state)
     shutil.rmtree(state.ray_folder, ignore_errors=True)
     shutil.rmtree(folder)
 
@@ -133,6 +135,16 @@ def submit(state: State, *entrypoint: str) -> str:
     if done.returncode != 0:
         raise SystemExit(done.stdout + done.stderr)
     return next(word.strip("'") for word in done.stdout.split() if word.startswith("'raysubmit_"))
+
+
+def _end_processes(state: State) -> None:
+    """Those that were started, and all below them: a job's driver is in a session of its own."""
+    ours = [psutil.Process(pid) for pid, started in state.processes.items() if _start_time(pid) == started]
+    victims = [process for first in ours for process in (first, *first.children(recursive=True))]
+    for process in victims:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(victims, timeout=10)
 
 
 class _Starter:
@@ -186,8 +198,13 @@ def _start_ray(start: _Starter, gcs: int, dashboard: int, metrics: list[int]) ->
     """A head that does no work, and workers with one CPU each."""
     state = start.state
     token = {"Authorization": f"Bearer {state.environment['RAY_AUTH_TOKEN']}"}
-    ray = [str(_BIN / "ray"), "start", "--block", "--disable-usage-stats", f"--node-ip-address={_HOST}"]
-    ray.append(f"--object-store-memory={_OBJECT_STORE_BYTES}")
+    ray = [
+        str(_BIN / "ray"), "start", "--block", "--disable-usage-stats", f"--node-ip-address={_HOST}",
+        f"--object-store-memory={_OBJECT_STORE_BYTES}", "--min-worker-port=0", "--max-worker-port=0",
+    ]  # fmt: skip
+    # Ray's own choice is one fixed port for all nodes: the second of a machine has then no agent, and says nothing.
+    agents = [f"--dashboard-agent-listen-port={port}" for port in _free_ports(len(metrics))]
+    (client,) = _free_ports(1)
 
     def answers(url: str) -> bool:
         return requests.get(url, headers=token, timeout=10).ok
@@ -195,10 +212,11 @@ def _start_ray(start: _Starter, gcs: int, dashboard: int, metrics: list[int]) ->
     head = [
         "--head", "--num-cpus=0", f"--port={gcs}", "--include-dashboard=true", f"--dashboard-host={_HOST}",
         f"--dashboard-port={dashboard}", f"--temp-dir={state.ray_folder}", f"--metrics-export-port={metrics[0]}",
+        agents[0], f"--ray-client-server-port={client}",
     ]  # fmt: skip
     start("head", [*ray, *head], lambda: answers(f"{state.dashboard}/api/jobs/") and answers(state.metrics[0]))
     for number, port in enumerate(metrics[1:], start=1):
-        worker = [f"--address={_HOST}:{gcs}", "--num-cpus=1", f"--metrics-export-port={port}"]
+        worker = [f"--address={_HOST}:{gcs}", "--num-cpus=1", f"--metrics-export-port={port}", agents[number]]
         start(f"worker-{number}", [*ray, *worker], partial(answers, state.metrics[number]))
 
 
