@@ -131,7 +131,7 @@ def _end(cluster: StandIn, output: str) -> dict[str, Any]:
 
 
 def _values(cluster: StandIn, **labels: str) -> dict[str, float]:
-    """Sums of our metrics by name, over all nodes, of series with these labels; each has all labels of its definition."""
+    """Sums of our metrics by name, over all nodes, of series with these labels; each has its definition's labels."""
     found: dict[str, float] = defaultdict(float)
     for line in cluster.metrics():
         if (sample := re.match(r"(ray_flashvid_\w+)\{(.*)\} (\S+)$", line)) is None or "_sum{" in line:
