@@ -28,7 +28,7 @@ _USER = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@'\"<>]+@", re.IGNORECASE)
 _KEY = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bhf_[A-Za-z0-9]{20,}\b")
 _BEARER = re.compile(r"\b(Bearer\s+)[^\s'\",]+", re.IGNORECASE)
 _NAMED = re.compile(
-    r"([\w-]*(?:secret|password|passwd|token|signature|credential|access_key)[\w-]*['\"]?\s*[=:]\s*['\"]?)[^\s'\",&}]+",
+    r"([\w-]*(?:secret|password|passwd|token(?!s)|signature|credential|access_key)[\w-]*['\"]?\s*[=:]\s*['\"]?)[^\s'\",&}]+",
     re.IGNORECASE,
 )
 
