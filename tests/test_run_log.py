@@ -43,7 +43,11 @@ def test_keys_are_known_by_their_form() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["s3://bucket/videos/a b.mp4 is no video: 17 packets", "what is shown? 12 tokens of 40", "max_batch_tokens=40", "https://host/a.mp4, b@c"],
+    [
+        "s3://bucket/videos/a b.mp4 is no video: 17 packets",
+        "what is shown? 12 tokens of 40, max_batch_tokens=40",
+        "https://host/a.mp4, b@c",
+    ],
 )
 def test_other_texts_stay_as_they_are(text: str) -> None:
     """Paths and sentences are what the log is for."""
