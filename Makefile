@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PACKAGES := flashvid pipeline jobs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check format test test-slow chaos lock tiny-random tiny-model
+.PHONY: help install demo check format cluster-up cluster-down test test-slow chaos lock tiny-random tiny-model
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,12 @@ check: install  ## ruff, formatting, mypy --strict
 format: install  ## rewrite the sources as `make check` wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+cluster-up: install  ## S3, a Ray head and two workers on this machine, and the demo job on them, in ./stand-in
+	$(BIN)/python infra/local/stand_in.py up
+
+cluster-down: install  ## end and delete all of that
+	$(BIN)/python infra/local/stand_in.py down
 
 test: install  ## the tests, under 10 minutes on two cores
 	$(BIN)/python -m pytest
