@@ -88,12 +88,22 @@ class DecodePoolConfig(PoolConfig):
         return num_gpus
 
 
+class StagingConfig(Settings):
+    """The folder of each node into which videos are fetched from object stores."""
+
+    directory: str | None = Field(
+        default=None, description="on a local disk; default: below the system's temporary folder"
+    )
+    max_gb: float = Field(default=50.0, gt=0, description="GiB of videos kept there; the least recently used go first")
+
+
 class ResourcesConfig(Settings):
-    """The three pools and the bound on decoded clips in memory."""
+    """The three pools, the bound on decoded clips in memory, and where videos are fetched to."""
 
     decode: DecodePoolConfig = DecodePoolConfig()
     encode: PoolConfig = PoolConfig()
     answer: PoolConfig = PoolConfig()
+    staging: StagingConfig = StagingConfig()
     max_decoded_clips: int | None = Field(
         default=None,
         ge=1,

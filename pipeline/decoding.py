@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 from av.container import InputContainer
@@ -19,7 +20,7 @@ from pipeline.decoders.choice import objections_to_decord
 from pipeline.decoders.decord_reader import DecordReader
 from pipeline.decoders.demux import PacketIndex, opened, read_index
 from pipeline.decoders.pyav_reader import PyavReader
-from pipeline.errors import UnreadableVideoError, VideoNotFoundError
+from pipeline.errors import SourceUnreachableError, UnreadableVideoError, VideoNotFoundError
 from pipeline.sampling import sample_frames
 from pipeline.storage import resolve
 
@@ -58,6 +59,74 @@ class DecodedClip:
     frame_timestamps: NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class RemoteVideo:
+    """A file of an object store that is read by ranges, where the decoder is.
+
+    Attributes:
+        url: Any fsspec URL.
+        storage_options: For fsspec; credentials come from the environment.
+    """
+
+    url: str
+    storage_options: Mapping[str, Any]
+
+
+class _Watched(io.RawIOBase):
+    """An open remote file that remembers what went wrong with reading it: a decoder would blame the video."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__()
+        self._file = file
+        self.error: Exception | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._file.read(size)
+        except Exception as error:
+            self.error = error
+            raise
+
+
+@contextmanager
+def _readable(video: str | RemoteVideo) -> Iterator[str | IO[bytes]]:
+    """What the demuxer can open.
+
+    Raises:
+        VideoNotFoundError: there is no such remote file.
+        SourceUnreachableError: its store did not answer, in the middle of the work.
+    """
+    if isinstance(video, str):
+        yield video
+        return
+    fs, inner = resolve(video.url, video.storage_options)
+    try:
+        file = fs.open(inner, "rb")
+    except FileNotFoundError:
+        raise VideoNotFoundError(f"no video file at {video.url}") from None
+    with file:
+        watched = _Watched(file)
+        try:
+            yield cast("IO[bytes]", watched)
+        except Exception as error:
+            if watched.error is None:
+                raise
+            reason = f"{type(watched.error).__name__}: {watched.error}"
+            raise SourceUnreachableError(f"{video.url} can't be read ({reason})") from error
+
+
 @contextmanager
 def local_copy(path: str, storage_options: Mapping[str, Any]) -> Iterator[str]:
     """A path that decoders can open: the file itself, or a copy that is gone afterwards.
@@ -81,12 +150,12 @@ def local_copy(path: str, storage_options: Mapping[str, Any]) -> Iterator[str]:
 
 
 def frame_blocks(
-    path: str, sampling: SamplingConfig, start_s: float | None, end_s: float | None
+    path: str | RemoteVideo, sampling: SamplingConfig, start_s: float | None, end_s: float | None
 ) -> Iterator[FrameBlock]:
     """Decode the sampled frames of a clip, a few at a time.
 
     Args:
-        path: A local file.
+        path: A local file, or one that is read by ranges: for spans, and not with decord.
         sampling: Which frames, and with which decoder.
         start_s: Start of the clip in seconds, None for the beginning.
         end_s: End of the clip in seconds, None for the end.
@@ -94,8 +163,9 @@ def frame_blocks(
     Raises:
         UnreadableVideoError: the file can't be decoded, has no frame in the span, or is not one for the decoder that
             the job names.
+        SourceUnreachableError: the store of a remote file did not answer.
     """
-    with opened(path) as container:
+    with _readable(path) as file, opened(file) as container:
         # decord reads all packets of a file before it gives a frame. A span is read from its own place, with PyAV.
         whole = sampling.decoder == "decord" or (start_s is None and end_s is None)
         index = read_index(container) if whole else read_index(container, start_s, end_s)
@@ -109,9 +179,9 @@ def frame_blocks(
 
 
 def _reader(
-    path: str, sampling: SamplingConfig, container: InputContainer, index: PacketIndex, whole: bool
+    path: str | RemoteVideo, sampling: SamplingConfig, container: InputContainer, index: PacketIndex, whole: bool
 ) -> DecordReader | PyavReader:
-    if sampling.decoder == "pyav" or not whole:
+    if sampling.decoder == "pyav" or not whole or isinstance(path, RemoteVideo):
         return PyavReader(container, index)
     objections = objections_to_decord(index)
     if not objections:
@@ -148,7 +218,7 @@ def collect(
 
 
 def decode_clip(
-    path: str,
+    path: str | RemoteVideo,
     sampling: SamplingConfig,
     start_s: float | None,
     end_s: float | None,

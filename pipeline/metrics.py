@@ -68,7 +68,7 @@ class MetricDefinition:
 COUNTS: Mapping[str, str] = {
     "clips_decoded": "clips whose frames were sampled",
     "frames_decoded": "frames handed to the encoder",
-    "video_bytes": "bytes of the video files that were decoded",
+    "video_bytes": "bytes of video files that were fetched from object stores",
     "clips_sampled_down": "clips with fewer frames than sampling.fps asks for",
     "encoder_calls": "clips that went through the vision tower",
     "tokens_encoded": "visual tokens before compression, as they were encoded",

@@ -124,19 +124,19 @@ class ShardPlan:
 
     Attributes:
         plan: Of its rows.
-        unprobed: Those of `plan.to_encode` whose file, or row, nobody has looked into, and the bytes of the file.
+        unprobed: Those of `plan.to_encode` whose file, or row, nobody has looked into.
     """
 
     plan: Plan
-    unprobed: tuple[tuple[Clip, int | None], ...] = ()
+    unprobed: tuple[Clip, ...] = ()
 
 
-def survey(rows: VideoTable, job: JobConfig, probed: pa.Table) -> tuple[tuple[tuple[Clip, int | None], ...], Survey]:
+def survey(rows: VideoTable, job: JobConfig, probed: pa.Table) -> tuple[tuple[Clip, ...], Survey]:
     """Look up the files of a shard's rows.
 
     Returns:
-        Whole files that have to be probed before they can be cut into windows, as clips, each with its bytes; and
-        what is known of all.
+        Whole files that have to be probed before they can be cut into windows, as clips; and what is known
+        of all.
 
     Args:
         rows: The shard's.
@@ -162,9 +162,9 @@ def survey(rows: VideoTable, job: JobConfig, probed: pa.Table) -> tuple[tuple[tu
     return (() if job.window_s is None else _without_duration(found)), found
 
 
-def _without_duration(surveyed: Survey) -> tuple[tuple[Clip, int | None], ...]:
+def _without_duration(surveyed: Survey) -> tuple[Clip, ...]:
     unknown = {
-        source.source_id: (whole_clip(replace(video, start_s=None, end_s=None), source), source.size_bytes)
+        source.source_id: whole_clip(replace(video, start_s=None, end_s=None), source)
         for video, source in zip(surveyed.videos, surveyed.sources, strict=True)
         if source.exists and video.problem is None and surveyed.durations.get(source.source_id) is None
     }
@@ -202,13 +202,9 @@ def plan_shard(
         answered=ledger.answer_keys(_shards_on_storage(index, count)),
         failed=ledger.failure_keys(snapshot.failed.filter(pc.is_in(snapshot.failed["video_id"], value_set=names))),
         max_attempts=job.max_attempts,
+        durations=durations,
     )
     known = surveyed.durations.keys() | durations.keys()
-    sizes = {source.source_id: source.size_bytes for source in surveyed.sources}
-    unprobed = tuple(
-        (clip, sizes[clip.source_id])
-        for clip in todo.to_encode
-        if clip.problem is not None or clip.source_id not in known
-    )
+    unprobed = tuple(clip for clip in todo.to_encode if clip.problem is not None or clip.source_id not in known)
     summary = ShardSummary(PlanCounts.of(todo), todo.failures, tuple(surveyed.changed), len(unprobed))
     return summary, ShardPlan(todo, unprobed)

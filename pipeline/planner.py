@@ -41,8 +41,6 @@ from pipeline.probing import Probe, ProbeTable, probe_clips
 from pipeline.storage import Storage
 from pipeline.token_store import TokenStore
 
-_UnprobedClips = Sequence[tuple[Clip, int | None]]
-
 
 @dataclass(frozen=True)
 class PlannedShard:
@@ -153,7 +151,7 @@ class Planner:
             self._connect()
         return RunPlan(tuple(self._probe(index, shard) for index, shard in enumerate(todo.shards)))
 
-    def _measure(self, index: int, unknown: _UnprobedClips) -> dict[str, float]:
+    def _measure(self, index: int, unknown: Sequence[Clip]) -> dict[str, float]:
         """Probe files for their seconds, by `source_id`, so that they can be cut into windows.
 
         One that can't be probed stays whole, and fails as every clip does: tried again at once, it might be answered as
@@ -174,11 +172,11 @@ class Planner:
         if not shard.summary.num_unprobed:
             return shard
         part = shard.fetch()
-        failed = {clip.clip_id for clip, _ in part.unprobed if clip.source_id in self._uncut}
-        for clip, _ in part.unprobed:
+        failed = {clip.clip_id for clip in part.unprobed if clip.source_id in self._uncut}
+        for clip in part.unprobed:
             if clip.clip_id in failed:
                 self._committer.add_failure(clip, self._uncut[clip.source_id])
-        new = [(clip, size) for clip, size in part.unprobed if clip.clip_id not in failed]
+        new = [clip for clip in part.unprobed if clip.clip_id not in failed]
         for results in self._probed(new, f"{index:03d}"):
             for clip, result in results:
                 if isinstance(result, Failure):
@@ -189,12 +187,11 @@ class Planner:
         summary = replace(shard.summary, counts=PlanCounts.of(left), num_unprobed=0)
         return PlannedShard(summary, ray.put(_packed(ShardPlan(left))) if self._on_ray else ShardPlan(left))
 
-    def _probed(self, clips: _UnprobedClips, part: str) -> Iterator[list[tuple[Clip, Probe | Failure]]]:
+    def _probed(self, clips: Sequence[Clip], part: str) -> Iterator[list[tuple[Clip, Probe | Failure]]]:
         """Probe files, and commit what is found chunk by chunk: a run that is killed does not read these again."""
-        sizes = {clip.source_id: size for clip, size in clips}
-        for number, results in enumerate(probe_clips([clip for clip, _ in clips], self._job.storage_options)):
+        for number, results in enumerate(probe_clips(clips, self._job.storage_options)):
             found = [(clip, result) for clip, result in results if isinstance(result, Probe)]
-            self._probes.append(found, sizes, f"{self._run_id}-{part}-{number:05d}")
+            self._probes.append(found, f"{self._run_id}-{part}-{number:05d}")
             yield results
 
     def _planned(self, summary: Any, part: Any) -> PlannedShard:  # noqa: ANN401 - see `_each`

@@ -36,6 +36,8 @@ class Clip:
         question_attempts: The same of questions that failed before by themselves.
         problem: Why the row can't be used (see `Video.problem`).
         unreachable: Why storage could not say what the bytes are (see `Source.unreachable`).
+        size_bytes: Of the file; None if it is not there.
+        duration_s: Of the file; None if nobody had looked when the plan was made.
     """
 
     clip_id: str
@@ -51,6 +53,8 @@ class Clip:
     question_attempts: Mapping[str, int] = field(default_factory=dict)
     problem: str | None = None
     unreachable: str | None = None
+    size_bytes: int | None = None
+    duration_s: float | None = None
 
     def attempt_of(self, question_id: str | None) -> int:
         """Which try this is: of a question, or of the clip (None)."""
@@ -200,6 +204,7 @@ def plan(
     answered: Iterable[AnswerKey],
     failed: Iterable[FailureKey],
     max_attempts: int,
+    durations: Mapping[str, float] | None = None,
 ) -> Plan:
     """Decide what is left to do.
 
@@ -211,6 +216,7 @@ def plan(
         answered: Committed answers under this run's `answers_fingerprint`.
         failed: Committed failures under it.
         max_attempts: Tries of a transient failure.
+        durations: Seconds of files that are known, by `source_id`.
 
     Raises:
         QuestionChangedError: a `question_id` has answers to another text; names it and the video.
@@ -223,7 +229,7 @@ def plan(
     failures: list[RowFailure] = []
     total = done = exhausted = 0
     for video, source in zip(videos, sources, strict=True):
-        whole = _clip(video, source, used_columns)
+        whole = _clip(video, source, used_columns, (durations or {}).get(source.source_id))
         open_questions: list[str] = []
         for question in questions.for_video(video.video_id):
             total += 1
@@ -250,7 +256,7 @@ def plan(
 
 def whole_clip(video: Video, source: Source) -> Clip:
     """The clip of a row, without questions."""
-    return _clip(video, source, ())
+    return _clip(video, source, (), None)
 
 
 def changed_sources(
@@ -306,7 +312,7 @@ class _Answers:
         return (clip.clip_id, question.question_id, wanted) in self._keys
 
 
-def _clip(video: Video, source: Source, used_columns: Collection[str]) -> Clip:
+def _clip(video: Video, source: Source, used_columns: Collection[str], duration_s: float | None) -> Clip:
     # A row with a problem is no span of the video: repaired, it is another clip.
     source_id = source.source_id if video.problem is None else digest("problem", source.source_id, video.problem)
     key = content_key(source_id, video.start_s, video.end_s)
@@ -329,6 +335,8 @@ def _clip(video: Video, source: Source, used_columns: Collection[str]) -> Clip:
         columns={name: None if row.get(name) is None else str(row[name]) for name in used_columns},
         problem=video.problem,
         unreachable=source.unreachable,
+        size_bytes=source.size_bytes,
+        duration_s=duration_s,
     )
 
 

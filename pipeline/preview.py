@@ -219,7 +219,7 @@ class _Headers:
         self.unusable.update((clip.clip_id, result.error_type) for clip, result in found if isinstance(result, Failure))
         self.newly_read += len(probed)
         self.known.update((clip.source_id, probe.header) for clip, probe in probed)
-        self._probes.append(probed, self._file_bytes, f"{new_run_id()}-plan")
+        self._probes.append(probed, f"{new_run_id()}-plan")
 
     def _probe(self, clip: Clip) -> Probe | Failure:
         try:

@@ -78,12 +78,11 @@ class ProbeTable:
     def _read(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         return self._storage.scan(self._storage.names("probes"), tables.PROBES, columns)
 
-    def append(self, probes: Sequence[tuple[Clip, Probe]], sizes: Mapping[str, int | None], part: str) -> None:
+    def append(self, probes: Sequence[tuple[Clip, Probe]], part: str) -> None:
         """Commit what was found out.
 
         Args:
             probes: The probed clips and what their files say.
-            sizes: Bytes of each source, by `source_id`.
             part: Name of this commit, unique over all runs.
         """
         by_source = {clip.source_id: (clip, probe) for clip, probe in probes}
@@ -91,7 +90,7 @@ class ProbeTable:
             {
                 "source_id": source_id,
                 "video_path": clip.video_path,
-                "size_bytes": sizes[source_id],
+                "size_bytes": clip.size_bytes,
                 "decoder": probe.decoder,
                 **asdict(probe.header),
             }

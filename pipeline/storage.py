@@ -117,6 +117,16 @@ class Storage:
         self._traffic["bytes_read"] += len(content)
         return content
 
+    def fetch(self, name: str, path: str, *, within_s: float) -> None:
+        """Copy an object to a local file. Raises FileNotFoundError.
+
+        Args:
+            name: The object.
+            path: Where to; overwritten.
+            within_s: Seconds that this may take on a remote store.
+        """
+        self._call(self.fs.get_file, self.path(name), path, within_s=within_s)
+
     def scan(self, names: Sequence[str], schema: pa.Schema, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Columns of Parquet objects: only these are read, some objects at a time, each as a table of its own.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 
 from flashvid.models import load_model, load_preprocessor, resolve_model
@@ -136,8 +136,7 @@ def _encode(
     job: JobConfig, clip: Clip, tokens: TokenStore, storage: Storage, run_id: str, counts: dict[str, int]
 ) -> None:
     probe = probe_file(clip, {})
-    sizes: Mapping[str, int | None] = {clip.source_id: 1}
-    ProbeTable(storage).append([(clip, probe)], sizes, f"{run_id}-{clip.clip_id}")
+    ProbeTable(storage).append([(clip, probe)], f"{run_id}-{clip.clip_id}")
     preprocessor = load_preprocessor(job.model.name)
     decoded = decode_clip(
         str(clip.video_path),

@@ -76,6 +76,8 @@ SETTINGS: dict[str, tuple[object, Effect]] = {
     "resources.answer.concurrency": (2, "neither"),
     "resources.answer.num_cpus": (2.0, "neither"),
     "resources.answer.num_gpus": (0.5, "neither"),
+    "resources.staging.directory": ("/scratch", "neither"),
+    "resources.staging.max_gb": (1.0, "neither"),
     "resources.max_decoded_clips": (9, "neither"),
     "commit.rows": (7, "neither"),
     "commit.seconds": (7.0, "neither"),

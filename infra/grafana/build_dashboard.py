@@ -183,7 +183,7 @@ ROWS: Mapping[str, tuple[Panel, ...]] = {
         Panel(
             "Frames decoded a second", (Query(_per_stage("ray_flashvid_frames_decoded_total", "run_id"), "{{run_id}}"),)
         ),
-        Panel("Video files", (Query(_per_stage("ray_flashvid_video_bytes_total", "run_id"), "decoded"),), "Bps"),
+        Panel("Video files", (Query(_per_stage("ray_flashvid_video_bytes_total", "run_id"), "fetched"),), "Bps"),
         Panel(
             "Output and cache",
             (

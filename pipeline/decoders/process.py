@@ -16,13 +16,13 @@ from typing import IO, Any
 
 from pipeline.config import SamplingConfig
 from pipeline.decoders.child import frames_in
-from pipeline.decoding import DecodedClip, FrameBlock, FrameTransform, collect, frame_blocks
+from pipeline.decoding import DecodedClip, FrameBlock, FrameTransform, RemoteVideo, collect, frame_blocks
 from pipeline.errors import DecodeMemoryError, DecoderDiedError, DecodeTimeoutError, WorkerDiedError
 
 _START_LIMIT_S = 120.0
 _GIBIBYTE = 1 << 30
 
-Decode = Callable[[str, SamplingConfig, float | None, float | None], Iterator[FrameBlock]]
+Decode = Callable[[str | RemoteVideo, SamplingConfig, float | None, float | None], Iterator[FrameBlock]]
 
 
 class DecodeProcess:
@@ -47,7 +47,7 @@ class DecodeProcess:
 
     def decode_clip(
         self,
-        path: str,
+        path: str | RemoteVideo,
         sampling: SamplingConfig,
         start_s: float | None,
         end_s: float | None,

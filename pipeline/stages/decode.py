@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from flashvid.models import load_preprocessor
 from pipeline.decoders.process import DecodeProcess
-from pipeline.decoding import local_copy
+from pipeline.decoding import DecodedClip, RemoteVideo
 from pipeline.errors import VideoNotFoundError
 from pipeline.messages import ClipMessage
+from pipeline.planning import Clip
 from pipeline.sampling import is_sampled_down
 from pipeline.stages.stage import Stage, StageSettings
+from pipeline.staging import Staging, is_read_in_place
 
 _ADMISSION_POLL_S = 0.05
 
@@ -33,6 +34,7 @@ class DecodeStage(Stage):
             min_pixels=sampling.min_pixels,
             max_pixels=sampling.max_pixels,
         )
+        self._staging = Staging(settings.job.resources.staging, settings.job.storage_options)
         self.announce()
 
     def process(self, message: ClipMessage) -> tuple[ClipMessage, Mapping[str, int]]:
@@ -46,23 +48,28 @@ class DecodeStage(Stage):
         while not self.tell("admit", clip.clip_id):
             time.sleep(_ADMISSION_POLL_S)
         self.waited_s = time.perf_counter() - asked
-        with local_copy(clip.video_path, job.storage_options) as path:
-            decoded = self._decoder.decode_clip(
-                path,
-                job.sampling,
-                clip.start_s,
-                clip.end_s,
-                transform_for=lambda num_frames: self._preprocessor.for_video(num_frames).resize,
-            )
-            video_bytes = Path(path).stat().st_size
+        if "://" in clip.video_path and is_read_in_place(clip, job.sampling):
+            decoded, fetched = self._decode(clip, RemoteVideo(clip.video_path, job.storage_options)), 0
+        else:
+            with self._staging.staged(clip.video_path, clip.source_id) as video:
+                decoded, fetched = self._decode(clip, video.path), video.fetched_bytes
         self.tell("hold", clip.clip_id)
         counts = {
             "clips_decoded": 1,
             "frames_decoded": len(decoded.frames),
-            "video_bytes": video_bytes,
+            "video_bytes": fetched,
             "clips_sampled_down": int(is_sampled_down(decoded.frame_timestamps, job.sampling)),
         }
         return replace(message, decoded=decoded), counts
+
+    def _decode(self, clip: Clip, video: str | RemoteVideo) -> DecodedClip:
+        return self._decoder.decode_clip(
+            video,
+            self.settings.job.sampling,
+            clip.start_s,
+            clip.end_s,
+            transform_for=lambda num_frames: self._preprocessor.for_video(num_frames).resize,
+        )
 
     def after(self, message: ClipMessage) -> None:
         """A clip that failed here holds no frames."""
