@@ -159,6 +159,11 @@ class JobConfig(Settings):
     commit: CommitConfig = CommitConfig()
     max_attempts: int = Field(default=3, ge=1, description="tries of a transient failure, counted over runs")
     storage_options: dict[str, Any] = Field(default_factory=dict, description="passed to fsspec; no secrets")
+    allowed_roots: tuple[Annotated[str, StringConstraints(min_length=1)], ...] | None = Field(
+        default=None,
+        description="folders and URL prefixes that videos, tables, output and cache must be below, for instance "
+        "/mnt/videos, s3://bucket or s3://; no bound when omitted",
+    )
 
     @model_validator(mode="before")
     @classmethod
