@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any, Literal
 
@@ -67,9 +68,7 @@ def check_gpu() -> Iterator[Check]:
         free, total = torch.cuda.mem_get_info(index)
         found = f"{torch.cuda.get_device_name(index)}, {free / _GB:.1f} of {total / _GB:.1f} GB free"
         yield Check("GPU", f"cuda:{index}", "ok", f"{found}, CUDA {torch.version.cuda}")
-        yield _checked(
-            "GPU", f"cuda:{index}, bfloat16", lambda at=index: _bfloat16(at), "model.dtype: float16 in the job"
-        )
+        yield _checked("GPU", f"cuda:{index}, bfloat16", partial(_bfloat16, index), "model.dtype: float16 in the job")
 
 
 def check_tables(job: JobConfig) -> Iterator[Check]:
@@ -225,9 +224,9 @@ def _model_answers() -> str:
     visual = model.encode(frames, np.arange(8, dtype=np.float64))
     video = model.compress(visual, CompressionConfig(retention_ratio=0.25))
     (answer,) = model.answer(video, ["What colour is the object?"], generation=GenerationConfig(max_new_tokens=8))
-    if not answer.text.strip():
+    if not answer.response.strip():
         raise CheckFailedError("the embedded model gives an empty answer")
-    return f"tiny is shown a red square and answers {answer.text.strip()!r}"
+    return f"tiny is shown a red square and answers {answer.response.strip()!r}"
 
 
 def _bfloat16(index: int) -> str:
