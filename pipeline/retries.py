@@ -11,6 +11,7 @@ import pyarrow.dataset as ds
 
 from flashvid.errors import ConfigurationError
 from pipeline import tables
+from pipeline.run_records import RunRecords
 from pipeline.storage import Storage
 
 _FOLDER = "retries"
@@ -55,7 +56,9 @@ def request_retry(storage: Storage, request: RetryRequest) -> int:
 
     Raises:
         ConfigurationError: the output has no failures at all: probably another folder was meant.
+        NewerFormatError: see `RunRecords.all`.
     """
+    RunRecords(storage).all()  # of a later format: nothing is written into it
     names = storage.names("failures")
     if not names:
         raise ConfigurationError("has no failures", storage.url)

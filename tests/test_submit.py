@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.status import output_status
+from pipeline.storage import Storage
 from tests.ray_cluster import LocalCluster, local_cluster
 from tests.runs import copy_videos, job, table
 
@@ -64,7 +66,7 @@ def test_submitted_stopped_and_submitted_again(cluster: LocalCluster, sample_vid
     rows = [f"{index:02},videos/{index:02}.mp4" for index in range(CLIPS)]
     (tmp_path / "videos.csv").write_text("\n".join(["video_id,video_path", *rows, f"secret,{outside}"]) + "\n")
     settings = job(
-        tmp_path, videos=str(tmp_path / "videos.csv"), sampling={"num_frames": 16}, generation={"max_new_tokens": 32}
+        tmp_path, videos=str(tmp_path / "videos.csv"), sampling={"num_frames": 16}, generation={"max_new_tokens": 128}
     )
     job_file = tmp_path / "job.json"
     job_file.write_text(settings.model_dump_json(exclude_unset=True))
@@ -80,7 +82,7 @@ def test_submitted_stopped_and_submitted_again(cluster: LocalCluster, sample_vid
 
     first = submitted()
     wait_for_answers(cluster, output, first)
-    assert status()["state"] == "running"
+    assert output_status(Storage(str(output))).state == "running"
     flashvid(cluster, "stop", first)
     before = status("--address", cluster.dashboard)
     assert (before["state"], before["jobs"][0]["status"]) == ("stopped", "STOPPED")
