@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
+from ray.exceptions import RayError
 
 from flashvid.errors import FatalError
 from pipeline.errors import ClusterUnreachableError
@@ -87,7 +88,8 @@ def fatal_cause(error: BaseException) -> FatalError | None:
     """What a task or an actor raised to stop the run, out of what Ray wrapped around it."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, FatalError):
+        # What Ray raises for a task is of its cause's class, too, but with a traceback for a message.
+        if isinstance(seen, FatalError) and not isinstance(seen, RayError):
             return seen
         seen = getattr(seen, "cause", None) or seen.__cause__
     return None

@@ -26,13 +26,13 @@ from pipeline.token_store import TokenStore
 from pipeline.windows import cut
 
 # A shard's rows and answers are in the memory of one process.
-_ROWS_PER_SHARD = 16_384
+ROWS_PER_SHARD = 16_384
 _SHARDS_ON_STORAGE = 256
 
 
-def num_shards(num_videos: int) -> int:
+def num_shards(num_videos: int, rows_per_shard: int) -> int:
     """How many shards to plan so many rows in: a power of two, at most those on storage."""
-    wanted = -(-num_videos // _ROWS_PER_SHARD)
+    wanted = -(-num_videos // rows_per_shard)
     return min(_SHARDS_ON_STORAGE, 1 << (wanted - 1).bit_length())
 
 
@@ -92,7 +92,7 @@ class Survey:
         videos: Rows.
         sources: What the bytes of each are, in the same order.
         changed: `video_id` of every video whose file was probed before with other bytes and never with these.
-        durations: Seconds, by `source_id`, of every source probed; None where an older probe lacks it.
+        durations: Seconds, by `source_id`, of those sources that were probed; None where an older probe lacks it.
     """
 
     videos: list[Video]
@@ -153,9 +153,11 @@ def survey(rows: VideoTable, job: JobConfig, probed: pa.Table) -> tuple[tuple[tu
     ours = pc.or_(pc.is_in(probed["video_path"], value_set=paths), pc.is_in(probed["source_id"], value_set=ids))
     by_path: dict[str, set[str]] = {}
     durations: dict[str, float | None] = {}
+    present = {source.source_id for source in sources}
     for row in probed.filter(ours).to_pylist():
         by_path.setdefault(row["video_path"], set()).add(row["source_id"])
-        durations[row["source_id"]] = row["duration_s"] or durations.get(row["source_id"])
+        if row["source_id"] in present:
+            durations[row["source_id"]] = row["duration_s"] or durations.get(row["source_id"])
     found = Survey(videos, sources, changed_sources(videos, sources, by_path), durations)
     return (() if job.window_s is None else _without_duration(found)), found
 

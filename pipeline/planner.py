@@ -7,6 +7,7 @@ stays in Ray's object store until its clips are dealt out, and the driver holds 
 from __future__ import annotations
 
 import pickle
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -25,8 +26,17 @@ from pipeline.fingerprint import Fingerprints
 from pipeline.inputs import QuestionTable, VideoTable
 from pipeline.ledger import Ledger
 from pipeline.messages import Failure
-from pipeline.plan_shards import ShardPlan, ShardSummary, Snapshot, list_tokens, num_shards, plan_shard, survey
-from pipeline.planning import PLAN_STAGE, Clip, PlanCounts
+from pipeline.plan_shards import (
+    ROWS_PER_SHARD,
+    ShardPlan,
+    ShardSummary,
+    Snapshot,
+    list_tokens,
+    num_shards,
+    plan_shard,
+    survey,
+)
+from pipeline.planning import PLAN_STAGE, Clip, Plan, PlanCounts
 from pipeline.probing import Probe, ProbeTable, probe_clips
 from pipeline.storage import Storage
 from pipeline.token_store import TokenStore
@@ -40,7 +50,7 @@ class PlannedShard:
 
     Attributes:
         summary: Its numbers.
-        held: The part itself, or where Ray keeps it, pickled.
+        held: The part itself, or where Ray keeps it, pickled and compressed.
     """
 
     summary: ShardSummary
@@ -50,7 +60,7 @@ class PlannedShard:
         """The part itself."""
         if isinstance(self.held, ShardPlan):
             return self.held
-        found: ShardPlan = pickle.loads(ray.get(self.held))  # noqa: S301 - from a task of this run
+        found: ShardPlan = pickle.loads(zlib.decompress(ray.get(self.held)))  # noqa: S301 - from a task of this run
         return found
 
 
@@ -59,6 +69,13 @@ class RunPlan:
     """What a run has to do, shard by shard."""
 
     shards: tuple[PlannedShard, ...]
+
+    @classmethod
+    def of_one(cls, clip: Clip, *, is_cached: bool) -> RunPlan:
+        """A plan of one clip, with or without committed tokens."""
+        clips: tuple[tuple[Clip, ...], tuple[Clip, ...]] = ((), (clip,)) if is_cached else ((clip,), ())
+        plan = Plan(*clips, (), 1, len(clip.question_ids), 0, 0)
+        return cls((PlannedShard(ShardSummary(PlanCounts.of(plan)), ShardPlan(plan)),))
 
     @property
     def counts(self) -> PlanCounts:
@@ -83,6 +100,7 @@ class Planner:
         run_id: Names the probes that are committed.
         committer: Takes what fails before a stage has begun, and keeps the lease alive.
         connect: Makes sure that this process is connected to Ray; called before the first task.
+        rows_per_shard: Rows that are planned at once, about.
     """
 
     def __init__(
@@ -96,6 +114,7 @@ class Planner:
         run_id: str,
         committer: Committer,
         connect: Callable[[], object],
+        rows_per_shard: int = ROWS_PER_SHARD,
     ) -> None:
         self._job = job
         self._prints = prints
@@ -105,7 +124,7 @@ class Planner:
         self._connect = connect
         self._ledger = Ledger(storage, prints.answers)
         self._probes = ProbeTable(storage)
-        self._rows = videos.shards(num_shards(len(videos)))
+        self._rows = videos.shards(num_shards(len(videos), rows_per_shard))
         self._on_ray = len(self._rows) > 1
         # Files that could not be cut into windows, by `source_id`.
         self._uncut: dict[str, Failure] = {}
@@ -168,7 +187,7 @@ class Planner:
             self._committer.flush()
         left = replace(part.plan, to_encode=tuple(clip for clip in part.plan.to_encode if clip.clip_id not in failed))
         summary = replace(shard.summary, counts=PlanCounts.of(left), num_unprobed=0)
-        return PlannedShard(summary, ray.put(pickle.dumps(ShardPlan(left))) if self._on_ray else ShardPlan(left))
+        return PlannedShard(summary, ray.put(_packed(ShardPlan(left))) if self._on_ray else ShardPlan(left))
 
     def _probed(self, clips: _UnprobedClips, part: str) -> Iterator[list[tuple[Clip, Probe | Failure]]]:
         """Probe files, and commit what is found chunk by chunk: a run that is killed does not read these again."""
@@ -215,6 +234,11 @@ class Planner:
 
 
 def _plan_for_ray(*arguments: Any) -> tuple[ShardSummary, bytes]:  # noqa: ANN401 - of `plan_shard`
-    """Pickled, the driver can pass a part on without making objects of it."""
+    """Packed, the driver can pass a part on without making objects of it."""
     summary, part = plan_shard(*arguments)
-    return summary, pickle.dumps(part)
+    return summary, _packed(part)
+
+
+def _packed(part: ShardPlan) -> bytes:
+    # Half of it are hexadecimal digits.
+    return zlib.compress(pickle.dumps(part), level=1)

@@ -1,8 +1,8 @@
 """`flashvid bench planning`: time and memory of planning a job of very many videos, half of it answered.
 
 The output folder is filled with what earlier runs would have left: probes of every video, answers to the first half of
-the questions, and tokens of every second video (empty objects: planning looks at names only). All rows name one file,
-which a column of checksums makes different sources; its state is asked for once per row, as a real job's is.
+the questions, and tokens of every second video (empty objects: planning looks at names only). Every row has a path of
+its own; behind a thousand of them is one file, since a million would take longer to make than to plan.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class PlanningCost:
 def bench_planning(output: Path | None, *, num_videos: int, num_questions: int) -> PlanningCost:
     """Make the tables, plan in a process of its own, print what that took, and write it to `planning.md`."""
     with tempfile.TemporaryDirectory() as folder:
-        _fill(Path(folder), num_videos, num_questions)
+        fill(Path(folder), num_videos, num_questions)
         command = [sys.executable, "-m", "jobs.bench.planning", folder]
         measured = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own
     found = json.loads(measured.stdout.splitlines()[-1])
@@ -74,16 +74,15 @@ def bench_planning(output: Path | None, *, num_videos: int, num_questions: int) 
     return cost
 
 
-def _job(folder: Path) -> JobConfig:
+def load_job(folder: Path) -> JobConfig:
     return JobConfig.model_validate_json((folder / "job.json").read_text(encoding="utf-8"))
 
 
-def _fill(folder: Path, num_videos: int, num_questions: int) -> None:
-    file = folder / "video.mp4"
-    file.write_bytes(b"only its state is looked at")
+def fill(folder: Path, num_videos: int, num_questions: int) -> None:
+    paths = _paths(folder / "videos", num_videos)
     names = [f"video-{number:07d}" for number in range(num_videos)]
     checksums = [digest("checksum", number) for number in range(num_videos)]
-    videos = {"video_id": names, "video_path": pa.repeat(str(file), num_videos), "checksum": checksums}
+    videos = {"video_id": names, "video_path": paths, "checksum": checksums}
     pq.write_table(pa.table(videos), folder / "videos.parquet")
     job = JobConfig.model_validate(
         {
@@ -98,15 +97,26 @@ def _fill(folder: Path, num_videos: int, num_questions: int) -> None:
         }
     )
     (folder / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
-    _fill_output(job, names, [digest("source", checksum) for checksum in checksums])
+    _fill_output(job, names, paths, [digest("source", checksum) for checksum in checksums])
 
 
-def _fill_output(job: JobConfig, names: list[str], sources: list[str]) -> None:
+def _paths(folder: Path, count: int) -> list[str]:
+    """Paths of files that are there: a folder of a thousand, under as many names as it takes."""
+    files = folder / "0000"
+    files.mkdir(parents=True)
+    for number in range(1000):
+        (files / f"{number:03d}.mp4").write_bytes(b"only its state is looked at")
+    for number in range(1, -(-count // 1000)):
+        (folder / f"{number:04d}").symlink_to(files)
+    return [f"{folder}/{number // 1000:04d}/{number % 1000:03d}.mp4" for number in range(count)]
+
+
+def _fill_output(job: JobConfig, names: list[str], paths: list[str], sources: list[str]) -> None:
     prints = fingerprints(job, resolve_model(job.model.name).identity)
-    output, path = Path(job.output), str(Path(job.videos).with_name("video.mp4"))
+    output = Path(job.output)
     for begin in range(0, len(sources), _ROWS_AT_ONCE):
         some = sources[begin : begin + _ROWS_AT_ONCE]
-        known = {"source_id": some, "video_path": path, "duration_s": _DURATION_S}
+        known = {"source_id": some, "video_path": paths[begin : begin + _ROWS_AT_ONCE], "duration_s": _DURATION_S}
         _write(output / f"probes/part-{begin:09d}.parquet", tables.PROBES, known, len(some))
     keys = [content_key(source, None, None) for source in sources]
     for key in keys[::2]:
@@ -151,7 +161,7 @@ def _touch(path: Path) -> None:
 
 def _measure(folder: Path) -> PlanningCost:
     """Plan, as a run does before its first clip."""
-    job, imports_bytes = _job(folder), _peak_bytes()
+    job, imports_bytes = load_job(folder), _peak_bytes()
     prints = fingerprints(job, resolve_model(job.model.name).identity)
     begun = time.monotonic()
     videos, questions = read_tables(job)
