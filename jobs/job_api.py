@@ -36,7 +36,7 @@ def job_api(address: str | None) -> Iterator[JobSubmissionClient]:
     Raises:
         ConfigurationError: there is no address, the extra `cluster` is not installed, or the cluster refuses what is
             asked: no such job, or not with this token.
-        ClusterUnreachableError: nothing answers there.
+        ClusterUnreachableError: nothing answers there, or the cluster is not ready yet.
     """
     where = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
     if not where:
@@ -59,7 +59,9 @@ def job_api(address: str | None) -> Iterator[JobSubmissionClient]:
     except (ConnectionError, requests.ConnectionError) as error:
         raise ClusterUnreachableError(f"it does not answer any more ({error})", where) from None
     except RuntimeError as error:
-        # What the client makes of every refusal over HTTP.
+        # What the client makes of every refusal over HTTP; of its status, only the text is left.
+        if "status code 5" in str(error):
+            raise ClusterUnreachableError(_first_line(error), where) from None
         raise ConfigurationError(_first_line(error), where) from None
 
 

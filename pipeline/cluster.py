@@ -47,7 +47,8 @@ def connected(address: str | None = None) -> Iterator[ClusterSize]:
             # Ray's C++ side reports routine matters as errors on the terminal; its log files keep what matters.
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         _check_reachable(target)
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        # What goes wrong there is raised, too; a run that is interrupted would have its threads print tracebacks.
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         try:
             ray.init(
                 address=target,

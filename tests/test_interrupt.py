@@ -45,8 +45,9 @@ def test_an_interrupted_run_is_gone_on_with(
         said = run.communicate(timeout=60)[1]
     assert run.returncode == code, said
     assert "what is committed stays; the same command goes on" in said
-    assert "Traceback" not in said
-    assert psutil.wait_procs(started, timeout=60)[1] == []
+    assert "Traceback" not in said, said
+    # Ray's own helpers look for their parent now and then only.
+    assert psutil.wait_procs(started, timeout=150)[1] == []
     before = len(table(output, "answers"))
     assert 0 < before < CLIPS * QUESTIONS
     assert not list((output / "runs").glob("*.end.json"))
