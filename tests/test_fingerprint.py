@@ -81,6 +81,7 @@ SETTINGS: dict[str, tuple[object, Effect]] = {
     "commit.seconds": (7.0, "neither"),
     "max_attempts": (7, "neither"),
     "storage_options": ({"anon": True}, "neither"),
+    "allowed_roots": (("s3://",), "neither"),
 }
 
 
