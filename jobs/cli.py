@@ -49,8 +49,8 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of the console script: what a person can mend becomes one message, not a traceback."""
-    # Before Ray is imported: a thread that is still at work when a run has disconnected would otherwise have Ray connect
-    # to any cluster that it finds on this machine.
+    # Before Ray is imported: a thread that is still at work when a run has disconnected would otherwise have Ray
+    # connect to any cluster that it finds on this machine.
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     errors = Console(stderr=True)
     try:
