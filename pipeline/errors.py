@@ -23,6 +23,7 @@ FlashVidError
     ├── QuestionChangedError
     ├── OutputLockedError
     ├── MonitorLostError
+    ├── TooManyFailuresError
     └── ClusterTooSmallError
 """
 
@@ -105,6 +106,10 @@ class OutputLockedError(FatalError):
 
 class MonitorLostError(FatalError):
     """The process that keeps the run's books is gone; the next run goes on from what is committed."""
+
+
+class TooManyFailuresError(FatalError):
+    """More clips failed than `on_error` or `max_failures` of the job allow; they and all answers are committed."""
 
 
 class ClusterTooSmallError(FatalError):
