@@ -15,20 +15,13 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from jobs.assignment import assignment
+from jobs.options import AsJson, Output, StorageOptions, assignments, open_storage
 
 if TYPE_CHECKING:
     from pipeline.lease import Lease
     from pipeline.storage import Storage
 
 _FOUND = 1
-
-Output = Annotated[str, typer.Argument(help="folder or URL of an output")]
-AsJson = Annotated[bool, typer.Option("--json", help="one JSON object, for programs")]
-Options = Annotated[
-    list[str] | None,
-    typer.Option("--storage-option", help="key=value for fsspec, as storage_options of a job; may be repeated"),
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -41,7 +34,7 @@ def export(
     output: Output,
     to: Annotated[str, typer.Argument(help="an empty folder or URL")],
     fingerprint: Annotated[str | None, typer.Option(help="whose answers; default: those of the latest run")] = None,
-    storage_option: Options = None,
+    storage_option: StorageOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the answers to a new place: the latest of each, sorted by video, in few large files.
@@ -50,8 +43,7 @@ def export(
     """
     from pipeline.export import export_answers
 
-    options = _options(storage_option)
-    done = export_answers(_storage(output, options), _storage(to, options), fingerprint)
+    done = export_answers(open_storage(output, storage_option), open_storage(to, storage_option), fingerprint)
     sentence = f"{done.rows} answers in {len(done.files)} files in {to}; {done.superseded} superseded ones left out"
     _report(asdict(done), sentence, as_json=as_json)
 
@@ -62,7 +54,7 @@ def gc(
         list[str] | None, typer.Option("--used-by", help="an output that uses this cache; may be repeated")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="remove it; default: only say what would be removed")] = False,
-    storage_option: Options = None,
+    storage_option: StorageOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Remove tokens of fingerprints that no run names, and uploads that nobody will complete.
@@ -71,8 +63,8 @@ def gc(
     """
     from pipeline.garbage import find_garbage
 
-    options = _options(storage_option)
-    storage, users = _storage(root, options), [_storage(user, options) for user in used_by or []]
+    storage = open_storage(root, storage_option)
+    users = [open_storage(user, storage_option) for user in used_by or []]
     with _leases([one for one in (storage, *users) if one.names("runs")] if yes else [], "gc"):
         garbage = find_garbage(storage, users)
         if yes:
@@ -88,7 +80,7 @@ def gc(
 def forget(
     output: Output,
     video_id: Annotated[str, typer.Option("--video-id", help="the video")],
-    storage_option: Options = None,
+    storage_option: StorageOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Take a video out of an output and its cache: answers, failures, compressed tokens, probes.
@@ -99,8 +91,8 @@ def forget(
     """
     from pipeline.forgetting import forget_video, token_roots
 
-    options = _options(storage_option)
-    storage = _storage(output, options)
+    options = assignments(storage_option, "--storage-option")
+    storage = open_storage(output, storage_option)
     with _leases([storage], "forget") as (lease,):
         done = forget_video(storage, token_roots(storage, options), lease, video_id)
     sentence = (
@@ -110,7 +102,7 @@ def forget(
     _report(asdict(done), sentence, as_json=as_json)
 
 
-def verify(output: Output, storage_option: Options = None, as_json: AsJson = False) -> None:
+def verify(output: Output, storage_option: StorageOptions = None, as_json: AsJson = False) -> None:
     """Read everything in an output and its cache, and find duplicates, orphans and damaged objects.
 
     Exit code 1 if there are any.
@@ -120,8 +112,8 @@ def verify(output: Output, storage_option: Options = None, as_json: AsJson = Fal
     from pipeline.forgetting import token_roots
     from pipeline.verification import verify as verify_output
 
-    options = _options(storage_option)
-    storage = _storage(output, options)
+    options = assignments(storage_option, "--storage-option")
+    storage = open_storage(output, storage_option)
     done = verify_output(storage, token_roots(storage, options))
     lines = [f"{finding.kind}: {finding.name}: {finding.message}" for finding in done.findings]
     last = f"{done.objects} objects, {done.answers} answers, {len(done.findings)} findings"
@@ -137,7 +129,7 @@ def retry(
     stage: Annotated[
         Literal["probe", "decode", "encode", "answer"] | None, typer.Option(help="only failures of this stage")
     ] = None,
-    storage_option: Options = None,
+    storage_option: StorageOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Have failures tried again by the next run, permanent ones and those that were tried too often included.
@@ -148,18 +140,8 @@ def retry(
     from pipeline.run_records import new_run_id
 
     request = RetryRequest(new_run_id(), kind, error_type, stage)
-    failures = request_retry(_storage(output, _options(storage_option)), request)
+    failures = request_retry(open_storage(output, storage_option), request)
     _report({"failures": failures}, f"{failures} failures are tried again by the next run", as_json=as_json)
-
-
-def _options(texts: Sequence[str] | None) -> dict[str, Any]:
-    return dict(assignment(text, "--storage-option") for text in texts or [])
-
-
-def _storage(url: str, options: Mapping[str, Any]) -> Storage:
-    from pipeline.storage import Storage
-
-    return Storage(url, options)
 
 
 @contextmanager

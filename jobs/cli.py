@@ -1,38 +1,43 @@
 """The `flashvid` command.
 
-Exit codes: 0 the run completed (what failed is in `failures/`), 1 unexpected error (of `verify`: something found),
-2 the job, its inputs or its settings were refused, 130 interrupted.
+Exit codes: 0 the run completed (what failed is in `failures/`), 1 unexpected error (of `verify` and `doctor`: something
+found), 2 the job, its inputs or its settings were refused, 3 storage or the cluster is away, or there is no space: the
+same command may work later, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from flashvid.errors import FatalError
-from jobs import care_commands
+from flashvid.errors import FatalError, TransientError
+from jobs import care_commands, cluster_commands
 from jobs.assignment import assignment
 from jobs.convert_command import convert
+from jobs.doctor_command import doctor
 from jobs.evaluate_command import evaluate
 from jobs.init_command import init
 from jobs.inspect_command import inspect
 from jobs.plan_command import plan
 from jobs.report_command import report
 from jobs.validate_command import schema, validate
-from pipeline.errors import StorageUnavailableError
 
-_FAILED = 1
 _REFUSED = 2
-_INTERRUPTED = 130
+_AWAY = 3
+_SIGNALLED = 128
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -43,14 +48,28 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point of the console script: refusals, and storage that is away, become one message, not a traceback."""
+    """Entry point of the console script: what a person can mend becomes one message, not a traceback."""
+    # Before Ray is imported: a thread that is still at work when a run has disconnected would otherwise have Ray
+    # connect to any cluster that it finds on this machine.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     errors = Console(stderr=True)
     try:
         app()
-    except (FatalError, StorageUnavailableError) as error:
+    except (FatalError, TransientError, OSError) as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
         # Whole lines: a path broken in two can be neither searched for nor copied.
         errors.print(Text(f"{type(error).__name__}: {error}", style="red"), soft_wrap=True)
-        sys.exit(_REFUSED if isinstance(error, FatalError) else _FAILED)
+        sys.exit(code)
+
+
+def _exit_code(error: Exception) -> int | None:
+    """The exit code of what a person can mend; None for what is a fault of ours."""
+    number = getattr(error, "errno", None)
+    if isinstance(error, FatalError | PermissionError) or number == errno.EROFS:
+        return _REFUSED
+    return _AWAY if isinstance(error, TransientError) or number in _NO_SPACE else None
 
 
 @app.callback()
@@ -122,7 +141,9 @@ app.command()(evaluate)
 app.command()(convert)
 app.command()(report)
 app.command()(inspect)
+app.command()(doctor)
 care_commands.register(app)
+cluster_commands.register(app)
 
 bench = typer.Typer(no_args_is_help=True, help="Measure what the project claims, beside its rivals.")
 app.add_typer(bench, name="bench")
@@ -194,9 +215,27 @@ def planning(
 
 @contextmanager
 def _resumable() -> Iterator[None]:
-    """Ctrl-C ends a command with a sentence; typer alone would end it without one."""
+    """Ctrl-C and SIGTERM end a command with a sentence, after what was done is committed.
+
+    Typer alone would end it without one, and a SIGTERM without committing.
+    """
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        number = signal.SIGINT if isinstance(stopped, KeyboardInterrupt) else signal.SIGTERM
+        if isinstance(stopped, SystemExit) and stopped.code != number:
+            raise
         Console(stderr=True).print("interrupted: what is committed stays; the same command goes on from there")
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(_SIGNALLED + number) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, _: FrameType | None) -> NoReturn:
+    # As Ray's own handler does it, which takes the place of this one while a run is connected.
+    sys.exit(number)
+
+
+if __name__ == "__main__":
+    main()

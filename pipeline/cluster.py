@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ import ray
 from ray.exceptions import RayError
 
 from flashvid.errors import FatalError
+from pipeline.errors import ClusterUnreachableError
+
+_CONNECT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,9 @@ def connected(address: str | None = None) -> Iterator[ClusterSize]:
     Args:
         address: A cluster's address; None for the connection there is, then `RAY_ADDRESS`, then a Ray of our own on
             this machine, which ends with the run.
+
+    Raises:
+        ClusterUnreachableError: nothing answers at the address.
     """
     ours = not ray.is_initialized()
     if ours:
@@ -39,18 +46,35 @@ def connected(address: str | None = None) -> Iterator[ClusterSize]:
         if target == "local":
             # Ray's C++ side reports routine matters as errors on the terminal; its log files keep what matters.
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        ray.init(
-            address=target,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            include_dashboard=False if target == "local" else None,
-        )
+        _check_reachable(target)
+        # What goes wrong there is raised, too; a run that is interrupted would have its threads print tracebacks.
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        try:
+            ray.init(
+                address=target,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                include_dashboard=False if target == "local" else None,
+            )
+        except ConnectionError as error:
+            raise ClusterUnreachableError(str(error).splitlines()[0], f"Ray at {target}") from None
     try:
         yield _size()
     finally:
         if ours:
             ray.shutdown()
+
+
+def _check_reachable(target: str) -> None:
+    """Ray itself asks an address that does not answer for more than a minute, and then ends the process."""
+    host, colon, port = target.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return  # "local" or "auto"
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        reason = f"no answer ({error.strerror or error}): is the cluster up, and the address right?"
+        raise ClusterUnreachableError(reason, target) from None
 
 
 def _size() -> ClusterSize:

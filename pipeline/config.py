@@ -178,6 +178,11 @@ class JobConfig(Settings):
         description="stop when more clips fail than this number, or, below 1, than this share of the run's clips",
     )
     storage_options: dict[str, Any] = Field(default_factory=dict, description="passed to fsspec; no secrets")
+    allowed_roots: tuple[Annotated[str, StringConstraints(min_length=1)], ...] | None = Field(
+        default=None,
+        description="folders and URL prefixes that videos, tables, output and cache must be below, for instance "
+        "/mnt/videos, s3://bucket or s3://; no bound when omitted",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -6,6 +6,7 @@ FlashVidError
 │   ├── SuspectedClipError
 │   ├── SourceUnreachableError
 │   ├── StorageUnavailableError
+│   ├── ClusterUnreachableError
 │   ├── DecodeTimeoutError
 │   └── CorruptTokensError
 ├── PermanentError          recorded once; tried again only when the source changed
@@ -69,6 +70,10 @@ class SourceUnreachableError(TransientError):
 
 class StorageUnavailableError(TransientError):
     """The store of the output or the cache did not answer in time, however often it was asked."""
+
+
+class ClusterUnreachableError(TransientError):
+    """Nothing answers at the cluster's address, or it refuses us: no run was started there."""
 
 
 class DecodeTimeoutError(TransientError):

@@ -49,7 +49,9 @@ def export_answers(output: Storage, target: Storage, fingerprint: str | None = N
     """
     if fingerprint is None:
         runs = RunRecords(output).all()
-        fingerprint = runs[-1]["answers_fingerprint"] if runs else "none"
+        if not runs:
+            raise ConfigurationError("is no output of a run: there is nothing in runs/", output.url)
+        fingerprint = runs[-1]["answers_fingerprint"]
     shards: dict[str, list[str]] = {}
     for name in output.names(f"answers/fingerprint={fingerprint}"):
         shards.setdefault(name.rsplit("/", 1)[0], []).append(name)

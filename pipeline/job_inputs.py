@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flashvid.errors import ConfigurationError
 from pipeline.config import JobConfig
 from pipeline.errors import InputTableError
 from pipeline.inputs import QuestionTable, Video, VideoTable, read_questions, read_video_table
+from pipeline.inputs.allowed import refusal
 from pipeline.sources import Source, stat_sources
 
 
@@ -41,9 +43,14 @@ def read_tables(job: JobConfig) -> tuple[VideoTable, QuestionTable]:
     """Read and check the videos and the questions; no video is looked for.
 
     Raises:
+        ConfigurationError: a table, the output or the cache is outside of `allowed_roots`.
         InputTableError: a table that can't be read, or that contradicts the job or the other one.
     """
-    videos = read_video_table(job.videos, job.storage_options)
+    for key in ("videos", "questions", "output", "cache"):
+        place = getattr(job, key)
+        if isinstance(place, str) and (reason := refusal(place, job.allowed_roots)):
+            raise ConfigurationError(f"{key}: {reason}")
+    videos = read_video_table(job.videos, job.storage_options, job.allowed_roots)
     if job.source_id_column is not None and job.source_id_column not in videos.columns:
         raise InputTableError(f"has no column {job.source_id_column!r} (source_id_column of the job)", job.videos)
     questions = read_questions(

@@ -17,6 +17,8 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,40 @@ from pipeline.errors import OutputLockedError, StorageUnavailableError
 from pipeline.storage import Storage
 
 LEASE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who took an output's lease last, for a person to read: nothing may be decided by it.
+
+    Attributes:
+        run_id: The run, or the care command.
+        host: Where.
+        released: It is over, and said so.
+        seconds: Since it last renewed the lease, by the store's clock.
+        is_alive: Whether its process runs; for another host, whether it renewed the lease within its life.
+    """
+
+    run_id: str
+    host: str
+    released: bool
+    seconds: float
+    is_alive: bool
+
+    @classmethod
+    def of(cls, storage: Storage) -> Holder | None:
+        """The last holder; None if there never was one."""
+        epoch, record = _highest(storage)
+        if record is None:
+            return None
+        seconds = (datetime.now(UTC) - storage.written(_name(epoch))).total_seconds()
+        if record["released"]:
+            alive = False
+        elif record["host"] == _host():
+            alive = _is_running(record["pid"], record["started"])
+        else:
+            alive = seconds < LEASE_SECONDS
+        return cls(record["run_id"], record["host"].split("/", 1)[0], record["released"], seconds, alive)
 
 
 class Lease:

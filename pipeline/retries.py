@@ -9,6 +9,7 @@ from typing import Any
 
 from flashvid.errors import ConfigurationError
 from pipeline import tables
+from pipeline.run_records import RunRecords
 from pipeline.storage import Storage
 
 _FOLDER = "retries"
@@ -53,7 +54,9 @@ def request_retry(storage: Storage, request: RetryRequest) -> int:
 
     Raises:
         ConfigurationError: the output has no failures at all: probably another folder was meant.
+        NewerFormatError: see `RunRecords.all`.
     """
+    RunRecords(storage).all()  # of a later format: nothing is written into it
     names = storage.names("failures")
     if not names:
         raise ConfigurationError("has no failures", storage.url)

@@ -57,8 +57,8 @@ def stat_sources(
     filesystems: dict[str, Any] = {}
 
     def stat(video: Video) -> Source:
-        if video.video_path is None:
-            return Source(digest("missing", None), None)
+        if video.video_path is None or video.refused:
+            return Source(digest("missing", video.video_path), None)
         protocol = video.video_path.split("://", 1)[0] if "://" in video.video_path else ""
         try:
             if protocol not in filesystems:

@@ -174,6 +174,10 @@ class Storage:
         """Bytes of every finished object below a folder, by name."""
         return {name: info["size"] for name, info in sorted(self._find(folder).items()) if _TEMPORARY not in name}
 
+    def written(self, name: str) -> datetime:
+        """When an object was written, by the store's clock. Raises FileNotFoundError."""
+        return _written(self._call(self.fs.info, self.path(name)))
+
     def temporary_objects(self) -> dict[str, tuple[int, datetime]]:
         """What writers write to until an object is finished: its size, and when it was written to last, by name."""
         found = {name: info for name, info in self._find("").items() if _TEMPORARY in name}

@@ -51,7 +51,7 @@ def test_help_has_an_example() -> None:
 def test_storage_that_is_away_is_one_message(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 1: the same command may work later."""
+    """Exit code 3: the same command may work later."""
 
     def away() -> None:
         raise StorageUnavailableError("no answer within 60 s", "s3://bucket/output")
@@ -59,5 +59,5 @@ def test_storage_that_is_away_is_one_message(
     monkeypatch.setattr(cli, "app", away)
     with pytest.raises(SystemExit) as ended:
         cli.main()
-    assert ended.value.code == 1
+    assert ended.value.code == 3
     assert capsys.readouterr().err == "StorageUnavailableError: s3://bucket/output: no answer within 60 s\n"

@@ -85,6 +85,7 @@ SETTINGS: dict[str, tuple[object, Effect]] = {
     "on_error": ("raise", "neither"),
     "max_failures": (0.5, "neither"),
     "storage_options": ({"anon": True}, "neither"),
+    "allowed_roots": (("s3://",), "neither"),
 }
 
 

@@ -105,7 +105,7 @@ def read_questions(
             `video_id`, or a `question_id` that occurs twice for the same video; the message names the rows.
     """
     if isinstance(source, str):
-        name, rows = source, _rows(source, storage_options or {})
+        name, rows = source, read_question_rows(source, storage_options or {})
     else:
         name, rows = "questions", list(source)
     if not rows:
@@ -136,7 +136,16 @@ def _array(values: Sequence[str] | pa.ChunkedArray) -> pa.Array | pa.ChunkedArra
     return values if isinstance(values, pa.ChunkedArray) else pa.array(values, pa.string())
 
 
-def _rows(path: str, options: Mapping[str, Any]) -> list[QuestionRow]:
+def read_question_rows(path: str, options: Mapping[str, Any]) -> list[QuestionRow]:
+    """The rows of a questions table, each checked by itself.
+
+    Args:
+        path: A Parquet, CSV or JSONL table.
+        options: For fsspec.
+
+    Raises:
+        InputTableError: see `read_questions`.
+    """
     if not is_table(path):
         raise InputTableError("is not a .parquet, .csv or .jsonl file", path)
     table = read_table(path, options)

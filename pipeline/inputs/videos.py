@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import InputTableError
+from pipeline.inputs.allowed import refusal
 from pipeline.inputs.table_files import is_table, read_table
 from pipeline.keys import shard_of
 from pipeline.storage import resolve
@@ -34,6 +35,7 @@ class Video:
         end_s: End of the span in seconds; None means the end.
         columns: The row's other columns, for `{column}` in questions.
         problem: Why the row can't be used; it then fails in the probe stage and stops no other row.
+        refused: The problem is where the file is: nobody may so much as look for it.
     """
 
     video_id: str
@@ -42,6 +44,7 @@ class Video:
     end_s: float | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
     problem: str | None = None
+    refused: bool = False
 
 
 class VideoTable:
@@ -50,11 +53,13 @@ class VideoTable:
     Args:
         rows: Every `video_id` is a text, unique and not empty.
         path: Where the table is: relative video paths are meant from its folder.
+        allowed_roots: As in `JobConfig`; a row with a file elsewhere has a problem.
     """
 
-    def __init__(self, rows: pa.Table, path: str) -> None:
+    def __init__(self, rows: pa.Table, path: str, allowed_roots: Sequence[str] | None = None) -> None:
         self._rows = rows
         self._path = path
+        self._allowed_roots = allowed_roots
 
     def __len__(self) -> int:
         return int(self._rows.num_rows)
@@ -62,7 +67,7 @@ class VideoTable:
     def __iter__(self) -> Iterator[Video]:
         for batch in self._rows.to_batches(max_chunksize=_ROWS_AT_ONCE):
             for row in batch.to_pylist():
-                yield _video(row, self._path)
+                yield _video(row, self._path, self._allowed_roots)
 
     @property
     def video_ids(self) -> pa.ChunkedArray:
@@ -83,7 +88,8 @@ class VideoTable:
         if count == 1:
             return [self]
         of_row = np.array([int(shard_of(video_id), 16) * count // 256 for video_id in self.video_ids.to_pylist()])
-        return [VideoTable(self._rows.take(np.flatnonzero(of_row == index)), self._path) for index in range(count)]
+        taken = (self._rows.take(np.flatnonzero(of_row == index)) for index in range(count))
+        return [VideoTable(rows, self._path, self._allowed_roots) for rows in taken]
 
 
 def read_videos(path: str, storage_options: Mapping[str, Any] | None = None) -> list[Video]:
@@ -91,13 +97,16 @@ def read_videos(path: str, storage_options: Mapping[str, Any] | None = None) -> 
     return list(read_video_table(path, storage_options))
 
 
-def read_video_table(path: str, storage_options: Mapping[str, Any] | None = None) -> VideoTable:
+def read_video_table(
+    path: str, storage_options: Mapping[str, Any] | None = None, allowed_roots: Sequence[str] | None = None
+) -> VideoTable:
     """Read the videos of a job.
 
     Args:
         path: A table file, a folder (searched recursively), or a glob. In a folder or glob, `video_id` is the
             file's path below the folder (below the glob's fixed part).
         storage_options: For fsspec.
+        allowed_roots: As in `JobConfig`.
 
     Raises:
         InputTableError: nothing there, no rows, a missing column, or a `video_id` that is empty or occurs twice;
@@ -112,7 +121,7 @@ def read_video_table(path: str, storage_options: Mapping[str, Any] | None = None
         for number, video_id in enumerate(rows["video_id"].to_pylist(), 1):
             if (earlier := first_row.setdefault(video_id, number)) != number:
                 raise InputTableError(f"video_id {video_id!r} occurs twice, in rows {earlier} and {number}", path)
-    return VideoTable(rows, path)
+    return VideoTable(rows, path, allowed_roots)
 
 
 def _files(path: str, options: Mapping[str, Any]) -> pa.Table:
@@ -156,8 +165,9 @@ def _table_rows(path: str, options: Mapping[str, Any]) -> pa.Table:
     return table
 
 
-def _video(row: Mapping[str, Any], table: str) -> Video:
-    video_path = row["video_path"]
+def _video(row: Mapping[str, Any], table: str, allowed_roots: Sequence[str] | None) -> Video:
+    video_path = _absolute(str(row["video_path"]), table) if row["video_path"] else None
+    refused = refusal(video_path, allowed_roots) if video_path else None
     start_s, problem = _seconds(row, "start_s", None)
     end_s, problem = _seconds(row, "end_s", problem)
     if not video_path:
@@ -168,11 +178,12 @@ def _video(row: Mapping[str, Any], table: str) -> Video:
         problem = f"end_s ({end_s}) is not after start_s ({start_s or 0.0})"
     return Video(
         video_id=row["video_id"],
-        video_path=_absolute(str(video_path), table) if video_path else None,
+        video_path=video_path,
         start_s=start_s,
         end_s=end_s,
         columns={name: value for name, value in row.items() if name not in _KNOWN_COLUMNS},
-        problem=problem,
+        problem=refused or problem,
+        refused=refused is not None,
     )
 
 

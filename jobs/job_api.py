@@ -1,0 +1,93 @@
+"""Ray's job API: what `submit`, `status`, `logs`, `stop` and `list` ask it.
+
+The token, where a cluster wants one, comes from the environment (`RAY_AUTH_MODE`, `RAY_AUTH_TOKEN` or
+`RAY_AUTH_TOKEN_PATH`), as Ray's own tools take it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flashvid.errors import ConfigurationError
+from pipeline.config import JobConfig
+from pipeline.errors import ClusterUnreachableError
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails, JobSubmissionClient
+
+# Under these keys the cluster keeps with a job what `list` and `status` show.
+_OUTPUT, _VIDEOS = "flashvid_output", "flashvid_videos"
+# From SIGTERM until Ray kills the driver, which meanwhile commits what it has; Ray's own are 3.
+_STOP_SECONDS = "30"
+
+
+@contextmanager
+def job_api(address: str | None) -> Iterator[JobSubmissionClient]:
+    """A client of a cluster's job API.
+
+    Args:
+        address: URL of the dashboard; None for `RAY_API_SERVER_ADDRESS`, then `RAY_ADDRESS`.
+
+    Raises:
+        ConfigurationError: there is no address, the extra `cluster` is not installed, or the cluster refuses what is
+            asked: no such job, or not with this token.
+        ClusterUnreachableError: nothing answers there, or the cluster is not ready yet.
+    """
+    where = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
+    if not where:
+        raise ConfigurationError("which cluster? give --address http://HEAD:8265, or set RAY_ADDRESS")
+    if not where.startswith(("http://", "https://")):
+        raise ConfigurationError("the job API has an address of its own, such as http://HEAD:8265", where)
+    try:
+        import requests
+        from ray.job_submission import JobSubmissionClient
+
+        client = JobSubmissionClient(where)
+    except ImportError as error:
+        raise ConfigurationError(f"needs pip install 'flashvid-pipeline[cluster]' ({error})") from None
+    except ConnectionError as error:
+        raise ClusterUnreachableError("no answer: is the cluster up, and the address right?", where) from error
+    except RuntimeError as error:
+        raise ConfigurationError(_first_line(error), where) from None
+    try:
+        yield client
+    except (ConnectionError, requests.ConnectionError) as error:
+        raise ClusterUnreachableError(f"it does not answer any more ({error})", where) from None
+    except RuntimeError as error:
+        # What the client makes of every refusal over HTTP; of its status, only the text is left.
+        if "status code 5" in str(error):
+            raise ClusterUnreachableError(_first_line(error), where) from None
+        raise ConfigurationError(_first_line(error), where) from None
+
+
+def send(client: JobSubmissionClient, working_dir: Path, entrypoint: str, job: JobConfig) -> str:
+    """Hand in what `jobs.shipping` wrote; the job's id."""
+    return str(
+        client.submit_job(
+            entrypoint=entrypoint,
+            submission_id=f"flashvid-{secrets.token_hex(4)}",
+            runtime_env={"working_dir": str(working_dir), "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": _STOP_SECONDS}},
+            metadata={_OUTPUT: job.output, _VIDEOS: job.videos},
+        )
+    )
+
+
+def our_jobs(client: JobSubmissionClient, output: str | None = None) -> list[JobDetails]:
+    """Jobs that `flashvid submit` handed in, the latest first; those of one output if it is given."""
+    found = [job for job in client.list_jobs() if _OUTPUT in (job.metadata or {})]
+    of_output = [job for job in found if output is None or output_of(job) == output]
+    return sorted(of_output, key=lambda job: job.start_time or 0, reverse=True)
+
+
+def output_of(job: JobDetails) -> str:
+    """Where a job writes to."""
+    return str((job.metadata or {}).get(_OUTPUT, ""))
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
