@@ -13,6 +13,7 @@ from pipeline.lease import Lease
 from pipeline.ledger import Ledger
 from pipeline.messages import ClipMessage, Failure
 from pipeline.planning import Clip
+from pipeline.redaction import redacted
 
 # An object store that is away for longer than this ends the run; for less, answers wait in memory.
 _PATIENCE_S = 600.0
@@ -36,6 +37,7 @@ class Committer:
         config: When.
         clock: In seconds.
         on_commit: Told the number of answers and the rows of failures that are on storage now.
+        on_failure: Told of each failure when it is taken over; may raise to stop the run.
     """
 
     def __init__(
@@ -45,12 +47,14 @@ class Committer:
         config: CommitConfig,
         clock: Callable[[], float] = time.monotonic,
         on_commit: Callable[[int, Sequence[Mapping[str, Any]]], object] = lambda *_: None,
+        on_failure: Callable[[Clip, Failure], object] = lambda *_: None,
     ) -> None:
         self._ledger = ledger
         self._lease = lease
         self._config = config
         self._clock = clock
         self._on_commit = on_commit
+        self._on_failure = on_failure
         self._answers: list[Mapping[str, Any]] = []
         self._failures: list[Mapping[str, Any]] = []
         self._unfinished: _Batch | None = None
@@ -71,7 +75,7 @@ class Committer:
                     "start_s": clip.start_s,
                     "end_s": clip.end_s,
                     **answer,
-                    "attempt": clip.attempt,
+                    "attempt": clip.attempt_of(answer["question_id"]),
                     "run_id": self._lease.run_id,
                 }
             )
@@ -84,12 +88,15 @@ class Committer:
             {
                 "clip_id": clip.clip_id,
                 "video_id": clip.video_id,
-                "video_path": clip.video_path,
+                "video_path": redacted(clip.video_path or "") or None,
                 **vars(failure),
-                "attempt": clip.attempt,
+                "error_message": redacted(failure.error_message),
+                "traceback": redacted(failure.traceback),
+                "attempt": clip.attempt_of(failure.question_id),
                 "run_id": self._lease.run_id,
             }
         )
+        self._on_failure(clip, failure)
 
     def tick(self) -> None:
         """Commit if enough rows or seconds have come together; keep the lease alive in any case.

@@ -158,6 +158,15 @@ class JobConfig(Settings):
     resources: ResourcesConfig = ResourcesConfig()
     commit: CommitConfig = CommitConfig()
     max_attempts: int = Field(default=3, ge=1, description="tries of a transient failure, counted over runs")
+    on_error: Literal["quarantine", "raise"] = Field(
+        default="quarantine",
+        description="quarantine records a failure and goes on; raise stops the run at the first one",
+    )
+    max_failures: float | None = Field(
+        default=None,
+        gt=0,
+        description="stop when more clips fail than this number, or, below 1, than this share of the run's clips",
+    )
     storage_options: dict[str, Any] = Field(default_factory=dict, description="passed to fsspec; no secrets")
 
     @model_validator(mode="before")

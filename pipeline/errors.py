@@ -22,6 +22,7 @@ FlashVidError
     ├── QuestionChangedError
     ├── OutputLockedError
     ├── MonitorLostError
+    ├── TooManyFailuresError
     └── ClusterTooSmallError
 """
 
@@ -100,6 +101,10 @@ class OutputLockedError(FatalError):
 
 class MonitorLostError(FatalError):
     """The process that keeps the run's books is gone; the next run goes on from what is committed."""
+
+
+class TooManyFailuresError(FatalError):
+    """More clips failed than `on_error` or `max_failures` of the job allow; they and all answers are committed."""
 
 
 class ClusterTooSmallError(FatalError):

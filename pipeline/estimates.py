@@ -193,7 +193,7 @@ def work(
         visual_tokens=visual,
         kept_tokens=kept,
         answers=plan.answers_planned,
-        answers_retried=sum(len(clip.question_ids) for clip in clips if clip.attempt > 1),
+        answers_retried=sum(clip.attempt_of(question) > 1 for clip in clips for question in clip.question_ids),
         largest_clip=max(known, key=lambda clip: clip.frame_bytes, default=None),
         read_bytes=sum(size for size in files.values() if size is not None),
         unsized_files=sum(size is None for size in files.values()),

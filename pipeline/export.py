@@ -6,17 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from flashvid.errors import ConfigurationError
 from pipeline import tables
+from pipeline.latest import KEY, latest_answers
 from pipeline.parquet import table_to_bytes
 from pipeline.run_records import RunRecords
 from pipeline.storage import Storage
 
 _ROWS_PER_FILE = 500_000
-# One question of one span of one video; a replaced file's new answer supersedes the old one.
-_KEY = ["video_id", "start_s", "end_s", "question_id"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def export_answers(output: Storage, target: Storage, fingerprint: str | None = N
     rows = seen = 0
     files: list[str] = []
     for table in _files(_shard_tables(output, shards)):
-        latest = _latest(table).sort_by([(name, "ascending") for name in _KEY])
+        latest = latest_answers(table).sort_by([(name, "ascending") for name in KEY])
         files.append(f"part-{len(files):05d}.parquet")
         if not target.create(files[-1], table_to_bytes(latest)):
             raise ConfigurationError(f"{files[-1]} was written by somebody else", target.url)
@@ -72,8 +70,7 @@ def export_answers(output: Storage, target: Storage, fingerprint: str | None = N
 
 def _shard_tables(output: Storage, shards: dict[str, list[str]]) -> Iterator[pa.Table]:
     for names in shards.values():
-        paths = [output.path(name) for name in names]
-        yield ds.dataset(paths, schema=tables.ANSWERS, format="parquet", filesystem=output.fs).to_table()
+        yield pa.concat_tables(output.scan(names, tables.ANSWERS, tables.ANSWERS.names))
 
 
 def _files(shard_tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -86,12 +83,3 @@ def _files(shard_tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
             waiting = []
     if waiting:
         yield pa.concat_tables(waiting)
-
-
-def _latest(table: pa.Table) -> pa.Table:
-    """Of rows with the same key, the one of the latest run."""
-    # "run_id" sorts by the time a run began; rows of one run are equal work, and any of them will do.
-    numbered = table.append_column("row", pa.array(range(table.num_rows), pa.int64()))
-    numbered = numbered.sort_by([("run_id", "ascending"), ("row", "ascending")])
-    last = numbered.group_by(_KEY, use_threads=False).aggregate([("row", "last")])
-    return table.take(last["row_last"])

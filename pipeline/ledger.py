@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from pipeline import tables
 from pipeline.keys import shard_of
@@ -79,14 +78,14 @@ class Ledger:
         columns = ["video_id", "clip_id", "question_id", "question_hash", "run_id"]
         folders = [self._answers] if shards is None else [f"{self._answers}/shard={shard}" for shard in shards]
         for folder in folders:
-            for batch in self._read(folder, tables.ANSWERS, columns):
-                for row in batch.to_pylist():
+            for part in self._read(folder, tables.ANSWERS, columns):
+                for row in part.to_pylist():
                     yield AnswerKey(**row)
 
     def failure_table(self) -> pa.Table:
         """The key columns of every committed failure, `video_id` and `error_type` among them."""
-        batches = [*self._read(self._failures, tables.FAILURES, _FAILURE_COLUMNS)]
-        return pa.Table.from_batches(batches, pa.schema([tables.FAILURES.field(name) for name in _FAILURE_COLUMNS]))
+        empty = pa.schema([tables.FAILURES.field(name) for name in _FAILURE_COLUMNS]).empty_table()
+        return pa.concat_tables([empty, *self._read(self._failures, tables.FAILURES, _FAILURE_COLUMNS)])
 
     def failure_keys(self, rows: pa.Table | None = None) -> Iterable[FailureKey]:
         """Keys of committed failures: of all, or of some rows of `failure_table`."""
@@ -102,10 +101,5 @@ class Ledger:
             # Part names carry the run and a counter: a clash means two processes believe to be the same run.
             raise FileExistsError(f"{name} was written by somebody else")
 
-    def _read(self, folder: str, schema: pa.Schema, columns: Sequence[str]) -> Iterable[pa.RecordBatch]:
-        names = self._storage.names(folder)
-        if not names:
-            return
-        paths = [self._storage.path(name) for name in names]
-        dataset = ds.dataset(paths, schema=schema, format="parquet", filesystem=self._storage.fs)
-        yield from dataset.to_batches(columns=list(columns))
+    def _read(self, folder: str, schema: pa.Schema, columns: Sequence[str]) -> Iterable[pa.Table]:
+        return self._storage.scan(self._storage.names(folder), schema, columns)

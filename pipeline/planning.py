@@ -6,7 +6,7 @@ Nothing here knows Ray or storage; the cross product is walked clip by clip and 
 from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 
 from pipeline.errors import InputRowError, QuestionChangedError
 from pipeline.inputs import Question, QuestionTable, Video
@@ -32,7 +32,8 @@ class Clip:
         end_s: End in seconds, None for the end.
         question_ids: Questions to answer, as ids: the texts travel once, not once a clip.
         columns: Columns of the video's row that the questions use.
-        attempt: 1 for the first try, counted over runs.
+        attempt: 1 for the first try of the clip, counted over runs.
+        question_attempts: The same of questions that failed before by themselves.
         problem: Why the row can't be used (see `Video.problem`).
         unreachable: Why storage could not say what the bytes are (see `Source.unreachable`).
     """
@@ -47,8 +48,18 @@ class Clip:
     question_ids: tuple[str, ...] = ()
     columns: Mapping[str, str | None] = field(default_factory=dict)
     attempt: int = 1
+    question_attempts: Mapping[str, int] = field(default_factory=dict)
     problem: str | None = None
     unreachable: str | None = None
+
+    def attempt_of(self, question_id: str | None) -> int:
+        """Which try this is: of a question, or of the clip (None)."""
+        return self.attempt if question_id is None else self.question_attempts.get(question_id, self.attempt)
+
+    @property
+    def is_tried_again(self) -> bool:
+        """Whether the clip or one of its questions has failed before."""
+        return self.attempt > 1 or bool(self.question_attempts)
 
 
 @dataclass(frozen=True)
@@ -119,7 +130,7 @@ class PlanCounts:
             clips_total=plan.clips_total,
             clips_to_encode=len(plan.to_encode),
             clips_cached=len(plan.cached),
-            clips_tried_again=sum(clip.attempt > 1 for clip in (*plan.to_encode, *plan.cached)),
+            clips_tried_again=sum(clip.is_tried_again for clip in (*plan.to_encode, *plan.cached)),
             answers_total=plan.answers_total,
             answers_done=plan.answers_done,
             answers_exhausted=plan.answers_exhausted,
@@ -165,9 +176,9 @@ class FailureHistory:
                 self._permanent.add(key)
             self._attempts[key] = max(self._attempts.get(key, 0), failure.attempt)
 
-    def attempts(self, clip: str, question_ids: Iterable[str] = ()) -> int:
-        """Tries so far of a clip, or of the most tried of the given questions of it."""
-        return max(self._attempts.get((clip, question_id), 0) for question_id in (None, *question_ids))
+    def attempts(self, clip: str, question_id: str | None = None) -> int:
+        """Tries so far of a clip, or of one question of it, that failed."""
+        return self._attempts.get((clip, question_id), 0)
 
     def is_noted(self, clip: str, question_id: str) -> bool:
         """Whether an earlier plan has recorded that a row can't be asked this question."""
@@ -322,8 +333,13 @@ def _clip(video: Video, source: Source, used_columns: Collection[str]) -> Clip:
 
 
 def _with_questions(clip: Clip, question_ids: list[str], history: FailureHistory) -> Clip:
-    attempt = history.attempts(clip.clip_id, question_ids) + 1
-    return Clip(**{**vars(clip), "question_ids": tuple(question_ids), "attempt": attempt})
+    tries = {question_id: history.attempts(clip.clip_id, question_id) for question_id in question_ids}
+    return replace(
+        clip,
+        question_ids=tuple(question_ids),
+        attempt=history.attempts(clip.clip_id) + 1,
+        question_attempts={question_id: count + 1 for question_id, count in tries.items() if count},
+    )
 
 
 def _wanted(question: Question, clip: Clip) -> str | InputRowError:

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, fields
 from typing import IO, Any
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import ray
 from fsspec.implementations.local import LocalFileSystem
 from ray.exceptions import LocalRayletDiedError, NodeDiedError, OutOfMemoryError, WorkerCrashedError
@@ -55,9 +54,8 @@ class ProbeTable:
     def lengths(self) -> pa.Table:
         """`video_path`, `source_id` and `duration_s` of every file probed; older probes may lack the length."""
         columns = ["video_path", "source_id", "duration_s"]
-        return pa.Table.from_batches(
-            self._batches(columns), schema=pa.schema([tables.PROBES.field(name) for name in columns])
-        )
+        empty = pa.schema([tables.PROBES.field(name) for name in columns]).empty_table()
+        return pa.concat_tables([empty, *self._read(columns)])
 
     def headers(self, source_ids: Collection[str]) -> dict[str, VideoHeader]:
         """What is known of these sources, of those that were probed."""
@@ -74,15 +72,11 @@ class ProbeTable:
         return {row["source_id"]: row["video_path"] for row in self._rows("source_id", "video_path")}
 
     def _rows(self, *columns: str) -> Iterator[dict[str, Any]]:
-        for batch in self._batches(columns):
-            yield from batch.to_pylist()
+        for part in self._read(columns):
+            yield from part.to_pylist()
 
-    def _batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        names = self._storage.names("probes")
-        if names:
-            paths = [self._storage.path(name) for name in names]
-            dataset = ds.dataset(paths, schema=tables.PROBES, format="parquet", filesystem=self._storage.fs)
-            yield from dataset.to_batches(columns=list(columns))
+    def _read(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        return self._storage.scan(self._storage.names("probes"), tables.PROBES, columns)
 
     def append(self, probes: Sequence[tuple[Clip, Probe]], sizes: Mapping[str, int | None], part: str) -> None:
         """Commit what was found out.

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 from pydantic import ValidationError
 
 from flashvid.errors import ConfigurationError
 from pipeline import tables
 from pipeline.config import JobConfig
+from pipeline.errors import SourceUnreachableError, VideoNotFoundError
+from pipeline.latest import KEY, ORDER, latest_answers
 from pipeline.parquet import Row
 from pipeline.run_records import RunRecords
 from pipeline.storage import Storage
+
+# Without its bytes a video is another clip than with them: these failures are over once any clip of it is answered.
+_OF_NO_FILE = (VideoNotFoundError.__name__, SourceUnreachableError.__name__)
 
 
 class Results:
@@ -66,15 +70,15 @@ class Results:
         Args:
             columns: Of `tables.ANSWERS`; those that identify an answer come along.
         """
-        keys = ["video_id", "start_s", "end_s", "question_id"]
-        wanted = list(dict.fromkeys([*keys, "run_id", "clip_id", *columns]))
-        latest: dict[tuple[object, ...], Row] = {}
-        for row in self._rows(f"answers/fingerprint={self.fingerprint}", tables.ANSWERS, wanted):
-            key = tuple(row[name] for name in keys)
-            # A run's id begins with the time it started: a replaced file's new answers supersede the old ones.
-            if key not in latest or latest[key]["run_id"] <= row["run_id"]:
-                latest[key] = row
-        return [latest[key] for key in sorted(latest, key=lambda key: tuple(map(str, key)))]
+        wanted = list(dict.fromkeys([*KEY, *ORDER, "clip_id", *columns]))
+        rows: list[Row] = []
+        shards: dict[str, list[str]] = {}
+        for name in self._storage.names(f"answers/fingerprint={self.fingerprint}"):
+            shards.setdefault(name.rsplit("/", 1)[0], []).append(name)
+        # A video's answers are all in one shard.
+        for names in shards.values():
+            rows += latest_answers(pa.concat_tables(self._storage.scan(names, tables.ANSWERS, wanted))).to_pylist()
+        return sorted(rows, key=lambda row: tuple(str(row[name]) for name in KEY))
 
     def failures(self, answers: Sequence[Row]) -> list[Row]:
         """The latest failure of everything that failed and has not been answered since.
@@ -86,18 +90,18 @@ class Results:
         clips: dict[str, str] = {}
         for (clip_id, _), run_id in answered.items():
             clips[clip_id] = max(clips.get(clip_id, ""), run_id)
+        videos: dict[str, str] = {}
+        for answer in answers:
+            videos[answer["video_id"]] = max(videos.get(answer["video_id"], ""), answer["run_id"])
         latest: dict[tuple[str, str | None], Row] = {}
-        for row in self._rows(f"failures/fingerprint={self.fingerprint}", tables.FAILURES, tables.FAILURES.names):
+        names = self._storage.names(f"failures/fingerprint={self.fingerprint}")
+        parts = self._storage.scan(names, tables.FAILURES, tables.FAILURES.names)
+        for row in (row for part in parts for row in part.to_pylist()):
             key = (row["clip_id"], row["question_id"])
-            since = clips.get(row["clip_id"], "") if row["question_id"] is None else answered.get(key, "")
+            if row["error_type"] in _OF_NO_FILE:
+                since = videos.get(row["video_id"], "")
+            else:
+                since = clips.get(row["clip_id"], "") if row["question_id"] is None else answered.get(key, "")
             if since < row["run_id"] and (key not in latest or latest[key]["run_id"] <= row["run_id"]):
                 latest[key] = row
         return sorted(latest.values(), key=lambda row: (row["video_id"], str(row["question_id"])))
-
-    def _rows(self, folder: str, schema: pa.Schema, columns: list[str]) -> Iterator[Row]:
-        names = self._storage.names(folder)
-        if names:
-            paths = [self._storage.path(name) for name in names]
-            dataset = ds.dataset(paths, schema=schema, format="parquet", filesystem=self._storage.fs)
-            for batch in dataset.to_batches(columns=columns):
-                yield from batch.to_pylist()

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import pyarrow.dataset as ds
-
 from flashvid.errors import ConfigurationError
 from pipeline import tables
 from pipeline.storage import Storage
@@ -60,12 +58,10 @@ def request_retry(storage: Storage, request: RetryRequest) -> int:
     if not names:
         raise ConfigurationError("has no failures", storage.url)
     earlier = read_retries(storage)
-    paths = [storage.path(name) for name in names]
-    dataset = ds.dataset(paths, schema=tables.FAILURES, format="parquet", filesystem=storage.fs)
     covered = sum(
         request.covers(row) and not any(other.covers(row) for other in earlier)
-        for batch in dataset.to_batches(columns=["run_id", "error_kind", "error_type", "stage"])
-        for row in batch.to_pylist()
+        for part in storage.scan(names, tables.FAILURES, ["run_id", "error_kind", "error_type", "stage"])
+        for row in part.to_pylist()
     )
     if covered and not storage.create(f"{_FOLDER}/{request.requested}.json", json.dumps(asdict(request)).encode()):
         raise FileExistsError(f"{_FOLDER}/{request.requested}.json was written by somebody else")

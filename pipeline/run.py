@@ -18,6 +18,8 @@ from flashvid.presets import preset_named
 from pipeline.cluster import ClusterSize, connected
 from pipeline.committer import Committer
 from pipeline.config import JobConfig
+from pipeline.errors import TooManyFailuresError
+from pipeline.failure_limit import FailureLimit
 from pipeline.fingerprint import Fingerprints, fingerprints
 from pipeline.flow import stream
 from pipeline.inputs import QuestionTable, VideoTable
@@ -120,9 +122,23 @@ class _Run:
         self._started = started
         self._storage = storage
         self._metrics = RunMetrics(lease.run_id)
-        self._committer = Committer(Ledger(storage, prints.answers), lease, job.commit, on_commit=self._committed)
+        self._limit = FailureLimit(job)
+        self._committer = Committer(
+            Ledger(storage, prints.answers),
+            lease,
+            job.commit,
+            on_commit=self._committed,
+            on_failure=self._limit.note,
+        )
 
     def execute(self, address: str | None) -> RunSummary:
+        try:
+            return self._execute(address)
+        except TooManyFailuresError:
+            self._committer.flush()
+            raise
+
+    def _execute(self, address: str | None) -> RunSummary:
         with ExitStack() as stack:
             planner = Planner(
                 self._job,
@@ -135,6 +151,7 @@ class _Run:
                 connect=lambda: stack.enter_context(connected(address)),
             )
             todo = planner.plan()
+            self._limit.planned(todo.counts.clips_planned)
             if todo.changed:
                 self._on_notice(f"source changed since an earlier run, planned again: {', '.join(todo.changed)}")
             if exhausted := todo.counts.answers_exhausted:

@@ -12,7 +12,8 @@ import os
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow as pa
+import pyarrow.dataset as ds
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
@@ -31,6 +34,7 @@ from pipeline.errors import StorageUnavailableError
 WRITE_SECONDS = 25.0
 _READ_SECONDS = 60.0
 _FIRST_PAUSE_S = 0.2
+_SCAN_THREADS = 16
 _TEMPORARY = ".uploading-"
 # What the store says about the object itself, and will say again.
 _FINAL_ERRORS = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, NotImplementedError)
@@ -113,6 +117,25 @@ class Storage:
         self._traffic["bytes_read"] += len(content)
         return content
 
+    def scan(self, names: Sequence[str], schema: pa.Schema, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Columns of Parquet objects: only these are read, some objects at a time, each as a table of its own.
+
+        Args:
+            names: The objects.
+            schema: Of the columns; null where an object lacks one.
+            columns: Those wanted.
+        """
+
+        def read(name: str) -> pa.Table:
+            dataset = ds.dataset([self.path(name)], schema=schema, format="parquet", filesystem=self.fs)
+            return dataset.to_table(columns=list(columns))
+
+        with ThreadPoolExecutor(_SCAN_THREADS) as pool:
+            # Not all at once: what is read ahead is held in memory.
+            for begin in range(0, len(names), 4 * _SCAN_THREADS):
+                some = names[begin : begin + 4 * _SCAN_THREADS]
+                yield from pool.map(lambda name: self._call(read, name, has_timeout=False), some)
+
     def take_traffic(self) -> dict[str, int]:
         """`bytes_written`, `bytes_read`, `requests_repeated` of whole objects since this was last asked."""
         taken, self._traffic = self._traffic, Counter()
@@ -179,6 +202,7 @@ class Storage:
         method: Callable[..., Any],
         *arguments: object,
         within_s: float = _READ_SECONDS,
+        has_timeout: bool = True,
         **options: object,
     ) -> Any:  # noqa: ANN401 - whatever the filesystem returns
         """Call a method of the filesystem, on remote ones again and again until it answers or the time is over."""
@@ -186,7 +210,7 @@ class Storage:
             return method(*arguments, **options)
         until, pause = time.monotonic() + within_s, _FIRST_PAUSE_S
         while True:
-            if isinstance(self.fs, AsyncFileSystem):
+            if has_timeout and isinstance(self.fs, AsyncFileSystem):
                 options["timeout"] = max(until - time.monotonic(), 1e-3)
             try:
                 return method(*arguments, **options)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 import pytest
 
+from pipeline.errors import TooManyFailuresError
 from pipeline.run import run
 from tests.runs import copy_videos, job, table
 
@@ -87,3 +89,19 @@ def test_each_bad_video_is_a_failure_with_its_cause(bad_videos: Path, tmp_path: 
     (tmp_path / "videos" / "empty.mp4").write_bytes((tmp_path / "videos" / "moving_red_disc.mp4").read_bytes())
     bad_videos.write_text(bad_videos.read_text().replace("moving_red_disc.mp4,4,2", "moving_red_disc.mp4,2,5"))
     assert run(videos).answers_new == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"on_error": "raise"}, "on_error is raise"), ({"max_failures": 3}, "more than max_failures"),
+     ({"max_failures": 0.5}, "7 clips of 12 failed, more than max_failures")],
+)  # fmt: skip
+def test_a_run_that_may_not_fail_so_often_stops(
+    bad_videos: Path, tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    """With what it found committed: nothing has been decoded, and the next run does not look at these files again."""
+    with pytest.raises(TooManyFailuresError, match=message):
+        run(job(tmp_path, videos=str(bad_videos), **settings))
+    failures, allowed = table(tmp_path / "output", "failures"), settings.get("max_failures", 0)
+    assert len(failures) == 1 + (allowed * 12 if allowed < 1 else allowed)
+    assert table(tmp_path / "output", "answers") == []

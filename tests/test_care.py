@@ -115,13 +115,15 @@ def test_an_export_is_sorted_and_leaves_the_ledger_alone(output: Storage, tmp_pa
 
 
 def test_an_export_takes_the_latest_of_each_answer(output: Storage, tmp_path: Path) -> None:
-    """Of a file that was replaced, the answer of the later run; other spans and fingerprints are other answers."""
+    """Of a file that was replaced, only answers about the new one; other spans and fingerprints are other answers."""
     ledger = Ledger(output, "answers-print")
-    again = [answer(VIDEOS[3], "q1", source_id="new", clip_id="new", response="new", run_id="20260103T000000-cc")]
-    ledger.append_answers([*again, answer(VIDEOS[3], "q1", start_s=7.0)], "later")
+    of_new = {"source_id": "new", "clip_id": "new", "run_id": "20260103T000000-cc"}
+    again = [answer(VIDEOS[3], "q1", response="new", **of_new), answer(VIDEOS[3], "q1", start_s=7.0, **of_new)]
+    ledger.append_answers(again, "later")
     Ledger(output, "fork").append_answers([answer(VIDEOS[3], "q1", response="fork")], "fork")
     done = export_answers(output, Storage(str(tmp_path / "export")), "answers-print")
-    assert (done.rows, done.superseded) == (41, 1)
+    # The old file's other answer is no answer about what is there now.
+    assert (done.rows, done.superseded) == (40, 2)
     found = pd.read_parquet(tmp_path / "export")
     found = found[(found.video_id == VIDEOS[3]) & (found.question_id == "q1")]
     assert list(zip(found.start_s, found.response, strict=True)) == [(0.5, "new"), (7.0, "")]

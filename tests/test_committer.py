@@ -197,3 +197,18 @@ def test_a_commit_that_broke_off_half_way_is_repeated_not_doubled(
     assert at.answered() == [(f"video-{name}", question) for name in names for question in ("q1", "q2")]
     assert len(at.rows("failures")) == 1
     assert (at.committer.answers_committed, at.committer.failures_committed) == (8, 1)
+
+
+def test_failures_hold_no_secrets(tmp_path: Path) -> None:
+    """What signs a URL is neither in the path, nor in the message, nor in the traceback."""
+    signed = "https://bucket.example/a.mp4?X-Amz-Signature=0123456789abcdef"
+    storage = Storage(str(tmp_path))
+    lease = Lease.acquire(storage, "run-1")
+    committer = Committer(Ledger(storage, "print"), lease, CommitConfig())
+    failure = Failure("probe", "UnreadableVideoError", "permanent", f"not a video: {signed}", f"Traceback ... {signed}")
+    committer.add_failure(clip("a", video_path=signed), failure)
+    committer.flush()
+    (row,) = ds.dataset(tmp_path / "failures", format="parquet").to_table().to_pylist()
+    assert row["video_path"] == "https://bucket.example/a.mp4?***"
+    assert row["error_message"] == "not a video: https://bucket.example/a.mp4?***"
+    assert "0123456789abcdef" not in str(row)

@@ -80,6 +80,8 @@ SETTINGS: dict[str, tuple[object, Effect]] = {
     "commit.rows": (7, "neither"),
     "commit.seconds": (7.0, "neither"),
     "max_attempts": (7, "neither"),
+    "on_error": ("raise", "neither"),
+    "max_failures": (0.5, "neither"),
     "storage_options": ({"anon": True}, "neither"),
 }
 

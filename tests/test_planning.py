@@ -139,8 +139,10 @@ def test_the_plan_is_the_set_difference(world: World) -> None:
     assert (made.answers_done, made.answers_exhausted) == (len(done), len(exhausted))
     assert made.answers_planned == len(to_do)
     for clip in clips:
-        tries = [n for v, q, _, n in world.failures if v == clip.video_id and q in (None, *clip.question_ids)]
-        assert clip.attempt == 1 + max(tries, default=0)
+        for wanted in (None, *clip.question_ids):
+            tries = [n for v, q, _, n in world.failures if (v, q) == (clip.video_id, wanted)]
+            if tries or wanted is None:
+                assert clip.attempt_of(wanted) == 1 + max(tries, default=0)
         assert clip.clip_id == clip_of(by_id[clip.video_id])
 
 
@@ -270,6 +272,15 @@ def test_what_failed_is_tried_again_or_not(failures: list[tuple[str, Question | 
     made = make_plan([row], [WHAT, COLOUR], failures=[failed(row, q, kind, n) for kind, q, n in failures])
     assert {question for clip in made.to_encode for question in clip.question_ids} == planned
     assert made.answers_exhausted == 2 - len(planned)
+
+
+def test_a_new_question_counts_from_one() -> None:
+    """However often its neighbours have failed: their tries are not its own."""
+    row = video("a")
+    failures = [failed(row, WHAT, attempt=n) for n in (1, 2)]
+    (clip,) = make_plan([row], [WHAT, COLOUR], failures=failures).to_encode
+    assert (clip.attempt_of("what"), clip.attempt_of("colour"), clip.attempt_of(None)) == (3, 1, 1)
+    assert clip.is_tried_again
 
 
 def test_max_attempts_is_the_jobs() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.redaction import redacted
 from pipeline.run import run
-from pipeline.run_log import RunLog, redacted
+from pipeline.run_log import RunLog
 from tests.runs import job
 
 SECRET = "5ecret/Zz+9"  # noqa: S105 - of nobody
