@@ -60,8 +60,9 @@ def plan_pools(resources: ResourcesConfig, *, num_cpus: float, gpus_per_node: Se
     gpus = sum(gpus_per_node)
     encode, answer = _gpu_pools(resources, gpus, encodes)
     decode_cpus = 1.0 if resources.decode.num_cpus is None else resources.decode.num_cpus
-    # Without GPUs the model runs on the same CPUs: leave it half of them.
-    spare_cpus = num_cpus if gpus else num_cpus / 2
+    # Without GPUs the model runs on the same CPUs: leave it half of them, and always what its actors reserve.
+    reserved_cpus = encode.size * encode.num_cpus + answer.size * answer.num_cpus
+    spare_cpus = min(num_cpus if gpus else num_cpus / 2, num_cpus - reserved_cpus + _ROUNDING)
     decode = Pool(
         size=resources.decode.concurrency or max(1, int(spare_cpus / max(decode_cpus, 1.0))),
         num_cpus=decode_cpus,

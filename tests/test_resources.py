@@ -86,6 +86,24 @@ def test_decode_actors_fill_the_cpus(cpus_each: float, size: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("gpus", "encode", "answer", "size"),
+    [
+        ((1,), {"num_cpus": 1}, {}, 7),
+        ((1,), {"num_cpus": 1.5}, {"num_cpus": 1}, 5),
+        ((4,), {"num_cpus": 1}, {"num_cpus": 2}, 1),  # 1 encode actor and 3 of answer
+        ((1,), {"num_cpus": 0.1}, {"num_cpus": 0.9}, 7),
+        ((), {"num_cpus": 2}, {}, 4),  # within the half that decode leaves
+        ((), {"num_cpus": 6}, {}, 2),
+    ],
+)
+def test_decode_leaves_the_cpus_that_model_actors_reserve(
+    gpus: tuple[int, ...], encode: dict[str, Any], answer: dict[str, Any], size: int
+) -> None:
+    """A job that reserves CPUs for its models is not refused for want of the CPUs that decode would take."""
+    assert pools(8, gpus, encode=encode, answer=answer).decode == Pool(size, 1.0, 0.0)
+
+
+@pytest.mark.parametrize(
     ("gpus", "encode", "answer"),
     [
         ((1,), {"concurrency": 2, "num_gpus": 0.25}, {"concurrency": 1, "num_gpus": 0.5}),
