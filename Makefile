@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PACKAGES := flashvid pipeline jobs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check format test test-slow lock tiny-random tiny-model
+.PHONY: help install demo check format cluster-up cluster-down test test-slow chaos lock tiny-random tiny-model
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,12 @@ format: install  ## rewrite the sources as `make check` wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+cluster-up: install  ## S3, a Ray head and two workers on this machine, and the demo job on them, in ./stand-in
+	$(BIN)/python infra/local/stand_in.py up
+
+cluster-down: install  ## end and delete all of that
+	$(BIN)/python infra/local/stand_in.py down
+
 test: install  ## the tests, under 10 minutes on two cores
 	$(BIN)/python -m pytest
 
@@ -38,6 +44,9 @@ test-slow: install $(VENV)/torchvision  ## everything, the slow ones included, u
 # Hugging Face's own video processors need it, to compare ours with; without it those tests are skipped and say so.
 $(VENV)/torchvision: | $(VENV)/.installed
 	-$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $@ torchvision==0.28.0
+
+chaos: install  ## 200 clips, 30 kills, a bad network: the tables of an undisturbed run, in at most 25 minutes
+	$(BIN)/python -m tests.chaos --clips 200 --kills 30 --seed 1
 
 lock: install  ## write constraints.txt from what is installed
 	@(sed -n '/^#/p' constraints.txt; echo 'torch==2.13.0'; \

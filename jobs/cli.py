@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -68,6 +69,9 @@ def run(
         list[str] | None,
         typer.Option("--set", help="key=value over the job file, e.g. sampling.num_frames=16"),
     ] = None,
+    log_json: Annotated[
+        bool, typer.Option("--log-json", help="the run's log on stderr, a JSON object per line, without secrets")
+    ] = False,
 ) -> None:
     """Bring a job's output up to date: a first run, a resumed one, and one with new questions are the same command.
 
@@ -78,9 +82,9 @@ def run(
     from jobs.run_command import run_and_report
 
     with _resumable():
-        run_and_report(
-            load_job(job, dict(assignment(text, "--set") for text in overrides or [])), fork=fork, address=address
-        )
+        settings = load_job(job, dict(assignment(text, "--set") for text in overrides or []))
+        on_log = partial(print, file=sys.stderr, flush=True) if log_json else lambda _: None
+        run_and_report(settings, fork=fork, address=address, on_log=on_log)
 
 
 @app.command()

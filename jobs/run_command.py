@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rich.console import Console
 from rich.text import Text
 
@@ -12,7 +14,12 @@ from pipeline.summary import RunSummary
 
 
 def run_and_report(
-    job: JobConfig, *, fork: bool = False, address: str | None = None, console: Console | None = None
+    job: JobConfig,
+    *,
+    fork: bool = False,
+    address: str | None = None,
+    console: Console | None = None,
+    on_log: Callable[[str], object] = lambda _: None,
 ) -> RunSummary:
     """Run a job with live progress and print its summary.
 
@@ -27,6 +34,7 @@ def run_and_report(
             address=address,
             on_progress=show,
             on_notice=lambda sentence: console.print(Text(sentence, style="yellow")),
+            on_log=on_log,
         )
     print_summary(console, summary)
     return summary

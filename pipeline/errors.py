@@ -3,6 +3,7 @@
 FlashVidError
 ├── TransientError          tried again by later runs, up to `max_attempts`
 │   ├── WorkerDiedError
+│   ├── SuspectedClipError
 │   ├── SourceUnreachableError
 │   ├── StorageUnavailableError
 │   ├── DecodeTimeoutError
@@ -12,7 +13,8 @@ FlashVidError
 │   ├── VideoNotFoundError
 │   ├── UnreadableVideoError
 │   ├── DecoderDiedError
-│   └── DecodeMemoryError
+│   ├── DecodeMemoryError
+│   └── PoisonClipError
 └── FatalError              the run stops; what is committed stays
     ├── InputTableError
     ├── NewerFormatError
@@ -29,7 +31,15 @@ from flashvid.errors import FatalError, PermanentError, TransientError
 
 
 class WorkerDiedError(TransientError):
-    """Processes that worked on this clip died, two of the run's or one that was killed; the next run tries again."""
+    """A process that read or decoded the file was killed; the next run tries again."""
+
+
+class SuspectedClipError(TransientError):
+    """Two of the run's processes died while they worked on this clip: the run tries it again alone at its end."""
+
+
+class PoisonClipError(PermanentError):
+    """Processes died of this clip also while they worked on nothing else."""
 
 
 class InputRowError(PermanentError):

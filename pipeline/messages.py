@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from flashvid.errors import FlashVidError
 from pipeline.decoding import DecodedClip
+from pipeline.errors import SuspectedClipError
 from pipeline.planning import Clip
 
 _SCHEMA = pa.schema(
@@ -81,6 +82,11 @@ class ClipMessage:
     def has_failed(self) -> bool:
         """Whether the whole clip has failed."""
         return any(failure.question_id is None for failure in self.failures)
+
+    @property
+    def is_suspected(self) -> bool:
+        """Whether the clip may have killed the processes that worked on it (`SuspectedClipError`)."""
+        return any(failure.error_type == SuspectedClipError.__name__ for failure in self.failures)
 
     def failed(self, failure: Failure) -> ClipMessage:
         """The same clip with a failure instead of frames."""

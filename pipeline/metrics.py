@@ -53,7 +53,7 @@ class MetricDefinition:
         if self.kind == "counter":
             return (f"{exported}_total",)
         if self.kind == "histogram":
-            return tuple(f"{exported}_{part}" for part in ("bucket", "count", "sum"))
+            return tuple(f"{exported}_{part}" for part in ("bucket", "count"))
         return (exported,)
 
     def create(self) -> Counter | Gauge | Histogram:
@@ -97,7 +97,9 @@ def _define(
 METRICS: Mapping[str, MetricDefinition] = dict(
     [
         *(_define(name, "counter", _STAGE, description) for name, description in COUNTS.items()),
-        _define("clip_seconds", "histogram", _STAGE, "seconds of work on one clip; their sum is the time busy"),
+        _define("busy_seconds", "counter", _STAGE, "seconds of work, over all processes of a stage"),
+        # Ray's agent knows only each value's bucket: counts are exact, sums are not.
+        _define("clip_seconds", "histogram", _STAGE, "seconds of work on one clip"),
         _define(
             "process_deaths", "counter", _STAGE, "clips that had killed a process, or lost it, and were begun again"
         ),
@@ -212,6 +214,7 @@ class ObservedMonitor(RunMonitor):
         """See `RunMonitor.end`."""
         super().end(clip_id, stage, counts, seconds)
         self._metrics.counts(counts, stage)
+        self._metrics.add("busy_seconds", seconds, stage=stage)
         self._metrics.observe("clip_seconds", seconds, stage=stage)
         self._in_hand.setdefault(stage, set()).discard(clip_id)
         self._show_in_hand(stage)

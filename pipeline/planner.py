@@ -7,6 +7,7 @@ stays in Ray's object store until its clips are dealt out, and the driver holds 
 from __future__ import annotations
 
 import pickle
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -35,7 +36,7 @@ from pipeline.plan_shards import (
     plan_shard,
     survey,
 )
-from pipeline.planning import PLAN_STAGE, Clip, PlanCounts
+from pipeline.planning import PLAN_STAGE, Clip, Plan, PlanCounts
 from pipeline.probing import Probe, ProbeTable, probe_clips
 from pipeline.storage import Storage
 from pipeline.token_store import TokenStore
@@ -49,7 +50,7 @@ class PlannedShard:
 
     Attributes:
         summary: Its numbers.
-        held: The part itself, or where Ray keeps it, pickled.
+        held: The part itself, or where Ray keeps it, pickled and compressed.
     """
 
     summary: ShardSummary
@@ -59,7 +60,7 @@ class PlannedShard:
         """The part itself."""
         if isinstance(self.held, ShardPlan):
             return self.held
-        found: ShardPlan = pickle.loads(ray.get(self.held))  # noqa: S301 - from a task of this run
+        found: ShardPlan = pickle.loads(zlib.decompress(ray.get(self.held)))  # noqa: S301 - from a task of this run
         return found
 
 
@@ -68,6 +69,13 @@ class RunPlan:
     """What a run has to do, shard by shard."""
 
     shards: tuple[PlannedShard, ...]
+
+    @classmethod
+    def of_one(cls, clip: Clip, *, is_cached: bool) -> RunPlan:
+        """A plan of one clip, with or without committed tokens."""
+        clips: tuple[tuple[Clip, ...], tuple[Clip, ...]] = ((), (clip,)) if is_cached else ((clip,), ())
+        plan = Plan(*clips, (), 1, len(clip.question_ids), 0, 0)
+        return cls((PlannedShard(ShardSummary(PlanCounts.of(plan)), ShardPlan(plan)),))
 
     @property
     def counts(self) -> PlanCounts:
@@ -179,7 +187,7 @@ class Planner:
             self._committer.flush()
         left = replace(part.plan, to_encode=tuple(clip for clip in part.plan.to_encode if clip.clip_id not in failed))
         summary = replace(shard.summary, counts=PlanCounts.of(left), num_unprobed=0)
-        return PlannedShard(summary, ray.put(pickle.dumps(ShardPlan(left))) if self._on_ray else ShardPlan(left))
+        return PlannedShard(summary, ray.put(_packed(ShardPlan(left))) if self._on_ray else ShardPlan(left))
 
     def _probed(self, clips: _UnprobedClips, part: str) -> Iterator[list[tuple[Clip, Probe | Failure]]]:
         """Probe files, and commit what is found chunk by chunk: a run that is killed does not read these again."""
@@ -226,6 +234,11 @@ class Planner:
 
 
 def _plan_for_ray(*arguments: Any) -> tuple[ShardSummary, bytes]:  # noqa: ANN401 - of `plan_shard`
-    """Pickled, the driver can pass a part on without making objects of it."""
+    """Packed, the driver can pass a part on without making objects of it."""
     summary, part = plan_shard(*arguments)
-    return summary, pickle.dumps(part)
+    return summary, _packed(part)
+
+
+def _packed(part: ShardPlan) -> bytes:
+    # Half of it are hexadecimal digits.
+    return zlib.compress(pickle.dumps(part), level=1)

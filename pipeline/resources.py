@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.config import PoolConfig, ResourcesConfig
 from pipeline.errors import ClusterTooSmallError
@@ -35,6 +35,11 @@ class Pools:
     encode: Pool
     answer: Pool
     max_decoded_clips: int
+
+    def of_one(self) -> Pools:
+        """One actor of each kind."""
+        decode, encode, answer = (replace(pool, size=1) for pool in (self.decode, self.encode, self.answer))
+        return Pools(decode, encode, answer, max_decoded_clips=1)
 
 
 def plan_pools(resources: ResourcesConfig, *, num_cpus: float, gpus_per_node: Sequence[int], encodes: bool) -> Pools:

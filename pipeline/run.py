@@ -5,12 +5,13 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from flashvid.models import check_answering, resolve_model
 from flashvid.presets import preset_named
@@ -27,7 +28,8 @@ from pipeline.messages import ClipMessage
 from pipeline.metrics import ObservedMonitor, RunMetrics
 from pipeline.monitor import Activity
 from pipeline.planner import Planner, RunPlan
-from pipeline.resources import plan_pools
+from pipeline.resources import Pools, plan_pools
+from pipeline.run_log import RunLog
 from pipeline.run_records import RunRecords, new_run_id
 from pipeline.stages import StageSettings
 from pipeline.storage import Storage
@@ -43,6 +45,7 @@ def run(
     address: str | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
     on_notice: Callable[[str], None] = lambda _: None,
+    on_log: Callable[[str], object] = lambda _: None,
 ) -> RunSummary:
     """Bring a job's output up to date.
 
@@ -52,6 +55,7 @@ def run(
         address: Ray cluster; see `pipeline.cluster.connected`.
         on_progress: Called a few times a second with the counts so far.
         on_notice: Called with sentences a person should see (a replaced source, what is not tried again).
+        on_log: Called with each line of the run's log; see `pipeline.run_log`.
 
     Raises:
         FatalError: bad input, settings that are refused, a locked output, a cluster that is too small. What is
@@ -79,8 +83,11 @@ def run(
     lease = Lease.acquire(storage, new_run_id())
     try:
         records.start(lease.run_id, job, prints)
-        summary = _Run(job, prints, videos, questions, storage, lease, on_progress, on_notice, started).execute(address)
+        log = RunLog(lease.run_id, on_log)
+        work = _Run(job, prints, videos, questions, storage, lease, on_progress, on_notice, log, started)
+        summary = work.execute(address)
         records.end(lease.run_id, asdict(summary))
+        log.ended(summary)
         return summary
     finally:
         lease.release()
@@ -99,6 +106,7 @@ class _Run:
         lease: Lease,
         on_progress: Callable[[Progress], None],
         on_notice: Callable[[str], None],
+        log: RunLog,
         started: float,
     ) -> None:
         self._job = job
@@ -107,13 +115,12 @@ class _Run:
         self._questions = questions
         self._lease = lease
         self._on_progress = on_progress
-        self._on_notice = on_notice
+        self._tell = on_notice
+        self._log = log
         self._started = started
         self._storage = storage
         self._metrics = RunMetrics(lease.run_id)
-        self._committer = Committer(
-            Ledger(storage, prints.answers), lease, job.commit, on_commit=self._metrics.committed
-        )
+        self._committer = Committer(Ledger(storage, prints.answers), lease, job.commit, on_commit=self._committed)
 
     def execute(self, address: str | None) -> RunSummary:
         with ExitStack() as stack:
@@ -133,6 +140,7 @@ class _Run:
             if exhausted := todo.counts.answers_exhausted:
                 self._on_notice(f"not tried again: {exhausted} answers whose clip or question failed before")
             todo = planner.probe(todo)
+            self._log.planned(todo.counts)
             activity = Activity()
             if todo.counts.answers_planned:
                 activity = self._stream(todo, stack.enter_context(connected(address)))
@@ -154,15 +162,20 @@ class _Run:
             encodes=planned.clips_to_encode > 0,
         )
         self._metrics.started(planned, pools)
-        observed = RunMetrics(self._lease.run_id)
-        monitor: Any = ray.remote(num_cpus=0)(ObservedMonitor).remote(pools.max_decoded_clips, observed)
+        # Beside the driver: it is lost with no other node than that.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        actor: Any = ray.remote(num_cpus=0)(ObservedMonitor)
+        monitor = actor.options(scheduling_strategy=here).remote(
+            pools.max_decoded_clips, RunMetrics(self._lease.run_id)
+        )
         settings = StageSettings(self._job, self._lease.run_id, self._prints.tokens, monitor)
         clips = answers = 0
         failures = self._committer.failures_committed
         try:
-            for message in _paced(stream(todo, pools, settings, self._questions)):
+            for message in _paced(self._outcomes(todo, pools, settings)):
                 if message is not None:
                     self._committer.add(message)
+                    self._log.clip(message)
                     clips += 1
                     answers += len(message.answers)
                     failures += len(message.failures)
@@ -177,13 +190,34 @@ class _Run:
                 )
                 self._metrics.progressed(progress, self._storage.take_traffic())
                 self._on_progress(progress)
+            activity: Activity = ray.get(monitor.activity.remote())
         finally:
             # Also when the run is interrupted: what has been answered is kept.
             self._committer.flush()
-        activity: Activity = ray.get(monitor.activity.remote())
-        # Its handles travelled to the actors, so Ray would keep it as long as the cluster lives.
-        ray.kill(monitor)
+            # Its handles travelled to the actors, so Ray would keep it as long as the cluster lives.
+            ray.kill(monitor)
         return activity
+
+    def _outcomes(self, todo: RunPlan, pools: Pools, settings: StageSettings) -> Iterator[ClipMessage]:
+        """Clips as they are done; those that may have killed processes come last, each in a flow of its own."""
+        suspects = []
+        for message in stream(todo, pools, settings, self._questions):
+            if message.is_suspected:
+                suspects.append(message.clip)
+            else:
+                yield message
+        for clip in suspects:
+            self._on_notice(f"video_id {clip.video_id!r}: its processes died twice; the clip is tried again alone")
+            alone = RunPlan.of_one(clip, is_cached=settings.token_store().has(clip.content_key))
+            yield from stream(alone, pools.of_one(), replace(settings, alone=True), self._questions)
+
+    def _on_notice(self, sentence: str) -> None:
+        self._tell(sentence)
+        self._log.notice(sentence)
+
+    def _committed(self, num_answers: int, failures: Sequence[Mapping[str, Any]]) -> None:
+        self._metrics.committed(num_answers, failures)
+        self._log.committed(num_answers, failures)
 
     def _summary(self, todo: RunPlan, activity: Activity) -> RunSummary:
         planned, counts = todo.counts, activity.counts

@@ -7,8 +7,9 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import urlsplit
@@ -20,6 +21,23 @@ _STATUS: dict[str, tuple[int, str]] = {"internal error": (500, "InternalError"),
 _OF_ONE_CONNECTION = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length"})
 
 
+@dataclass(frozen=True)
+class Seen:
+    """A request on its way.
+
+    Attributes:
+        method: GET, PUT, ...
+        path: With bucket and query.
+        client_port: Of the process that sent it, on this machine.
+        moment: `before` it is passed on, or `after` the store has done it and before the reply is passed on.
+    """
+
+    method: str
+    path: str
+    client_port: int
+    moment: Literal["before", "after"]
+
+
 class FaultProxy(ThreadingHTTPServer):
     """Passes requests on, but for a share of them.
 
@@ -28,14 +46,24 @@ class FaultProxy(ThreadingHTTPServer):
         share: Probability of a fault, for each request.
         seed: Which requests; with threads, the order of requests is chance all the same.
         hang_s: How long a hanging request takes before it is passed on.
+        on_request: Told of each request before and after; True drops the connection there.
     """
 
     daemon_threads = True
 
-    def __init__(self, target: str, *, share: float, seed: int, hang_s: float = 3.0) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        share: float,
+        seed: int,
+        hang_s: float = 3.0,
+        on_request: Callable[[Seen], bool] = lambda _: False,
+    ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.target = urlsplit(target).netloc
         self.hang_s = hang_s
+        self.on_request = on_request
         self.faults: Counter[Fault] = Counter()
         self.requests = 0
         self._share = share
@@ -68,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _forward(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         fault = self.server.draw()
-        if fault == "drop before":
+        if self._is_seen("before") or fault == "drop before":
             self._drop()
             return
         if fault in _STATUS:
@@ -78,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "hang":
             time.sleep(self.server.hang_s)
         status, headers, content = self._ask(body)
-        if fault == "lose the reply":
+        if self._is_seen("after") or fault == "lose the reply":
             self._drop()
             return
         cut = len(content) // 2 if fault == "drop in mid-body" else None
@@ -87,6 +115,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._drop()
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _forward  # noqa: N815 - names of http.server
+
+    def _is_seen(self, moment: Literal["before", "after"]) -> bool:
+        return self.server.on_request(Seen(self.command, self.path, self.client_address[1], moment))
 
     def _ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         connection = http.client.HTTPConnection(self.server.target, timeout=60)
@@ -124,9 +155,16 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def fault_proxy(target: str, *, share: float, seed: int, hang_s: float = 3.0) -> Iterator[FaultProxy]:
+def fault_proxy(
+    target: str,
+    *,
+    share: float,
+    seed: int,
+    hang_s: float = 3.0,
+    on_request: Callable[[Seen], bool] = lambda _: False,
+) -> Iterator[FaultProxy]:
     """A proxy that serves while the block runs."""
-    proxy = FaultProxy(target, share=share, seed=seed, hang_s=hang_s)
+    proxy = FaultProxy(target, share=share, seed=seed, hang_s=hang_s, on_request=on_request)
     thread = threading.Thread(target=proxy.serve_forever, daemon=True)
     thread.start()
     try:

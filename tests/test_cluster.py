@@ -1,4 +1,4 @@
-"""On a cluster as operators run it: jobs through Ray's job API, with tokens; a job that is lost and handed in again."""
+"""On a cluster as operators run it: S3, a head without work, two workers, jobs through Ray's job API with tokens."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import json
 import re
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
+import pyarrow.dataset as ds
 import pytest
-import requests
 
 from pipeline.metrics import METRICS, series_names
-from tests.ray_cluster import LocalCluster, local_cluster
-from tests.runs import copy_videos, job, table
+from tests.runs import job
+from tests.stand_in import StandIn, stand_in
 
 pytestmark = pytest.mark.slow
 
@@ -27,60 +29,81 @@ SILENT = {"process_deaths", "requests_repeated"}
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
-    """A head with the CPUs of this machine's smallest relative."""
-    with local_cluster(num_cpus=2) as started:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
+    """One for all tests."""
+    with stand_in(tmp_path_factory.mktemp("cluster") / "stand-in") as started:
         yield started
 
 
-@pytest.fixture
-def job_file(sample_videos: Path, tmp_path: Path) -> Path:
-    """A job over some videos, one of which is none."""
-    videos = copy_videos(sample_videos, tmp_path, [])
-    for index in range(CLIPS):
-        (videos / f"{index:02}.mp4").write_bytes((sample_videos / SAMPLES[index % len(SAMPLES)]).read_bytes())
-    (videos / "broken.mp4").write_bytes(b"no video")
-    # Most of them sampled down, so that this is counted, too.
-    settings = job(tmp_path, sampling={"fps": 12.0, "max_frames": 16})
-    path = tmp_path / "job.json"  # JSON is YAML
-    path.write_text(settings.model_dump_json(exclude_none=True))
-    return path
+def test_the_demo_job(cluster: StandIn) -> None:
+    """`up` submitted it; it ends with an answer to every question, and the head has done no work."""
+    assert cluster.wait(cluster.demo_job, 180) == "SUCCEEDED", cluster.logs(cluster.demo_job)
+    output = "flashvid/demo/output"
+    answers, questions = _rows(cluster, output, "answers"), (cluster.folder / "samples" / "questions.csv").read_text()
+    assert len(answers) == len(questions.splitlines()) - 1 == 12
+    end = _end(cluster, output)
+    assert {worker["stage"] for worker in end["workers"]} == {"decode", "encode", "answer"}
+    assert {worker["node_id"] for worker in end["workers"]} <= cluster.worker_nodes()
+    assert len(cluster.worker_nodes()) == 2
 
 
-def test_the_job_api_wants_the_token(cluster: LocalCluster) -> None:
-    """Neither without one nor with another."""
+def test_the_job_api_wants_the_token(cluster: StandIn) -> None:
+    """Neither without one nor with another; and nobody else on this machine can read it."""
     assert cluster.get("/api/jobs/", Accept="*/*").status_code == 401
     assert cluster.get("/api/jobs/", Authorization="Bearer guessed").status_code == 403
     assert cluster.get("/api/jobs/").status_code == 200
+    assert (cluster.folder / "state.json").stat().st_mode & 0o077 == 0
 
 
-def test_a_job_that_is_handed_in_again_resumes(cluster: LocalCluster, job_file: Path) -> None:
+def test_a_job_that_is_handed_in_again_resumes(cluster: StandIn, sample_videos: Path, tmp_path: Path) -> None:
     """As a RayJob with a `backoffLimit` does: the same entrypoint, from its start, after the driver's process died.
 
-    On the way, a scrape of the metrics endpoint finds what rules and dashboard ask for.
+    On the way, scrapes of the metrics endpoints find what rules and dashboard ask for.
     """
-    output = job_file.parent / "output"
+    store, output, job_file = cluster.filesystem(), "flashvid/resumed/output", tmp_path / "job.json"
+    for index in range(CLIPS):
+        store.put_file(str(sample_videos / SAMPLES[index % len(SAMPLES)]), f"flashvid/resumed/videos/{index:02}.mp4")
+    store.pipe_file("flashvid/resumed/videos/broken.mp4", b"no video")
+    settings = job(
+        tmp_path,
+        videos="s3://flashvid/resumed/videos",
+        output=f"s3://{output}",
+        # Most of them sampled down, so that this is counted, too.
+        sampling={"fps": 12.0, "max_frames": 16},
+        storage_options={"endpoint_url": cluster.state["endpoint_url"]},
+    )
+    job_file.write_text(settings.model_dump_json(exclude_none=True))  # JSON is YAML
+
     first = cluster.submit(FLASHVID, "run", str(job_file))
-    series = _scrape_until_answers(cluster, output, first)
+    series: set[str] = set()
+    while len(store.glob(f"{output}/answers/*/*/part-*.parquet")) < 2:
+        assert cluster.status(first) in ("PENDING", "RUNNING"), cluster.logs(first)
+        series |= _values(cluster).keys()
+        time.sleep(0.1)
     _driver(job_file).kill()
-    assert cluster.wait(first, 60)["status"] == "FAILED"
-    before = len(table(output, "answers"))
+    assert cluster.wait(first, 60) == "FAILED"
+    before = len(_rows(cluster, output, "answers"))
     assert 0 < before < CLIPS * QUESTIONS
 
     second = cluster.submit(FLASHVID, "run", str(job_file))
-    while cluster.job(second)["status"] in ("PENDING", "RUNNING"):
-        series |= _scrape(cluster)
+    while cluster.status(second) in ("PENDING", "RUNNING"):
+        series |= _values(cluster).keys()
         time.sleep(0.3)
-    assert cluster.job(second)["status"] == "SUCCEEDED"
+    assert cluster.status(second) == "SUCCEEDED", cluster.logs(second)
 
-    answers = table(output, "answers")
+    answers = _rows(cluster, output, "answers")
     assert len({(row["video_id"], row["question_id"]) for row in answers}) == len(answers) == CLIPS * QUESTIONS
-    assert [row["video_id"] for row in table(output, "failures")] == ["broken.mp4"]
-    (end,) = (json.loads(path.read_text()) for path in (output / "runs").glob("*.end.json"))
+    assert [row["video_id"] for row in _rows(cluster, output, "failures")] == ["broken.mp4"]
+    end = _end(cluster, output)
     assert (end["answers_before"], end["answers_new"]) == (before, CLIPS * QUESTIONS - before)
 
-    expected = series_names() - {name for quiet in SILENT for name in METRICS[quiet].series}
-    assert expected <= series
+    assert series_names() - {name for quiet in SILENT for name in METRICS[quiet].series} <= series
+    # Counters outlive their processes; they say what the run says of itself.
+    counted = _values(cluster, run_id=end["run_id"])
+    assert counted["ray_flashvid_answers_committed_total"] == end["answers_new"]
+    assert counted["ray_flashvid_frames_decoded_total"] == end["frames_decoded"]
+    assert counted["ray_flashvid_visual_tokens_after_total"] == end["visual_tokens_after"]
+    assert counted["ray_flashvid_busy_seconds_total"] == pytest.approx(sum(end["stage_seconds"].values()), rel=1e-3)
 
 
 def _driver(job_file: Path) -> psutil.Process:
@@ -93,25 +116,30 @@ def _driver(job_file: Path) -> psutil.Process:
     return driver
 
 
-def _scrape_until_answers(cluster: LocalCluster, output: Path, job_id: str) -> set[str]:
-    found: set[str] = set()
-    deadline = time.monotonic() + 120
-    while len(list(output.glob("answers/*/*/part-*.parquet"))) < 2:
-        assert time.monotonic() < deadline, "no progress"
-        assert cluster.job(job_id)["status"] in ("PENDING", "RUNNING"), cluster.get(f"/api/jobs/{job_id}/logs").text
-        found |= _scrape(cluster)
-        time.sleep(0.1)
-    return found
+def _rows(cluster: StandIn, output: str, name: str) -> list[dict[str, Any]]:
+    dataset = ds.dataset(f"{output}/{name}", filesystem=cluster.filesystem(), format="parquet", partitioning="hive")
+    rows: list[dict[str, Any]] = dataset.to_table().to_pylist()
+    return rows
 
 
-def _scrape(cluster: LocalCluster) -> set[str]:
-    """Names of ours on the endpoint, each with its labels complete."""
-    found = set()
-    for line in requests.get(cluster.metrics, timeout=10).text.splitlines():
-        if (sample := re.match(r"(ray_flashvid_\w+)\{(.*)\} ", line)) is None:
+def _end(cluster: StandIn, output: str) -> dict[str, Any]:
+    """The record of the one run that came to its end."""
+    store = cluster.filesystem()
+    (name,) = store.glob(f"{output}/runs/*.end.json")
+    end: dict[str, Any] = json.loads(store.cat_file(name))
+    return end
+
+
+def _values(cluster: StandIn, **labels: str) -> dict[str, float]:
+    """Sums of our metrics by name, over all nodes, of series with these labels; each has its definition's labels."""
+    found: dict[str, float] = defaultdict(float)
+    for line in cluster.metrics():
+        if (sample := re.match(r"(ray_flashvid_\w+)\{(.*)\} (\S+)$", line)) is None or "_sum{" in line:
             continue
-        name, labels = sample.groups()
+        name, text, value = sample.groups()
         (definition,) = (metric for metric in METRICS.values() if name in metric.series)
-        assert all(f'{label}="' in labels for label in definition.labels), line
-        found.add(name)
+        given = dict(re.findall(r'(\w+)="([^"]*)"', text))
+        assert set(definition.labels) <= given.keys(), line
+        if labels.items() <= given.items():
+            found[name] += float(value)
     return found

@@ -52,12 +52,12 @@ def test_names_are_what_prometheus_allows_and_ray_adds() -> None:
     """One prefix, no name twice, a description each."""
     assert all(re.fullmatch(r"flashvid_[a-z_]+", definition.name) for definition in METRICS.values())
     assert all(definition.description for definition in METRICS.values())
-    assert len(series_names()) == sum(3 if metric.kind == "histogram" else 1 for metric in METRICS.values())
+    assert len(series_names()) == sum(2 if metric.kind == "histogram" else 1 for metric in METRICS.values())
     assert {
         "ray_flashvid_answers_committed_total",
         "ray_flashvid_decoded_clips",
         "ray_flashvid_clip_seconds_bucket",
-        "ray_flashvid_clip_seconds_sum",
+        "ray_flashvid_busy_seconds_total",
     } <= series_names()
 
 
@@ -82,6 +82,7 @@ def test_a_clip_on_its_way_through_the_stages() -> None:
     assert (seen["tokens_encoded", "encode"], seen["tokens_committed", "encode"]) == (100, 25)
     assert seen["bytes_written", "encode"] == 900
     assert (seen["clip_seconds", "decode"], seen["clip_seconds", "encode"]) == (2.0, 0.5)
+    assert (seen["busy_seconds", "decode"], seen["busy_seconds", "encode"]) == (2.0, 0.5)
     # It is still the monitor that the stages ask.
     assert monitor.activity().counts["frames_decoded"] == 8
 

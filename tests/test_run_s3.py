@@ -5,14 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.dataset as ds
 import pytest
 
 from pipeline.config import JobConfig
+from pipeline.job_inputs import read_inputs
+from pipeline.keys import content_key
 from pipeline.run import run
 from pipeline.storage import Storage
 from pipeline.verification import verify
-from tests.fault_proxy import fault_proxy
+from tests.fault_proxy import Seen, fault_proxy
+from tests.kills import sender
 from tests.object_stores import ObjectStore
 from tests.runs import comparable, copy_videos, job, table
 
@@ -51,12 +55,20 @@ def remote_job(store: ObjectStore, inputs: Path, endpoint_url: str | None = None
 
 def answers(storage: Storage) -> list[Any]:
     """All answers in an output on an object store, without what may differ."""
-    paths = [storage.path(name) for name in storage.names("answers")]
-    return _without_places(ds.dataset(paths, format="parquet", filesystem=storage.fs).to_table().to_pylist())
+    return _without_places(rows(storage, "answers"))
 
 
-def _without_places(rows: list[dict[str, Any]]) -> list[Any]:
-    return comparable([{name: value for name, value in row.items() if name not in _PLACES} for row in rows])
+def rows(storage: Storage, name: str) -> list[dict[str, Any]]:
+    """All rows of a table in an output on an object store."""
+    paths = [storage.path(part) for part in storage.names(name)]
+    if not paths:
+        return []
+    found: list[dict[str, Any]] = ds.dataset(paths, format="parquet", filesystem=storage.fs).to_table().to_pylist()
+    return found
+
+
+def _without_places(found: list[dict[str, Any]]) -> list[Any]:
+    return comparable([{name: value for name, value in row.items() if name not in _PLACES} for row in found])
 
 
 def test_everything_on_s3_gives_the_local_answers(seaweed: ObjectStore, local: Path) -> None:
@@ -87,3 +99,38 @@ def test_a_bad_network_changes_no_answer(seaweed: ObjectStore, local: Path, seed
     assert (summary.answers_new, summary.failures_new) == (len(VIDEOS) * 2, 0)
     assert answers(output) == _without_places(table(local / "output", "answers"))
     assert verify(output, [output, seaweed.storage(settings.cache)]).findings == ()
+
+
+@pytest.mark.parametrize("deaths", [2, 4])
+def test_a_clip_whose_processes_die_is_tried_alone(seaweed: ObjectStore, local: Path, deaths: int) -> None:
+    """After two deaths at the run's end; two more, and it is poison. Its neighbours are answered in any case."""
+    killed: list[int] = []
+
+    def kill_sender(seen: Seen) -> bool:
+        pid = None
+        if seen.moment == "before" and len(killed) < deaths and seen.method == "PUT" and poison in seen.path:
+            pid = sender(seen.client_port, proxy.server_address[1])
+        if pid is not None:
+            killed.append(pid)
+            psutil.Process(pid).kill()
+        return pid is not None
+
+    with fault_proxy(seaweed.endpoint_url, share=0.0, seed=0, on_request=kill_sender) as proxy:
+        settings = remote_job(seaweed, local, proxy.endpoint_url)
+        inputs = read_inputs(settings)
+        (source,) = (
+            source for video, source in zip(inputs.videos, inputs.sources, strict=True) if video.video_id == VIDEOS[1]
+        )
+        poison = content_key(source.source_id, None, None)
+        summary = run(settings)
+    assert len(set(killed)) == deaths
+    found = answers(seaweed.storage(settings.output))
+    failures = rows(seaweed.storage(settings.output), "failures")
+    if deaths == 2:
+        assert (failures, summary.failures_new) == ([], 0)
+        assert found == _without_places(table(local / "output", "answers"))
+    else:
+        assert [(row["video_id"], row["error_type"], row["error_kind"]) for row in failures] == [
+            (VIDEOS[1], "PoisonClipError", "permanent")
+        ]
+        assert len(found) == 2 * (len(VIDEOS) - 1)

@@ -12,9 +12,9 @@ import pytest
 from flashvid.errors import ConfigurationError, PermanentError
 from pipeline.messages import ClipMessage
 from pipeline.monitor import RunMonitor
-from pipeline.stages.stage import Stage
+from pipeline.stages.stage import Stage, StageSettings
 from pipeline.token_store import TokenStore
-from tests.helpers import clip
+from tests.helpers import clip, job
 
 
 class Untouched(TokenStore):
@@ -35,6 +35,7 @@ class Desk(Stage):
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.monitor = RunMonitor(1)
+        self.settings = StageSettings(job(), "run-1", "tokens-1", self.monitor)
         self.error = error
         self.processed = 0
         self.waited_s = 0.0
@@ -57,13 +58,25 @@ def _run(stage: Stage, message: ClipMessage) -> ClipMessage:
 
 
 def test_a_clip_that_killed_two_processes_is_not_touched_again() -> None:
-    """It becomes a transient failure; other clips are worked on."""
+    """The run sets it aside; alone, it is a permanent failure. Other clips are worked on."""
     desk = Desk()
     for _ in range(2):
         desk.monitor.begin("clip-a", "encode")  # what a process does before it dies
-    (failure,) = _run(desk, ClipMessage(clip("a"))).failures
-    assert (failure.stage, failure.error_type, failure.error_kind) == ("encode", "WorkerDiedError", "transient")
+    outcome = _run(desk, ClipMessage(clip("a")))
+    (failure,) = outcome.failures
+    assert (failure.stage, failure.error_type, failure.error_kind) == ("encode", "SuspectedClipError", "transient")
+    assert outcome.is_suspected
     assert desk.processed == 0
+
+    alone = Desk()
+    alone.settings = replace(alone.settings, alone=True)
+    for _ in range(2):
+        alone.monitor.begin("clip-a", "encode")
+    outcome = _run(alone, ClipMessage(clip("a")))
+    assert [(failure.error_type, failure.error_kind) for failure in outcome.failures] == [
+        ("PoisonClipError", "permanent")
+    ]
+    assert not outcome.is_suspected
     assert _run(desk, ClipMessage(clip("b"))).failures == ()
     assert desk.monitor.activity().counts == {"done": 1}
 
@@ -140,7 +153,7 @@ def test_after_a_death_in_a_batch_each_clip_is_tried_alone() -> None:
     assert counter.batches == [["clip-a"], ["clip-c"]]
     assert [[failure.error_type for failure in outcome.failures] for outcome in outcomes] == [
         [],
-        ["WorkerDiedError"],
+        ["SuspectedClipError"],
         [],
     ]
 

@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError
 
 from flashvid.errors import FatalError
 from pipeline.config import JobConfig
-from pipeline.errors import MonitorLostError, WorkerDiedError
+from pipeline.errors import MonitorLostError, PoisonClipError, SuspectedClipError
 from pipeline.messages import ClipMessage, Failure
 from pipeline.monitor import Worker
 from pipeline.storage import Storage
@@ -34,12 +34,14 @@ class StageSettings:
         run_id: This run.
         tokens_fingerprint: Where compressed tokens are committed.
         monitor: Handle of the run's `RunMonitor` actor.
+        alone: Whether the run works on one clip only, under suspicion of killing its processes.
     """
 
     job: JobConfig
     run_id: str
     tokens_fingerprint: str
     monitor: Any
+    alone: bool = False
 
     def token_store(self) -> TokenStore:
         """The compressed tokens of this run's settings."""
@@ -144,7 +146,8 @@ class Stage(ABC):
         counts: Mapping[str, int] = {}
         try:
             if deaths >= _DEATHS_ALLOWED:
-                raise WorkerDiedError(f"{deaths} {self.name} processes died while they worked on this clip")
+                error = PoisonClipError if self.settings.alone else SuspectedClipError
+                raise error(f"{deaths} {self.name} processes died while they worked on this clip")
             outcome, counts = self.process(message)
         except FatalError:
             raise

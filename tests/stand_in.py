@@ -1,0 +1,138 @@
+"""The cluster of infra/local, started and ended as its user does it, and a client of its job API."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+import s3fs
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "infra" / "local" / "stand_in.py"
+_BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """A cluster on this machine.
+
+    Attributes:
+        folder: What `up` was given.
+        state: What it wrote.
+    """
+
+    folder: Path
+    state: dict[str, Any]
+
+    @property
+    def demo_job(self) -> str:
+        """Id of the job that `up` submitted."""
+        job_id: str = self.state["job_id"]
+        return job_id
+
+    def get(self, path: str, **headers: str) -> requests.Response:
+        """Ask the job API, with the token unless other headers are given."""
+        headers = headers or {"Authorization": f"Bearer {self.state['environment']['RAY_AUTH_TOKEN']}"}
+        return requests.get(f"{self.state['dashboard']}{path}", headers=headers, timeout=30)
+
+    def submit(self, *entrypoint: str) -> str:
+        """Hand in a job; its id."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        done = subprocess.run(
+            [_BIN / "ray", "job", "submit", "--address", self.state["dashboard"], "--no-wait", "--", *entrypoint],
+            env={**environment, **self.state["environment"]},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return next(word.strip("'") for word in done.stdout.split() if word.startswith("'raysubmit_"))
+
+    def status(self, job_id: str) -> str:
+        """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
+        status: str = self.get(f"/api/jobs/{job_id}").json()["status"]
+        return status
+
+    def wait(self, job_id: str, within_s: float) -> str:
+        """How a job ended, and what it said."""
+        deadline = time.monotonic() + within_s
+        while (status := self.status(job_id)) in ("PENDING", "RUNNING"):
+            assert time.monotonic() < deadline, f"{job_id} takes longer than {within_s} s: {self.logs(job_id)}"
+            time.sleep(0.3)
+        return status
+
+    def logs(self, job_id: str) -> str:
+        """What a job printed."""
+        logs: str = self.get(f"/api/jobs/{job_id}/logs").json()["logs"]
+        return logs
+
+    def worker_nodes(self) -> set[str]:
+        """Ray's ids of the nodes besides the head."""
+        nodes = self.get("/api/v0/nodes").json()["data"]["result"]["result"]
+        return {node["node_id"] for node in nodes if not node["is_head_node"]}
+
+    def metrics(self) -> list[str]:
+        """A line for each value, of all nodes."""
+        return [line for url in self.state["metrics"] for line in requests.get(url, timeout=10).text.splitlines()]
+
+    def filesystem(self) -> s3fs.S3FileSystem:
+        """The object store."""
+        environment = self.state["environment"]
+        return s3fs.S3FileSystem(
+            key=environment["AWS_ACCESS_KEY_ID"],
+            secret=environment["AWS_SECRET_ACCESS_KEY"],
+            endpoint_url=self.state["endpoint_url"],
+            use_listings_cache=False,
+            skip_instance_cache=True,
+        )
+
+
+@contextmanager
+def stand_in(folder: Path) -> Iterator[StandIn]:
+    """`up`, and `down` in any case; then nothing is left, neither a process nor a file."""
+    _script("up", folder)
+    state = json.loads((folder / "state.json").read_text())
+    try:
+        assert _processes(state)
+        yield StandIn(folder, state)
+    finally:
+        _script("down", folder)
+    _, alive = psutil.wait_procs(_processes(state), timeout=10)
+    assert not alive
+    assert not folder.exists()
+    assert not Path(state["ray_folder"]).exists()
+
+
+def _processes(state: dict[str, Any]) -> list[psutil.Process]:
+    """All that belong to the cluster: its token is in the environment of each, or its folder among the arguments."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            known = [*process.environ().values(), *process.cmdline()]
+            if any(state["environment"]["RAY_AUTH_TOKEN"] in word or state["ray_folder"] in word for word in known):
+                found.append(process)
+    return found
+
+
+def _script(command: str, folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, SCRIPT, command, "--folder", folder],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
