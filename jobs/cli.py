@@ -171,6 +171,20 @@ def quality(
 
 
 @bench.command()
+def answers(
+    output: Annotated[Path | None, typer.Option(help="folder for answers.csv, answers.md and answers.png")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="a short clip, few questions: to see that it works")] = False,
+) -> None:
+    """Measure what answers cost by the number of questions per video, beside the usual loop and a prefix cache.
+
+    Example: flashvid bench answers --output answers
+    """
+    from jobs.bench.answers_command import bench_answers
+
+    bench_answers(output, quick=quick)
+
+
+@bench.command()
 def compress(
     output: Annotated[Path | None, typer.Option(help="folder for compress.csv and compress.md")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="small clips, only to see that it works")] = False,

@@ -1,0 +1,187 @@
+"""The arms of `bench answers`: ways from a video file and questions to answers, and what each did on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import LlavaOnevisionForConditionalGeneration
+
+from flashvid import CompressionConfig, InnerPruningConfig
+from flashvid.models import Answer, CompressedVideo, GenerationConfig, VideoModel, VisualFeatures, load_model
+from flashvid.models.llava.preprocess import LlavaFramePreprocessor
+from flashvid.presets import preset_named
+from jobs.bench.answers_model import ModelSize, write_clip, write_model
+from pipeline.config import SamplingConfig
+from pipeline.decoding import DecodedClip, decode_clip
+from pipeline.storage import Storage
+from pipeline.token_store import ClipOrigin, TokenStore
+
+_PRESET = preset_named("llava_onevision")
+_SUBJECTS = ("the disc", "a person", "the camera", "the light")
+_ASKED = ("What does {} do first?", "How often does {} move?", "Where is {} in the end?", "Why does {} stop?")
+QUESTIONS = tuple(asked.format(subject) for subject in _SUBJECTS for asked in _ASKED)
+# Of every arm.
+_MAX_NEW_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What an arm did: the work that times are made of.
+
+    Attributes:
+        frames_decoded: Frames sampled from the file.
+        encoder_calls: Clips that went through the vision tower.
+        token_layers_prefilled: Prompt tokens times the decoder layers that ran them.
+        generated_tokens: Of all answers.
+        bytes_written: To the token store.
+        bytes_read: From it.
+    """
+
+    frames_decoded: int
+    encoder_calls: int
+    token_layers_prefilled: int
+    generated_tokens: int
+    bytes_written: int
+    bytes_read: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What came of asking.
+
+    Attributes:
+        responses: One per question.
+        counts: What was done for them.
+        answers: As the handle gave them; none from the stock loop.
+    """
+
+    responses: tuple[str, ...]
+    counts: Counts
+    answers: tuple[Answer, ...] = ()
+
+
+class Bench:
+    """One model, one clip and one token store, in a folder; every arm asks the same questions of them."""
+
+    def __init__(self, folder: Path, size: ModelSize, num_frames: int) -> None:
+        self.size, self.num_frames = size, num_frames
+        self._stock: LlavaOnevisionForConditionalGeneration = write_model(folder / "model", size)
+        self._model: VideoModel = load_model(str(folder / "model"), dtype="float32", device="cpu")
+        self._preprocessor = LlavaFramePreprocessor.load(self._model.source, min_pixels=None, max_pixels=None)
+        self._clip = folder / "clip.mp4"
+        write_clip(self._clip, 2 * num_frames)
+        self._storage = Storage(str(folder / "tokens"))
+        self._store = TokenStore(self._storage, "0" * 16)
+        self._generation = GenerationConfig(max_new_tokens=_MAX_NEW_TOKENS)
+        self._video_token = size.vocabulary - 1
+        self._written = 0
+        clip = self.decode()
+        visual = self._model.encode(clip.frames, clip.frame_timestamps)
+        self._cached = self._commit(self._model.compress(visual, compression(0.1, inner_pruning=False)))
+
+    def naive(self, questions: Sequence[str]) -> Asked:
+        """A: decode, encode, prefill and answer for every question, with stock transformers."""
+        chat, ends = self._model.language.chat, sorted(self._model.language.chat.end_tokens)
+        responses, prompts, generated = [], 0, 0
+        for question in questions:
+            pictures = self._pictures(self.decode())
+            before, after = chat.around_video(question, self._generation.system_prompt)
+            num_visual = self.num_frames * self.size.frame_tokens + 1
+            ids = torch.tensor([[*before, *[self._video_token] * num_visual, *after]])
+            stock: Any = self._stock
+            with torch.no_grad():
+                found = stock.generate(
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    pixel_values_videos=pictures,
+                    max_new_tokens=_MAX_NEW_TOKENS,
+                    do_sample=False,
+                    eos_token_id=ends,
+                )[0, ids.shape[1] :].tolist()
+            # As the handle gives a text: without blanks around it.
+            responses.append(chat.text(found).strip())
+            prompts, generated = prompts + ids.shape[1], generated + len(found)
+        number = len(questions)
+        token_layers = prompts * self.size.layers
+        return Asked(tuple(responses), Counts(number * self.num_frames, number, token_layers, generated, 0, 0))
+
+    def rival(self, questions: Sequence[str]) -> Asked:
+        """B: stock vision once, all its tokens, one prefill for all questions, and these decoded together."""
+        clip = self.decode()
+        stock: Any = self._stock
+        with torch.no_grad():
+            (found,) = stock.model.get_video_features(
+                self._pictures(clip), vision_feature_layer=-1, vision_feature_select_strategy="full"
+            ).pooler_output
+        steps, area = self.num_frames, self.size.frame_tokens
+        side = round(area**0.5)
+        # Behind the last frame stands the newline, which the handle puts there itself.
+        features = found[: steps * area].reshape(steps, area, -1)
+        visual = VisualFeatures(features, features.new_ones(steps, area), (steps, side, side), clip.frame_timestamps)
+        return self._ask(self._model.compress(visual, None), questions, encoded=1)
+
+    def cold(self, questions: Sequence[str], retention_ratio: float = 0.1, *, inner_pruning: bool = False) -> Asked:
+        """C: encode, compress, commit the tokens, and answer from them."""
+        clip = self.decode()
+        visual = self._model.encode(clip.frames, clip.frame_timestamps)
+        compressed = self._model.compress(visual, compression(retention_ratio, inner_pruning=inner_pruning))
+        self._storage.take_traffic()
+        self._commit(compressed)
+        return self._ask(compressed, questions, encoded=1, pruning=pruning() if inner_pruning else None)
+
+    def warm(self, questions: Sequence[str]) -> Asked:
+        """D: read the tokens of a tenth, committed before, and answer from them."""
+        self._storage.take_traffic()
+        return self._ask(self._store.read(self._cached), questions, encoded=0)
+
+    def decode(self) -> DecodedClip:
+        """The sampled frames, resized."""
+        sampling = SamplingConfig(num_frames=self.num_frames)
+        return decode_clip(str(self._clip), sampling, None, None, transform_for=lambda _: self._preprocessor.resize)
+
+    def _commit(self, compressed: CompressedVideo) -> str:
+        """Each time another object: committing over one that is there writes nothing."""
+        key = f"{self._written:032x}"
+        self._written += 1
+        self._store.commit(key, compressed, ClipOrigin(key, key, key, None, None), thumbnails=[], run_id="bench")
+        return key
+
+    def _pictures(self, clip: DecodedClip) -> torch.Tensor:
+        frames: NDArray[np.uint8] = clip.frames
+        return self._preprocessor.pictures(frames, torch.device("cpu")).unsqueeze(0)
+
+    def _ask(
+        self,
+        compressed: CompressedVideo,
+        questions: Sequence[str],
+        *,
+        encoded: int,
+        pruning: InnerPruningConfig | None = None,
+    ) -> Asked:
+        answers = self._model.answer(compressed, questions, self._generation, pruning=pruning)
+        traffic: Mapping[str, int] = self._storage.take_traffic()
+        counts = Counts(
+            frames_decoded=encoded * self.num_frames,
+            encoder_calls=encoded,
+            token_layers_prefilled=answers[0].token_layers.shared + sum(a.token_layers.prompt for a in answers),
+            generated_tokens=sum(answer.num_generated_tokens for answer in answers),
+            bytes_written=traffic.get("bytes_written", 0),
+            bytes_read=traffic.get("bytes_read", 0),
+        )
+        return Asked(tuple(answer.response for answer in answers), counts, tuple(answers))
+
+
+def compression(retention_ratio: float, *, inner_pruning: bool) -> CompressionConfig:
+    """The paper's settings for LLaVA-OneVision."""
+    return _PRESET.compression(retention_ratio, inner_pruning=inner_pruning)
+
+
+def pruning() -> InnerPruningConfig:
+    """Its pruning inside the decoder, before the last quarter of the layers: 20 of 28 in the paper, here 3 of 4."""
+    return _PRESET.inner_pruning().model_copy(update={"pruning_layer": 3})

@@ -1,0 +1,165 @@
+"""The tables of `bench answers`: answers.csv, answers.md and answers.png."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+
+from jobs.bench.answers import ARMS, CONTROL, QUICK, AnswerCosts, ArmCost, Scope, measure_answers, work_of
+from jobs.bench.answers_model import LLAVA_7B
+from jobs.bench.answers_work import H100
+from jobs.bench.environment import describe_environment
+
+# Of 28 layers the paper prunes before the 20th, here 3 of 4 layers come before it.
+_SPLIT_7B = 21
+
+
+def bench_answers(output: Path | None = None, *, quick: bool = False) -> AnswerCosts:
+    """Measure, print the tables, and write them to `output`.
+
+    Args:
+        output: A folder, made if need be; None writes nothing.
+        quick: A short clip and few questions, to see that the measurement works; its figures mean little.
+
+    Raises:
+        ValueError: arms that keep all tokens give different answers.
+    """
+    before = os.getloadavg()[0]
+    found = measure_answers(QUICK if quick else Scope())
+    text = answers_markdown(found, f"load of the machine {before:.1f} before, {os.getloadavg()[0]:.1f} after")
+    print(text)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "answers.md").write_text(text, encoding="utf-8")
+        _write_csv(output / "answers.csv", found)
+        # A table without its picture is worth having; matplotlib comes with the extra `bench`.
+        if find_spec("matplotlib") is not None:
+            _plot(output / "answers.png", found)
+    return found
+
+
+def predicted_seconds(cost: ArmCost, num_frames: int) -> float:
+    """The same lengths in LLaVA-OneVision-7B on an H100 whose kernels reach what `answers_work.H100` says."""
+    split = _SPLIT_7B if cost.arm == "C inner" else LLAVA_7B.layers
+    # What stands before the video is a few tokens of system prompt, as good as nothing behind the pruning.
+    parts = work_of(cost.arm, LLAVA_7B, num_frames, cost.prompt, cost.asked, split=split)
+    return sum(parts.seconds(H100))
+
+
+def break_even(found: AnswerCosts, rival: str) -> int:
+    """Questions, asked one at a time, from which on building the cache and answering from it costs less than an arm.
+
+    Raises:
+        ValueError: an answer from the cache costs no less than the rival's.
+    """
+    built = found.of("C", 1).seconds - found.of("D", 1).seconds
+    saved = found.of(rival, 1).seconds - found.of("D", 1).seconds
+    if saved <= 0:
+        raise ValueError(f"an answer from the cache takes {-saved:.3f} s more than arm {rival}'s")
+    return max(1, math.ceil(built / saved))
+
+
+def answers_markdown(found: AnswerCosts, beside: str) -> str:
+    """The report.
+
+    Args:
+        found: What was measured.
+        beside: What else the machine did.
+    """
+    rates = found.rates
+    lines = [
+        "# Answers per CPU second",
+        "",
+        f"{found.scope.num_frames} frames, one thread, CPU time, least of several turns; {describe_environment()}; "
+        f"{beside}.",
+        f"Measured rates: products {rates.products / 1e9:.1f} GFLOP/s, attention {rates.attention / 1e9:.1f} GFLOP/s, "
+        f"memory {rates.bytes / 1e9:.1f} GB/s; the clip's frames decoded in {found.decode_seconds:.3f} s.",
+        "",
+        "| Q | arm | CPU s | limit | over limit | A is | B is | 7B on H100, s | A is | B is | control | turns |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    frames = found.scope.num_frames
+    for cost in found.costs:
+        first, rival = found.of("A", cost.questions), found.of("B", cost.questions)
+        predicted = [predicted_seconds(one, frames) for one in (cost, first, rival)]
+        lines.append(
+            f"| {cost.questions} | {cost.arm} | {cost.seconds:.3f} | {cost.limit:.3f} "
+            f"| {cost.seconds / cost.limit - 1:+.0%} | {_ratio(cost, first)} | {_ratio(cost, rival)} "
+            f"| {predicted[0]:.4f} | {predicted[1] / predicted[0]:.1f}x | {predicted[2] / predicted[0]:.1f}x "
+            f"| {cost.control:.1%} | {cost.turns} |"
+        )
+    lines += [
+        "",
+        f"A and B: their time as a multiple of the arm's; not told where it is within the control or {CONTROL:.0%}.",
+        "",
+        "| Q | arm | frames decoded | encoder calls | token-layers prefilled | tokens generated | written | read "
+        "| encode | compress | prefill | decode |",
+        "|---" * 12 + "|",
+    ]
+    for cost in found.costs:
+        c, parts = cost.counts, cost.parts.seconds(rates)
+        lines.append(
+            f"| {cost.questions} | {cost.arm} | {c.frames_decoded} | {c.encoder_calls} | {c.token_layers_prefilled} "
+            f"| {c.generated_tokens} | {c.bytes_written} | {c.bytes_read} | "
+            + " | ".join(f"{seconds:.3f}" for seconds in parts)
+            + " |"
+        )
+    lines += [
+        "",
+        "The last four: the limit's seconds by part. The cache has paid for itself with question "
+        + " and ".join(f"{break_even(found, arm)} against {arm}" for arm in "AB")
+        + ", asked one at a time.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _ratio(cost: ArmCost, other: ArmCost) -> str:
+    """No claim inside the A/A band."""
+    ratio = other.seconds / cost.seconds
+    return f"{ratio:.1f}x" if abs(ratio - 1) > max(cost.control, CONTROL) else ""
+
+
+def _write_csv(path: Path, found: AnswerCosts) -> None:
+    rows = [
+        {
+            "arm": cost.arm,
+            "questions": cost.questions,
+            "cpu_seconds": cost.seconds,
+            "limit_seconds": cost.limit,
+            "predicted_7b_seconds": predicted_seconds(cost, found.scope.num_frames),
+            "flops": sum(work.flops for work in cost.parts.all),
+            **asdict(cost.counts),
+            "control": cost.control,
+            "turns": cost.turns,
+        }
+        for cost in found.costs
+    ]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*rows[0]])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _plot(path: Path, found: AnswerCosts) -> None:
+    # The figure class itself, not pyplot: no global state, no display.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots()
+    for arm in ARMS:
+        costs = [cost for cost in found.costs if cost.arm == arm]
+        numbers = [cost.questions for cost in costs]
+        (line,) = axes.plot(numbers, [cost.seconds / cost.questions for cost in costs], marker="o", label=arm)
+        limits = [cost.limit / cost.questions for cost in costs]
+        axes.plot(numbers, limits, linestyle=":", color=line.get_color())
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlabel("questions per video")
+    axes.set_ylabel("CPU seconds per question; dotted: counted limit")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150)

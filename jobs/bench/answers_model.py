@@ -1,0 +1,133 @@
+"""The model and the clip of `bench answers`: a LLaVA-OneVision of random weights, sized by what its parts cost."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
+
+from flashvid.models import resolve_model
+from jobs.sample_videos import Frames, write_video
+
+_SEED = 20261123
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }} "
+    "{% for part in message.content %}{% if part.type == 'video' %}<video>\n{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_HEIGHT, _WIDTH, _FPS = 180, 320, 12
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What a LLaVA-OneVision's cost hangs on: a decoder like Qwen2's behind a tower like SigLIP's.
+
+    Attributes:
+        vision_width: Of the tower's states; its heads are `vision_heads`.
+        vision_mlp: Width inside its feed-forward layers.
+        vision_layers: Blocks that are used.
+        vision_heads: Attention heads of a block.
+        patches: Along a frame's side; pooling makes half as many tokens, rounded up.
+        width: Of the decoder's states and of a visual token.
+        mlp: Width inside its feed-forward layers.
+        layers: Decoder layers.
+        heads: Query heads.
+        kv_heads: Key-value heads.
+        vocabulary: Rows of the output head.
+        value_bytes: Of a weight, an activation and a stored value.
+    """
+
+    vision_width: int
+    vision_mlp: int
+    vision_layers: int
+    vision_heads: int
+    patches: int
+    width: int
+    mlp: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    value_bytes: int
+
+    @property
+    def frame_tokens(self) -> int:
+        """Visual tokens of a frame."""
+        return math.ceil(self.patches / 2) ** 2
+
+
+# Vision : prefill of all tokens stand as 785 : 1221 in FLOPs at 32 x 196 tokens (the paper, LLaVA-OneVision).
+BENCH = ModelSize(192, 576, 3, 4, 27, 256, 1536, 4, 4, 2, 480, 4)
+# lmms-lab/llava-onevision-qwen2-7b-ov in bfloat16; the tower's last block is not used.
+LLAVA_7B = ModelSize(1152, 4304, 26, 16, 27, 3584, 18944, 28, 28, 4, 152064, 2)
+
+
+def write_model(folder: Path, size: ModelSize) -> LlavaOnevisionForConditionalGeneration:
+    """Write a random model as a directory that `load_model` reads; the stock model is returned.
+
+    Args:
+        folder: Where to; made.
+        size: Of the model; its vocabulary must have room for the embedded tokenizer's 480 entries.
+    """
+    config = LlavaOnevisionConfig(
+        vision_config={
+            "model_type": "siglip_vision_model",
+            "hidden_size": size.vision_width,
+            "intermediate_size": size.vision_mlp,
+            "num_hidden_layers": size.vision_layers,
+            "num_attention_heads": size.vision_heads,
+            "image_size": 2 * size.patches,
+            "patch_size": 2,
+            "vision_use_head": False,
+        },
+        text_config={
+            "model_type": "qwen2",
+            "vocab_size": size.vocabulary,
+            "hidden_size": size.width,
+            "intermediate_size": size.mlp,
+            "num_hidden_layers": size.layers,
+            "num_attention_heads": size.heads,
+            "num_key_value_heads": size.kv_heads,
+            "max_position_embeddings": 32768,
+            "tie_word_embeddings": False,
+        },
+        video_token_index=size.vocabulary - 1,
+    )
+    kind: Any = LlavaOnevisionForConditionalGeneration
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        stock = kind(config)
+        for parameter in stock.parameters():
+            if parameter.ndim > 1:
+                # As wide as keeps a state's size from layer to layer: answers then differ between questions.
+                torch.nn.init.normal_(parameter, std=1.4 / math.sqrt(math.prod(parameter.shape[1:])))
+    stock.save_pretrained(folder)
+    side = 2 * size.patches
+    processor = {"size": {"height": side, "width": side}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor), encoding="utf-8")
+    for name in _TOKENIZER:
+        shutil.copyfile(resolve_model("tiny-random").path / name, folder / name)
+    (folder / "chat_template.jinja").write_text(_TEMPLATE, encoding="utf-8")
+    return stock.train(False)  # type: ignore[no-any-return]
+
+
+def write_clip(path: Path, num_frames: int) -> None:
+    """Write a video of soft textures that drift, with a cut every 16 frames."""
+    write_video(path, _frames(num_frames), fps=_FPS)
+
+
+def _frames(count: int) -> Frames:
+    for index in range(count):
+        random = np.random.default_rng([_SEED, index // 16])
+        coarse = random.uniform(0, 255, (_HEIGHT // 20, _WIDTH // 20, 3))
+        scene: NDArray[np.float64] = coarse.repeat(20, axis=0).repeat(20, axis=1)
+        yield np.roll(scene, 2 * (index % 16), axis=1).astype(np.uint8)

@@ -1,0 +1,221 @@
+"""What answering costs at least: FLOPs and bytes counted from a model's size and a prompt's lengths, and their time.
+
+A multiplication and an addition are two operations. Attention is counted as it is needed, a token with itself and those
+before it. Bytes are those that layers pass between matrix products (norms, residuals, rotary embedding, activation),
+each read or written once per operation, as without fusing kernels, and in decoding the weights and the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jobs.bench.answers_model import ModelSize
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of one part of the pipeline: `products` and `attention` in operations, `moved` in bytes.
+
+    `step_bytes` are read while decoding: there either these or the products decide, whatever takes longer.
+    """
+
+    products: float = 0.0
+    attention: float = 0.0
+    moved: float = 0.0
+    step_bytes: float = 0.0
+
+    def __add__(self, other: Work) -> Work:
+        """Both."""
+        return Work(
+            self.products + other.products,
+            self.attention + other.attention,
+            self.moved + other.moved,
+            self.step_bytes + other.step_bytes,
+        )
+
+    def times(self, number: int) -> Work:
+        """The same so many times."""
+        return Work(*(number * part for part in (self.products, self.attention, self.moved, self.step_bytes)))
+
+    @property
+    def flops(self) -> float:
+        """Operations of either kind."""
+        return self.products + self.attention
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a machine does per second: operations of matrix products and of attention, bytes moved."""
+
+    products: float
+    attention: float
+    bytes: float
+
+    def seconds(self, work: Work) -> float:
+        """Least time of one part.
+
+        Args:
+            work: All of one kind: where there are `step_bytes`, its products and its attention wait for them.
+        """
+        computing = work.products / self.products + work.attention / self.attention
+        return max(computing, work.step_bytes / self.bytes) + work.moved / self.bytes
+
+
+# One H100 SXM: 989 TFLOP/s in bfloat16 and 3.35 TB/s (NVIDIA's data sheet). Half of the first and four fifths of the
+# second are what good kernels reach.
+H100 = Rates(0.5 * 989e12, 0.5 * 989e12, 0.8 * 3.35e12)
+
+
+@dataclass(frozen=True)
+class AskedQuestion:
+    """Lengths of one question's prompt and answer.
+
+    Attributes:
+        tokens: Of its own part of the prompt.
+        generated: Tokens of its answer, at least one.
+        behind: Tokens that the layers behind the inner pruning run for it; 0 without.
+    """
+
+    tokens: int
+    generated: int
+    behind: int = 0
+
+
+def encoding(size: ModelSize, num_frames: int, *, scores: bool) -> Work:
+    """Tower and projector for so many frames.
+
+    Args:
+        size: Of the model.
+        num_frames: Encoded.
+        scores: Whether the attention that tokens receive is computed too: the last block's queries, keys and their
+            products once more.
+    """
+    area, width, mlp = size.patches**2, size.vision_width, size.vision_mlp
+    patches = num_frames * area
+    layer = Work(
+        patches * 2 * (4 * width**2 + 2 * width * mlp),
+        patches * 4 * area * width,
+        patches * size.value_bytes * (10 * width + 2 * mlp),
+    )
+    projector = Work(patches * 2 * (width * size.width + size.width**2), 0, patches * size.value_bytes * 3 * size.width)
+    again = Work(patches * 4 * width**2, patches * 2 * area * width) if scores else Work()
+    return layer.times(size.vision_layers) + projector + again
+
+
+def compression(size: ModelSize, num_frames: int) -> Work:
+    """The products that the method cannot do without: within each frame, and of each frame with the next."""
+    tokens = size.frame_tokens
+    return Work(2 * tokens**2 * size.width * (2 * num_frames - 1))
+
+
+def layer_parameters(size: ModelSize) -> int:
+    """Weights in the matrix products of one decoder layer."""
+    head_dim = size.width // size.heads
+    return 2 * size.width * (size.width + size.kv_heads * head_dim) + 3 * size.width * size.mlp
+
+
+def prefill(size: ModelSize, before: int, tokens: int, layers: int) -> Work:
+    """So many tokens on top of `before` others, through some decoder layers."""
+    kv_width = size.kv_heads * size.width // size.heads
+    one = Work(
+        tokens * 2 * layer_parameters(size),
+        4 * size.width * (tokens * before + tokens * (tokens + 1) / 2),
+        tokens * size.value_bytes * (12 * size.width + 4 * kv_width + 5 * size.mlp),
+    )
+    return one.times(layers)
+
+
+def decoding(size: ModelSize, prompt: int, questions: Sequence[AskedQuestion], *, rows: int) -> Work:
+    """Answers behind a shared prompt, `rows` at a time; an answer's first token comes from its prefill.
+
+    Args:
+        size: Of the model.
+        prompt: Tokens before each question's own, in every layer.
+        questions: Their lengths.
+        rows: Answers that are decoded together.
+    """
+    kv_bytes = 2 * size.kv_heads * size.width // size.heads * size.value_bytes
+    head = size.width * size.vocabulary
+    weights = size.layers * layer_parameters(size) + head
+    total = Work(products=2 * head * len(questions))
+    for first in range(0, len(questions), rows):
+        together = questions[first : first + rows]
+        for step in range(max(question.generated for question in together) - 1):
+            running = [question for question in together if question.generated - 1 > step]
+            seen = sum(prompt + question.tokens + step + 1 for question in running)
+            total += Work(
+                2 * weights * len(running),
+                4 * size.width * seen * size.layers,
+                0,
+                weights * size.value_bytes + seen * kv_bytes * size.layers,
+            )
+    return total
+
+
+@dataclass(frozen=True)
+class Parts:
+    """An arm's work by part of the pipeline."""
+
+    encode: Work
+    compress: Work
+    prefill: Work
+    decode: Work
+
+    @property
+    def all(self) -> tuple[Work, ...]:
+        """In order."""
+        return self.encode, self.compress, self.prefill, self.decode
+
+    def seconds(self, rates: Rates) -> tuple[float, ...]:
+        """Least time of each part."""
+        return tuple(rates.seconds(work) for work in self.all)
+
+
+def one_by_one(size: ModelSize, num_frames: int, prompt: int, questions: Sequence[AskedQuestion]) -> Parts:
+    """Everything again for every question: arm A."""
+    prefilled = Work()
+    for question in questions:
+        prefilled += prefill(size, 0, prompt + question.tokens, size.layers)
+    encoded = encoding(size, num_frames, scores=False).times(len(questions))
+    return Parts(encoded, Work(), prefilled, decoding(size, prompt, questions, rows=1))
+
+
+def shared(
+    size: ModelSize,
+    num_frames: int,
+    prompt: int,
+    questions: Sequence[AskedQuestion],
+    *,
+    rows: int,
+    compressed: bool = False,
+    cached: bool = False,
+    split: int | None = None,
+    text: int = 0,
+) -> Parts:
+    """One encode and one prefill for all questions: arms B, C and D.
+
+    Args:
+        size: Of the model.
+        num_frames: Encoded.
+        prompt: Tokens of the shared prefix.
+        questions: Their lengths.
+        rows: Answers that are decoded together.
+        compressed: Whether tokens are scored and compressed.
+        cached: Whether that was done before.
+        split: Layers before the inner pruning; None for none.
+        text: With inner pruning the prefix's tokens before the first visual one.
+    """
+    before = size.layers if split is None else split
+    behind = size.layers - before
+    prefilled = prefill(size, 0, prompt, before) + prefill(size, 0, text, behind)
+    for question in questions:
+        prefilled += prefill(size, prompt, question.tokens, before)
+        prefilled += prefill(size, text, question.behind, behind)
+    nothing = Work()
+    return Parts(
+        nothing if cached else encoding(size, num_frames, scores=compressed),
+        compression(size, num_frames) if compressed and not cached else nothing,
+        prefilled,
+        decoding(size, prompt, questions, rows=rows),
+    )
