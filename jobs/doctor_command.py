@@ -58,7 +58,7 @@ def _checks(job: str | None, address: str | None, storage_option: list[str] | No
     yield from check_gpu()
     if settings is not None:
         yield from check_tables(settings)
-        for key, url in (("output", settings.output), ("cache", settings.cache)):
+        for key, url in (("output", settings.output), ("cache", settings.cache or None)):
             if url is not None:
                 yield from check_storage(key, url, settings.storage_options)
     elif job:

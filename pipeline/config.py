@@ -143,7 +143,10 @@ class JobConfig(Settings):
     videos: str = Field(min_length=1, description="a folder, a glob, or a Parquet, CSV or JSONL table")
     questions: str | tuple[QuestionRow, ...] = Field(description="a table's path, or the questions themselves")
     output: str = Field(min_length=1, description="folder or URL that receives answers and failures")
-    cache: str | None = Field(default=None, description="folder or URL of the compressed tokens; default: output")
+    cache: str | Literal[False] | None = Field(
+        default=None,
+        description="where the compressed tokens live: default, in the output; off: nowhere, for jobs that run once",
+    )
     cache_dtype: CacheDtype | None = Field(
         default=None, description="int8 halves a bfloat16 cache, at a small error; default: tokens bit for bit"
     )
@@ -253,9 +256,20 @@ class JobConfig(Settings):
             raise ValueError("the URL holds a password: give it through the environment or a profile")
         return value
 
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _off_is_false(cls, value: object) -> object:
+        # YAML reads off as false; the command line and Python may write the word.
+        return False if value == "off" else value
+
+    @property
+    def keeps_tokens(self) -> bool:
+        """Whether compressed tokens are committed, for later questions and later runs."""
+        return self.cache is not False
+
     @property
     def tokens_root(self) -> str:
-        """Where the compressed tokens live."""
+        """Where the compressed tokens live, if they are kept."""
         return self.cache or self.output
 
 

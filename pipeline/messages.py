@@ -23,6 +23,7 @@ _SCHEMA = pa.schema(
         ("frames", pa.large_binary()),
         ("frames_shape", pa.list_(pa.int64())),
         ("frame_timestamps", pa.list_(pa.float64())),
+        ("tokens", pa.large_binary()),
         ("answers", pa.string()),
         ("failures", pa.string()),
     ]
@@ -69,12 +70,14 @@ class ClipMessage:
     Attributes:
         clip: The planned clip.
         decoded: Its frames, between decode and encode.
+        tokens: Between encode and answer, the object that a run with a cache would have committed (`cache: off`).
         answers: Answer rows (without run columns), after the answer stage.
         failures: What failed; one without a `question_id` ends the clip's way.
     """
 
     clip: Clip
     decoded: DecodedClip | None = None
+    tokens: bytes | None = None
     answers: tuple[Mapping[str, Any], ...] = ()
     failures: tuple[Failure, ...] = field(default=())
 
@@ -89,8 +92,8 @@ class ClipMessage:
         return any(failure.error_type == SuspectedClipError.__name__ for failure in self.failures)
 
     def failed(self, failure: Failure) -> ClipMessage:
-        """The same clip with a failure instead of frames."""
-        return replace(self, decoded=None, failures=(*self.failures, failure))
+        """The same clip with a failure instead of frames or tokens."""
+        return replace(self, decoded=None, tokens=None, failures=(*self.failures, failure))
 
     def to_table(self) -> pa.Table:
         """One Arrow row."""
@@ -104,6 +107,7 @@ class ClipMessage:
             "frames": pa.nulls(1, pa.large_binary()) if frames is None else frames,
             "frames_shape": pa.array([shape], pa.list_(pa.int64())),
             "frame_timestamps": pa.array([timestamps], pa.list_(pa.float64())),
+            "tokens": pa.array([self.tokens], pa.large_binary()),
             "answers": pa.array([json.dumps(self.answers)], pa.string()),
             "failures": pa.array([json.dumps([asdict(failure) for failure in self.failures])], pa.string()),
         }
@@ -129,6 +133,7 @@ class ClipMessage:
         return cls(
             clip=Clip(**{**clip, "question_ids": tuple(clip["question_ids"])}),
             decoded=decoded,
+            tokens=table["tokens"][0].as_py(),
             answers=tuple(json.loads(table["answers"][0].as_py())),
             failures=tuple(Failure(**failure) for failure in json.loads(table["failures"][0].as_py())),
         )

@@ -203,6 +203,8 @@ class Planner:
         return PlannedShard(told, ray.put(self._fetch(part)) if self._on_ray else part)
 
     def _committed(self) -> NDArray[np.bytes_]:
+        if not self._job.keeps_tokens:
+            return np.array([], dtype="S32")
         store = TokenStore(Storage(self._job.tokens_root, self._job.storage_options), self._prints.tokens)
         count = len(self._rows)
         listed = self._each(list_tokens, [(store, index, count) for index in range(count)], num_returns=1)

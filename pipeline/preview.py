@@ -151,7 +151,7 @@ def preview(
         inputs.videos,
         inputs.sources,
         inputs.questions,
-        committed_tokens=TokenStore(Storage(job.tokens_root, job.storage_options), prints.tokens).committed(),
+        committed_tokens=_committed(job, prints),
         answered=ledger.answer_keys(),
         failed=ledger.failure_keys(),
         max_attempts=job.max_attempts,
@@ -161,6 +161,8 @@ def preview(
     todo = replace(todo, to_encode=tuple(clip for clip in todo.to_encode if clip.clip_id not in headers.unusable))
     takes = footprint(model, job.model.dtype)
     token_bytes = takes.stored_token if job.cache_dtype is None else takes.quantised_token
+    if not job.keeps_tokens:
+        token_bytes = 0
     left = work(todo, sizes, file_bytes, stored_token_bytes=token_bytes)
     rates = _rates(given_rates or Rates(), measured_rates(records.ended(), model.identity, job.model.dtype))
     pools = _pools(job, hardware, encodes=bool(todo.to_encode))
@@ -244,6 +246,12 @@ class _Headers:
             if size is not None:
                 sizes[clip.clip_id] = size
         return sizes
+
+
+def _committed(job: JobConfig, prints: Fingerprints) -> frozenset[str]:
+    if not job.keeps_tokens:
+        return frozenset()
+    return TokenStore(Storage(job.tokens_root, job.storage_options), prints.tokens).committed()
 
 
 def _ids_by_path(probes: ProbeTable) -> dict[str, set[str]]:

@@ -225,7 +225,8 @@ class _Run:
                 yield message
         for clip in suspects:
             self._on_notice(f"video_id {clip.video_id!r}: its processes died twice; the clip is tried again alone")
-            alone = RunPlan.of_one(clip, is_cached=settings.token_store().has(clip.content_key))
+            is_cached = self._job.keeps_tokens and settings.token_store().has(clip.content_key)
+            alone = RunPlan.of_one(clip, is_cached=is_cached)
             yield from stream(alone, pools.of_one(), replace(settings, alone=True), self._questions)
 
     def _on_notice(self, sentence: str) -> None:

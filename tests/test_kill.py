@@ -51,7 +51,9 @@ def undisturbed(sample_videos: Path, tmp_path_factory: pytest.TempPathFactory, r
 
 
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize("stage", ["Decode", pytest.param("Encode", marks=pytest.mark.slow), "Answer"])
+@pytest.mark.parametrize(
+    "stage", ["Decode", *(pytest.param(name, marks=pytest.mark.slow) for name in ("Encode", "Answer"))]
+)
 def test_killing_an_actor_loses_and_repeats_nothing(undisturbed: Path, stage: str) -> None:
     """Ray restarts the actor, the clip in its hands is tried again, and no finished clip is."""
     killed: list[int] = []

@@ -34,6 +34,7 @@ def test_everything_arrives() -> None:
     """Clip, answers and failures, with their types."""
     sent = ClipMessage(
         clip("a", start_s=0.5, end_s=None, video_path=None, question_ids=("q1", "q2"), attempt=3, problem="odd"),
+        tokens=b"\x00PAR1",
         answers=({"response": "“yes”\n", "num": 3, "seconds": 1 / 3, "options": ["a", "b"], "none": None},),
         failures=(a_failure(question_id="q2"), a_failure(error_message="日本")),
     )

@@ -130,6 +130,7 @@ def whole_pools(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DataContext.get_current(), "wait_for_min_actors_s", 120)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_pools")
 def test_two_encode_actors_hold_different_gpus(sample_videos: Path, tmp_path: Path) -> None:
     """Ray pins each encode actor to a GPU of its own; the answer actor needs none here."""
@@ -170,3 +171,21 @@ def test_a_cluster_that_is_too_small_is_said_not_waited_for(sample_videos: Path,
     pools = {"encode": {"concurrency": 2, "num_gpus": 1}, "answer": {"concurrency": 1, "num_gpus": 1}}
     with pytest.raises(FatalError, match=r"2 GPUs .*resources\.encode"):
         run(job(tmp_path, resources=pools))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cache_dtype", [None, "int8"])
+def test_a_job_without_a_cache_answers_the_same(sample_videos: Path, tmp_path: Path, cache_dtype: str | None) -> None:
+    """Bit for bit, and no token is written; a later question costs decoding and encoding again, and says so."""
+    copy_videos(sample_videos, tmp_path, VIDEOS)
+    kept = job(tmp_path, output=str(tmp_path / "kept"), cache_dtype=cache_dtype)
+    once = job(tmp_path, output=str(tmp_path / "once"), cache_dtype=cache_dtype, cache="off")
+    assert run(kept).answers_new == 6
+    summary = run(once)
+    assert (summary.answers_new, summary.failures_new, summary.encoder_calls) == (6, 0, 3)
+    assert comparable(table(tmp_path / "once", "answers")) == comparable(table(tmp_path / "kept", "answers"))
+    assert not (tmp_path / "once" / "tokens").exists()
+    assert run(once).clips_planned == 0
+    more = once.model_copy(update={"questions": job(tmp_path, questions=[*QUESTIONS, "Which colour moves?"]).questions})
+    again = run(more)
+    assert (again.answers_before, again.answers_new, again.encoder_calls, again.cache_hits) == (6, 3, 3, 0)

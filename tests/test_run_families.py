@@ -122,6 +122,7 @@ def test_a_family(sample_videos: Path, tmp_path: Path, family: str) -> None:
         np.testing.assert_allclose(level.numpy(), expected.numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_inner_pruning_and_options_by_likelihood(sample_videos: Path, tmp_path: Path) -> None:
     """Pruned in the last of three layers; an answer is a letter; the summary averages over the layers."""
     pruning = {"pruning_layer": 2, "llm_retention_ratio": 0.3}
@@ -150,6 +151,7 @@ def test_inner_pruning_and_options_by_likelihood(sample_videos: Path, tmp_path: 
     assert forked.realised_retention == kept / everything
 
 
+@pytest.mark.slow
 def test_an_int8_cache_and_a_method_of_the_decoder(sample_videos: Path, tmp_path: Path) -> None:
     """FastV keeps every token for any question, here as int8; answers are made from these bytes, cold or warm."""
     copy_videos(sample_videos, tmp_path, [VIDEO])

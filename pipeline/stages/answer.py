@@ -17,6 +17,7 @@ from pipeline.messages import ClipMessage, Failure
 from pipeline.planning import Clip
 from pipeline.prompts import option_letters, question_prompt
 from pipeline.stages.stage import Stage, StageSettings
+from pipeline.token_store import decode_tokens
 
 
 class AnswerStage(Stage):
@@ -33,18 +34,21 @@ class AnswerStage(Stage):
 
     def process(self, message: ClipMessage) -> tuple[ClipMessage, Mapping[str, int]]:
         """Answer from what storage holds, also in the run that just wrote it: cold equals warm."""
-        asked = self._asked(message.clip)
+        asked = self._asked(message)
         return self._answered(message, asked, self._ask(asked))
 
     def process_together(self, messages: Sequence[ClipMessage]) -> list[tuple[ClipMessage, Mapping[str, int]]]:
         """The same for several clips, whose questions are generated as one batch."""
-        asked = [self._asked(message.clip) for message in messages]
+        asked = [self._asked(message) for message in messages]
         outcomes = self._answer(asked)
         return [self._answered(*clip) for clip in zip(messages, asked, outcomes, strict=True)]
 
-    def _asked(self, clip: Clip) -> _Asked:
+    def _asked(self, message: ClipMessage) -> _Asked:
+        clip, name = message.clip, self.tokens.name(message.clip.content_key)
         wanted = frozenset(clip.question_ids)
         questions = tuple(q for q in self._questions.for_video(clip.video_id) if q.question_id in wanted)
+        if message.tokens is not None:
+            return _Asked(clip, decode_tokens(message.tokens, name), questions)
         return _Asked(clip, self.tokens.read(clip.content_key), questions)
 
     def _answered(
@@ -62,7 +66,7 @@ class AnswerStage(Stage):
             num_layers = self._model.language.decoder.num_layers
             counts["visual_token_layers_before"] = len(asked.compressed.assignment) * num_layers
             counts["visual_token_layers_after"] = round(fmean(outcome.visual_token_layers))
-        return replace(message, answers=outcome.rows, failures=outcome.failures), counts
+        return replace(message, tokens=None, answers=outcome.rows, failures=outcome.failures), counts
 
     def _ask(self, asked: _Asked) -> _Outcome:
         """Answer a clip's questions together; if that fails, each alone, so that one costs no other."""

@@ -42,7 +42,7 @@ class DecodeStage(Stage):
         clip, job = message.clip, self.settings.job
         if clip.video_path is None:
             raise VideoNotFoundError("the row has no video_path")
-        if self.tokens.has(clip.content_key):
+        if job.keeps_tokens and self.tokens.has(clip.content_key):
             return message, {}
         asked = time.perf_counter()
         while not self.tell("admit", clip.clip_id):

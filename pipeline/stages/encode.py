@@ -13,14 +13,17 @@ from PIL import Image
 from flashvid.models import load_model
 from pipeline.messages import ClipMessage
 from pipeline.stages.stage import Stage, StageSettings
-from pipeline.token_store import ClipOrigin
+from pipeline.token_store import ClipOrigin, encode_tokens
 
 _THUMBNAILS = 3
 _THUMBNAIL_SIDE = 160
 
 
 class EncodeStage(Stage):
-    """GPU actor with the vision side of the model; commits the clip's tokens before it passes the clip on."""
+    """GPU actor with the vision side of the model; commits the clip's tokens before it passes the clip on.
+
+    Without a cache the tokens travel with the clip, as the bytes that would have been committed.
+    """
 
     name = "encode"
 
@@ -39,26 +42,28 @@ class EncodeStage(Stage):
 
     def process(self, message: ClipMessage) -> tuple[ClipMessage, Mapping[str, int]]:
         """Encode, compress and commit; a clip without frames has its tokens committed already."""
-        clip, decoded = message.clip, message.decoded
+        clip, decoded, job = message.clip, message.decoded, self.settings.job
         passed_on = replace(message, decoded=None)
         # A process that died between its commit and its reply is not repeated.
-        if decoded is None or self.tokens.has(clip.content_key):
+        if decoded is None or (job.keeps_tokens and self.tokens.has(clip.content_key)):
             return passed_on, {}
         visual = self._model.encode(decoded.frames, decoded.frame_timestamps)
-        compressed = self._model.compress(visual, self.settings.job.compression)
+        compressed = self._model.compress(visual, job.compression)
+        origin = ClipOrigin(clip.clip_id, clip.video_id, clip.source_id, clip.start_s, clip.end_s)
+        counts = {"encoder_calls": 1, "tokens_encoded": visual.scores.numel()}
+        if not job.keeps_tokens:
+            content = encode_tokens(
+                compressed, origin, cache_dtype=job.cache_dtype, thumbnails=[], run_id=self.settings.run_id
+            )
+            return replace(passed_on, tokens=content), counts
         self.tokens.commit(
             clip.content_key,
             compressed,
-            ClipOrigin(clip.clip_id, clip.video_id, clip.source_id, clip.start_s, clip.end_s),
+            origin,
             thumbnails=thumbnails(decoded.frames),
             run_id=self.settings.run_id,
         )
-        counts = {
-            "encoder_calls": 1,
-            "tokens_encoded": visual.scores.numel(),
-            "tokens_committed": len(compressed.tokens),
-        }
-        return passed_on, counts
+        return passed_on, {**counts, "tokens_committed": len(compressed.tokens)}
 
     def after(self, message: ClipMessage) -> None:
         """Whatever became of the clip, its frames are done with."""
