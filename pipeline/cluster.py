@@ -20,10 +20,15 @@ _CONNECT_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class ClusterSize:
-    """What the cluster has."""
+    """What the cluster has, node by node."""
 
-    num_cpus: float
+    cpus_per_node: tuple[float, ...]
     gpus_per_node: tuple[int, ...]
+
+    @property
+    def num_cpus(self) -> float:
+        """CPUs of all nodes."""
+        return sum(self.cpus_per_node)
 
 
 @contextmanager
@@ -80,7 +85,7 @@ def _check_reachable(target: str) -> None:
 def _size() -> ClusterSize:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     return ClusterSize(
-        num_cpus=sum(node.get("CPU", 0.0) for node in nodes),
+        cpus_per_node=tuple(node["CPU"] for node in nodes if node.get("CPU")),
         gpus_per_node=tuple(int(node["GPU"]) for node in nodes if node.get("GPU")),
     )
 

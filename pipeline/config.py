@@ -59,12 +59,24 @@ class SamplingConfig(Settings):
         return self
 
 
+_Count = Annotated[int, Field(ge=1)]
+
+
 class PoolConfig(Settings):
     """One pool of actors. What is omitted is chosen from the cluster's size (see `pipeline.resources`)."""
 
-    concurrency: Annotated[int, Field(ge=1)] | None = Field(default=None, description="number of actors")
+    concurrency: _Count | tuple[_Count, _Count] | None = Field(
+        default=None, description="number of actors, or [least, most] of a pool that grows and shrinks with its work"
+    )
     num_cpus: float | None = Field(default=None, ge=0, description="CPUs that each actor reserves")
     num_gpus: float | None = Field(default=None, ge=0, description="GPUs, or a share of one, per actor")
+
+    @field_validator("concurrency")
+    @classmethod
+    def _least_is_not_most(cls, concurrency: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
+        if isinstance(concurrency, tuple) and concurrency[0] > concurrency[1]:
+            raise ValueError(f"at least {concurrency[0]} actors and at most {concurrency[1]} contradict each other")
+        return concurrency
 
     @field_validator("num_gpus")
     @classmethod

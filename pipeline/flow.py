@@ -126,7 +126,7 @@ def _graph(plan: RunPlan, pools: Pools, settings: StageSettings, questions: ray.
         sources.append(_source(_deals(plan, "cached")))
     first, *others = sources
     joined: Dataset = first.union(*others) if others else first
-    together = clips_per_batch(counts.clips_planned, counts.answers_planned, pools.answer.size, encodes=encodes)
+    together = clips_per_batch(counts.clips_planned, counts.answers_planned, pools.answer.most, encodes=encodes)
     return _stage(joined, AnswerStage, pools.answer, settings, questions, batch_size=together)
 
 
@@ -155,7 +155,9 @@ def _stage(
         batch_size=batch_size,
         batch_format="pyarrow",
         zero_copy_batch=True,
-        compute=ActorPoolStrategy(size=pool.size),
+        compute=ActorPoolStrategy(size=pool.size)
+        if pool.max_size is None
+        else ActorPoolStrategy(min_size=pool.size, max_size=pool.max_size),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus,
         **options,

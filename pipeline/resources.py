@@ -20,11 +20,24 @@ _BATCHES_WHILE_ENCODING = 16
 
 @dataclass(frozen=True)
 class Pool:
-    """A pool of actors: how many, and what each reserves of its node."""
+    """A pool of actors: what each reserves of its node, and how many there are.
+
+    Attributes:
+        size: Actors; where the pool grows, those that it starts with and never goes below.
+        num_cpus: Of each.
+        num_gpus: Of each.
+        max_size: What the pool may grow to; None if it does not.
+    """
 
     size: int
     num_cpus: float
     num_gpus: float
+    max_size: int | None = None
+
+    @property
+    def most(self) -> int:
+        """The most actors that there can be."""
+        return self.max_size or self.size
 
 
 @dataclass(frozen=True)
@@ -38,11 +51,20 @@ class Pools:
 
     def of_one(self) -> Pools:
         """One actor of each kind."""
-        decode, encode, answer = (replace(pool, size=1) for pool in (self.decode, self.encode, self.answer))
+        decode, encode, answer = (
+            replace(pool, size=1, max_size=None) for pool in (self.decode, self.encode, self.answer)
+        )
         return Pools(decode, encode, answer, max_decoded_clips=1)
 
 
-def plan_pools(resources: ResourcesConfig, *, num_cpus: float, gpus_per_node: Sequence[int], encodes: bool) -> Pools:
+def plan_pools(
+    resources: ResourcesConfig,
+    *,
+    num_cpus: float,
+    gpus_per_node: Sequence[int],
+    encodes: bool,
+    cpus_per_node: Sequence[float] = (),
+) -> Pools:
     """Size the pools for a cluster.
 
     What the job leaves open: GPU actors reserve no CPU (else half-GPU actors wait for CPUs for ever); on one GPU encode
@@ -53,6 +75,7 @@ def plan_pools(resources: ResourcesConfig, *, num_cpus: float, gpus_per_node: Se
         num_cpus: CPUs of the cluster.
         gpus_per_node: GPUs of each node that has some.
         encodes: Whether anything has to be decoded and encoded; else only the answer pool counts.
+        cpus_per_node: CPUs of each node; without, they count as one node's.
 
     Raises:
         ClusterTooSmallError: the pools can't all be placed; says what is asked, what there is, and what to change.
@@ -63,14 +86,13 @@ def plan_pools(resources: ResourcesConfig, *, num_cpus: float, gpus_per_node: Se
     # Without GPUs the model runs on the same CPUs: leave it half of them, and always what its actors reserve.
     reserved_cpus = encode.size * encode.num_cpus + answer.size * answer.num_cpus
     spare_cpus = min(num_cpus if gpus else num_cpus / 2, num_cpus - reserved_cpus + _ROUNDING)
-    decode = Pool(
-        size=resources.decode.concurrency or max(1, int(spare_cpus / max(decode_cpus, 1.0))),
-        num_cpus=decode_cpus,
-        num_gpus=0.0,
-    )
+    # An actor's CPUs are on one node: what is left over on several makes no further one.
+    room = sum(int(node / max(decode_cpus, 1.0)) for node in cpus_per_node or (num_cpus,))
+    least, most = _bounds(resources.decode, max(1, min(room, int(spare_cpus / max(decode_cpus, 1.0)))))
+    decode = Pool(least, num_cpus=decode_cpus, num_gpus=0.0, max_size=most)
     # One clip in each encode actor's hands and one waiting for it; a little more to even out long and short ones.
-    pools = Pools(decode, encode, answer, resources.max_decoded_clips or 2 * encode.size + 2)
-    _check(pools, num_cpus, gpus_per_node, encodes)
+    pools = Pools(decode, encode, answer, resources.max_decoded_clips or 2 * encode.most + 2)
+    _check(pools, cpus_per_node or (num_cpus,), gpus_per_node, encodes)
     return pools
 
 
@@ -110,25 +132,39 @@ def _gpu_pools(resources: ResourcesConfig, gpus: int, encodes: bool) -> tuple[Po
 
 
 def _pool(wish: PoolConfig, *, size: int, num_gpus: float) -> Pool:
+    least, most = _bounds(wish, size)
     return Pool(
-        size=wish.concurrency or size,
+        least,
         num_cpus=wish.num_cpus or 0.0,
         num_gpus=num_gpus if wish.num_gpus is None else wish.num_gpus,
+        max_size=most,
     )
 
 
-def _check(pools: Pools, num_cpus: float, gpus_per_node: Sequence[int], encodes: bool) -> None:
+def _bounds(wish: PoolConfig, size: int) -> tuple[int, int | None]:
+    if isinstance(wish.concurrency, tuple):
+        return wish.concurrency
+    return wish.concurrency or size, None
+
+
+def _check(pools: Pools, cpus_per_node: Sequence[float], gpus_per_node: Sequence[int], encodes: bool) -> None:
     active = {"decode": pools.decode, "encode": pools.encode, "answer": pools.answer}
     if not encodes:
         active = {"answer": pools.answer}
     asked = ", ".join(
         f"{name} {pool.size} x ({pool.num_cpus:g} CPU, {pool.num_gpus:g} GPU)" for name, pool in active.items()
     )
-    cpus = sum(pool.size * pool.num_cpus for pool in active.values())
+    cpus, num_cpus = sum(pool.size * pool.num_cpus for pool in active.values()), sum(cpus_per_node)
     if cpus > num_cpus + _ROUNDING:
         raise ClusterTooSmallError(
             f"the pools reserve {cpus:g} CPUs and the cluster has {num_cpus:g} ({asked}); "
             "lower resources.*.concurrency or resources.*.num_cpus"
+        )
+    each = sorted((pool.num_cpus for pool in active.values() for _ in range(pool.size)), reverse=True)
+    if not _cpus_fit(each, cpus_per_node):
+        raise ClusterTooSmallError(
+            f"the pools can't be placed on nodes of {', '.join(f'{node:g}' for node in cpus_per_node)} CPUs ({asked}); "
+            "an actor's CPUs have to be on one node: lower resources.*.num_cpus or resources.*.concurrency"
         )
     wishes = [pool.num_gpus for pool in active.values() for _ in range(pool.size) if pool.num_gpus > 0]
     if not _fits(sorted(wishes, reverse=True), [1.0 for node in gpus_per_node for _ in range(node)], gpus_per_node):
@@ -136,6 +172,17 @@ def _check(pools: Pools, num_cpus: float, gpus_per_node: Sequence[int], encodes:
             f"the pools can't be placed on {sum(gpus_per_node)} GPUs ({asked}); "
             "lower resources.encode or resources.answer: concurrency, or num_gpus so that actors share a GPU"
         )
+
+
+def _cpus_fit(wishes: Sequence[float], cpus_per_node: Sequence[float]) -> bool:
+    """First fit, largest first."""
+    free = list(cpus_per_node)
+    for wish in wishes:
+        node = next((i for i, left in enumerate(free) if left + _ROUNDING >= wish), None)
+        if node is None:
+            return False
+        free[node] -= wish
+    return True
 
 
 def _fits(wishes: Sequence[float], free: list[float], gpus_per_node: Sequence[int]) -> bool:

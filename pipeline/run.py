@@ -175,6 +175,7 @@ class _Run:
         pools = plan_pools(
             self._job.resources,
             num_cpus=size.num_cpus,
+            cpus_per_node=size.cpus_per_node,
             gpus_per_node=size.gpus_per_node,
             encodes=planned.clips_to_encode > 0,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from flashvid.models import decoder
 from pipeline.config import ResourcesConfig
@@ -180,3 +181,40 @@ def test_clips_with_few_questions_share_a_batch(
 def test_a_batch_is_the_librarys() -> None:
     """The constant is written down twice, so that planning need not load torch."""
     assert DECODE_ROWS == decoder.DECODE_ROWS
+
+
+def test_a_pool_may_grow() -> None:
+    """Between two bounds, of which the lower one has to fit; what is held in memory goes by the upper one."""
+    made = pools(
+        4,
+        (1,),
+        decode={"concurrency": [1, 8]},
+        encode={"concurrency": [1, 3], "num_gpus": 0.3},
+        answer={"num_gpus": 0.6},
+    )
+    assert made.decode == Pool(1, 1.0, 0.0, max_size=8)
+    assert made.encode == Pool(1, 0.0, 0.3, max_size=3)
+    assert (made.encode.most, made.answer.most, made.max_decoded_clips) == (3, 1, 8)
+    assert made.of_one().decode == Pool(1, 1.0, 0.0)
+    with pytest.raises(ClusterTooSmallError):
+        pools(4, (1,), decode={"concurrency": [5, 8]})
+    for wrong in ([3, 2], [0, 2], [1, 2, 3]):
+        with pytest.raises(ValidationError):
+            ResourcesConfig.model_validate({"decode": {"concurrency": wrong}})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "fits"), [((8.0,), True), ((4.0, 4.0), True), ((2.0,) * 4, False), ((5.0, 3.0), False)]
+)
+def test_an_actors_cpus_are_on_one_node(nodes: tuple[float, ...], fits: bool) -> None:
+    """Two that want four each, on eight CPUs."""
+    config = ResourcesConfig.model_validate({"decode": {"concurrency": 2, "num_cpus": 4}})
+
+    def plan() -> Pools:
+        return plan_pools(config, num_cpus=sum(nodes), cpus_per_node=nodes, gpus_per_node=(), encodes=True)
+
+    if fits:
+        assert plan().decode.size == 2
+    else:
+        with pytest.raises(ClusterTooSmallError, match="have to be on one node"):
+            plan()
