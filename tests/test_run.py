@@ -113,6 +113,7 @@ def test_a_question_id_for_another_text_is_refused(sample_videos: Path, tmp_path
         run(job(tmp_path, questions=[{"question_id": "q1", "question": "What is blue?"}]))
 
 
+@pytest.mark.slow
 def test_the_bound_on_decoded_clips_holds(sample_videos: Path, tmp_path: Path) -> None:
     """Frames of at most `max_decoded_clips` clips are in memory, whatever the size of the table."""
     videos = copy_videos(sample_videos, tmp_path, [])
@@ -149,6 +150,7 @@ def test_two_encode_actors_hold_different_gpus(sample_videos: Path, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("whole_pools")
+@pytest.mark.slow
 def test_encode_and_answer_share_one_gpu(sample_videos: Path, tmp_path: Path) -> None:
     """Two shares that fill one device are placed on it, instead of waiting for a second."""
     copy_videos(sample_videos, tmp_path, VIDEOS[:2])

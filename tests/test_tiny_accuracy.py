@@ -22,6 +22,7 @@ _FLOOR = 0.8
 
 
 @pytest.mark.usefixtures("ray_session")
+@pytest.mark.slow
 def test_a_hundred_held_out_questions(tmp_path: Path) -> None:
     """Decode, encode, compress to a quarter, commit, answer: accuracy that no random weights reach."""
     (tmp_path / "videos").mkdir()
