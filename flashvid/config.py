@@ -82,6 +82,7 @@ class CompressionConfig(BaseModel):
     expansion: float = Field(
         default=1.0,
         gt=0.0,
+        le=1e6,
         description="Multiplies the budget. 1.25 goes with pruning inside the LLM, which divides it out again; "
         "without inner pruning leave it at 1 (paper: hybrid compression; spec 0, 6).",
     )
@@ -121,10 +122,6 @@ class CompressionConfig(BaseModel):
         """
         asked = math.ceil(self.retention_ratio * self.expansion * num_frames * num_tokens)
         return min(asked, num_frames * num_tokens)
-
-    def clip_selected(self, num_frames: int, num_tokens: int) -> int:
-        """Of the budget of a clip: tokens that ADTS selects and keeps as they are; the rest is merged."""
-        return math.ceil(self.clip_budget(num_frames, num_tokens) * self.alpha)
 
     def budget(self, num_tokens: int) -> int:
         """Tokens to keep per frame of `num_tokens`; may exceed them where `expansion` does (spec 0)."""

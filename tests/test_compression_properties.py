@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from flashvid import CompressionConfig, CompressionResult, ConfigurationError, InvalidFeaturesError, compress
 from flashvid.clustering import Layout, dpc_knn
@@ -265,6 +266,47 @@ def test_ties_go_to_the_lowest_index() -> None:
     links = find_links(frames, torch.ones(2, 8), torch.ones(2, 8) > 0, segment, reference_compatible=False)
     assert links.parent[1].tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
     assert cluster(torch.ones(6, 4), 2) == ([0, 1], [0, 1, 0, 0, 0, 0])
+
+
+def test_equal_tokens_tie_whatever_rounding_makes_of_their_distance() -> None:
+    """Once each of eight different tokens is picked, nothing is left to tell their copies apart."""
+    generator = torch.Generator().manual_seed(4)
+    features = torch.randn(1, 8, 100, generator=generator).repeat(1, 5, 1)
+    scores = torch.rand(1, 40, generator=generator) + 1
+    picked = select(features, scores, 30, "attn_div")[0]
+    assert {token % 8 for token in picked[:8]} == {*range(8)}
+    assert picked[8:] == sorted({*range(40)} - {*picked[:8]})[:22]
+
+
+def test_no_link_where_none_is_possible_however_low_the_threshold() -> None:
+    """The reference marks it with -1, which a threshold below that would take for a link: here it stays apart."""
+    generator = torch.Generator().manual_seed(5)
+    scores = torch.rand(8, 16, generator=generator)
+    features = torch.randn(8, 16, 8, generator=generator) * 0.2 + 3
+    features[4:] *= torch.tensor([1.0, -1.0]).repeat(4)
+    black = features.clone()
+    black[5] = 0
+    for clip in (torch.zeros_like(features), features, black):
+        for alpha in (0.0, 0.7):
+            config = CompressionConfig(
+                min_segment_num=1, temporal_threshold=-2.0, alpha=alpha, retention_ratio=0.1, reference_compatible=True
+            )
+            result = compress(clip, scores, config)
+            first = result.segment_lengths[0] * 16
+            of_later = result.assignment[first:]
+            assert (result.indices[of_later[of_later >= 0]] >= first).all(), "no tree reaches over a cut"
+
+
+def test_a_budget_beyond_all_bounds_keeps_everything() -> None:
+    features = moving_video()
+    config = CompressionConfig(expansion=1e6)
+    assert torch.equal(compress(features, torch.ones(12, 36), config).tokens, features.flatten(0, 1))
+    for reference_compatible in (False, True):
+        config = CompressionConfig(expansion=1e6, retention_ratio=1.0, reference_compatible=reference_compatible)
+        result = compress(features, torch.ones(12, 36), config)
+        assert {*result.indices.tolist()} == {*range(12 * 36)}
+    with pytest.raises(ValidationError, match="expansion"):
+        CompressionConfig(expansion=1e18)
 
 
 def test_fewer_picks_are_the_first_of_more() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,19 +10,25 @@ import pytest
 import torch
 
 from flashvid import CompressionConfig, compress
+from flashvid.config import TokenSelectionMethod
 from jobs.bench.compress import bench_compress
 from jobs.bench.cost import CountOperations, drifting_clip, peak_extra_bytes
-from jobs.bench.thread_counts import selection_gap
+from jobs.bench.thread_counts import compare_thread_counts, selection_gap
 
-SETTINGS = [(r, 1.0, compatible) for r in (0.1, 0.25) for compatible in (False, True)] + [(0.25, 1.25, False)]
+SETTINGS = [(r, 1.0, compatible) for r in (0.1, 0.25) for compatible in (False, True)]
+SETTINGS += [(0.25, 1.25, False), (0.25, 1.25, True)]
 
 
+@pytest.mark.parametrize("method", ["attn_div", "attn_div_v2"])
 @pytest.mark.parametrize(("retention_ratio", "expansion", "reference_compatible"), SETTINGS)
 def test_operations_do_not_grow_with_the_video(
-    retention_ratio: float, expansion: float, reference_compatible: bool
+    retention_ratio: float, expansion: float, reference_compatible: bool, method: TokenSelectionMethod
 ) -> None:
     config = CompressionConfig(
-        retention_ratio=retention_ratio, expansion=expansion, reference_compatible=reference_compatible
+        retention_ratio=retention_ratio,
+        expansion=expansion,
+        reference_compatible=reference_compatible,
+        token_selection_method=method,
     )
     counts = []
     for num_frames in (32, 384):
@@ -47,18 +54,44 @@ def test_memory_is_bounded_where_nothing_merges_over_time_and_tokens_repeat() ->
     assert peak_extra_bytes(lambda: compress(features, scores, config)) <= 1.5 * 4 * features.numel()
 
 
-def test_the_gap_at_which_selections_part() -> None:
-    """Two tokens at right angles to all others, one with a little more attention."""
-    features = torch.eye(4).view(1, 4, 4) + torch.tensor([1.0, 1.0, 0.0, 0.0])[:, None] * 1e-3
+@pytest.mark.parametrize("method", ["attn_div", "attn_div_v2"])
+def test_the_gap_at_which_selections_part(method: TokenSelectionMethod) -> None:
+    """Tokens at right angles to each other; the last has a little more attention than the third."""
+    features = torch.eye(4).view(1, 4, 4)
     scores = torch.tensor([[0.5, 0.4, 0.3, 0.3 + 1e-7]])
-    config = CompressionConfig(method="adts", retention_ratio=0.75)
+    config = CompressionConfig(method="adts", retention_ratio=0.75, token_selection_method=method)
     result = compress(features, scores, config)
-    assert selection_gap((features, scores), result, result) == 0
+    assert selection_gap((features, scores), result, result, method) == 0
     other = replace(result, indices=torch.tensor([0, 1, 2]))
     assert result.indices.tolist() == [0, 1, 3]
-    assert selection_gap((features, scores), result, other) == pytest.approx(1e-7 / 0.5, rel=0.2)
+    assert selection_gap((features, scores), result, other, method) == pytest.approx(1e-7 / 0.5, rel=0.2)
     other = replace(result, indices=torch.tensor([0, 2, 3]))
-    assert selection_gap((features, scores), result, other) > 0.1
+    assert selection_gap((features, scores), result, other, method) > 0.1
+
+
+def test_the_gap_is_that_of_the_method_that_selected() -> None:
+    """The second token is far from the others, which nearly agree; the event says little for it."""
+    features = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [2.0, 0.1]]])
+    scores = torch.tensor([[0.4, 0.4, 0.5]])
+    result = compress(features, scores, CompressionConfig(method="adts", retention_ratio=0.3))
+    one, other = (replace(result, indices=torch.tensor([index])) for index in (1, 2))
+    far, near = 1 - 0.1 / math.hypot(2, 0.1), 1 - 2 / math.hypot(2, 0.1)
+    gap = selection_gap((features, scores), one, other, "attn_div")
+    assert gap == pytest.approx((0.4 * far - 0.5 * near) / 0.5, rel=1e-4)
+    relevance = [1.0 / 3 * 1.1, 2.0 * 1.0 + 0.1 * 1.1 / 3]
+    gap = selection_gap((features, scores), one, other, "attn_div_v2")
+    weights = [0.4 * relevance[0], 0.5 * relevance[1]]
+    assert gap == pytest.approx((weights[0] * far - weights[1] * near) / weights[1], rel=1e-4)
+
+
+def test_two_threads_decide_as_one() -> None:
+    """But for ties, of which random clips have none that large."""
+    threads = torch.get_num_threads()
+    found = compare_thread_counts((8, 196, 256), 0.25, seeds=3)
+    assert torch.get_num_threads() == threads
+    assert found.only_ties
+    assert found.kept == 3 * 8 * 49
+    assert found.selected_differing == 0 or found.largest_gap > 0
 
 
 @pytest.mark.slow
