@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flashvid.errors import ConfigurationError
 
-MethodName = Literal[
-    "flashvid",
-    "adts",
-    "tstm",
-    "visionzip",
-    "fastvid",
-    "vidcom2",
-    "tome",
-    "attention_topk",
-    "random",
-    "uniform_frames",
-    "spatial_pooling",
-    "fastv",
-]
+# Every file of methods/ is a method of that name, but for the one that says what a method is.
+METHOD_NAMES = tuple(
+    sorted({module.name for module in iter_modules([str(Path(__file__).with_name("methods"))])} - {"method"})
+)
+if TYPE_CHECKING:
+    MethodName = str
+else:
+    MethodName = Literal[METHOD_NAMES]
 TokenSelectionMethod = Literal["attn_div", "attn_div_v2", "attn", "div"]
 EventRelevance = Literal["segment", "clip"]
 
@@ -97,7 +93,9 @@ class CompressionConfig(BaseModel):
         "[bug]), instead of the method as the paper means it.",
     )
 
-    seed: int = Field(default=0, ge=0, description="Of the method `random`; nothing else draws (spec: no randomness).")
+    seed: int = Field(
+        default=0, ge=0, lt=2**63, description="Of the method `random`; nothing else draws (spec: no randomness)."
+    )
 
     @model_validator(mode="before")
     @classmethod

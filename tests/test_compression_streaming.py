@@ -82,8 +82,10 @@ def test_impossible_streams_are_refused() -> None:
     for config in (CompressionConfig(event_relevance="clip"), CompressionConfig(method="adts")):
         with pytest.raises(ConfigurationError):
             stream(features, scores, 2, config)
-    with pytest.raises(ConfigurationError, match="max_segment_frames"):
-        stream(features, scores, 2, CompressionConfig(), longest=0)
+    for longest in (0, 2.5):
+        with pytest.raises(ConfigurationError, match="max_segment_frames"):
+            # Without asking for a segment.
+            compress_stream([], CompressionConfig(), max_segment_frames=longest)  # type: ignore[arg-type]
 
     def blocks() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         yield features, scores
@@ -94,7 +96,10 @@ def test_impossible_streams_are_refused() -> None:
 
 
 def test_nothing_gives_nothing() -> None:
-    assert list(compress_stream([], CompressionConfig(), max_segment_frames=9)) == []
+    segments = list(compress_stream([], CompressionConfig(), max_segment_frames=9))
+    assert segments == []
+    with pytest.raises(InvalidFeaturesError, match="no segments"):
+        joined(segments, NUM_TOKENS)
 
 
 PEAK = """

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,6 +129,26 @@ def test_halves_and_still_frames(method: MethodName) -> None:
         assert result.tokens.dtype == torch.bfloat16
         assert result.tokens.isfinite().all()
         assert len(result.tokens) == (32 if method == "uniform_frames" else 24)
+
+
+def test_adding_a_method_is_one_file(tmp_path: Path) -> None:
+    """The one of docs/methods.md, beside a copy of the library."""
+    root = Path(__file__).parents[1]
+    package = tmp_path / "flashvid"
+    shutil.copytree(root / "flashvid", package, ignore=shutil.ignore_patterns("models", "__pycache__"))
+    code = (root / "docs" / "methods.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    (package / "methods" / "first_tokens.py").write_text(code, encoding="utf-8")
+    script = (
+        "import torch; from flashvid import CompressionConfig, compress;"
+        "config = CompressionConfig(method='first_tokens', retention_ratio=0.25);"
+        "print(compress(torch.rand(2, 8, 4), torch.rand(2, 8), config).indices.tolist())"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", script]
+    found = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=120, cwd=tmp_path, env=environment
+    )
+    assert found.stdout.strip() == "[0, 1, 8, 9]"
 
 
 def test_fastv_keeps_every_token_before_the_decoder() -> None:

@@ -194,4 +194,4 @@ def _merge(
     return Rows(root_of_row[clusters.centers], members, ids, weights / cluster_sizes[ids])
 
 
-FLASHVID = CompressionMethod(compress_flashvid, "FlashVID, arXiv 2602.08024")
+METHOD = CompressionMethod(compress_flashvid, "FlashVID, arXiv 2602.08024")

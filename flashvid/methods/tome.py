@@ -55,4 +55,4 @@ def merge_frame(features: Tensor, budget: int) -> Tensor:
     return owner
 
 
-TOME = CompressionMethod(_compress, "ToMe, arXiv 2210.09461: bipartite soft matching")
+METHOD = CompressionMethod(_compress, "ToMe, arXiv 2210.09461: bipartite soft matching")
