@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from jobs.options import AsJson, Overrides, assignments, write_json
+from jobs.options import AsJson, Overrides, assignments, write_json, write_rows
 
 if TYPE_CHECKING:
     from pipeline.preview import Preview
@@ -82,13 +80,7 @@ def as_object(found: Preview) -> dict[str, Any]:
 
 def show(console: Console, found: Preview) -> None:
     """The same as a table."""
-    table = Table(show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in _rows(found):
-        # Text, not markup: messages hold paths, and these square brackets.
-        table.add_row(name, Text(value))
-    console.print(table)
+    write_rows(console, _rows(found))
 
 
 def _rows(found: Preview) -> Iterator[tuple[str, str]]:
