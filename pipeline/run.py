@@ -186,7 +186,9 @@ class _Run:
         monitor = actor.options(scheduling_strategy=here).remote(
             pools.max_decoded_clips, RunMetrics(self._lease.run_id)
         )
-        settings = StageSettings(self._job, self._lease.run_id, self._prints.tokens, monitor)
+        settings = StageSettings(
+            self._job, self._lease.run_id, self._prints.tokens, self._prints.model_identity, monitor
+        )
         clips = answers = 0
         failures = self._committer.failures_committed
         try:

@@ -28,6 +28,7 @@ SETTINGS: dict[str, tuple[object, Effect]] = {
     "model.name": ("/models/tiny-random", "neither"),
     "model.revision": ("main", "neither"),
     "model.dtype": ("bfloat16", "both"),
+    "model.wait_s": (5.0, "neither"),
     # A window is known by its span, as is a row with start_s and end_s.
     "window_s": (30.0, "neither"),
     "stride_s": (15.0, "neither"),

@@ -28,8 +28,7 @@ class AnswerStage(Stage):
     def __init__(self, settings: StageSettings, questions: ray.ObjectRef[QuestionTable]) -> None:
         super().__init__(settings)
         self._questions: QuestionTable = ray.get(questions)
-        job = settings.job
-        self._model = load_model(job.model.name, revision=job.model.revision, part="language", dtype=job.model.dtype)
+        self._model = load_model(settings.model(), part="language", dtype=settings.job.model.dtype)
         self.announce()
 
     def process(self, message: ClipMessage) -> tuple[ClipMessage, Mapping[str, int]]:
