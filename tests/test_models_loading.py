@@ -139,6 +139,18 @@ def test_an_end_that_no_answer_could_reach_is_refused(folder: Path, ends: object
         load_model(str(folder), part="language", device="cpu")
 
 
+def test_weights_of_no_one_precision_are_refused(folder: Path) -> None:
+    """Quantised ones would be taken for weights; two precisions do not multiply."""
+    name = next(name for name in load_file(folder / "model.safetensors") if name.endswith("q_proj.weight"))
+    change_config(folder, dtype=None, torch_dtype=None)
+    change_weights(folder, lambda weights: weights.update({name: weights[name].double()}))
+    with pytest.raises(ModelLoadError, match="give a dtype"):
+        load_model(str(folder), device="cpu")
+    change_weights(folder, lambda weights: weights.update({name: weights[name].to(torch.int8)}))
+    with pytest.raises(ModelLoadError, match="quantised weights are not supported"):
+        load_model(str(folder), device="cpu", dtype="float32")
+
+
 def test_a_revision_is_of_a_hub_id(folder: Path) -> None:
     with pytest.raises(ModelLoadError, match="revision main is of a hub id"):
         resolve_model(str(folder), "main")
