@@ -211,9 +211,13 @@ class _Run:
                 self._metrics.progressed(progress, self._storage.take_traffic())
                 self._on_progress(progress)
             activity: Activity = ray.get(monitor.activity.remote())
-        finally:
-            # Also when the run is interrupted: what has been answered is kept.
+        except BaseException:
+            # Also when the run is interrupted: what has been answered is kept. Nobody waits long for that, though.
+            self._committer.flush(patience_s=0)
+            raise
+        else:
             self._committer.flush()
+        finally:
             # Its handles travelled to the actors, so Ray would keep it as long as the cluster lives.
             ray.kill(monitor)
         return activity

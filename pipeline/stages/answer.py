@@ -75,7 +75,9 @@ class AnswerStage(Stage):
             raise
         except Exception as error:  # noqa: BLE001 - becomes a row of failures/ with its traceback
             if len(asked.questions) == 1:
-                return _Outcome(failures=(Failure.of(error, self.name, asked.questions[0].question_id),))
+                (question,) = asked.questions
+                words = question_hash(asked.text(question), question.options)
+                return _Outcome(failures=(Failure.of(error, self.name, question.question_id, words),))
             return sum((self._ask(replace(asked, questions=(question,))) for question in asked.questions), _Outcome())
         return outcome
 
