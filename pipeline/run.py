@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from flashvid.models import check_answering, resolve_model
 from flashvid.presets import preset_named
+from pipeline.cache_users import note_cache_user
 from pipeline.cluster import ClusterSize, connected
 from pipeline.committer import Committer
 from pipeline.config import JobConfig
@@ -84,6 +85,8 @@ def run(
     records.check_settings(prints, fork=fork)
     lease = Lease.acquire(storage, new_run_id())
     try:
+        if job.keeps_tokens and job.tokens_root != job.output:
+            note_cache_user(Storage(job.tokens_root, job.storage_options), storage)
         records.start(lease.run_id, job, prints)
         log = RunLog(lease.run_id, on_log)
         work = _Run(job, prints, videos, questions, storage, lease, on_progress, on_notice, log, started)
@@ -186,7 +189,9 @@ class _Run:
         monitor = actor.options(scheduling_strategy=here).remote(
             pools.max_decoded_clips, RunMetrics(self._lease.run_id)
         )
-        settings = StageSettings(self._job, self._lease.run_id, self._prints.tokens, monitor)
+        settings = StageSettings(
+            self._job, self._lease.run_id, self._prints.tokens, self._prints.model_identity, monitor
+        )
         clips = answers = 0
         failures = self._committer.failures_committed
         try:
@@ -209,9 +214,13 @@ class _Run:
                 self._metrics.progressed(progress, self._storage.take_traffic())
                 self._on_progress(progress)
             activity: Activity = ray.get(monitor.activity.remote())
-        finally:
-            # Also when the run is interrupted: what has been answered is kept.
+        except BaseException:
+            # Also when the run is interrupted: what has been answered is kept. Nobody waits long for that, though.
+            self._committer.flush(patience_s=0)
+            raise
+        else:
             self._committer.flush()
+        finally:
             # Its handles travelled to the actors, so Ray would keep it as long as the cluster lives.
             ray.kill(monitor)
         return activity

@@ -23,14 +23,15 @@ from flashvid.errors import ConfigurationError
 from jobs.cli import app
 from pipeline import export as export_module
 from pipeline import tables
+from pipeline.cache_users import cache_users, note_cache_user
 from pipeline.export import export_answers
 from pipeline.forgetting import forget_video, token_roots
 from pipeline.garbage import find_garbage
+from pipeline.history import FailureHistory
 from pipeline.keys import content_key, shard_of
 from pipeline.lease import Lease
 from pipeline.ledger import Ledger
 from pipeline.parquet import to_bytes
-from pipeline.planning import FailureHistory
 from pipeline.retries import RetryRequest, request_retry
 from pipeline.run_records import FORMAT_VERSION, RunRecords
 from pipeline.storage import Storage
@@ -176,6 +177,23 @@ def test_gc_of_a_cache_needs_to_know_who_uses_it(tmp_path: Path) -> None:
         find_garbage(Storage(str(tmp_path)))
 
 
+def test_gc_keeps_what_other_outputs_have_in_a_cache(output: Storage, tmp_path: Path) -> None:
+    """They left word; one that can't be seen from here may be on another machine, until somebody says it is gone."""
+    user = Storage(str(tmp_path / "user"))
+    note_cache_user(output, user)
+    note_cache_user(output, user)
+    assert len(output.names("used-by")) == 1
+    with pytest.raises(ConfigurationError, match=f"--gone {user.root}"):
+        cache_users(output, {})
+    assert cache_users(output, {}, gone=[user.root]) == []
+    origin = ClipOrigin("c", "v", "s", None, None)
+    theirs = TokenStore(output, "theirs")
+    theirs.commit("aa" + 30 * "0", compressed_video(torch.ones(5, 6)), origin, thumbnails=[], run_id="r")
+    Run("r", tokens="theirs").record(user)
+    assert find_garbage(output, cache_users(output, {})) == []
+    assert len(find_garbage(output, cache_users(output, {}, gone=[user.root]))) == 1
+
+
 def test_a_forgotten_video_is_nowhere(output: Storage, tmp_path: Path) -> None:
     """In no byte of the output and its cache; every other row is as it was."""
     video, cache = VIDEOS[0], Storage(str(tmp_path / "cache"))
@@ -303,7 +321,7 @@ def test_verify_finds_it(output: Storage, table: str, damage: Callable[[Storage,
 
 
 def test_a_retried_failure_may_be_tried_again_as_often_as_a_new_one(output: Storage) -> None:
-    """Permanent or exhausted; those that do not match stay as they are; a failure after it counts."""
+    """Permanent or exhausted; those that do not match, or were answered since, stay; a failure after it counts."""
     ledger = Ledger(output, "answers-print")
 
     def exhausted(clip: str) -> bool:
@@ -313,7 +331,7 @@ def test_a_retried_failure_may_be_tried_again_as_often_as_a_new_one(output: Stor
     assert exhausted("clip-worse")
     assert request_retry(output, RetryRequest("20260105T000000-ee", kind="transient")) == 0
     assert output.names("retries") == []
-    assert request_retry(output, RetryRequest("20260105T000000-ee", "permanent", "UnreadableVideoError", "decode")) == 2
+    assert request_retry(output, RetryRequest("20260105T000000-ee", "permanent", "UnreadableVideoError", "decode")) == 1
     assert not exhausted("clip-bad")
     assert exhausted("clip-worse")
     assert request_retry(output, RetryRequest("20260105T000001-ee", stage="decode")) == 0  # asked for already

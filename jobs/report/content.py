@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from jobs.report.pictures import Pictures, take_pictures
+from pipeline.history import PLAN_STAGE
 from pipeline.parquet import Row
-from pipeline.planning import PLAN_STAGE
 from pipeline.results import Results
 from pipeline.run_records import RunRecords
 from pipeline.storage import Storage
