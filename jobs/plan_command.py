@@ -132,13 +132,16 @@ def _time_rows(found: Preview) -> Iterator[tuple[str, str]]:
     hours = ", ".join(
         f"{stage} {'unknown' if value is None else _hours(value)}" for stage, value in lasts.stage_hours.items()
     )
-    yield "time", f"{hours}; at the same time, so about {'unknown' if lasts.hours is None else _hours(lasts.hours)}"
     if lasts.hours is None:
+        yield "time", hours
         yield (
             "rates",
-            "not known: give --decode-frames-per-second, --frames-per-second and --answers-per-second",
+            "not all known yet: a run with this output measures them; "
+            "or give --decode-frames-per-second, --frames-per-second and --answers-per-second",
         )
-    elif found.rates.measured_in:
+    else:
+        yield "time", f"{hours}; at the same time, so about {_hours(lasts.hours)}"
+    if lasts.hours is not None and found.rates.measured_in:
         yield "rates", f"measured in {', '.join(found.rates.measured_in)}"
     if lasts.gpu_hours is not None:
         yield "GPU hours", f"{lasts.gpu_hours:.2f}"

@@ -46,8 +46,15 @@ WALK = (
     "flashvid forget OUTPUT --video-id 0001.mp4",
     "flashvid gc OUTPUT",
     "flashvid gc OUTPUT_OR_CACHE",
+    "flashvid gc CACHE",
 )
-PLACEHOLDERS = {"OUTPUT": "output", "OUTPUT_OR_CACHE": "output", "TO": "answers", "VIDEO_ID": "0002.mp4"}
+PLACEHOLDERS = {
+    "OUTPUT": "output",
+    "OUTPUT_OR_CACHE": "output",
+    "CACHE": "output",
+    "TO": "answers",
+    "VIDEO_ID": "0002.mp4",
+}
 
 # A test runs them with other arguments, on a cluster of its own, or as the function that they call.
 ELSEWHERE = {
