@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline import run as planner_module
+from pipeline import planner as planner_module
 from pipeline.config import JobConfig, SamplingConfig
 from pipeline.decoders.process import DecodeProcess
 from pipeline.errors import WorkerDiedError
