@@ -23,8 +23,9 @@ from pipeline.storage import Storage
 from pipeline.token_store import ClipOrigin, TokenStore
 
 _PRESET = preset_named("llava_onevision")
-_SUBJECTS = ("the disc", "a person", "the camera", "the light")
-_ASKED = ("What does {} do first?", "How often does {} move?", "Where is {} in the end?", "Why does {} stop?")
+# Short: the embedded tokenizer spells letters, and a question of the paper's benchmarks takes 20 to 40 tokens.
+_SUBJECTS = ("it", "that", "blue", "there")
+_ASKED = ("What is {}?", "When is {}?", "Who has {}?", "Why is {}?")
 QUESTIONS = tuple(asked.format(subject) for subject in _SUBJECTS for asked in _ASKED)
 # Of every arm.
 _MAX_NEW_TOKENS = 8
