@@ -56,7 +56,8 @@ def test_seconds_of_work() -> None:
     """A step waits for its arithmetic or for its bytes; what is moved between products comes on top."""
     rates = Rates(products=10, attention=5, bytes=2)
     assert rates.seconds(Work(20, 5, 4, 0)) == 2 + 1 + 2
-    assert rates.seconds(Work(20, 5, 0, 20)) == 10
+    assert rates.seconds(Work(20, 5, step_bytes=20)) == 10
+    assert Rates(10, 5, 2, activations=3).seconds(Work(20, 5, 4, 6)) == 2 + 1 + 2 + 2
 
 
 def test_all_tokens_give_the_same_answers(bench: Bench) -> None:
@@ -82,7 +83,7 @@ def test_counted_work_is_the_work_done(bench: Bench, inner_pruning: bool) -> Non
     asked = bench.cold(QUESTIONS[:3], 0.2, inner_pruning=inner_pruning)
     arm = "C inner" if inner_pruning else "C"
     _, _, parts = counted_work(bench, arm, asked, asked)
-    assert parts.prefill.products == 2 * layer_parameters(TINY) * asked.counts.token_layers_prefilled
+    assert (parts.prefix + parts.questions).products == 2 * layer_parameters(TINY) * asked.counts.token_layers_prefilled
     assert asked.counts.bytes_written > 0
 
 
