@@ -189,7 +189,7 @@ class Parts:
     @property
     def flops(self) -> float:
         """Operations of all parts."""
-        return sum(getattr(self, field.name).flops for field in fields(self))
+        return sum(work.flops for work in (self.encode, self.compress, self.prefix, self.questions, self.decode))
 
     def seconds(self, rates: PartRates) -> dict[str, float]:
         """Least time of each part, by its name."""
