@@ -213,6 +213,23 @@ def decode(
 
 
 @bench.command()
+def pipeline(
+    output: Annotated[Path | None, typer.Option(help="folder for pipeline.csv and pipeline.md")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="few clips, only to see that it works")] = False,
+    clips: Annotated[
+        int | None, typer.Option(help="of the run that is held against a loop; default: 48", min=1)
+    ] = None,
+) -> None:
+    """Measure what running on Ray costs: CPU time against a plain loop, idle GPUs, the driver.
+
+    Example: flashvid bench pipeline --output pipeline --clips 512
+    """
+    from jobs.bench.pipeline import bench_pipeline
+
+    bench_pipeline(output, quick=quick, clips=clips)
+
+
+@bench.command()
 def planning(
     output: Annotated[Path | None, typer.Option(help="folder for planning.md")] = None,
     videos: Annotated[int, typer.Option(help="rows of the videos table", min=1)] = 1_000_000,
