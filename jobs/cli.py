@@ -212,6 +212,34 @@ def decode(
     bench_decode(video, output)
 
 
+@bench.command("all")
+def everything(
+    output: Annotated[Path, typer.Option(help="folder that gets a folder of each")],
+    quick: Annotated[bool, typer.Option("--quick", help="only to see that it works: 4 minutes")] = False,
+) -> None:
+    """Run every benchmark but `quality`, which takes ten minutes by itself.
+
+    Example: flashvid bench all --output bench --quick
+    """
+    from jobs.bench.everything import bench_all
+
+    bench_all(output, quick=quick)
+
+
+@bench.command()
+def cache(
+    output: Annotated[Path | None, typer.Option(help="folder for cache.csv and cache.md")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="few turns")] = False,
+) -> None:
+    """Measure what a cached token takes, and how fast the store writes and reads it, beside plain files.
+
+    Example: flashvid bench cache --output cache
+    """
+    from jobs.bench.cache import bench_cache
+
+    bench_cache(output, quick=quick)
+
+
 @bench.command()
 def pipeline(
     output: Annotated[Path | None, typer.Option(help="folder for pipeline.csv and pipeline.md")] = None,

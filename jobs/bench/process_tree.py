@@ -56,7 +56,8 @@ def run_measured(command: Sequence[str], environment: Mapping[str, str]) -> Comm
 
 def _look(root: int, seconds: dict[int, tuple[Kind, float]]) -> None:
     """Note the CPU time of every process that comes from `root`, or from one that did."""
-    found = {int(entry): stat for entry in os.listdir("/proc") if entry.isdigit() and (stat := _stat(int(entry)))}
+    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    found = {pid: stat for pid in pids if (stat := _stat(pid))}
     known = {root, *seconds}
     grown = True
     while grown:
