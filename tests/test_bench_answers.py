@@ -38,8 +38,9 @@ def test_products_are_those_torch_counts() -> None:
 
 
 def test_a_prompt_in_two_parts_costs_what_it_costs_whole() -> None:
-    """A token attends to itself and those before it, whichever part these are in."""
-    assert prefill(TINY, 0, 30, 2) + prefill(TINY, 30, 12, 2) == prefill(TINY, 0, 42, 2)
+    """A token attends to itself and those before it, whichever part these are in; but weights are read once more."""
+    whole, weights = prefill(TINY, 0, 42, 2), Work(step_bytes=2 * 4 * layer_parameters(TINY))
+    assert prefill(TINY, 0, 30, 2) + prefill(TINY, 30, 12, 2) == whole + weights
 
 
 def test_answers_decoded_together_read_the_weights_once() -> None:

@@ -45,7 +45,7 @@ def bench_answers(output: Path | None = None, *, quick: bool = False) -> AnswerC
 def predicted_seconds(cost: ArmCost, num_frames: int) -> float:
     """The same lengths in LLaVA-OneVision-7B on an H100 whose kernels reach what `answers_work.H100` says."""
     split = _SPLIT_7B if cost.arm == "C inner" else LLAVA_7B.layers
-    # What stands before the video is a few tokens of system prompt, as good as nothing behind the pruning.
+    # What stands before the video is a few tokens of system prompt, which run behind the pruning: left out.
     parts = work_of(cost.arm, LLAVA_7B, num_frames, cost.prompt, cost.asked, split=split)
     return sum(parts.seconds(PartRates.same(H100)).values())
 

@@ -2,7 +2,8 @@
 
 A multiplication and an addition are two operations. Attention is counted as it is needed, a token with itself and those
 before it. Bytes are those that layers pass between matrix products (norms, residuals, rotary embedding, activation),
-each read or written once per operation, as without fusing kernels, and in decoding the weights and the cache.
+each read or written once per operation, as without fusing kernels, and the weights, once for each time that tokens go
+through them together; in decoding the cache, too.
 Activations and the probabilities of the scores are counted too: their exponentials take longer than their bytes.
 """
 
@@ -19,7 +20,7 @@ from jobs.bench.answers_model import ModelSize
 class Work:
     """Of one part of the pipeline: `products` and `attention` in operations, `moved` in bytes, `activations` in values.
 
-    `step_bytes` are read while decoding: there either these or the products decide, whatever takes longer.
+    `step_bytes` are the weights, and in decoding the cache: either these or the products decide, whatever takes longer.
     """
 
     products: float = 0.0
@@ -55,7 +56,7 @@ class Rates:
         """Least time of one part.
 
         Args:
-            work: All of one kind: where there are `step_bytes`, its products and its attention wait for them.
+            work: All of one kind: its products and its attention wait for `step_bytes`.
         """
         computing = work.products / self.products + work.attention / self.attention
         beside = work.moved / self.bytes + work.activations / self.activations
@@ -118,7 +119,9 @@ def encoding(size: ModelSize, num_frames: int, *, scores: bool) -> Work:
     projector = Work(patches * 2 * (width * size.width + size.width**2), 0, patches * size.value_bytes * 3 * size.width)
     probabilities = patches * area * size.vision_heads
     again = Work(patches * 4 * width**2, patches * 2 * area * width, 0, probabilities) if scores else Work()
-    return layer.times(size.vision_layers) + projector + again
+    parameters = size.vision_layers * (4 * width**2 + 2 * width * mlp) + width * size.width + size.width**2
+    weights = Work(step_bytes=parameters * size.value_bytes)
+    return layer.times(size.vision_layers) + projector + again + weights
 
 
 def compression(size: ModelSize, num_frames: int) -> Work:
@@ -134,13 +137,16 @@ def layer_parameters(size: ModelSize) -> int:
 
 
 def prefill(size: ModelSize, before: int, tokens: int, layers: int) -> Work:
-    """So many tokens on top of `before` others, through some decoder layers."""
+    """So many tokens together, on top of `before` others, through some decoder layers."""
+    if not tokens:
+        return Work()
     kv_width = size.kv_heads * size.width // size.heads
     one = Work(
         tokens * 2 * layer_parameters(size),
         4 * size.width * (tokens * before + tokens * (tokens + 1) / 2),
         tokens * size.value_bytes * (12 * size.width + 4 * kv_width + 5 * size.mlp),
         tokens * size.mlp,
+        layer_parameters(size) * size.value_bytes,
     )
     return one.times(layers)
 
