@@ -194,13 +194,21 @@ class Decoder:
         self, attention: nn.Module, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
     ) -> Tensor:
         """Causal attention of one sequence's newest L tokens `[1, H, L, d]` to all `[G, P + L, d]`; `[L, H * d]`."""
+        scaling = cast("float", attention.scaling)
+        if mask is not None and self._implementation == "sdpa" and self.device.type == "cpu":
+            # Transformers repeats every key and value for its group of queries here, since masked kernels of CUDA want
+            # that; the CPU's does not, and the sums are the same bits.
+            grouped = functional.scaled_dot_product_attention(
+                queries, keys.unsqueeze(0), values.unsqueeze(0), mask, scale=scaling, enable_gqa=True
+            )
+            return grouped.transpose(1, 2).reshape(queries.shape[2], -1)
         output, _ = self._attention(
             attention,
             queries,
             keys.unsqueeze(0),
             values.unsqueeze(0),
             mask,
-            scaling=attention.scaling,
+            scaling=scaling,
             dropout=0.0,
         )
         return cast("Tensor", output.reshape(queries.shape[2], -1))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -113,6 +114,8 @@ def measure(sleeps: Sleeps) -> Asleep:
         job = JobConfig.model_validate(
             {"videos": folder, "questions": ["?"], "output": str(Path(folder) / "output"), "model": {"name": "tiny"}}
         )
+        # As `pipeline.cluster.connected` does; logical GPUs it has no use for.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         ray.init(
             address="local",
