@@ -71,6 +71,7 @@ def test_all_tokens_give_the_same_answers(bench: Bench) -> None:
         "B": 4 * (shared + sum(own)),
         "C at 1.0": 4 * (shared + sum(own)),
     }
+    assert (asked["B"].counts.bytes_written, asked["B"].counts.bytes_read) == (0, 0)
     assert [(found.counts.frames_decoded, found.counts.encoder_calls) for found in asked.values()] == [
         (8, 2),
         (4, 1),

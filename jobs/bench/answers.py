@@ -44,10 +44,10 @@ class Scope:
     num_frames: int = 32
     questions: tuple[int, ...] = (1, 4, 16)
     most_turns: int = 20
-    naive_turns: int = 3
+    naive_turns: int = 1
 
 
-QUICK = Scope(num_frames=8, questions=(1, 4), most_turns=5, naive_turns=1)
+QUICK = Scope(num_frames=8, questions=(1, 4), most_turns=5)
 
 
 @dataclass(frozen=True)

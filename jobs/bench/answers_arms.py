@@ -134,6 +134,7 @@ class Bench:
 
     def rival(self, questions: Sequence[str]) -> Asked:
         """B: stock vision once, all its tokens, one prefill for all questions, and these decoded together."""
+        self._storage.take_traffic()
         watch = Stopwatch()
         clip = self.decode()
         watch.lap("decode")

@@ -1,7 +1,7 @@
 """`flashvid bench pipeline`: what the distribution costs, in CPU time, in idle GPUs, and in the driver.
 
-CPU time of a run on Ray is that of its processes, one by one. A run of a few clips is subtracted: starting Ray, and every
-process that imports and loads models, happens once, however many clips there are. The loop's first clip is left out alike.
+CPU time of a run on Ray is that of its processes, one by one. A run of a few clips is subtracted: starting Ray, and
+every process that imports and loads models, happens once, however many clips there are. The loop's first is left out.
 """
 
 from __future__ import annotations

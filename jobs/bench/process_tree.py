@@ -42,7 +42,7 @@ def run_measured(command: Sequence[str], environment: Mapping[str, str]) -> Comm
     process = subprocess.Popen(command, env=dict(environment), stdout=subprocess.PIPE, text=True)  # noqa: S603 - ours
     with process:
         while process.poll() is None:
-            _look(process.pid, seconds)
+            look(process.pid, seconds)
             time.sleep(_LOOK_S)
         assert process.stdout is not None  # noqa: S101 - for the type checker
         stdout = process.stdout.read()
@@ -54,7 +54,7 @@ def run_measured(command: Sequence[str], environment: Mapping[str, str]) -> Comm
     return CommandCost(dict(total), stdout)
 
 
-def _look(root: int, seconds: dict[int, tuple[Kind, float]]) -> None:
+def look(root: int, seconds: dict[int, tuple[Kind, float]]) -> None:
     """Note the CPU time of every process that comes from `root`, or from one that did."""
     pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
     found = {pid: stat for pid in pids if (stat := _stat(pid))}
