@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -36,6 +37,8 @@ _QUESTIONS = (1, 4, 16)
 # The large job. Prices and sizes are assumptions, and stand in the table.
 _VIDEOS, _ASKED, _GPUS = 1_000_000, 20, 64
 _CPUS_PER_GPU, _GPU_HOUR, _VIDEO_BYTES = 24, 3.0, 112_500_000
+# The probe reads a file's packets, in ranges of s3fs' block size; decode then fetches the file.
+_READS, _RANGE_BYTES = 2, 50 << 20
 # A frame of a video with keyframes 8 s apart means decoding half of these 8 s: 125 frames, of which one CPU decodes 683
 # a second (docs/decoding.md).
 _DECODE_RATE = 683 / 125
@@ -154,7 +157,7 @@ def large_job() -> tuple[estimates.Work, estimates.Rates, Pools]:
         answers=_VIDEOS * _ASKED,
         answers_retried=0,
         largest_clip=None,
-        read_bytes=_VIDEOS * _VIDEO_BYTES,
+        read_bytes=_VIDEOS * _READS * _VIDEO_BYTES,
         unsized_files=0,
         write_bytes=_VIDEOS * kept * _TOKEN_BYTES["bfloat16"],
     )
@@ -180,12 +183,13 @@ def large_job_table() -> str:
         "hours, stage by stage": ", ".join(f"{stage} {hours:.2f}" for stage, hours in lasts.stage_hours.items()),
         "hours": f"{lasts.hours:.2f}, {clips_per_second:,.0f} clips a second",
         "cost": f"${lasts.cost:,.0f} at ${_GPU_HOUR:g} a GPU hour",
-        "read": f"{todo.read_bytes / 1e12:,.0f} TB of video ({_VIDEO_BYTES / 1e6:g} MB each, 1.5 Mbit/s), "
-        f"{todo.read_bytes / lasts.hours / 3600 / 1e9:,.1f} GB/s",
+        "read": f"{todo.read_bytes / 1e12:,.0f} TB of video ({_VIDEO_BYTES / 1e6:g} MB each, 1.5 Mbit/s; by the probe "
+        f"before the run, and by decode, {_VIDEOS * _VIDEO_BYTES / lasts.hours / 3600 / 1e9:,.1f} GB/s)",
         "tokens written": ", ".join(
             f"{todo.kept_tokens * size / 1e12:.2f} TB in {kind}" for kind, size in _TOKEN_BYTES.items()
         ),
-        "requests": f"{_VIDEOS / 1e6:.0f} million GET of videos, {2 * _VIDEOS / 1e6:.0f} million HEAD, "
+        "requests": f"{(1 + math.ceil(_VIDEO_BYTES / _RANGE_BYTES)) * _VIDEOS / 1e6:.0f} million GET of videos, "
+        f"{2 * _VIDEOS / 1e6:.0f} million HEAD, "
         f"{_VIDEOS / 1e6:.0f} million PUT and {_VIDEOS / 1e6:.0f} million GET of tokens, "
         f"{todo.answers // 1000:,} PUT of answers",
         "asked again, warm": f"{_warm_hours():.2f} hours on {_GPUS} answer actors",
