@@ -171,12 +171,37 @@ def exact_products(tokens: Tensor, first_rows: Counts, size: int) -> Tensor:
     return products
 
 
+def rank_as_reference(scores: Tensor, sizes: Counts, counts: Counts) -> Tensor:
+    """The best tokens of each frame, ties as `torch.topk` has them, which depend on how many there are.
+
+    So frames with ties are ranked again, those with as many tokens and clusters together: what ties, and with it the
+    number of these calls, is a matter of densities that underflow, and of equal tokens.
+
+    Args:
+        scores: `[F, m]`, minus infinity beyond the tokens of a frame.
+        sizes: `[F]`, tokens of each frame.
+        counts: `[F]`, clusters of each frame, from 1.
+
+    Returns:
+        `[F, max(counts)]` int64, best first; beyond the clusters of a frame there may be anything.
+    """
+    most = int(counts.max())
+    ranked, order = scores.sort(descending=True, stable=True)
+    centers = order[:, :most]
+    # Of every frame, the places at which the next token is as good, and at least the first of the two a centre.
+    ties = (ranked[:, 1:] == ranked[:, :-1]).cpu().numpy()
+    ties &= np.arange(ties.shape[1]) < np.minimum(counts, sizes - 1)[:, None]
+    tied = np.flatnonzero(ties.any(axis=1))
+    for size, count in sorted({*zip(sizes[tied].tolist(), counts[tied].tolist(), strict=True)}):
+        alike = torch.from_numpy(tied[(sizes[tied] == size) & (counts[tied] == count)]).to(scores.device)
+        centers[alike, :count] = scores[alike, :size].topk(count).indices
+    return centers
+
+
 def dpc_knn(tokens: Tensor, layout: Layout, cluster_counts: Counts, *, reference_compatible: bool) -> Clusters:
     """Cluster the tokens of each frame around those that are dense and far from anything denser.
 
-    A token counts among its own neighbours. The reference blurs densities with random noise; here there is none, and
-    ties go to the first token. Only where all frames have as many tokens and clusters as each other, the reference's
-    ties without noise (those of `torch.topk`) can be had for all frames at once, and are.
+    A token counts among its own neighbours. The reference blurs densities with random noise; here there is none.
 
     Args:
         tokens: `[P, D]`, floating, **changed**: moved so that each frame's first token is 0, which distances do
@@ -189,9 +214,11 @@ def dpc_knn(tokens: Tensor, layout: Layout, cluster_counts: Counts, *, reference
     device, most, most_clusters = tokens.device, int(layout.sizes[0]), int(cluster_counts.max())
     num_neighbours = cluster_counts.clip(max=MAX_NEIGHBOURS)
     distances, scores = distances_and_scores(tokens, layout, num_neighbours, reference_compatible=reference_compatible)
-    alike = reference_compatible and bool((layout.sizes == most).all() and (cluster_counts == most_clusters).all())
-    # Minus infinity is also a score of its own, but what is no token comes after those that are.
-    centers = first_ranked(scores, most_clusters, largest=True, reference_compatible=alike)
+    if reference_compatible:
+        centers = rank_as_reference(scores, layout.sizes, cluster_counts)
+    else:
+        # Minus infinity is also a score of its own, but what is no token comes after those that are.
+        centers = first_ranked(scores, most_clusters, largest=True, reference_compatible=False)
 
     is_center = np.arange(most_clusters) < cluster_counts[:, None]
     to_center = distances[torch.from_numpy(np.arange(len(distances))[:, None]).to(device), centers]

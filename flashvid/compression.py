@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from operator import index
 
 import torch
 from torch import Tensor
@@ -37,8 +38,8 @@ def compress(
         frame are rounded up.
 
     Raises:
-        InvalidFeaturesError: The tensors have a wrong shape, dtype or device, are empty, or hold values that are
-            not finite or beyond 1e9.
+        InvalidFeaturesError: The tensors have a wrong shape, dtype, layout or device, are empty, or hold values that
+            are not finite or beyond 1e9; or the grid is not one of N tokens.
         ConfigurationError: `reference_compatible` with a temporal threshold of 1 or more and tokens to merge,
             where the reference divides by zero.
     """
@@ -46,10 +47,20 @@ def compress(
     num_tokens = features.shape[1]
     if grid_hw is None and math.isqrt(num_tokens) ** 2 == num_tokens:
         grid_hw = (math.isqrt(num_tokens), math.isqrt(num_tokens))
-    if grid_hw is not None and math.prod(grid_hw) != num_tokens:
-        raise InvalidFeaturesError(f"a grid of {grid_hw[0]} x {grid_hw[1]} tokens does not make {num_tokens}")
+    if grid_hw is not None:
+        grid_hw = _checked_grid(grid_hw, num_tokens)
     with torch.no_grad():
         return METHODS[config.method].compress(ClipFeatures(features, scores, grid_hw), config)
+
+
+def _checked_grid(grid_hw: tuple[int, int], num_tokens: int) -> tuple[int, int]:
+    try:
+        rows, columns = map(index, grid_hw)
+    except (TypeError, ValueError):
+        raise InvalidFeaturesError(f"grid_hw must be two whole numbers, rows and columns, not {grid_hw!r}") from None
+    if min(rows, columns) < 1 or rows * columns != num_tokens:
+        raise InvalidFeaturesError(f"a grid of {rows} x {columns} tokens does not make {num_tokens}")
+    return rows, columns
 
 
 def check_inputs(features: Tensor, scores: Tensor) -> None:
@@ -74,6 +85,9 @@ def check_inputs(features: Tensor, scores: Tensor) -> None:
     if features.device != scores.device:
         raise InvalidFeaturesError(f"features are on {features.device}, scores on {scores.device}")
     for name, tensor in (("features", features), ("scores", scores)):
+        if tensor.layout != torch.strided or tensor.is_meta:
+            kind = "a meta tensor" if tensor.is_meta else tensor.layout
+            raise InvalidFeaturesError(f"{name} must be a dense tensor with values, not {kind}")
         # One pass and no copy; NaN comes through.
         extremes = [float(extreme) for extreme in tensor.detach().aminmax()]
         if not all(math.isfinite(extreme) for extreme in extremes):

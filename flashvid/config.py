@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flashvid.errors import ConfigurationError
 
-MethodName = Literal[
-    "flashvid",
-    "adts",
-    "tstm",
-    "visionzip",
-    "fastvid",
-    "vidcom2",
-    "tome",
-    "attention_topk",
-    "random",
-    "uniform_frames",
-    "spatial_pooling",
-    "fastv",
-]
+# Every file of methods/ is a method of that name, but for the one that says what a method is.
+METHOD_NAMES = tuple(
+    sorted({module.name for module in iter_modules([str(Path(__file__).with_name("methods"))])} - {"method"})
+)
+if TYPE_CHECKING:
+    MethodName = str
+else:
+    MethodName = Literal[METHOD_NAMES]
 TokenSelectionMethod = Literal["attn_div", "attn_div_v2", "attn", "div"]
 EventRelevance = Literal["segment", "clip"]
 
@@ -82,6 +78,7 @@ class CompressionConfig(BaseModel):
     expansion: float = Field(
         default=1.0,
         gt=0.0,
+        le=1e6,
         description="Multiplies the budget. 1.25 goes with pruning inside the LLM, which divides it out again; "
         "without inner pruning leave it at 1 (paper: hybrid compression; spec 0, 6).",
     )
@@ -96,7 +93,9 @@ class CompressionConfig(BaseModel):
         "[bug]), instead of the method as the paper means it.",
     )
 
-    seed: int = Field(default=0, ge=0, description="Of the method `random`; nothing else draws (spec: no randomness).")
+    seed: int = Field(
+        default=0, ge=0, lt=2**63, description="Of the method `random`; nothing else draws (spec: no randomness)."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -121,10 +120,6 @@ class CompressionConfig(BaseModel):
         """
         asked = math.ceil(self.retention_ratio * self.expansion * num_frames * num_tokens)
         return min(asked, num_frames * num_tokens)
-
-    def clip_selected(self, num_frames: int, num_tokens: int) -> int:
-        """Of the budget of a clip: tokens that ADTS selects and keeps as they are; the rest is merged."""
-        return math.ceil(self.clip_budget(num_frames, num_tokens) * self.alpha)
 
     def budget(self, num_tokens: int) -> int:
         """Tokens to keep per frame of `num_tokens`; may exceed them where `expansion` does (spec 0)."""

@@ -120,6 +120,8 @@ def choose_links(
     raised = values[order[torch.from_numpy(last_link).to(values.device)]]
     if reference_compatible:
         raised = raised.clamp_min(REFERENCE_LEAST_THRESHOLD)
+        # Below its marker, the marker itself would count as a link.
+        threshold = max(threshold, REFERENCE_NO_LINK)
     # Where the threshold will do, and where nothing may be linked.
     fixed = np.where(num_links <= max_links, threshold, np.where(max_links <= 0, np.inf, np.nan))
     fixed = fixed[segments.numbers, None]

@@ -22,8 +22,12 @@ class QuantisedTokens:
     """`[M]` float32: a token is its values times its scale. 0 for a token of zeros."""
 
     def restore(self, dtype: torch.dtype) -> Tensor:
-        """The tokens again: `[M, D]`, multiplied in float32 and rounded to `dtype`, the same everywhere."""
-        return (self.values.to(torch.float32) * self.scales[:, None]).to(dtype)
+        """The tokens again: `[M, D]`, multiplied in float32 and rounded to `dtype`, the same everywhere.
+
+        What rounding took beyond the range of `dtype` is its largest value: it was within, so that is nearest.
+        """
+        limit = torch.finfo(dtype).max
+        return (self.values.to(torch.float32) * self.scales[:, None]).clamp(-limit, limit).to(dtype)
 
 
 def quantise(tokens: Tensor) -> QuantisedTokens:
@@ -36,8 +40,10 @@ def quantise(tokens: Tensor) -> QuantisedTokens:
         tokens: `[M, D]`, floating; not changed.
 
     Raises:
-        InvalidFeaturesError: a value is not finite, for which there is no scale.
+        InvalidFeaturesError: Not a floating `[M, D]`, or a value is not finite in float32, for which there is no scale.
     """
+    if tokens.ndim != 2 or not tokens.is_floating_point():
+        raise InvalidFeaturesError(f"tokens must be floating [M, D], not {tokens.dtype} {list(tokens.shape)}")
     wide = tokens.detach().to(torch.float32)
     if not bool(wide.isfinite().all()):
         raise InvalidFeaturesError("tokens that are not finite cannot be stored as int8")

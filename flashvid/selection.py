@@ -153,5 +153,11 @@ def select_tokens(
     distances, nearest = calibrated_distances(
         features, inverse_lengths, weights, reference_compatible=reference_compatible
     )
-    overwritten = reference_compatible and method != "attn_div_v2"
-    return greedy_max_min(distances, nearest, num_selected, REFERENCE_CHOSEN if overwritten else None)
+    if not reference_compatible or method == "attn_div_v2":
+        return greedy_max_min(distances, nearest, num_selected, None)
+    if not bool(distances.amin() >= 0):
+        # Zero vectors, whose distances are NaN, or negative scores: the marker has to be written again at each pick.
+        return greedy_max_min(distances, nearest, num_selected, REFERENCE_CHOSEN)
+    # Below all distances, as a token's distance to itself it does the same, and each pick is an operation less.
+    distances.diagonal(dim1=1, dim2=2).fill_(REFERENCE_CHOSEN)
+    return greedy_max_min(distances, nearest, num_selected, None)

@@ -43,23 +43,31 @@ def compress_stream(
 
     Args:
         blocks: `(features [t, N, D], scores [t, N])` of any number of frames each, in order; N, D, dtype and
-            device stay the same. See `compress` for what they may hold.
+            device stay the same. See `compress` for what they may hold. A block may be overwritten as soon as the
+            next one is asked for.
         config: The settings; `method` has to be "flashvid", `event_relevance` "segment".
         max_segment_frames: Frames of the longest segment; memory is that of compressing so many and one block.
 
-    Yields:
-        Segments in order. Every frame is in one.
+    Returns:
+        An iterator over segments in order. Every frame is in one.
 
     Raises:
         ConfigurationError: A setting that needs the whole clip, or `max_segment_frames` below 1.
         InvalidFeaturesError: See `compress`; also where blocks do not fit each other.
     """
-    if max_segment_frames < 1:
-        raise ConfigurationError(f"max_segment_frames must be at least 1, not {max_segment_frames}")
+    if not isinstance(max_segment_frames, int) or max_segment_frames < 1:
+        raise ConfigurationError(f"max_segment_frames must be a whole number from 1, not {max_segment_frames}")
     if config.method != "flashvid":
         raise ConfigurationError(f"compress_stream knows the method flashvid, not {config.method}")
     if config.event_relevance == "clip":
         raise ConfigurationError('event_relevance "clip" needs the whole clip: use "segment" with compress_stream')
+    return _segments(blocks, config, max_segment_frames)
+
+
+def _segments(
+    blocks: Iterable[tuple[Tensor, Tensor]], config: CompressionConfig, max_segment_frames: int
+) -> Iterator[StreamedSegment]:
+    """`compress_stream`, whose arguments are checked when it is called, not when it is first asked."""
     whole = config.model_copy(update={"do_segment": False})
     held: list[tuple[Tensor, Tensor]] = []
     first_frame = num_held = 0
@@ -100,8 +108,13 @@ def joined(segments: Iterable[StreamedSegment], tokens_per_frame: int) -> Compre
     Args:
         segments: From `compress_stream`: at least one, in order, none missing.
         tokens_per_frame: N.
+
+    Raises:
+        InvalidFeaturesError: There is no segment.
     """
     parts = list(segments)
+    if not parts:
+        raise InvalidFeaturesError("there are no segments to join: the stream had no frames")
     slots = accumulate((len(part.result.tokens) for part in parts), initial=0)
     assignments = [
         torch.where(part.result.assignment < 0, -1, part.result.assignment + slot)

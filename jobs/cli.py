@@ -1,8 +1,8 @@
 """The `flashvid` command.
 
-Exit codes: 0 the run completed (what failed is in `failures/`), 1 unexpected error (of `verify` and `doctor`: something
-found), 2 the job, its inputs or its settings were refused, 3 storage or the cluster is away, or there is no space: the
-same command may work later, 130 interrupted, 143 terminated.
+Exit codes: 0 the run completed (what failed is in `failures/`), 1 unexpected error (of `verify`, `doctor` and `bench`:
+something found), 2 the job, its inputs or its settings were refused, 3 storage or the cluster is away, or there is no
+space: the same command may work later, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from jobs.plan_command import plan
 from jobs.report_command import report
 from jobs.validate_command import schema, validate
 
+_FOUND = 1
 _REFUSED = 2
 _AWAY = 3
 _SIGNALLED = 128
@@ -191,11 +192,14 @@ def compress(
 ) -> None:
     """Measure the time, operations and memory of compression against the matrix products that it needs.
 
+    Exit code 1 if anything is beyond its limit.
+
     Example: flashvid bench compress --output compress
     """
     from jobs.bench.compress import bench_compress
 
-    bench_compress(output, quick=quick)
+    if bench_compress(output, quick=quick):
+        raise typer.Exit(_FOUND)
 
 
 @bench.command()

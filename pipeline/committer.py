@@ -36,6 +36,7 @@ class Committer:
         lease: Held by this process.
         config: When.
         clock: In seconds.
+        sleep: Waits so many seconds.
         on_commit: Told the number of answers and the rows of failures that are on storage now.
         on_failure: Told of each failure when it is taken over; may raise to stop the run.
     """
@@ -46,6 +47,7 @@ class Committer:
         lease: Lease,
         config: CommitConfig,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
         on_commit: Callable[[int, Sequence[Mapping[str, Any]]], object] = lambda *_: None,
         on_failure: Callable[[Clip, Failure], object] = lambda *_: None,
     ) -> None:
@@ -53,6 +55,7 @@ class Committer:
         self._lease = lease
         self._config = config
         self._clock = clock
+        self._sleep = sleep
         self._on_commit = on_commit
         self._on_failure = on_failure
         self._answers: list[Mapping[str, Any]] = []
@@ -123,16 +126,26 @@ class Committer:
         else:
             self._reached_at = self._clock()
 
-    def flush(self) -> None:
+    def flush(self, patience_s: float = _PATIENCE_S) -> None:
         """Commit everything that waits.
+
+        Args:
+            patience_s: Storage that is away is asked again for so long.
 
         Raises:
             OutputLockedError: another run has taken the lease; nothing more is written.
             StorageUnavailableError: storage is away; the next flush goes on from there.
         """
-        if self._unfinished is not None:
-            self._commit()
-        self._commit()
+        until = self._clock() + patience_s
+        while True:
+            try:
+                if self._unfinished is not None:
+                    self._commit()
+                return self._commit()
+            except StorageUnavailableError:
+                if self._clock() + _PAUSE_S > until:
+                    raise
+            self._sleep(_PAUSE_S)
 
     def _commit(self) -> None:
         self._lease.check()

@@ -36,6 +36,11 @@ class ModelConfig(Settings):
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         default=None, description="precision of weights and tokens; the checkpoint's own when omitted"
     )
+    wait_s: float = Field(
+        default=600,
+        ge=0,
+        description="seconds that an actor waits where its node does not have the model yet, before the run stops",
+    )
 
 
 class SamplingConfig(Settings):

@@ -12,7 +12,9 @@ from pipeline.config import JobConfig
 from pipeline.keys import digest
 
 # Bumped by hand when the code behind them starts to give other results; tests/test_versions.py guards each.
-VERSIONS: Mapping[str, int] = {"decode": 2, "preprocess": 1, "compression": 3, "prompt": 1}
+VERSIONS: Mapping[str, int] = {"decode": 2, "preprocess": 1, "compression": 3, "prompt": 2}
+# Added to what `compression.reference_compatible` gives, which only its own defects and ties can change.
+REFERENCE_MODE_VERSION = 2
 
 Setting = str | int | float | bool | list[str] | None
 
@@ -28,6 +30,11 @@ class Fingerprints:
 
     tokens_settings: Mapping[str, Setting]
     answers_settings: Mapping[str, Setting]
+
+    @property
+    def model_identity(self) -> str:
+        """Which model."""
+        return str(self.tokens_settings["model.identity"])
 
     @property
     def tokens(self) -> str:
@@ -56,6 +63,8 @@ def fingerprints(job: JobConfig, model_identity: str) -> Fingerprints:
     }
     if job.sampling.fps is None:
         del tokens["sampling.max_frames"]  # has no effect with num_frames
+    if job.compression.reference_compatible:
+        tokens["version.reference_mode"] = REFERENCE_MODE_VERSION
     if job.cache_dtype is not None:
         tokens["cache_dtype"] = job.cache_dtype
     answers: dict[str, Setting] = {

@@ -18,7 +18,17 @@ from pipeline.parquet import Row, to_bytes
 from pipeline.retries import read_retries
 from pipeline.storage import Storage
 
-_FAILURE_COLUMNS = ("clip_id", "video_id", "question_id", "error_kind", "error_type", "attempt", "stage", "run_id")
+_FAILURE_COLUMNS = (
+    "clip_id",
+    "video_id",
+    "question_id",
+    "question_hash",
+    "error_kind",
+    "error_type",
+    "attempt",
+    "stage",
+    "run_id",
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,7 @@ class FailureKey:
     attempt: int
     stage: str = ""
     run_id: str = ""
+    question_hash: str | None = None
     retried: bool = False
 
 

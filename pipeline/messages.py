@@ -41,6 +41,7 @@ class Failure:
         error_message: One sentence.
         traceback: For whoever debugs it.
         question_id: The question at fault; None for the whole clip.
+        question_hash: What it asked; None where that can't be told.
     """
 
     stage: str
@@ -49,9 +50,12 @@ class Failure:
     error_message: str
     traceback: str
     question_id: str | None = None
+    question_hash: str | None = None
 
     @classmethod
-    def of(cls, error: BaseException, stage: str, question_id: str | None = None) -> Self:
+    def of(
+        cls, error: BaseException, stage: str, question_id: str | None = None, question_hash: str | None = None
+    ) -> Self:
         """Describe an exception. Errors that are not ours are transient: nothing says that they will come again."""
         return cls(
             stage=stage,
@@ -60,6 +64,7 @@ class Failure:
             error_message=str(error) or type(error).__name__,
             traceback="".join(traceback.format_exception(error)),
             question_id=question_id,
+            question_hash=question_hash,
         )
 
 

@@ -23,6 +23,7 @@ from pipeline.cluster import fatal_cause
 from pipeline.committer import Committer
 from pipeline.config import JobConfig
 from pipeline.fingerprint import Fingerprints
+from pipeline.history import PLAN_STAGE
 from pipeline.inputs import QuestionTable, VideoTable
 from pipeline.ledger import Ledger
 from pipeline.messages import Failure
@@ -36,7 +37,7 @@ from pipeline.plan_shards import (
     plan_shard,
     survey,
 )
-from pipeline.planning import PLAN_STAGE, Clip, Plan, PlanCounts
+from pipeline.planning import Clip, Plan, PlanCounts
 from pipeline.probing import Probe, ProbeTable, probe_clips
 from pipeline.storage import Storage
 from pipeline.token_store import TokenStore

@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 
-from pipeline.errors import InputRowError, QuestionChangedError
+from pipeline.errors import InputRowError
+from pipeline.history import AnswerHistory, FailureHistory
 from pipeline.inputs import Question, QuestionTable, Video
 from pipeline.keys import clip_id, content_key, digest, question_hash
 from pipeline.ledger import AnswerKey, FailureKey
 from pipeline.sources import Source
-
-PLAN_STAGE = "plan"
-_SPAN_COLUMNS = frozenset({"start_s", "end_s"})
 
 
 @dataclass(frozen=True)
@@ -151,50 +149,6 @@ class PlanCounts:
         return self.clips_to_encode + self.clips_cached
 
 
-class FailureHistory:
-    """What failed in earlier runs, and whether it may be tried again. A later answer of a clip supersedes its failures.
-
-    Args:
-        failures: Committed failures.
-        answered_in: The latest run, by `clip_id`, that gave an answer; runs are named in the order they began.
-        max_attempts: Tries of a transient failure.
-    """
-
-    def __init__(self, failures: Iterable[FailureKey], answered_in: Mapping[str, str], max_attempts: int) -> None:
-        self._max_attempts = max_attempts
-        self._of_rows: set[tuple[str, str | None]] = set()
-        self._permanent: set[tuple[str, str | None]] = set()
-        self._attempts: dict[tuple[str, str | None], int] = {}
-        self._forgiven: dict[tuple[str, str | None], int] = {}
-        for failure in failures:
-            key = (failure.clip_id, failure.question_id)
-            if failure.stage == PLAN_STAGE:
-                # The row itself was at fault: planning sees for itself whether it still is.
-                self._of_rows.add(key)
-                continue
-            if failure.question_id is None and failure.run_id < answered_in.get(failure.clip_id, ""):
-                continue
-            if failure.retried:
-                self._forgiven[key] = max(self._forgiven.get(key, 0), failure.attempt)
-            elif failure.error_kind == "permanent":
-                self._permanent.add(key)
-            self._attempts[key] = max(self._attempts.get(key, 0), failure.attempt)
-
-    def attempts(self, clip: str, question_id: str | None = None) -> int:
-        """Tries so far of a clip, or of one question of it, that failed."""
-        return self._attempts.get((clip, question_id), 0)
-
-    def is_noted(self, clip: str, question_id: str) -> bool:
-        """Whether an earlier plan has recorded that a row can't be asked this question."""
-        return (clip, question_id) in self._of_rows
-
-    def is_exhausted(self, clip: str, question_id: str | None) -> bool:
-        """Whether a clip (`question_id` None) or one question of it is not to be tried again."""
-        key = (clip, question_id)
-        tries = self._attempts.get(key, 0) - self._forgiven.get(key, 0)
-        return key in self._permanent or tries >= self._max_attempts
-
-
 def plan(
     videos: Sequence[Video],
     sources: Sequence[Source],
@@ -221,7 +175,7 @@ def plan(
     Raises:
         QuestionChangedError: a `question_id` has answers to another text; names it and the video.
     """
-    answers = _Answers(answered)
+    answers = AnswerHistory(answered)
     history = FailureHistory(failed, answers.answered_in, max_attempts)
     used_columns = questions.columns
     to_encode: list[Clip] = []
@@ -230,7 +184,8 @@ def plan(
     total = done = exhausted = 0
     for video, source in zip(videos, sources, strict=True):
         whole = _clip(video, source, used_columns, (durations or {}).get(source.source_id))
-        open_questions: list[str] = []
+        # By their ids, what each would be asked.
+        open_questions: dict[str, str] = {}
         for question in questions.for_video(video.video_id):
             total += 1
             if isinstance(wanted := _wanted(question, whole), InputRowError):
@@ -239,12 +194,13 @@ def plan(
                 else:
                     failures.append(RowFailure(whole, question.question_id, wanted))
                 continue
-            if answers.has(whole, question, wanted):
+            asked = (whole.clip_id, question.question_id, wanted)
+            if answers.has(whole.video_id, whole.clip_id, question, wanted):
                 done += 1
-            elif history.is_exhausted(whole.clip_id, None) or history.is_exhausted(whole.clip_id, question.question_id):
+            elif history.is_exhausted(whole.clip_id) or history.is_exhausted(*asked):
                 exhausted += 1
             else:
-                open_questions.append(question.question_id)
+                open_questions[question.question_id] = wanted
         if open_questions:
             clip = _with_questions(whole, open_questions, history)
             # A row with a problem names no span of its own: the probe refuses it, whatever is committed for the video.
@@ -276,42 +232,6 @@ def changed_sources(
     ]
 
 
-class _Answers:
-    def __init__(self, answered: Iterable[AnswerKey]) -> None:
-        self._keys: set[tuple[str, str, str]] = set()
-        self._hashes: dict[tuple[str, str], str] = {}
-        self._everywhere: dict[str, set[str]] = {}
-        self.answered_in: dict[str, str] = {}
-        for key in answered:
-            self.answered_in[key.clip_id] = max(self.answered_in.get(key.clip_id, ""), key.run_id)
-            self._keys.add((key.clip_id, key.question_id, key.question_hash))
-            self._everywhere.setdefault(key.question_id, set()).add(key.question_hash)
-            for owner in (key.video_id, key.clip_id):
-                self._hashes[owner, key.question_id] = key.question_hash
-
-    def check(self, common: Iterable[Question]) -> None:
-        """A question for all videos, without columns, has one text: also for videos that it has not been put to yet."""
-        for question in common:
-            wanted = question.fixed_hash
-            if wanted is not None and wanted not in self._everywhere.get(question.question_id, {wanted}):
-                raise QuestionChangedError(
-                    "its answers for other videos were given to another text or other options; give the new question a "
-                    "question_id of its own",
-                    f"question_id {question.question_id!r}",
-                )
-
-    def has(self, clip: Clip, question: Question, wanted: str) -> bool:
-        # A question that names the span has a text for each window of a video.
-        owner = clip.clip_id if _SPAN_COLUMNS & question.columns else clip.video_id
-        if self._hashes.get((owner, question.question_id), wanted) != wanted:
-            raise QuestionChangedError(
-                f"its answers for video_id {clip.video_id!r} were given to another text (the question, its options, "
-                f"or a column it uses has changed); give the new question a question_id of its own",
-                f"question_id {question.question_id!r}",
-            )
-        return (clip.clip_id, question.question_id, wanted) in self._keys
-
-
 def _clip(video: Video, source: Source, used_columns: Collection[str], duration_s: float | None) -> Clip:
     # A row with a problem is no span of the video: repaired, it is another clip.
     source_id = source.source_id if video.problem is None else digest("problem", source.source_id, video.problem)
@@ -340,11 +260,11 @@ def _clip(video: Video, source: Source, used_columns: Collection[str], duration_
     )
 
 
-def _with_questions(clip: Clip, question_ids: list[str], history: FailureHistory) -> Clip:
-    tries = {question_id: history.attempts(clip.clip_id, question_id) for question_id in question_ids}
+def _with_questions(clip: Clip, questions: Mapping[str, str], history: FailureHistory) -> Clip:
+    tries = {name: history.attempts(clip.clip_id, name, asked) for name, asked in questions.items()}
     return replace(
         clip,
-        question_ids=tuple(question_ids),
+        question_ids=tuple(questions),
         attempt=history.attempts(clip.clip_id) + 1,
         question_attempts={question_id: count + 1 for question_id, count in tries.items() if count},
     )

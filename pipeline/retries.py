@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flashvid.errors import ConfigurationError
-from pipeline import tables
+from pipeline.results import Results
 from pipeline.run_records import RunRecords
 from pipeline.storage import Storage
 
@@ -50,7 +50,8 @@ def request_retry(storage: Storage, request: RetryRequest) -> int:
     """Have failures tried again by the next run, whatever fingerprint they belong to.
 
     Returns:
-        Rows of `failures/` that the request covers and no earlier one did; nothing is written if there are none.
+        Failures that no answer has superseded, which the request covers and no earlier one did: of every clip and
+        question the latest. Nothing is written if there are none.
 
     Raises:
         ConfigurationError: the output has no failures at all: probably another folder was meant.
@@ -61,11 +62,11 @@ def request_retry(storage: Storage, request: RetryRequest) -> int:
     if not names:
         raise ConfigurationError("has no failures", storage.url)
     earlier = read_retries(storage)
-    covered = sum(
-        request.covers(row) and not any(other.covers(row) for other in earlier)
-        for part in storage.scan(names, tables.FAILURES, ["run_id", "error_kind", "error_type", "stage"])
-        for row in part.to_pylist()
-    )
+    covered = 0
+    for fingerprint in sorted({name.split("/")[1].removeprefix("fingerprint=") for name in names}):
+        results = Results(storage, fingerprint)
+        for row in results.failures(results.answers(columns=())):
+            covered += request.covers(row) and not any(other.covers(row) for other in earlier)
     if covered and not storage.create(f"{_FOLDER}/{request.requested}.json", json.dumps(asdict(request)).encode()):
         raise FileExistsError(f"{_FOLDER}/{request.requested}.json was written by somebody else")
     return covered

@@ -186,7 +186,9 @@ class _Run:
         monitor = actor.options(scheduling_strategy=here).remote(
             pools.max_decoded_clips, RunMetrics(self._lease.run_id)
         )
-        settings = StageSettings(self._job, self._lease.run_id, self._prints.tokens, monitor)
+        settings = StageSettings(
+            self._job, self._lease.run_id, self._prints.tokens, self._prints.model_identity, monitor
+        )
         clips = answers = 0
         failures = self._committer.failures_committed
         try:
@@ -209,9 +211,13 @@ class _Run:
                 self._metrics.progressed(progress, self._storage.take_traffic())
                 self._on_progress(progress)
             activity: Activity = ray.get(monitor.activity.remote())
-        finally:
-            # Also when the run is interrupted: what has been answered is kept.
+        except BaseException:
+            # Also when the run is interrupted: what has been answered is kept. Nobody waits long for that, though.
+            self._committer.flush(patience_s=0)
+            raise
+        else:
             self._committer.flush()
+        finally:
             # Its handles travelled to the actors, so Ray would keep it as long as the cluster lives.
             ray.kill(monitor)
         return activity

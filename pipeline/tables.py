@@ -81,5 +81,9 @@ FAILURES = pa.schema(
         ("traceback", pa.string()),
         ("attempt", pa.int32()),
         ("run_id", pa.string()),
+        ("question_hash", pa.string()),
     ]
 )
+
+# Added within format 1: parts written before do not have them, and readers take them for null (docs/compatibility.md).
+LATER_COLUMNS = {"failures": frozenset({"question_hash"})}

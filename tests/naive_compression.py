@@ -178,12 +178,21 @@ def grow_forest(frames: Frames, free: list[list[bool]], config: CompressionConfi
     return nodes
 
 
-def cluster(points: list[Vector], c: int, rank: Ranker) -> list[tuple[int, list[int]]]:
+def in_float32(density: float) -> float:
+    """What is left of a density in the reference's precision: far from its neighbours a token has none."""
+    if 1e-46 < density < 1e-36:
+        raise UndecidedError
+    return density if density > 1e-40 else 0.0
+
+
+def cluster(points: list[Vector], c: int, config: CompressionConfig, rank: Ranker) -> list[tuple[int, list[int]]]:
     """Spec 4 for one frame: each centre with its members."""
     n, width = len(points), len(points[0])
     d = [[math.sqrt(dot(a - b, a - b) / width) for b in points] for a in points]
     k = min(c, 7)
     density = [math.exp(-math.fsum(x * x for x in sorted(d[i])[:k]) / k) for i in range(n)]
+    if config.reference_compatible:
+        density = [in_float32(x) for x in density]
     farthest = max(max(row) for row in d)
     score = []
     for i in range(n):
@@ -230,7 +239,7 @@ class Candidates:
     trees: list[frozenset[int]]
     wanted: int
 
-    def slots(self, rank: Ranker) -> list[Slot]:
+    def slots(self, config: CompressionConfig, rank: Ranker) -> list[Slot]:
         """Spec 4 for one frame."""
         if self.wanted == 0:
             return []
@@ -241,7 +250,9 @@ class Candidates:
                 mean([self.values[i] for i in members]),
                 frozenset().union(*(self.trees[i] for i in members)),
             )
-            for center, members in (alone if self.wanted == len(alone) else cluster(self.values, self.wanted, rank))
+            for center, members in (
+                alone if self.wanted == len(alone) else cluster(self.values, self.wanted, config, rank)
+            )
         ]
 
 
@@ -296,8 +307,7 @@ def naive_compress(
         features: `[T, N, D]`.
         attention: `[T, N]`.
         config: The settings.
-        rank: How DySeg and DPC-kNN rank. The reference's ties follow no rule, so its mode needs its own. In DPC-kNN,
-            where random noise decides them, it is followed only if all frames of the clip are alike.
+        rank: How DySeg and DPC-kNN rank. The reference's ties follow no rule, so its mode needs its own.
 
     Raises:
         UndecidedError: Where a decision hangs on rounding. In the corrected mode ADTS is never undecided.
@@ -327,7 +337,5 @@ def naive_compress(
         if sum(merged_of) > 0:
             candidates += merge_segment(part, selected, start * n, config, to_merge, floor)
         start += length
-    if len({(len(frame.values), frame.wanted) for frame in candidates if frame.wanted > 0}) > 1:
-        rank = lowest_index_first
-    slots += [slot for frame in candidates for slot in frame.slots(rank)]
+    slots += [slot for frame in candidates for slot in frame.slots(config, rank)]
     return sorted(slots, key=lambda slot: slot.index), lengths

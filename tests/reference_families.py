@@ -1,13 +1,12 @@
 """Whole runs of LLaVA-OneVision, LLaVA-Video and Qwen3-VL, from pixels to generated tokens, against the reference's.
 
-`python -m tests.reference_vectors DIR` calls `check_families`, where DIR is laid out like `e2e/`.
+`python -m tests.reference_vectors DIR` calls `check_vector`, where DIR is laid out like `e2e/`.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -114,18 +113,6 @@ def check_vector(case: FamilyCase, vector: Vector) -> FamilyCheck:
     """From the reference's pixels to the tokens it generated."""
     is_plain = "compressed_tokens" not in vector.tensors
     return FamilyCheck(vector.name, tuple((_plain_problems if is_plain else _problems)(case, vector)))
-
-
-def check_families(folder: Path) -> list[FamilyCheck]:
-    """Check every vector of these families in a folder; none where there are none."""
-    found = []
-    for family in FAMILIES:
-        vectors = run_vectors(family, folder)
-        if vectors:
-            with tempfile.TemporaryDirectory() as parent:
-                case = load_case(family, folder, Path(parent) / "model")
-                found += [check_vector(case, vector) for vector in vectors]
-    return found
 
 
 def _problems(case: FamilyCase, vector: Vector) -> Iterator[str]:

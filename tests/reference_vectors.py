@@ -1,16 +1,18 @@
 """Check the library against a folder of reference vectors: `python -m tests.reference_vectors DIR`.
 
 DIR is laid out like `golden/` or like `e2e/`. One line per file: its tier, whether indices agree, and the largest
-difference: of a token, as a share of the largest reference value; for a run of a model, of a logit. The exit code is 1
-on any miss, or if there was nothing to check.
+difference: of a token, as a share of the largest reference value; for a run of a model, of a logit. A file that can't
+be read, and one that nothing here knows, is a miss. The exit code is 1 on any miss, or if there was nothing to check.
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,7 @@ from flashvid.segmentation import Segments, cut_segments, transition_similaritie
 from flashvid.selection import event_relevance, select_tokens
 from tests.reference import Vector, load_vector, vector_paths
 from tests.reference_e2e import LANGUAGE_CHECKS, LOGITS_TOLERANCE, run_paths
-from tests.reference_families import FamilyCheck, check_families
+from tests.reference_families import FAMILIES, FamilyCheck, check_vector, load_case
 
 TOLERANCE = 1e-5
 
@@ -40,6 +42,7 @@ class Check:
     problem: str | None
     error: float = 0.0
     tolerance: float = TOLERANCE
+    compared: str = "indices equal"
 
     @property
     def passed(self) -> bool:
@@ -48,7 +51,7 @@ class Check:
 
     def __str__(self) -> str:
         verdict = "ok  " if self.passed else "MISS"
-        finding = self.problem or "indices equal"
+        finding = self.problem or self.compared
         return f"{verdict} {self.name:<48} {self.tier:<7} error {self.error:.1e}  {finding}"
 
 
@@ -86,15 +89,20 @@ def check_compression(vector: Vector) -> Check:
         return Check(vector.name, tier, f"segments {result.segment_lengths}")
     got_indices, want_indices = result.indices, vector.tensors["kept_indices"].long()
     got, want = result.tokens, vector.tensors["kept_tokens"]
+    compared = f"indices equal, {len(features)} frames"
     if tier == "masked":
         stable = vector.tensors["frame_stable"].bool()
+        if not stable.any():
+            return Check(vector.name, tier, "no frame is stable: there is nothing to compare")
+        compared = f"indices equal, {int(stable.sum())} of {len(features)} frames"
         got_stable, want_stable = (stable[i // features.shape[1]] for i in (got_indices, want_indices))
         got_indices, got = got_indices[got_stable], got[got_stable]
         want_indices, want = want_indices[want_stable], want[want_stable]
     if not torch.equal(got_indices, want_indices):
         extra = len(set(got_indices.tolist()) ^ set(want_indices.tolist()))
         return Check(vector.name, tier, f"{len(got)} tokens for {len(want)}, {extra} indices differ")
-    return Check(vector.name, tier, None, relative_error(pair_repeats(want_indices, got, want), want))
+    error = relative_error(pair_repeats(want_indices, got, want), want)
+    return Check(vector.name, tier, None, error, compared=compared)
 
 
 def check_segmentation(vector: Vector) -> Check:
@@ -185,8 +193,11 @@ def check_inner_pruning(vector: Vector) -> Check:
         return Check(vector.name, "unit", "kept positions differ")
     given = {"out_hidden": "hidden_states", "out_cos": "cos", "out_sin": "sin"}
     errors = [relative_error(tensors[given[out]][..., kept, :], tensors[out]) for out in given]
-    if "position_ids" in tensors:
-        errors.append(relative_error(tensors["position_ids"][..., kept], tensors["out_position_ids"]))
+    for name in ("position_ids", "cache_position"):
+        # Where none are given, they count from 0.
+        positions = tensors.get(name, torch.arange(len(attention)))[..., kept]
+        if not torch.equal(positions, tensors[f"out_{name}"].view_as(positions)):
+            return Check(vector.name, "unit", f"out_{name} differs")
     return Check(vector.name, "unit", None, max(errors))
 
 
@@ -200,29 +211,54 @@ CHECKS: dict[str, Callable[[Vector], Check]] = {
 }
 
 
+def attempted(path: Path, tier: str, check: Callable[[], Check | FamilyCheck]) -> Check | FamilyCheck:
+    """What a check finds; whatever it dies of is a finding about its file, and the others are checked all the same."""
+    try:
+        return check()
+    except Exception as error:  # noqa: BLE001 - see above
+        return Check(path.stem, tier, f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def check_folder(folder: Path) -> Iterator[Check | FamilyCheck]:
+    """All files of a folder; those of a model's weights and inputs belong to its runs."""
+    left = {*vector_paths("", folder)}
+    for prefix, check in CHECKS.items():
+        for path in vector_paths(prefix, folder):
+            left.remove(path)
+            yield attempted(path, "unit", partial(lambda p, c: c(load_vector(p)), path, check))
+    for family, differs in LANGUAGE_CHECKS.items():
+        for path in run_paths(family, folder):
+            yield attempted(path, "e2e", partial(check_run, folder, path, differs))
+    for family in FAMILIES:
+        with tempfile.TemporaryDirectory() as parent:
+            load = cache(partial(load_case, family, folder, Path(parent) / "model"))
+            for path in run_paths(family, folder):
+                yield attempted(path, "e2e", partial(lambda p, case: check_vector(case(), load_vector(p)), path, load))
+    for family in (*LANGUAGE_CHECKS, *FAMILIES):
+        left -= {*vector_paths(f"{family}_", folder)}
+    for path in sorted(left):
+        yield Check(path.stem, "?", "nothing here knows this kind of file")
+
+
+def check_run(folder: Path, path: Path, differs: Callable[[Path, Vector], tuple[str | None, float]]) -> Check:
+    """The language side on one file of a family."""
+    vector = load_vector(path)
+    problem, error = differs(folder, vector)
+    return Check(vector.name, "e2e", problem, error, LOGITS_TOLERANCE, "everything agrees")
+
+
 def main(arguments: list[str]) -> int:
     """Check a folder and print what was found."""
     if len(arguments) != 1:
         print(__doc__, file=sys.stderr)
         return 2
     folder = Path(arguments[0])
-    outcomes: list[Check | FamilyCheck] = [*check_families(folder)]
-    print(*outcomes, sep="\n", end="\n" if outcomes else "")
-    for prefix, check in CHECKS.items():
-        for path in vector_paths(prefix, folder):
-            outcome = check(load_vector(path))
-            print(outcome)
-            outcomes.append(outcome)
-    for family, differs in LANGUAGE_CHECKS.items():
-        for path in run_paths(family, folder):
-            vector = load_vector(path)
-            problem, error = differs(folder, vector)
-            outcome = Check(vector.name, "e2e", problem, error, LOGITS_TOLERANCE)
-            print(outcome)
-            outcomes.append(outcome)
-    missed = sum(not outcome.passed for outcome in outcomes)
-    print(f"{len(outcomes) - missed} of {len(outcomes)} files agree with {folder}")
-    return 1 if missed or not outcomes else 0
+    checked = missed = 0
+    for outcome in check_folder(folder):
+        print(outcome, flush=True)
+        checked, missed = checked + 1, missed + (not outcome.passed)
+    print(f"{checked - missed} of {checked} files agree with {folder}")
+    return 1 if missed or not checked else 0
 
 
 if __name__ == "__main__":

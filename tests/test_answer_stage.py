@@ -36,7 +36,7 @@ class Answerer(AnswerStage):
 
     def __init__(self, model: VideoModel, tokens: TokenStore, **settings: Any) -> None:
         self.monitor = RunMonitor(1)
-        self.settings = StageSettings(job(**settings), "run", "0123456789abcdef", self.monitor)
+        self.settings = StageSettings(job(**settings), "run", "0123456789abcdef", "model-1", self.monitor)
         self.tokens = tokens
         self.waited_s = 0.0
         self._model = model

@@ -26,11 +26,11 @@ from pipeline import tables
 from pipeline.export import export_answers
 from pipeline.forgetting import forget_video, token_roots
 from pipeline.garbage import find_garbage
+from pipeline.history import FailureHistory
 from pipeline.keys import content_key, shard_of
 from pipeline.lease import Lease
 from pipeline.ledger import Ledger
 from pipeline.parquet import to_bytes
-from pipeline.planning import FailureHistory
 from pipeline.retries import RetryRequest, request_retry
 from pipeline.run_records import FORMAT_VERSION, RunRecords
 from pipeline.storage import Storage
@@ -303,7 +303,7 @@ def test_verify_finds_it(output: Storage, table: str, damage: Callable[[Storage,
 
 
 def test_a_retried_failure_may_be_tried_again_as_often_as_a_new_one(output: Storage) -> None:
-    """Permanent or exhausted; those that do not match stay as they are; a failure after it counts."""
+    """Permanent or exhausted; those that do not match, or were answered since, stay; a failure after it counts."""
     ledger = Ledger(output, "answers-print")
 
     def exhausted(clip: str) -> bool:
@@ -313,7 +313,7 @@ def test_a_retried_failure_may_be_tried_again_as_often_as_a_new_one(output: Stor
     assert exhausted("clip-worse")
     assert request_retry(output, RetryRequest("20260105T000000-ee", kind="transient")) == 0
     assert output.names("retries") == []
-    assert request_retry(output, RetryRequest("20260105T000000-ee", "permanent", "UnreadableVideoError", "decode")) == 2
+    assert request_retry(output, RetryRequest("20260105T000000-ee", "permanent", "UnreadableVideoError", "decode")) == 1
     assert not exhausted("clip-bad")
     assert exhausted("clip-worse")
     assert request_retry(output, RetryRequest("20260105T000001-ee", stage="decode")) == 0  # asked for already

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.committer import Committer
 from pipeline.config import CommitConfig
-from pipeline.errors import OutputLockedError
+from pipeline.errors import OutputLockedError, StorageUnavailableError
 from pipeline.keys import shard_of
 from pipeline.lease import LEASE_SECONDS, Lease
 from pipeline.ledger import Ledger
@@ -30,18 +30,26 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
+    def sleep(self, seconds: float) -> None:
+        """Pass."""
+        self.now += seconds
+
 
 class FlakyStorage(Storage):
     """Real storage that breaks down at the writes it is told to, before or after writing."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, clock: Clock) -> None:
         super().__init__(url)
+        self.clock = clock
+        self.away_until = 0.0
         self.writes = 0
         self.break_before: set[int] = set()
         self.break_after: set[int] = set()
 
     def create(self, name: str, content: bytes) -> bool:
         """Count, and break down on time."""
+        if self.clock() < self.away_until:
+            raise StorageUnavailableError("no answer within 25 s", self.url)
         if name.startswith("lease/"):
             return super().create(name, content)
         self.writes += 1
@@ -59,9 +67,9 @@ class Desk:
     def __init__(self, folder: Path, config: CommitConfig) -> None:
         self.folder = folder
         self.clock = Clock()
-        self.storage = FlakyStorage(str(folder))
+        self.storage = FlakyStorage(str(folder), self.clock)
         self.lease = Lease.acquire(self.storage, "run-1", clock=self.clock)
-        self.committer = Committer(Ledger(self.storage, "f"), self.lease, config, self.clock)
+        self.committer = Committer(Ledger(self.storage, "f"), self.lease, config, self.clock, self.clock.sleep)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """What a reader sees."""
@@ -148,6 +156,30 @@ def test_a_flush_leaves_nothing_behind(tmp_path: Path) -> None:
     at.committer.flush()
     assert at.answered() == expected
     assert at.committer.answers_committed == 40
+
+
+@pytest.mark.parametrize(("away_s", "kept"), [(590.0, True), (620.0, False)])
+def test_the_last_flush_waits_ten_minutes_for_storage(tmp_path: Path, away_s: float, kept: bool) -> None:
+    """A night's last answers are not lost for an outage that the run would have sat out an hour before."""
+    at = desk(tmp_path)
+    at.committer.add(message("a", "q1"))
+    at.storage.away_until = at.clock.now + away_s
+    if kept:
+        at.committer.flush()
+    else:
+        with pytest.raises(StorageUnavailableError):
+            at.committer.flush()
+    assert at.clock.now <= 600
+    assert at.answered() == ([("video-a", "q1")] if kept else [])
+
+
+def test_an_interrupted_run_does_not_wait(tmp_path: Path) -> None:
+    at = desk(tmp_path)
+    at.committer.add(message("a", "q1"))
+    at.storage.away_until, before = at.clock.now + 60, at.clock.now
+    with pytest.raises(StorageUnavailableError):
+        at.committer.flush(patience_s=0)
+    assert at.clock.now == before
 
 
 def test_waiting_keeps_the_lease_alive(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def test_defaults() -> None:
         {"expansion": 0},
         {"expansion": math.inf},
         {"min_segment_num": 0},
+        {"seed": 2**64},
         {"temporal_threshold": math.nan},
         {"token_selection_method": "attn_div_v3"},
         {"retention": 0.5},

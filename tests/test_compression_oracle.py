@@ -18,7 +18,7 @@ def rank_as_torch_does(values: list[float], count: int) -> list[int]:
 
 
 @st.composite
-def videos(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
+def videos(draw: st.DrawFn, scales: tuple[float, ...] = (1.0,)) -> tuple[torch.Tensor, torch.Tensor]:
     """Frames that drift and sometimes jump: random values, so that no decision hangs on rounding."""
     num_frames, num_tokens, width = (draw(st.integers(*bounds)) for bounds in ((1, 6), (1, 9), (2, 6)))
     drift, common = draw(st.sampled_from([0.02, 0.3, 1.0])), draw(st.sampled_from([0.0, 1.0, 3.0]))
@@ -32,7 +32,8 @@ def videos(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
         jump = index == 0 or draw(st.booleans())
         scene = normal(num_tokens, width) + common * normal(width) if jump else frames[-1]
         frames.append(scene + drift * normal(num_tokens, width))
-    return torch.stack(frames), torch.rand(num_frames, num_tokens, generator=generator)
+    scale = draw(st.sampled_from(scales))
+    return scale * torch.stack(frames), torch.rand(num_frames, num_tokens, generator=generator)
 
 
 @st.composite
@@ -76,8 +77,9 @@ def test_the_method(video: tuple[torch.Tensor, torch.Tensor], config: Compressio
 
 
 @settings(derandomize=True, deadline=None, max_examples=600)
-@given(videos(), configs(reference_compatible=True))
+@given(videos(scales=(1.0, 100.0)), configs(reference_compatible=True))
 def test_the_reference(video: tuple[torch.Tensor, torch.Tensor], config: CompressionConfig) -> None:
+    """Far apart, tokens have no density that its precision could hold: all of a frame then tie."""
     assert_same(video, config, rank_as_torch_does)
 
 

@@ -50,6 +50,24 @@ def test_hard_cuts_give_what_compress_gives(block: int, reference_compatible: bo
     assert whole.segment_lengths == expected.segment_lengths
 
 
+def test_a_block_may_be_overwritten_when_the_next_is_asked_for() -> None:
+    """As by a decoder that fills one buffer again and again; segments reach over several blocks."""
+    features, scores = scenes([5, 8, 7])
+    config = CompressionConfig(complementary_segment=False)
+
+    def blocks() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        buffers = torch.empty_like(features[:4]), torch.empty_like(scores[:4])
+        for start in range(0, 20, 4):
+            for buffer, source in zip(buffers, (features, scores), strict=True):
+                buffer.copy_(source[start : start + 4])
+            yield buffers
+
+    expected = compress(features, scores, config)
+    whole = joined(list(compress_stream(blocks(), config, max_segment_frames=100)), NUM_TOKENS)
+    assert torch.equal(whole.indices, expected.indices)
+    torch.testing.assert_close(whole.tokens, expected.tokens)
+
+
 def test_segments_are_cut_at_the_longest_allowed_and_the_budget_stays_exact() -> None:
     features, scores = scenes([11, 2])
     for config in (CompressionConfig(retention_ratio=0.13), CompressionConfig(retention_ratio=0.13, do_segment=False)):
@@ -64,8 +82,10 @@ def test_impossible_streams_are_refused() -> None:
     for config in (CompressionConfig(event_relevance="clip"), CompressionConfig(method="adts")):
         with pytest.raises(ConfigurationError):
             stream(features, scores, 2, config)
-    with pytest.raises(ConfigurationError, match="max_segment_frames"):
-        stream(features, scores, 2, CompressionConfig(), longest=0)
+    for longest in (0, 2.5):
+        with pytest.raises(ConfigurationError, match="max_segment_frames"):
+            # Without asking for a segment.
+            compress_stream([], CompressionConfig(), max_segment_frames=longest)  # type: ignore[arg-type]
 
     def blocks() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         yield features, scores
@@ -76,7 +96,10 @@ def test_impossible_streams_are_refused() -> None:
 
 
 def test_nothing_gives_nothing() -> None:
-    assert list(compress_stream([], CompressionConfig(), max_segment_frames=9)) == []
+    segments = list(compress_stream([], CompressionConfig(), max_segment_frames=9))
+    assert segments == []
+    with pytest.raises(InvalidFeaturesError, match="no segments"):
+        joined(segments, NUM_TOKENS)
 
 
 PEAK = """

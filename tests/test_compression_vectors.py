@@ -44,6 +44,38 @@ def test_a_wrong_vector_is_reported(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "MISS" in capsys.readouterr().out
 
 
+@needs_reference
+def test_broken_and_unknown_files_are_misses_and_stop_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, fastv = next(GOLDEN.glob("comp_08*")), next(GOLDEN.glob("fastv_02*"))
+    shutil.copyfile(good, tmp_path / "comp_98.safetensors")
+    shutil.copyfile(good, tmp_path / "compress_01.safetensors")
+    (tmp_path / "comp_00.safetensors").write_bytes(good.read_bytes()[:-100])
+    (tmp_path / "dpcknn_00.safetensors").write_bytes(b"")
+    (tmp_path / "qwen3_vl_plain.safetensors").write_bytes(b"")
+    metadata = {"json": json.dumps(load_vector(good).metadata)}
+    tensors = load_file(good)
+    save_file(
+        {name: tensors[name] for name in tensors if name != "kept_tokens"}, tmp_path / "comp_01.safetensors", metadata
+    )
+    tensors["kept_tokens"][0] = torch.nan
+    save_file(tensors, tmp_path / "comp_02.safetensors", metadata)
+    metadata = {"json": json.dumps(load_vector(fastv).metadata)}
+    for name in ("out_cache_position", "out_position_ids"):
+        tensors = load_file(fastv)
+        tensors[name].view(-1)[0] += 1
+        save_file(tensors, tmp_path / f"fastv_{name}.safetensors", metadata)
+    masked = next(path for path in vector_paths("comp_") if load_vector(path).metadata["tier"] == "masked")
+    tensors = load_file(masked)
+    tensors["frame_stable"].zero_()
+    save_file(tensors, tmp_path / "comp_03.safetensors", {"json": json.dumps(load_vector(masked).metadata)})
+    assert main([str(tmp_path)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith("1 of 10 files agree")
+    assert [line.split()[1] for line in lines if line.startswith("ok")] == ["comp_98"]
+
+
 def test_nothing_to_check_is_a_failure(tmp_path: Path) -> None:
     assert main([str(tmp_path)]) == 1
 

@@ -60,6 +60,7 @@ def failure(video: str, question: str | None = None, **fields: object) -> dict[s
         "traceback": "Traceback ...\n",
         "attempt": 1,
         "run_id": "run-1",
+        "question_hash": None if question is None else f"hash-{question}",
     }
     return {**row, **fields}
 
@@ -103,7 +104,7 @@ def test_rows_come_back_as_they_were(ledger: Ledger, tmp_path: Path) -> None:
     assert (len(keys), set(keys)) == (80, expected)
     assert set(ledger.failure_keys()) == {
         FailureKey("clip-bad", None, "permanent", 1, failures[0]["stage"], failures[0]["run_id"]),
-        FailureKey("clip-0001", "q3", "transient", 2, failures[1]["stage"], failures[1]["run_id"]),
+        FailureKey("clip-0001", "q3", "transient", 2, failures[1]["stage"], failures[1]["run_id"], "hash-q3"),
     }
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +67,22 @@ def test_positions_are_transformers_own(model: VideoModel, seconds: float) -> No
 
 @pytest.mark.parametrize(
     ("times", "expected"),
-    [([0, 0.5, 1, 1.5], 1.0), ([10, 12], 4.0), ([3.0], 1.0), ([0, 0.99998], 2.0), ([0, 0.1, 3.0], 3.0)],
+    [([0, 0.5, 1, 1.5], 1.0), ([10, 12], 4.0), ([3.0], 1.0), ([0, 0.1, 3.0], 3.0)],
 )
 def test_seconds_per_step(times: list[float], expected: float) -> None:
     """Two frames' mean distance, wherever the clip starts."""
     assert seconds_per_step(np.array(times, dtype=np.float64), 2) == expected
+
+
+@pytest.mark.parametrize("fps", [0.3, 0.7, 1.0, 1.5, 3.0, 7.0, 24.0, 30.0])
+@pytest.mark.parametrize("ticks", [None, 90_000, 15_360])
+def test_times_are_counted_in_whole_positions(fps: float, ticks: int | None) -> None:
+    """Exactly, in fractions; also where a container's clock rounded the timestamps."""
+    exact = [Fraction(frame) / Fraction(str(fps)) for frame in range(32)]
+    stored = exact if ticks is None else [Fraction(round(time * ticks), ticks) for time in exact]
+    step = seconds_per_step(np.array([float(time) for time in stored]), 2)
+    positions = prompt_positions(0, (16, 2, 2), 0, merge_size=2, positions_per_step=step * 2)
+    assert positions[0].tolist() == [math.floor(2 * exact[frame]) for frame in range(0, 32, 2)]
 
 
 def test_kept_tokens_keep_their_positions(model: VideoModel, compressed: CompressedVideo) -> None:
@@ -248,12 +261,46 @@ def test_no_questions_no_answers(model: VideoModel, compressed: CompressedVideo)
         {"tokens": torch.zeros(2, 96), "indices": torch.tensor([-1, 0])},
         {"tokens": torch.zeros(2, 96), "indices": torch.tensor([0, 3 * 72])},
         {"tokens": torch.zeros(2, 96), "indices": torch.arange(2), "deepstack": (torch.zeros(3, 96),)},
+        {"tokens": torch.full((2, 96), torch.nan), "indices": torch.arange(2)},
+        {"tokens": torch.zeros(2, 96, dtype=torch.int64), "indices": torch.arange(2)},
+        {"tokens": torch.zeros(2, 96), "indices": torch.arange(2.0)},
+        {"grid_thw": (1, 12, 24)},
+        {"grid_thw": (6, 12, 24)},
+        {"grid_thw": (0, 0, 0)},
+        {"frame_timestamps": np.array([])},
+        {"frame_timestamps": np.array([0.0, np.nan])},
+        {"frame_timestamps": np.array([1.0, 0.0])},
     ],
 )
 def test_tokens_that_do_not_belong(model: VideoModel, compressed: CompressedVideo, changes: dict[str, Any]) -> None:
     """Of another model, or with indices that are not theirs."""
     with pytest.raises(InvalidFeaturesError):
         model.answer(dataclasses.replace(compressed, **changes), QUESTIONS)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"options": ["yes", "no"]}, "options must be a list of texts, not 'yes'"),
+        ({"options": "ab"}, "options must be a list with an entry for each question"),
+        ({"options": [["yes", 3], None]}, "options must be a list of texts"),
+        ({"keys": "ab"}, "keys must be a list with an entry"),
+        ({"questions": ["a\ud800", "b"]}, "surrogate"),
+        ({"options": [["\udfff"], None]}, "surrogate"),
+    ],
+)
+def test_texts_that_are_none(
+    model: VideoModel, compressed: CompressedVideo, given: dict[str, Any], message: str
+) -> None:
+    questions = given.pop("questions", ["Which?", "Why?"])
+    with pytest.raises(ConfigurationError, match=message):
+        model.answer(compressed, questions, GenerationConfig(choice="likelihood"), **given)
+
+
+@pytest.mark.parametrize("template", ["{{ 1 / 0 }}", "{{ 'abc'.index('z') }}", "{{ messages[9].content }}"])
+def test_a_template_may_fail_in_any_way(model: VideoModel, compressed: CompressedVideo, template: str) -> None:
+    with pytest.raises(ConfigurationError, match="the chat template can't be filled in"):
+        model.answer(compressed, ["Why?"], GenerationConfig(chat_template=template + "<|video_pad|>"))
 
 
 def test_generation_settings_are_checked() -> None:

@@ -145,10 +145,13 @@ def test_layouts_of_checkpoints(tmp_path: Path, visual: VisualFeatures, layout: 
 
 def test_families_are_told_apart_by_pooling(tmp_path: Path) -> None:
     """The architecture is the same; averages make 7 x 7 of 15 x 15 patches."""
-    write_llava(tmp_path / "model", layout="original", mm_spatial_pool_mode="average", mm_newline_position="grid")
-    found = load_model(str(tmp_path / "model"), part="vision", device="cpu")
-    assert found.family == "llava_video"
-    assert found.encode(video(0), TIMES).grid_thw == (6, 7, 7)
+    for number, mode in enumerate(("average", "bilinear")):
+        # With a newline behind every row it is LLaVA-Video, as it was trained; its configuration then says bilinear.
+        folder = tmp_path / str(number)
+        write_llava(folder, layout="original", mm_spatial_pool_mode=mode, mm_newline_position="grid")
+        found = load_model(str(folder), part="vision", device="cpu")
+        assert found.family == "llava_video"
+        assert found.encode(video(0), TIMES).grid_thw == (6, 7, 7)
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -102,6 +106,79 @@ def test_an_unexpected_tensor_is_named(family: str, folder: Path, part: Any) -> 
     assert extra.endswith(caught.value.message.split(": ")[-1])
 
 
+@pytest.mark.parametrize("extra", ["extra.lora_A.weight", "lm_head.lora_A.weight", "audio_tower.conv.bias"])
+@pytest.mark.usefixtures("unread")
+def test_a_tensor_of_no_part_is_named(folder: Path, extra: str) -> None:
+    """It would have been left out in silence: an adapter that was not merged."""
+    change_weights(folder, lambda weights: weights.update({extra: torch.ones(3)}))
+    with pytest.raises(ModelLoadError, match=f"there are unexpected tensors: {extra}"):
+        resolve_model(str(folder))
+
+
+@pytest.mark.parametrize("value", ["x", None, [], {}, -1, 2.5])
+def test_whatever_is_wrong_with_a_configuration_is_one_error(folder: Path, value: object) -> None:
+    """Numbers that are none, and numbers that make no model."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    nested = [config[name] for name in ("vision_config", "text_config") if isinstance(config.get(name), dict)]
+    for part in [config, *nested]:
+        for key in ("hidden_size", "num_attention_heads", "num_hidden_layers", "depth", "rope_theta", "architectures"):
+            if key in part:
+                before = part[key]
+                part[key] = value
+                (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+                # Some of these values are a default's, or do no harm.
+                with suppress(ModelLoadError, ConfigurationError):
+                    load_model(str(folder), device="cpu")
+                part[key] = before
+
+
+@pytest.mark.parametrize("ends", [[], "<|im_end|>", -1, 10**9, [3, None], {}])
+def test_an_end_that_no_answer_could_reach_is_refused(folder: Path, ends: object) -> None:
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}), encoding="utf-8")
+    with pytest.raises(ModelLoadError, match="names no token that ends"):
+        load_model(str(folder), part="language", device="cpu")
+
+
+def test_weights_of_no_one_precision_are_refused(folder: Path) -> None:
+    """Quantised ones would be taken for weights; two precisions do not multiply."""
+    name = next(name for name in load_file(folder / "model.safetensors") if name.endswith("q_proj.weight"))
+    change_config(folder, dtype=None, torch_dtype=None)
+    change_weights(folder, lambda weights: weights.update({name: weights[name].double()}))
+    with pytest.raises(ModelLoadError, match="give a dtype"):
+        load_model(str(folder), device="cpu")
+    change_weights(folder, lambda weights: weights.update({name: weights[name].to(torch.int8)}))
+    with pytest.raises(ModelLoadError, match="quantised weights are not supported"):
+        load_model(str(folder), device="cpu", dtype="float32")
+
+
+def test_a_revision_is_of_a_hub_id(folder: Path) -> None:
+    with pytest.raises(ModelLoadError, match="revision main is of a hub id"):
+        resolve_model(str(folder), "main")
+
+
+@pytest.mark.parametrize("bounds", [{"min_pixels": 0}, {"max_pixels": -4}])
+def test_bounds_of_no_area_are_refused(folder: Path, bounds: dict[str, int]) -> None:
+    with pytest.raises(ConfigurationError, match="must be at least 1"):
+        load_model(str(folder), part="vision", device="cpu", **bounds)  # type: ignore[arg-type]
+
+
+def test_threads_encode_as_one_does(folder: Path) -> None:
+    """What the last block gets is caught as it passes by: another thread's would do, and be wrong."""
+    model = load_model(str(folder), part="vision", dtype="float32", device="cpu")
+    clips = [np.random.default_rng(seed).integers(0, 256, (8, 60 + 20 * seed, 80, 3), np.uint8) for seed in range(2)]
+    times = np.arange(8.0)
+    alone = [model.encode(clip, times) for clip in clips]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            found = list(threads.map(lambda clip: model.encode(clip, times), clips * 6))
+    finally:
+        sys.setswitchinterval(interval)
+    for index, visual in enumerate(found):
+        assert torch.equal(visual.scores, alone[index % 2].scores)
+
+
 @pytest.mark.usefixtures("unread")
 def test_another_architecture_is_refused(folder: Path) -> None:
     """With the names of those that are supported."""
@@ -179,7 +256,11 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
     """By name, before torch finds out in the middle of loading."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert usable_device("cuda:1") == torch.device("cuda:1")
-    for device, message in (("cuda:2", "'cuda:2' is not here: torch finds 2 GPUs"), ("gpu", "none that torch knows")):
+    for device, message in (
+        ("cuda:2", "'cuda:2' is not here: torch finds 2 GPUs"),
+        ("gpu", "none that torch knows"),
+        ("xpu", "'xpu' can't be used here"),
+    ):
         with pytest.raises(ConfigurationError, match=message):
             load_model(TINY, device=device)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

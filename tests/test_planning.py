@@ -202,6 +202,22 @@ def test_a_repaired_row_is_asked() -> None:
     assert len(make_plan([video("a")], [WHAT], failures=history).to_encode) == 1
 
 
+def test_failures_of_other_words_do_not_count() -> None:
+    """A question that could never be answered is put in other words, or its options change: it is tried anew."""
+    row, mended = video("a"), replace(WHAT, template="What happens here?")
+    failures = [
+        replace(failed(row, WHAT, attempt=MAX_ATTEMPTS), question_hash=question_hash(WHAT.template, WHAT.options)),
+        replace(failed(row, COLOUR, "permanent"), question_hash="of other words"),
+    ]
+    assert make_plan([row], [WHAT], failures=failures).answers_exhausted == 1
+    (clip,) = make_plan([row], [mended, COLOUR], failures=failures).to_encode
+    assert set(clip.question_ids) == {WHAT.question_id, COLOUR.question_id}
+    assert [clip.attempt_of(question_id) for question_id in clip.question_ids] == [1, 1]
+    # Failures from before they told the words count for any.
+    old = [replace(failure, question_hash=None) for failure in failures]
+    assert make_plan([row], [mended, COLOUR], failures=old).answers_exhausted == 2
+
+
 def test_a_later_answer_supersedes_the_failures_of_its_clip() -> None:
     """A new question of a clip that failed, and then worked, starts to count from one."""
     row = video("a")

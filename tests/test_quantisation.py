@@ -56,3 +56,19 @@ def test_what_is_not_finite_is_refused(value: float) -> None:
     tokens[3, 4] = value
     with pytest.raises(InvalidFeaturesError, match="not finite"):
         quantise(tokens)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_largest_values_stay_finite(dtype: torch.dtype) -> None:
+    """Rounded up, a scale times 127 may be more than the value it came from."""
+    largest = torch.finfo(dtype).max
+    tokens = torch.tensor([[largest, -largest], [0.999 * largest, 1.0]]).to(dtype)
+    restored = quantise(tokens).restore(dtype)
+    assert restored.isfinite().all()
+    torch.testing.assert_close(restored[0], tokens[0], rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("tokens", [torch.zeros(5), torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64)])
+def test_only_floating_rows_are_tokens(tokens: Tensor) -> None:
+    with pytest.raises(InvalidFeaturesError, match=r"tokens must be floating \[M, D\]"):
+        quantise(tokens)

@@ -35,7 +35,7 @@ class Desk(Stage):
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.monitor = RunMonitor(1)
-        self.settings = StageSettings(job(), "run-1", "tokens-1", self.monitor)
+        self.settings = StageSettings(job(), "run-1", "tokens-1", "model-1", self.monitor)
         self.error = error
         self.processed = 0
         self.waited_s = 0.0

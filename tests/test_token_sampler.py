@@ -51,6 +51,11 @@ def test_top_k_and_top_p_cut_the_tail() -> None:
     assert draws(top_k=2)[3] / 4000 == pytest.approx(3 / 7, abs=0.032)
 
 
+def test_no_temperature_is_too_small() -> None:
+    """In the limit it is greedy; dividing by it overflows."""
+    assert set(draws(50, temperature=1e-310)) == {int(LOGITS.argmax())}
+
+
 def test_equally_likely_tokens_keep_their_order() -> None:
     """So that a cut does not depend on how a device sorts."""
     assert draws(logits=torch.zeros(8), top_k=3).keys() == {0, 1, 2}

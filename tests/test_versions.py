@@ -19,7 +19,7 @@ from pipeline.fingerprint import VERSIONS
 from pipeline.prompts import question_prompt
 
 # The versions that the golden results below belong to.
-GOLDEN_VERSIONS = {"decode": 2, "preprocess": 1, "compression": 3, "prompt": 1}
+GOLDEN_VERSIONS = {"decode": 2, "preprocess": 1, "compression": 3, "prompt": 2}
 
 RESIZED_SHAPE = (2, 48, 96, 3)
 RESIZED_COARSE = [

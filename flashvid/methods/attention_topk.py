@@ -12,4 +12,4 @@ def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResul
     return keep(clip, first_of_each_frame(ranked, config.clip_budget(*clip.scores.shape)))
 
 
-ATTENTION_TOPK = CompressionMethod(_compress, "the simplest use of attention; FlashVID's ADTS without diversity")
+METHOD = CompressionMethod(_compress, "the simplest use of attention; FlashVID's ADTS without diversity")

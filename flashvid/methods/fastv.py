@@ -17,4 +17,4 @@ def _compress(clip: ClipFeatures, _config: CompressionConfig) -> CompressionResu
     return keep(clip, torch.arange(clip.scores.numel(), device=clip.scores.device))
 
 
-FASTV = CompressionMethod(_compress, "FastV, arXiv 2403.06764, section 4.1", question_dependent=True)
+METHOD = CompressionMethod(_compress, "FastV, arXiv 2403.06764, section 4.1", question_dependent=True)

@@ -90,4 +90,4 @@ def _densest(points: Tensor, count: int) -> Tensor:
     return first_ranked(apart.log() + density, count, largest=True, reference_compatible=False)
 
 
-FASTVID = CompressionMethod(_compress, "FastVID, arXiv 2503.11187: DySeg and STPrune (ATS, DTM)")
+METHOD = CompressionMethod(_compress, "FastVID, arXiv 2503.11187: DySeg and STPrune (ATS, DTM)")

@@ -83,8 +83,8 @@ def _budget_up_to(
     if config.reference_compatible:
         return borders * config.budget(num_tokens), borders * config.n_select(num_tokens)
     # In this order, so that ceil sees what `clip_budget` does.
-    asked = np.ceil(config.retention_ratio * config.expansion * borders * num_tokens).astype(np.int64)
-    kept = np.minimum(asked, borders * num_tokens)
+    asked = np.ceil(config.retention_ratio * config.expansion * borders * num_tokens)
+    kept = np.minimum(asked, borders * num_tokens).astype(np.int64)
     return kept, np.ceil(kept * config.alpha).astype(np.int64)
 
 
@@ -194,4 +194,4 @@ def _merge(
     return Rows(root_of_row[clusters.centers], members, ids, weights / cluster_sizes[ids])
 
 
-FLASHVID = CompressionMethod(compress_flashvid, "FlashVID, arXiv 2602.08024")
+METHOD = CompressionMethod(compress_flashvid, "FlashVID, arXiv 2602.08024")

@@ -51,4 +51,4 @@ def _blocks(grid_hw: tuple[int, int], pooled: tuple[int, int]) -> tuple[Tensor, 
     return block, (middles[0][:, None] * grid_hw[1] + middles[1]).flatten()
 
 
-SPATIAL_POOLING = CompressionMethod(_compress, "average pooling, as in LLaVA-NeXT-Video and many others")
+METHOD = CompressionMethod(_compress, "average pooling, as in LLaVA-NeXT-Video and many others")

@@ -38,10 +38,11 @@ def merge_frame(features: Tensor, budget: int) -> Tensor:
         `[N]` int64: for each token the one it was merged into, itself where it was left.
     """
     owner = torch.arange(len(features), device=features.device)
-    sums, sizes = features.float().clone(), features.new_ones(len(features), dtype=torch.float32)
+    sums = features.float().clone()
     left = owner
     while len(left) > budget:
-        units = functional.normalize(sums[left] / sizes[left, None], dim=-1)
+        # Of a group the sum points where its mean does.
+        units = functional.normalize(sums[left], dim=-1)
         # Every other token is a source, the rest are targets; at most half can go in a round.
         similarity, target = (units[0::2] @ units[1::2].T).max(dim=-1)
         count = min(len(left) - budget, len(similarity), len(left) - 1)
@@ -49,10 +50,9 @@ def merge_frame(features: Tensor, budget: int) -> Tensor:
         sources, targets = left[0::2][merged], left[1::2][target[merged]]
         for source, goal in zip(sources.tolist(), targets.tolist(), strict=True):
             sums[goal] += sums[source]
-            sizes[goal] += sizes[source]
             owner[owner == source] = goal
         left = torch.unique(owner)
     return owner
 
 
-TOME = CompressionMethod(_compress, "ToMe, arXiv 2210.09461: bipartite soft matching")
+METHOD = CompressionMethod(_compress, "ToMe, arXiv 2210.09461: bipartite soft matching")

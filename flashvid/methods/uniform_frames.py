@@ -21,4 +21,4 @@ def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResul
     return keep(clip, (frames[:, None] * num_tokens + positions).flatten())
 
 
-UNIFORM_FRAMES = CompressionMethod(_compress, "the usual answer to long videos: fewer frames")
+METHOD = CompressionMethod(_compress, "the usual answer to long videos: fewer frames")

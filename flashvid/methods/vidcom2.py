@@ -53,4 +53,4 @@ def _similarity(tokens: Tensor, centre: Tensor) -> Tensor:
     return torch.stack([(-distance / (2 * 2.0**power)).exp() for power in _KERNEL_POWERS]).sum(dim=0)
 
 
-VIDCOM2 = CompressionMethod(_compress, "VidCom2, arXiv 2505.14454: adjustment by frame, adaptive token compression")
+METHOD = CompressionMethod(_compress, "VidCom2, arXiv 2505.14454: adjustment by frame, adaptive token compression")

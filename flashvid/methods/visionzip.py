@@ -42,4 +42,4 @@ def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResul
     return merge_into(clip, torch.cat(kept).sort().values, assignment.flatten())
 
 
-VISIONZIP = CompressionMethod(_compress, "VisionZip, arXiv 2412.04467: dominant and contextual tokens")
+METHOD = CompressionMethod(_compress, "VisionZip, arXiv 2412.04467: dominant and contextual tokens")

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+import numpy as np
+
 from flashvid.config import InnerPruningConfig
 from flashvid.errors import ConfigurationError, InvalidFeaturesError
 from flashvid.models.generation import Batch, Ending, Generated, Prompt, SharedPrompts
@@ -22,7 +24,8 @@ def check_clip(clip: ClipQuestions, width: int) -> None:
 
     Raises:
         ConfigurationError: several videos or images in a question, or further turns.
-        InvalidFeaturesError: tokens of another width than this model's, or indices that are not theirs.
+        InvalidFeaturesError: tokens of another width than this model's or not finite, or indices, a grid or times that
+            are not theirs.
     """
     if clip.compressed is not None and not isinstance(clip.compressed, CompressedVideo):
         raise ConfigurationError(
@@ -38,10 +41,26 @@ def check_clip(clip: ClipQuestions, width: int) -> None:
                 "conversation, are not supported yet"
             )
     for name, given in (("options", clip.options), ("keys", clip.keys)):
+        if isinstance(given, str):
+            raise ConfigurationError(f"{name} must be a list with an entry for each question, not one text")
         if given is not None and len(given) != len(clip.questions):
             raise ConfigurationError(f"{len(clip.questions)} questions need as many {name}, not {len(given)}")
+    for question, options in zip(clip.questions, clip.options or (), strict=False):
+        if isinstance(options, str) or not all(isinstance(option, str) for option in options or ()):
+            raise ConfigurationError(f"options must be a list of texts, not {options!r}", f"question {question!r}")
+    for text in (*clip.questions, *(clip.keys or ()), *(option for own in clip.options or () for option in own or ())):
+        if not _is_unicode(text):
+            raise ConfigurationError(f"{text!r} holds half a character (a surrogate), which no tokenizer can read")
     if clip.compressed is not None:
         _check_compressed(clip.compressed, width)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_compressed(compressed: CompressedVideo, width: int) -> None:
@@ -51,9 +70,22 @@ def _check_compressed(compressed: CompressedVideo, width: int) -> None:
     for extra in compressed.deepstack:
         if extra.shape != tokens.shape:
             raise InvalidFeaturesError(f"deepstack features must be {list(tokens.shape)}, not {list(extra.shape)}")
+    if not tokens.is_floating_point() or not bool(tokens.isfinite().all()):
+        raise InvalidFeaturesError("tokens must be floating and finite")
     total = len(compressed.assignment)
+    # Rows and columns are of patches, of which a square makes a token.
+    merged, left = divmod(math.prod(compressed.grid_thw), max(total, 1))
+    if min(compressed.grid_thw) < 1 or left or math.isqrt(merged) ** 2 != merged or merged == 0:
+        raise InvalidFeaturesError(f"a grid of {compressed.grid_thw} patches does not make {total} tokens")
+    times = compressed.frame_timestamps
+    if len(times) == 0 or not np.isfinite(times).all() or (np.diff(times) < 0).any():
+        raise InvalidFeaturesError("frame_timestamps must be finite, ascending and at least one")
     in_order = indices.shape == tokens.shape[:1] and bool((indices.diff() >= 0).all())
-    if not in_order or (len(indices) and not 0 <= int(indices[0]) <= int(indices[-1]) < total):
+    if (
+        indices.is_floating_point()
+        or not in_order
+        or (len(indices) and not 0 <= int(indices[0]) <= int(indices[-1]) < total)
+    ):
         raise InvalidFeaturesError(f"the indices of {len(tokens)} tokens must ascend and be below {total}")
 
 

@@ -22,6 +22,13 @@ def usable_device(device: str | torch.device | None) -> torch.device:
         raise ConfigurationError(f"device {device!r} is none that torch knows; cpu and cuda, cuda:0 are") from None
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise ConfigurationError(f"device {str(found)!r} is not here: torch finds {torch.cuda.device_count()} GPUs")
+    try:
+        # Of any other kind torch tells only by failing.
+        if found.type != "cuda":
+            torch.empty(1, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigurationError(f"device {str(found)!r} can't be used here: {reason}") from None
     return found
 
 

@@ -38,6 +38,9 @@ class Family(Protocol):
     def needed_tensors(self, config: Mapping[str, Any], stored: Iterable[str], part: Part) -> list[str]:
         """What a part reads, under the names it has in a checkpoint that holds `stored`; all need not be there."""
 
+    def tensor_prefixes(self, config: Mapping[str, Any], stored: Iterable[str]) -> tuple[str, ...]:
+        """How names begin in a checkpoint that holds `stored`, those that are known and not needed included."""
+
     def hidden_size(self, config: Mapping[str, Any]) -> int:
         """Width of a visual token in the language model."""
 

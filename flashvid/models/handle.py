@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import Lock
 
 import numpy as np
 import torch
@@ -56,6 +57,8 @@ class VideoModel:
         self._vision = vision
         self._language = language
         self._checkpoint = checkpoint
+        # What the last block gets is caught while the tower runs, so one clip at a time.
+        self._encoding = Lock()
 
     @property
     def family(self) -> str:
@@ -100,7 +103,7 @@ class VideoModel:
         return self._language
 
     def encode(self, frames: NDArray[np.uint8] | Tensor, timestamps: ArrayLike) -> VisualFeatures:
-        """Run the vision side.
+        """Run the vision side; threads wait for each other.
 
         Args:
             frames: uint8 `[F, H, W, 3]`, RGB, at any size: they are resized as the family does it, unless they are.
@@ -110,7 +113,9 @@ class VideoModel:
             InvalidFeaturesError: frames or timestamps of another shape, dtype or order.
             ConfigurationError: the vision side was not loaded.
         """
-        return self.vision.encode(*checked_frames(frames, timestamps))
+        checked = checked_frames(frames, timestamps)
+        with self._encoding:
+            return self.vision.encode(*checked)
 
     def compress(self, visual: VisualFeatures, config: CompressionConfig | None) -> CompressedVideo:
         """Keep the visual tokens that matter.
@@ -161,7 +166,8 @@ class VideoModel:
             ConfigurationError: the language side was not loaded; pruning that the model does not allow; not as many
                 options or keys as questions, or an option without text; a schema that can't be enforced, a template
                 that does not place one video; several videos or images in a question, or further turns.
-            InvalidFeaturesError: tokens of another width than this model's, or indices that are not theirs.
+            InvalidFeaturesError: tokens of another width than this model's or not finite, or indices, a grid or times
+                that are not theirs.
         """
         clip = ClipQuestions(compressed, questions, options, keys)
         return self.answer_many([clip], generation, pruning=pruning, max_batch_tokens=max_batch_tokens)[0]

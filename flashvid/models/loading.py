@@ -10,7 +10,7 @@ from flashvid.errors import ConfigurationError
 from flashvid.models.devices import refuse_too_large, usable_device
 from flashvid.models.families import family_named
 from flashvid.models.handle import VideoModel
-from flashvid.models.sources import ModelSource, resolve_model
+from flashvid.models.sources import ModelSource, model_errors, resolve_model
 from flashvid.models.types import FramePreprocessor, LoadOptions, Part
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -46,6 +46,7 @@ def load_model(
     """
     if part not in get_args(Part):
         raise ConfigurationError(f"part {part!r} is none of {', '.join(get_args(Part))}")
+    _check_pixels(min_pixels, max_pixels)
     precision = named_dtype(dtype)
     source = model if isinstance(model, ModelSource) else resolve_model(model, revision)
     options = LoadOptions(
@@ -55,6 +56,11 @@ def load_model(
         min_pixels=min_pixels,
         max_pixels=max_pixels,
     )
+    with model_errors(source.path, passed=(torch.OutOfMemoryError, ImportError)):
+        return _load(source, part, options)
+
+
+def _load(source: ModelSource, part: Part, options: LoadOptions) -> VideoModel:
     family, checkpoint = family_named(source.family), source.checkpoint()
     needed = family.needed_tensors(source.config(), checkpoint.files, part)
     refuse_too_large(source, checkpoint.num_bytes(needed, options.dtype), options.device)
@@ -82,8 +88,16 @@ def load_preprocessor(
         ModelLoadError: files missing or not fitting.
         ConfigurationError: bounds that exclude each other.
     """
+    _check_pixels(min_pixels, max_pixels)
     source = model if isinstance(model, ModelSource) else resolve_model(model, revision)
-    return family_named(source.family).load_preprocessor(source, min_pixels=min_pixels, max_pixels=max_pixels)
+    with model_errors(source.path):
+        return family_named(source.family).load_preprocessor(source, min_pixels=min_pixels, max_pixels=max_pixels)
+
+
+def _check_pixels(min_pixels: int | None, max_pixels: int | None) -> None:
+    for name, value in (("min_pixels", min_pixels), ("max_pixels", max_pixels)):
+        if value is not None and value < 1:
+            raise ConfigurationError(f"{name} must be at least 1, not {value}")
 
 
 def named_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from flashvid.errors import ConfigurationError, ModelLoadError
@@ -118,8 +117,7 @@ class ChatPrompt:
                     messages, chat_template=template or self._template, tokenize=False, add_generation_prompt=True
                 )
             )
-        # A type error is what a template gives that takes a message's content for a text.
-        except (TemplateError, TypeError) as error:
+        except Exception as error:  # noqa: BLE001 - a template is a program, and may fail in any way
             raise ConfigurationError(f"the chat template can't be filled in: {error}") from None
 
     def continuation(self, text: str) -> tuple[int, ...]:
@@ -170,7 +168,7 @@ def end_tokens(path: Path, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]
     """Ids that end an answer.
 
     Raises:
-        ModelLoadError: neither generation_config.json nor the tokenizer names one.
+        ModelLoadError: neither generation_config.json nor the tokenizer names one, or it is no id of the tokenizer.
     """
     file = path / "generation_config.json"
     ends = read_json(file).get("eos_token_id") if file.is_file() else None
@@ -178,4 +176,7 @@ def end_tokens(path: Path, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]
         ends = tokenizer.eos_token_id
     if ends is None:
         raise ModelLoadError("neither generation_config.json nor the tokenizer names a token that ends", str(path))
-    return frozenset(ends if isinstance(ends, list) else [ends])
+    ids = ends if isinstance(ends, list) else [ends]
+    if not ids or not all(isinstance(token, int) and 0 <= token < len(tokenizer) for token in ids):
+        raise ModelLoadError(f"{ends!r} names no token that ends, of the tokenizer's {len(tokenizer)}", str(path))
+    return frozenset(ids)

@@ -56,7 +56,9 @@ class TokenSampler:
 
     def _candidates(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities (float64, not adding up to 1) and ids of the tokens to draw from, the most likely first."""
-        scaled = logits.cpu().double() / self._generation.temperature
+        logits = logits.cpu().double()
+        # From the largest down, so that no temperature is too small to divide by.
+        scaled = (logits - logits.max()) / self._generation.temperature
         # Stable: of equally likely tokens the one with the lower id comes first.
         probabilities, ids = scaled.softmax(dim=0).sort(descending=True, stable=True)
         if self._generation.top_k is not None:

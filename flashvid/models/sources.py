@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from flashvid.errors import ModelLoadError
+from flashvid.errors import FlashVidError, ModelLoadError
 from flashvid.models.families import FAMILIES, find_family
 from flashvid.models.weights import Checkpoint
 
@@ -92,6 +93,33 @@ def resolve_model(name: str, revision: str | None = None) -> ModelSource:
             missing; the message names what.
     """
     path = _locate(name, revision)
+    with model_errors(path):
+        return _checked_source(name, revision, path)
+
+
+@contextmanager
+def model_errors(path: Path, passed: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Whatever fails inside is the fault of a model's files: they come from elsewhere, and can be wrong in any way.
+
+    Args:
+        path: The model's directory.
+        passed: Errors that have other causes, besides ours.
+
+    Raises:
+        ModelLoadError: in place of any other error.
+    """
+    try:
+        yield
+    except FlashVidError:
+        raise
+    except passed:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise ModelLoadError(f"its files can't be used: {type(error).__name__}: {reason}", str(path)) from error
+
+
+def _checked_source(name: str, revision: str | None, path: Path) -> ModelSource:
     if not (path / "config.json").is_file():
         raise ModelLoadError("there is no config.json", str(path))
     config = read_json(path / "config.json")
@@ -103,10 +131,16 @@ def resolve_model(name: str, revision: str | None = None) -> ModelSource:
     if problem := family.check_config(config):
         raise ModelLoadError(problem, str(path))
     source = ModelSource(name, path, family.name)
+    if revision is not None and (name in embedded_models() or Path(name).is_dir()) and source.commit != revision:
+        raise ModelLoadError(f"revision {revision} is of a hub id, and this is a directory: leave it out", name)
     _check_tokenizer(path, family.special_tokens)
     stored = source.checkpoint().files
     if missing := [name for name in family.needed_tensors(config, stored, "all") if name not in stored]:
         raise ModelLoadError(f"the weights lack {_enumerate(missing)}", str(path))
+    # What begins like a part of the model is looked at when that part is read.
+    known = family.tensor_prefixes(config, stored)
+    if unexpected := sorted(name for name in stored if not name.startswith(known)):
+        raise ModelLoadError(f"there are unexpected tensors: {_enumerate(unexpected)}", str(path))
     return source
 
 

@@ -127,6 +127,9 @@ class Checkpoint:
 
         Returns:
             The tensors by their names without the prefix.
+
+        Raises:
+            ModelLoadError: quantised weights, or of several precisions where none was asked for.
         """
         wanted: dict[Path, list[str]] = {}
         for name in names:
@@ -136,9 +139,18 @@ class Checkpoint:
             with safe_open(file, framework="pt", device=str(device)) as opened:
                 for name in members:
                     tensor = opened.get_tensor(prefix + name)
+                    if not tensor.is_floating_point():
+                        raise ModelLoadError(
+                            f"{prefix}{name} is {tensor.dtype}: quantised weights are not supported", str(self._path)
+                        )
                     self.tensors_read.append(prefix + name)
                     self.bytes_read += tensor.numel() * tensor.itemsize
                     tensors[name] = tensor if dtype is None else tensor.to(dtype)
+        precisions = sorted({str(tensor.dtype) for tensor in tensors.values()})
+        if len(precisions) > 1:
+            raise ModelLoadError(
+                f"the weights are {' and '.join(precisions)}, and config.json names none: give a dtype", str(self._path)
+            )
         return tensors
 
     def fill(self, module: nn.Module, tensors: Mapping[str, Tensor], part: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flashvid import CompressionConfig, InnerPruningConfig
+from flashvid.config import METHOD_NAMES
 from flashvid.presets import preset_named
 from pipeline.config import CacheDtype
 
@@ -60,15 +61,13 @@ METHOD_ARMS = (
     Arm("flashvid_published_inner", PUBLISHED_EXPANDED, pruning=_INNER),
     Arm("adts", OURS.model_copy(update={"method": "adts"})),
     Arm("tstm", OURS.model_copy(update={"method": "tstm"})),
-    Arm("visionzip", CompressionConfig(method="visionzip")),
-    Arm("fastvid", CompressionConfig(method="fastvid")),
-    Arm("vidcom2", CompressionConfig(method="vidcom2")),
-    Arm("tome", CompressionConfig(method="tome")),
     Arm("fastv", None, retentions=(0.5,), pruning=_FASTV),
-    Arm("attention_topk", CompressionConfig(method="attention_topk")),
-    Arm("random", CompressionConfig(method="random")),
-    Arm("uniform_frames", CompressionConfig(method="uniform_frames")),
-    Arm("spatial_pooling", CompressionConfig(method="spatial_pooling")),
+    # Every other method of the registry, as it is.
+    *(
+        Arm(method, CompressionConfig(method=method))
+        for method in METHOD_NAMES
+        if method not in ("flashvid", "adts", "tstm", "fastv")
+    ),
 )
 
 

@@ -9,10 +9,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from flashvid import CompressionConfig, CompressionResult, compress
+from flashvid.config import TokenSelectionMethod
 from flashvid.segmentation import Segments
 from flashvid.selection import event_relevance, token_weights
 from jobs.bench.cost import Clip, drifting_clip
 
+# Closer than this, decisions may go one way or the other with the order of sums.
 TIE = 1e-6
 
 
@@ -29,23 +31,30 @@ class ThreadDifferences:
     selected_differing: int
     """The same of ADTS alone."""
     largest_gap: float
-    """The largest gap at which ADTS parted, as a share of the largest weight: below 1e-6 it is a tie."""
+    """The largest gap at which ADTS parted, as a share of the largest weight."""
+
+    @property
+    def only_ties(self) -> bool:
+        """Whether every selection that parted did so at a tie."""
+        return self.largest_gap < TIE
 
 
-def selection_gap(clip: Clip, one: CompressionResult, other: CompressionResult) -> float:
+def selection_gap(clip: Clip, one: CompressionResult, other: CompressionResult, method: TokenSelectionMethod) -> float:
     """How close the pick was at which two selections of ADTS part; the largest of all frames, in float64.
 
-    Both are results of the method `adts` on the same clip, with as many tokens in each frame. Picks are replayed up
-    to the first that one of them lacks; the gap is from there to the best that it has instead.
+    Both are results of `adts` with this selection on the same clip, with as many tokens in each frame. Picks are
+    replayed up to the first that one of them lacks; the gap is from there to the best that it has instead.
 
     Returns:
         A share of the largest weight of the frame; 0 if they do not part.
     """
     features, scores = clip[0].double(), clip[1]
     num_tokens = scores.shape[1]
-    segments = Segments.of(one.segment_lengths, features.device)
-    relevance = event_relevance(features, features.mean(dim=1), segments)
-    weights = token_weights(scores, relevance, "attn_div_v2", reference_compatible=False).double()
+    relevance = None
+    if method == "attn_div_v2":
+        segments = Segments.of(one.segment_lengths, features.device)
+        relevance = event_relevance(features, features.mean(dim=1), segments)
+    weights = token_weights(scores, relevance, method, reference_compatible=False).double()
     gaps = [0.0]
     for frame in {index // num_tokens for index in {*one.indices.tolist()} ^ {*other.indices.tolist()}}:
         units = functional.normalize(features[frame], dim=-1)
@@ -74,7 +83,8 @@ def _gap_of_frame(distances: Tensor, one: set[int], other: set[int]) -> float:
 
 
 def compare_thread_counts(shape: tuple[int, int, int], retention_ratio: float, seeds: int) -> ThreadDifferences:
-    """Clips of one shape `(T, N, D)`, seed by seed. The number of threads is left at 1."""
+    """Clips of one shape `(T, N, D)`, seed by seed, on as many threads as before when it returns."""
+    threads_before = torch.get_num_threads()
     whole = CompressionConfig(retention_ratio=retention_ratio)
     alone = whole.model_copy(update={"method": "adts"})
     kept = kept_differing = selected_differing = 0
@@ -89,7 +99,8 @@ def compare_thread_counts(shape: tuple[int, int, int], retention_ratio: float, s
         kept += len(one.indices)
         kept_differing += len({*one.indices.tolist()} - {*two.indices.tolist()})
         selected_differing += len({*one_alone.indices.tolist()} - {*two_alone.indices.tolist()})
-        largest_gap = max(largest_gap, selection_gap(clip, one_alone, two_alone))
+        largest_gap = max(largest_gap, selection_gap(clip, one_alone, two_alone, alone.token_selection_method))
+    torch.set_num_threads(threads_before)
     return ThreadDifferences(retention_ratio, seeds, kept, kept_differing, selected_differing, largest_gap)
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from pipeline.history import PLAN_STAGE
 from pipeline.keys import content_key
 from pipeline.parquet import Row
-from pipeline.planning import PLAN_STAGE
 from pipeline.results import Results
 from pipeline.run_records import RunRecords
 from pipeline.storage import Storage

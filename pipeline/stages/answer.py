@@ -28,8 +28,7 @@ class AnswerStage(Stage):
     def __init__(self, settings: StageSettings, questions: ray.ObjectRef[QuestionTable]) -> None:
         super().__init__(settings)
         self._questions: QuestionTable = ray.get(questions)
-        job = settings.job
-        self._model = load_model(job.model.name, revision=job.model.revision, part="language", dtype=job.model.dtype)
+        self._model = load_model(settings.model(), part="language", dtype=settings.job.model.dtype)
         self.announce()
 
     def process(self, message: ClipMessage) -> tuple[ClipMessage, Mapping[str, int]]:
@@ -76,7 +75,9 @@ class AnswerStage(Stage):
             raise
         except Exception as error:  # noqa: BLE001 - becomes a row of failures/ with its traceback
             if len(asked.questions) == 1:
-                return _Outcome(failures=(Failure.of(error, self.name, asked.questions[0].question_id),))
+                (question,) = asked.questions
+                words = question_hash(asked.text(question), question.options)
+                return _Outcome(failures=(Failure.of(error, self.name, question.question_id, words),))
             return sum((self._ask(replace(asked, questions=(question,))) for question in asked.questions), _Outcome())
         return outcome
 

@@ -29,8 +29,7 @@ class DecodeStage(Stage):
         sampling, limits = settings.job.sampling, settings.job.resources.decode
         self._decoder = DecodeProcess(time_limit_s=limits.time_limit_s, memory_limit_gb=limits.memory_limit_gb)
         self._preprocessor = load_preprocessor(
-            settings.job.model.name,
-            revision=settings.job.model.revision,
+            settings.model(weights=False),
             min_pixels=sampling.min_pixels,
             max_pixels=sampling.max_pixels,
         )

@@ -31,8 +31,7 @@ class EncodeStage(Stage):
         super().__init__(settings)
         job = settings.job
         self._model = load_model(
-            job.model.name,
-            revision=job.model.revision,
+            settings.model(),
             part="vision",
             dtype=job.model.dtype,
             min_pixels=job.sampling.min_pixels,

@@ -14,10 +14,12 @@ import ray
 from ray.exceptions import RayActorError
 
 from flashvid.errors import FatalError
+from flashvid.models import ModelSource
 from pipeline.config import JobConfig
 from pipeline.errors import MonitorLostError, PoisonClipError, SuspectedClipError
 from pipeline.messages import ClipMessage, Failure
 from pipeline.monitor import Worker
+from pipeline.node_model import model_on_this_node
 from pipeline.storage import Storage
 from pipeline.token_store import TokenStore
 
@@ -33,6 +35,7 @@ class StageSettings:
         job: The job.
         run_id: This run.
         tokens_fingerprint: Where compressed tokens are committed.
+        model_identity: Which model, whatever is at its path on another node.
         monitor: Handle of the run's `RunMonitor` actor.
         alone: Whether the run works on one clip only, under suspicion of killing its processes.
     """
@@ -40,6 +43,7 @@ class StageSettings:
     job: JobConfig
     run_id: str
     tokens_fingerprint: str
+    model_identity: str
     monitor: Any
     alone: bool = False
 
@@ -47,6 +51,10 @@ class StageSettings:
         """The compressed tokens of this run's settings."""
         storage = Storage(self.job.tokens_root, self.job.storage_options)
         return TokenStore(storage, self.tokens_fingerprint, self.job.cache_dtype)
+
+    def model(self, *, weights: bool = True) -> ModelSource:
+        """The run's model on this node; see `model_on_this_node`. Without a need for its weights, they are not read."""
+        return model_on_this_node(self.job.model, self.model_identity if weights else None)
 
 
 class Stage(ABC):

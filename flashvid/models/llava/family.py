@@ -71,6 +71,11 @@ class LlavaFamily:
             needed += [] if settings.tied else [layout.head + "weight"]
         return needed
 
+    def tensor_prefixes(self, config: Mapping[str, Any], stored: Iterable[str]) -> tuple[str, ...]:
+        """See `Family`."""
+        layout = find_layout(stored, LlavaSettings.parse(config).default_layout)
+        return layout.tower, layout.projector, layout.decoder, layout.newline, layout.head + "weight"
+
     def hidden_size(self, config: Mapping[str, Any]) -> int:
         """See `Family`."""
         return int(LlavaSettings.parse(config).text["hidden_size"])

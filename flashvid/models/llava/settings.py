@@ -171,9 +171,14 @@ def is_hugging_face(config: Mapping[str, Any]) -> bool:
 def pooling_of(config: Mapping[str, Any]) -> Pooling:
     """How a configuration pools, which is what tells the two families apart: their architecture is the same.
 
+    A newline behind every row is how LLaVA-Video was trained, with a configuration that says bilinear; it is published,
+    and compared in the paper, with average pooling and a newline per frame.
+
     Raises:
         ValueError: in a third way.
     """
+    if config.get("mm_newline_position") == "grid":
+        return "average"
     mode = config.get("mm_spatial_pool_mode", "bilinear")
     if mode not in ("bilinear", "average"):
         raise ValueError(f"mm_spatial_pool_mode {mode} is not supported, only bilinear and average")

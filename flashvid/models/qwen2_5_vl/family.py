@@ -64,6 +64,11 @@ class QwenFamily:
             needed += [] if is_tied(config) else ["lm_head.weight"]
         return needed
 
+    def tensor_prefixes(self, config: Mapping[str, Any], stored: Iterable[str]) -> tuple[str, ...]:  # noqa: ARG002
+        """See `Family`."""
+        names = frozenset(stored)
+        return vision_prefix(names), language_prefix(names), "lm_head.weight"
+
     def hidden_size(self, config: Mapping[str, Any]) -> int:
         """See `Family`."""
         return int(_text_config(config)["hidden_size"])

@@ -7,14 +7,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+# Timestamps are off by parts of a millisecond; in positions.
+_TICKS = 1e-3
+
 
 def seconds_per_step(frame_timestamps: NDArray[np.float64], temporal_patch_size: int) -> float:
     """Seconds between temporal steps, from the mean distance of the sampled frames; 1 for a single frame."""
     if len(frame_timestamps) < 2:
         return 1.0
     span = float(frame_timestamps[-1] - frame_timestamps[0])
-    # Positions are truncated: 1.9999999 seconds, which container ticks can give, must not count as 1.
-    return round(span / (len(frame_timestamps) - 1) * temporal_patch_size, 4)
+    return span / (len(frame_timestamps) - 1) * temporal_patch_size
 
 
 def prompt_positions(
@@ -42,7 +44,8 @@ def prompt_positions(
         `[3, num_before + T * N + num_after]` int64.
     """
     steps, rows, columns = grid_thw[0], grid_thw[1] // merge_size, grid_thw[2] // merge_size
-    times = (torch.arange(steps) * positions_per_step).long()
+    # Truncated, and not rounded before: 1.9999 positions, which container ticks can give for 2, must not count as 1.
+    times = (torch.arange(steps, dtype=torch.float64) * positions_per_step + _TICKS).long()
     grid = torch.meshgrid(times, torch.arange(rows), torch.arange(columns), indexing="ij")
     video = torch.stack([axis.flatten() for axis in grid]) + num_before
     before = torch.arange(num_before).expand(3, -1)

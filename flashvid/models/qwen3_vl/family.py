@@ -65,6 +65,10 @@ class Qwen3Family:
             needed += [] if is_tied(config) else ["lm_head.weight"]
         return needed
 
+    def tensor_prefixes(self, config: Mapping[str, Any], stored: Iterable[str]) -> tuple[str, ...]:  # noqa: ARG002
+        """See `Family`."""
+        return VISION_PREFIX, LANGUAGE_PREFIX, "lm_head.weight"
+
     def hidden_size(self, config: Mapping[str, Any]) -> int:
         """See `Family`."""
         return int(config["text_config"]["hidden_size"])

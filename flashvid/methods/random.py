@@ -16,4 +16,4 @@ def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResul
     return keep(clip, first_of_each_frame(ranked, config.clip_budget(*clip.scores.shape)))
 
 
-RANDOM = CompressionMethod(_compress, "chance; the seed is part of the settings")
+METHOD = CompressionMethod(_compress, "chance; the seed is part of the settings")
