@@ -88,7 +88,7 @@ class _Verification:
         except (pa.ArrowException, OSError, ValueError) as error:
             self._find("damaged", name, f"can't be read: {error}")
             return None
-        later = tables.LATER_COLUMNS.get(name.split("/")[0], frozenset())
+        later = tables.LATER_COLUMNS.get(name.split("/", maxsplit=1)[0], frozenset())
         if missing := [column for column in columns if column not in (*table.column_names, *later)]:
             self._find("damaged", name, f"has no columns {missing}")
             return None
