@@ -223,11 +223,14 @@ def everything(
 ) -> None:
     """Run every benchmark but `quality`, which takes ten minutes by itself.
 
+    Exit code 1 if compression is beyond its limits.
+
     Example: flashvid bench all --output bench --quick
     """
     from jobs.bench.everything import bench_all
 
-    bench_all(output, quick=quick)
+    if bench_all(output, quick=quick):
+        raise typer.Exit(_FOUND)
 
 
 @bench.command()
