@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from flashvid.models import Answer
-from jobs.bench.answers import check_same_answers, counted_work
-from jobs.bench.answers_arms import QUESTIONS, Bench
+from jobs.bench.answers import QUICK, AnswerCosts, ArmCost, check_same_answers, counted_work
+from jobs.bench.answers_arms import QUESTIONS, Bench, Counts
+from jobs.bench.answers_command import break_even
 from jobs.bench.answers_model import BENCH, ModelSize
-from jobs.bench.answers_work import AskedQuestion, Rates, Work, decoding, encoding, layer_parameters, prefill
+from jobs.bench.answers_rates import BareKernels
+from jobs.bench.answers_work import (
+    AskedQuestion,
+    PartRates,
+    Parts,
+    Rates,
+    Work,
+    decoding,
+    encoding,
+    layer_parameters,
+    prefill,
+)
 
 TINY = ModelSize(16, 24, 2, 2, 5, 32, 40, 4, 4, 2, 480, 4)
 
@@ -96,6 +110,31 @@ def test_the_cache_needs_neither_frames_nor_encoder(bench: Bench) -> None:
     assert (warm.counts.frames_decoded, warm.counts.encoder_calls, warm.counts.bytes_written) == (0, 0, 0)
     # The same tokens under two keys: Parquet packs one key a few bytes better than another.
     assert warm.counts.bytes_read == pytest.approx(cold.counts.bytes_written, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "question"),
+    [({"B": 3.0, "C": 4.0, "D": 1.0}, 2), ({"B": 3.0, "C": 2.0, "D": 1.0}, 1), ({"B": 3.0, "C": 5.0, "D": 3.0}, None)],
+)
+def test_when_the_cache_has_paid_for_itself(seconds: dict[str, float], question: int | None) -> None:
+    """Building takes C - D, every question spares B - D; never, where it spares nothing."""
+    nothing, rates = Parts(*[Work()] * 5), PartRates.same(Rates(1, 1, 1))
+    costs = tuple(
+        ArmCost(arm, 1, time, {}, {}, rates, nothing, Counts(0, 0, 0, 0, 0, 0), 0.0, 3, 1, ())
+        for arm, time in seconds.items()
+    )
+    assert break_even(AnswerCosts(QUICK, costs), "B") == question
+
+
+def test_bare_kernels_have_rates() -> None:
+    """A part's products, attention and bytes; what a part does not have takes no time."""
+    kernels = BareKernels(TINY, 40, 6)
+    kernels.turn()
+    rates = kernels.rates()
+    for part in (rates.encode, rates.prefix, rates.questions):
+        assert all(0 < rate < math.inf for rate in (part.products, part.attention, part.bytes, part.activations))
+    assert rates.compress.seconds(Work(attention=1, moved=1)) == 0
+    assert rates.decode.activations == math.inf
 
 
 def bench_lengths(answers: tuple[Answer, ...]) -> tuple[int, list[int]]:
