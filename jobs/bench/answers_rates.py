@@ -19,36 +19,44 @@ from jobs.bench.answers_model import ModelSize
 from jobs.bench.answers_work import PartRates, Rates, decoding_bytes
 from jobs.bench.cost import cpu_seconds
 
-# Operations, or bytes, in one measured run: long enough for the clock.
-_OPERATIONS, _BYTES = 2e8, 1e8
+# CPU time of one measurement. On a busy machine a shorter one would find a quiet moment; an arm takes seconds and never
+# has one.
+_RUN_SECONDS = 0.1
+# That a kernel takes at least, for the clock's sake.
+_TICK_SECONDS = 1e-6
 
 
 @dataclass(frozen=True)
 class _Kernel:
-    """One kernel, run `runs` times for a measurement.
+    """One kernel.
 
     Attributes:
-        work: Operations, bytes or values of one run.
-        action: The run.
-        runs: How many.
+        work: Operations, bytes or values.
+        action: Runs it once.
     """
 
     work: float
     action: Callable[[], object]
-    runs: int
+
+    def seconds(self, run_seconds: float) -> float:
+        """CPU time of one of as many runs as fill that time."""
+        runs = max(1, math.ceil(run_seconds / max(cpu_seconds(self.action), _TICK_SECONDS)))
+        return cpu_seconds(lambda: [self.action() for _ in range(runs)]) / runs
 
 
 class BareKernels:
     """The kernels of one prompt length and one question length, in float32; the best of all turns counts."""
 
-    def __init__(self, size: ModelSize, prompt: int, question: int) -> None:
+    def __init__(self, size: ModelSize, prompt: int, question: int, run_seconds: float = _RUN_SECONDS) -> None:
         """Make the tensors.
 
         Args:
             size: Of the model.
             prompt: Tokens of the prefix that questions share.
             question: Tokens behind it.
+            run_seconds: CPU time of one measurement.
         """
+        self._run_seconds = run_seconds
         area, tower, width = size.patches**2, size.vision_width, size.width
         tower_weights = [*[(tower, tower)] * 4, (tower, size.vision_mlp), (size.vision_mlp, tower)]
         kv = size.kv_heads * width // size.heads
@@ -63,7 +71,7 @@ class BareKernels:
                 _moved(area * size.vision_mlp),
                 _activation(torch.randn(area, size.vision_mlp), lambda x: functional.gelu(x, approximate="tanh")),
             ),
-            "compress": (_kernel(2 * frames.numel() * size.frame_tokens, lambda: frames @ frames.transpose(1, 2)),),
+            "compress": (_Kernel(2 * frames.numel() * size.frame_tokens, lambda: frames @ frames.transpose(1, 2)),),
             "prefix": (
                 _products(prompt, weights),
                 _attention(heads, width, prompt, prompt, causal=True),
@@ -88,8 +96,7 @@ class BareKernels:
         """Run every kernel once more."""
         for part, kernels in self._kernels.items():
             for index, kernel in enumerate(kernels):
-                seconds = cpu_seconds(lambda: [kernel.action() for _ in range(kernel.runs)]) / kernel.runs  # noqa: B023
-                self._seconds[part][index] = min(seconds, self._seconds[part][index])
+                self._seconds[part][index] = min(kernel.seconds(self._run_seconds), self._seconds[part][index])
 
     def rates(self) -> PartRates:
         """The best of every kernel; what a part does not have costs it nothing."""
@@ -100,16 +107,12 @@ class BareKernels:
         return PartRates(**found)
 
 
-def _kernel(work: float, action: Callable[[], object], enough: float = _OPERATIONS) -> _Kernel:
-    return _Kernel(work, action, max(1, math.ceil(enough / work)))
-
-
 def _products(rows: int, shapes: list[tuple[int, int]]) -> _Kernel:
     """The matrix products of one layer."""
     states = {before: torch.randn(rows, before) for before, _ in shapes}
     weights = [torch.randn(behind, before) for before, behind in shapes]
     work = 2 * rows * sum(weight.numel() for weight in weights)
-    return _kernel(work, lambda: [functional.linear(states[weight.shape[1]], weight) for weight in weights])
+    return _Kernel(work, lambda: [functional.linear(states[weight.shape[1]], weight) for weight in weights])
 
 
 def _attention(heads: int, width: int, queries: int, keys: int, *, causal: bool) -> _Kernel:
@@ -122,7 +125,7 @@ def _attention(heads: int, width: int, queries: int, keys: int, *, causal: bool)
     if causal and 1 < queries < keys:
         hidden = torch.ones(queries, keys, dtype=torch.bool).triu(keys - queries + 1)
         mask = torch.zeros(queries, keys).masked_fill_(hidden, -math.inf)
-    return _kernel(
+    return _Kernel(
         4 * width * seen,
         lambda: functional.scaled_dot_product_attention(query, key, value, mask, is_causal=alone),
     )
@@ -132,8 +135,8 @@ def _moved(values: int) -> _Kernel:
     """So many values read and as many written."""
     source = torch.randn(values)
     target = torch.empty_like(source)
-    return _kernel(2 * source.nbytes, lambda: target.copy_(source), _BYTES)
+    return _Kernel(2 * source.nbytes, lambda: target.copy_(source))
 
 
 def _activation(values: Tensor, function: Callable[[Tensor], Tensor]) -> _Kernel:
-    return _kernel(values.numel(), lambda: function(values), _BYTES / 8)
+    return _Kernel(values.numel(), lambda: function(values))

@@ -15,7 +15,17 @@ Kind = Literal["driver", "workers", "daemons"]
 
 # A process that ends between two looks takes at most so much with it that nobody saw.
 _LOOK_S = 0.2
-_DAEMONS = ("raylet/raylet", "gcs_server", "ray/dashboard", "log_monitor", "runtime_env/agent", "autoscaler")
+# By command line, or the title that a process gives itself.
+_DAEMONS = (
+    "raylet/raylet",
+    "gcs_server",
+    "ray/dashboard",
+    "log_monitor",
+    "runtime_env/agent",
+    "/autoscaler/",
+    "ray::DashboardAgent",
+    "ray::RuntimeEnvAgent",
+)
 
 
 @dataclass(frozen=True)
