@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PACKAGES := flashvid pipeline jobs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check format cluster-up cluster-down test test-slow chaos lock tiny-random tiny-model
+.PHONY: help install demo check format cluster-up cluster-down test test-slow gpu-check chaos lock tiny-random tiny-model
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ test-slow: install $(VENV)/torchvision  ## everything, the slow ones included, u
 # Hugging Face's own video processors need it, to compare ours with; without it those tests are skipped and say so.
 $(VENV)/torchvision: | $(VENV)/.installed
 	-$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $@ torchvision==0.28.0
+
+gpu-check: install  ## what needs a GPU to be seen; says why it skips where there is none
+	$(BIN)/python -m tests.gpu_check
 
 chaos: install  ## 200 clips, 30 kills, a bad network: the tables of an undisturbed run, in at most 25 minutes
 	$(BIN)/python -m tests.chaos --clips 200 --kills 30 --seed 1

@@ -216,6 +216,54 @@ def decode(
     bench_decode(video, output)
 
 
+@bench.command("all")
+def everything(
+    output: Annotated[Path, typer.Option(help="folder that gets a folder of each")],
+    quick: Annotated[bool, typer.Option("--quick", help="only to see that it works: 4 minutes")] = False,
+) -> None:
+    """Run every benchmark but `quality`, which takes ten minutes by itself.
+
+    Exit code 1 if compression is beyond its limits.
+
+    Example: flashvid bench all --output bench --quick
+    """
+    from jobs.bench.everything import bench_all
+
+    if bench_all(output, quick=quick):
+        raise typer.Exit(_FOUND)
+
+
+@bench.command()
+def cache(
+    output: Annotated[Path | None, typer.Option(help="folder for cache.csv and cache.md")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="few turns")] = False,
+) -> None:
+    """Measure what a cached token takes, and how fast the store writes and reads it, beside plain files.
+
+    Example: flashvid bench cache --output cache
+    """
+    from jobs.bench.cache import bench_cache
+
+    bench_cache(output, quick=quick)
+
+
+@bench.command()
+def pipeline(
+    output: Annotated[Path | None, typer.Option(help="folder for pipeline.csv and pipeline.md")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="few clips, only to see that it works")] = False,
+    clips: Annotated[
+        int | None, typer.Option(help="of the run that is held against a loop; default: 48", min=1)
+    ] = None,
+) -> None:
+    """Measure what running on Ray costs: CPU time against a plain loop, idle GPUs, the driver.
+
+    Example: flashvid bench pipeline --output pipeline --clips 512
+    """
+    from jobs.bench.pipeline import bench_pipeline
+
+    bench_pipeline(output, quick=quick, clips=clips)
+
+
 @bench.command()
 def planning(
     output: Annotated[Path | None, typer.Option(help="folder for planning.md")] = None,

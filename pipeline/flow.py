@@ -37,6 +37,9 @@ from pipeline.stages.stage import Stage
 
 _MAX_SHARDS = 64
 _SHARDS_AT_ONCE = 2
+# Decode, encode, answer.
+StageClasses = tuple[type[Stage], type[Stage], type[Stage]]
+STAGES: StageClasses = (DecodeStage, EncodeStage, AnswerStage)
 # glibc keeps freed blocks of up to 32 MB for later; so a process that encodes long videos holds a third more than it
 # uses (docs/families.md). It reads this once, as the process starts.
 _ENCODE_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536"}
@@ -97,14 +100,27 @@ def _fetch(shard: PlannedShard, kind: str) -> tuple[Clip, ...]:
     return clips
 
 
-def stream(plan: RunPlan, pools: Pools, settings: StageSettings, questions: QuestionTable) -> Iterator[ClipMessage]:
+def stream(
+    plan: RunPlan,
+    pools: Pools,
+    settings: StageSettings,
+    questions: QuestionTable,
+    stages: StageClasses = STAGES,
+) -> Iterator[ClipMessage]:
     """Execute a plan, yielding each clip's outcome as it is ready, in no particular order.
+
+    Args:
+        plan: What to do.
+        pools: Of how many actors.
+        settings: What every actor is given.
+        questions: What the answer actors are given besides.
+        stages: What does it; others than ours measure what the graph itself costs.
 
     Raises:
         FatalError: raised inside a stage: the run can't go on.
     """
     with _data_context():
-        outcomes = _graph(plan, pools, settings, ray.put(questions))
+        outcomes = _graph(plan, pools, settings, ray.put(questions), stages)
     try:
         for block in outcomes.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             yield from ClipMessage.each_of(block)
@@ -115,19 +131,25 @@ def stream(plan: RunPlan, pools: Pools, settings: StageSettings, questions: Ques
         raise
 
 
-def _graph(plan: RunPlan, pools: Pools, settings: StageSettings, questions: ray.ObjectRef[QuestionTable]) -> Dataset:
-    counts, sources = plan.counts, []
+def _graph(
+    plan: RunPlan,
+    pools: Pools,
+    settings: StageSettings,
+    questions: ray.ObjectRef[QuestionTable],
+    stages: StageClasses,
+) -> Dataset:
+    counts, sources, (decode, encode, answer) = plan.counts, [], stages
     encodes = counts.clips_to_encode > 0
     if encodes:
-        decoded = _stage(_source(_deals(plan, "to_encode")), DecodeStage, pools.decode, settings)
+        decoded = _stage(_source(_deals(plan, "to_encode")), decode, pools.decode, settings)
         ours = {name: value for name, value in _ENCODE_ENVIRONMENT.items() if name not in os.environ}
-        sources.append(_stage(decoded, EncodeStage, pools.encode, settings, environment=ours))
+        sources.append(_stage(decoded, encode, pools.encode, settings, environment=ours))
     if counts.clips_cached:
         sources.append(_source(_deals(plan, "cached")))
     first, *others = sources
     joined: Dataset = first.union(*others) if others else first
     together = clips_per_batch(counts.clips_planned, counts.answers_planned, pools.answer.most, encodes=encodes)
-    return _stage(joined, AnswerStage, pools.answer, settings, questions, batch_size=together)
+    return _stage(joined, answer, pools.answer, settings, questions, batch_size=together)
 
 
 def _source(deals: Sequence[_Deal]) -> Dataset:

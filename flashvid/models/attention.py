@@ -27,6 +27,6 @@ def received_attention(queries: Tensor, keys: Tensor, scaling: float) -> Tensor:
     for step in range(steps):
         step_keys = keys[step].transpose(-1, -2)
         for block in torch.split(queries[step], _QUERIES_AT_ONCE, dim=1):
-            logits = (block @ step_keys) * scaling
+            logits = (block @ step_keys).mul_(scaling)
             received[step] += logits.softmax(dim=-1, dtype=torch.float32).sum(dim=(0, 1))
     return received / (heads * num_patches)

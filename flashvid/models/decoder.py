@@ -7,6 +7,7 @@ of different lengths in a batch without padding. Tokens are packed: `[L, D]`, se
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -107,8 +108,13 @@ class Decoder:
         if len(hidden) == 0:
             return hidden, None
         rotary, queries = self._rotary(hidden, positions), None
+        # One mask for all layers of a length: out of a bool, torch would make another in every layer.
+        masks: dict[int, Tensor | None] = {}
         for layer in layers:
-            hidden, queries = self._layer(layer, hidden, rotary, [(cache, len(hidden))])
+            total = cache[layer].length + len(hidden)
+            if total not in masks:
+                masks[total] = _causal_mask(self._implementation, len(hidden), total, hidden)
+            hidden, queries = self._layer(layer, hidden, rotary, [(cache, len(hidden))], masks[total])
             if deepstack is not None:
                 hidden = deepstack.add_to(hidden, layer)
         return hidden, None if queries is None else queries[-1]
@@ -149,11 +155,17 @@ class Decoder:
         return cos, sin
 
     def _layer(
-        self, index: int, hidden: Tensor, rotary: tuple[Tensor, Tensor], sequences: Sequence[tuple[KVCache, int]]
+        self,
+        index: int,
+        hidden: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        sequences: Sequence[tuple[KVCache, int]],
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """One layer over packed tokens `[L, D]`: new states, and the rotated queries `[L, H, d]`.
 
         Tokens behind those that the sequences add up to fill rows; nothing attends to them and they attend to nothing.
+        `mask` is that of every sequence.
         """
         layer = self._model.layers[index]
         attention = layer.self_attn
@@ -172,37 +184,45 @@ class Decoder:
         for cache, length in sequences:
             span = slice(first, first + length)
             all_keys, all_values = cache[index].append(keys[0, :, span], values[0, :, span])
-            attended[span] = self._attend(attention, queries[:, :, span], all_keys, all_values)
+            attended[span] = self._attend(attention, queries[:, :, span], all_keys, all_values, mask)
             first += length
         hidden = hidden + attention.o_proj(attended)
         hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
         return hidden, queries[0].transpose(0, 1)
 
-    def _attend(self, attention: nn.Module, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def _attend(
+        self, attention: nn.Module, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+    ) -> Tensor:
         """Causal attention of one sequence's newest L tokens `[1, H, L, d]` to all `[G, P + L, d]`; `[L, H * d]`."""
-        length, total = queries.shape[2], keys.shape[1]
+        scaling = cast("float", attention.scaling)
+        if mask is not None and self._implementation == "sdpa" and self.device.type == "cpu":
+            # Transformers repeats every key and value for its group of queries here, since masked kernels of CUDA want
+            # that; the CPU's does not, and the sums are the same bits.
+            grouped = functional.scaled_dot_product_attention(
+                queries, keys.unsqueeze(0), values.unsqueeze(0), mask, scale=scaling, enable_gqa=True
+            )
+            return grouped.transpose(1, 2).reshape(queries.shape[2], -1)
         output, _ = self._attention(
             attention,
             queries,
             keys.unsqueeze(0),
             values.unsqueeze(0),
-            _causal_mask(self._implementation, length, total, queries),
-            scaling=attention.scaling,
+            mask,
+            scaling=scaling,
             dropout=0.0,
         )
-        return cast("Tensor", output.reshape(length, -1))
+        return cast("Tensor", output.reshape(queries.shape[2], -1))
 
 
-def _causal_mask(implementation: str, length: int, total: int, queries: Tensor) -> Tensor | None:
+def _causal_mask(implementation: str, length: int, total: int, like: Tensor) -> Tensor | None:
     """Which of `total` keys each of the newest `length` tokens sees, as an attention implementation wants it."""
     # Without a mask, sdpa and flash attention are causal; but sdpa only if nothing is cached.
     if length == 1 or "flash" in implementation or (implementation == "sdpa" and length == total):
         return None
-    seen = torch.ones(length, total, dtype=torch.bool, device=queries.device).tril(total - length)
-    if implementation == "sdpa":
-        return seen[None, None]
-    added = torch.zeros(length, total, dtype=queries.dtype, device=queries.device)
-    return added.masked_fill_(~seen, torch.finfo(queries.dtype).min)[None, None]
+    seen = torch.ones(length, total, dtype=torch.bool, device=like.device).tril(total - length)
+    # Transformers' own eager masks hold the least number, sdpa makes an infinite one of False.
+    unseen = torch.finfo(like.dtype).min if implementation == "eager" else -math.inf
+    return like.new_zeros(length, total).masked_fill_(~seen, unseen)[None, None]
 
 
 def _attention_named(implementation: str) -> Any:  # noqa: ANN401 - a function of transformers

@@ -1,30 +1,32 @@
 """`flashvid bench answers`: what an answer costs, by the number of questions per video, beside the loop and the rival.
 
 One process, one thread, CPU time. The arms run in turns and the least of several turns counts; turns go on until an arm
-that runs twice under two names (the A/A control) agrees with itself within 5 %.
+that runs twice under two names (the A/A control) agrees with itself within 5 %. The bare kernels that limits are
+made of run in the same turns.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from torch.nn import functional
 
 from flashvid.models.decoder import DECODE_ROWS
 from jobs.bench.answers_arms import QUESTIONS, Asked, Bench, Counts, pruning
 from jobs.bench.answers_model import BENCH, ModelSize
-from jobs.bench.answers_work import AskedQuestion, Parts, Rates, one_by_one, shared
+from jobs.bench.answers_rates import BareKernels
+from jobs.bench.answers_work import AskedQuestion, PartRates, Parts, one_by_one, shared
 from jobs.bench.cost import cpu_seconds
 
 CONTROL = 0.05
 ARMS = ("A", "B", "C", "C inner", "D")
-_CONTROL_ARM = "B"
+_CONTROL_ARM, _CONTROL = "B", "control"
+_ALL = "all"
 _SMALLEST_TURNS = 3
 
 
@@ -42,10 +44,10 @@ class Scope:
     num_frames: int = 32
     questions: tuple[int, ...] = (1, 4, 16)
     most_turns: int = 20
-    naive_turns: int = 3
+    naive_turns: int = 1
 
 
-QUICK = Scope(num_frames=8, questions=(1, 4), most_turns=5, naive_turns=1)
+QUICK = Scope(num_frames=8, questions=(1, 4), most_turns=5)
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ class ArmCost:
         arm: Of `ARMS`.
         questions: Asked about the clip.
         seconds: CPU time of all of them.
-        limit: Least CPU time of its counted work, at this machine's measured rates.
+        steps: Of it, by step of the arm.
+        limits: Least CPU time of its counted work, by part, at this machine's measured rates.
+        rates: These.
         parts: Its counted work.
         counts: What it did.
         control: By how much the control differed from itself in these turns.
@@ -68,7 +72,9 @@ class ArmCost:
     arm: str
     questions: int
     seconds: float
-    limit: float
+    steps: Mapping[str, float]
+    limits: Mapping[str, float]
+    rates: PartRates
     parts: Parts
     counts: Counts
     control: float
@@ -76,14 +82,17 @@ class ArmCost:
     prompt: int
     asked: tuple[AskedQuestion, ...]
 
+    @property
+    def limit(self) -> float:
+        """Least CPU time of everything."""
+        return sum(self.limits.values())
+
 
 @dataclass(frozen=True)
 class AnswerCosts:
-    """All arms, and the rates behind their limits."""
+    """All arms."""
 
     scope: Scope
-    rates: Rates
-    decode_seconds: float
     costs: tuple[ArmCost, ...]
 
     def of(self, arm: str, questions: int) -> ArmCost:
@@ -102,12 +111,10 @@ def measure_answers(scope: Scope, size: ModelSize = BENCH) -> AnswerCosts:
     try:
         with TemporaryDirectory(prefix="flashvid-bench-") as folder:
             bench = Bench(Path(folder), size, scope.num_frames)
-            rates = measured_rates(size, scope.num_frames)
-            decode_seconds = min(cpu_seconds(bench.decode) for _ in range(_SMALLEST_TURNS))
-            costs = [c for number in scope.questions for c in _measure(bench, scope, number, rates, decode_seconds)]
+            costs = [cost for number in scope.questions for cost in _measure(bench, scope, number)]
     finally:
         torch.set_num_threads(threads)
-    return AnswerCosts(scope, rates, decode_seconds, tuple(costs))
+    return AnswerCosts(scope, tuple(costs))
 
 
 def check_same_answers(bench: Bench, questions: Sequence[str]) -> dict[str, Asked]:
@@ -123,28 +130,7 @@ def check_same_answers(bench: Bench, questions: Sequence[str]) -> dict[str, Aske
     return asked
 
 
-def measured_rates(size: ModelSize, num_frames: int) -> Rates:
-    """Bare kernels of torch at the decoder's own shapes, in float32: the best of several."""
-    tokens, head_dim = num_frames * size.frame_tokens, size.width // size.heads
-    states, weight = torch.randn(tokens, size.width), torch.randn(size.mlp, size.width)
-    heads = torch.randn(1, size.heads, tokens, head_dim)
-    source = torch.randn(32 << 20)
-    target = torch.empty_like(source)
-
-    def rate(work: float, action: Callable[[], object]) -> float:
-        return work / min(cpu_seconds(action) for _ in range(7))
-
-    return Rates(
-        rate(2 * tokens * size.width * size.mlp, lambda: functional.linear(states, weight)),
-        rate(
-            4 * size.width * tokens * (tokens + 1) / 2,
-            lambda: functional.scaled_dot_product_attention(heads, heads, heads, is_causal=True),
-        ),
-        rate(2 * source.nbytes, lambda: target.copy_(source)),
-    )
-
-
-def _measure(bench: Bench, scope: Scope, number: int, rates: Rates, decode_seconds: float) -> list[ArmCost]:
+def _measure(bench: Bench, scope: Scope, number: int) -> list[ArmCost]:
     questions = QUESTIONS[:number]
     # Also the first run of everything, which no turn counts.
     full = check_same_answers(bench, questions)
@@ -152,27 +138,45 @@ def _measure(bench: Bench, scope: Scope, number: int, rates: Rates, decode_secon
     asked |= {"C inner": bench.cold(questions, inner_pruning=True), "D": bench.warm(questions)}
     if asked["D"].responses != asked["C"].responses:
         raise ValueError(f"arm D answers {asked['D'].responses}, arm C {asked['C'].responses}")
-    actions: dict[str, Callable[[], object]] = {
+    work = {arm: counted_work(bench, arm, asked[arm], full["B"]) for arm in ARMS}
+    shapes = {arm: (prompt, sum(one.tokens for one in lengths) // number) for arm, (prompt, lengths, _) in work.items()}
+    kernels = {shape: BareKernels(bench.size, *shape) for shape in shapes.values()}
+    actions: dict[str, Callable[[], Asked]] = {
         "A": partial(bench.naive, questions),
         "B": partial(bench.rival, questions),
         "C": partial(bench.cold, questions),
         "C inner": partial(bench.cold, questions, inner_pruning=True),
         "D": partial(bench.warm, questions),
-        "control": partial(bench.rival, questions),
+        _CONTROL: partial(bench.rival, questions),
     }
-    least, control, turns = dict.fromkeys(actions, math.inf), math.inf, 0
+    least: dict[str, dict[str, float]] = {name: {} for name in actions}
+    decoding, control, turns = math.inf, math.inf, 0
     while turns < _SMALLEST_TURNS or (control > CONTROL and turns < scope.most_turns):
         for name, action in actions.items():
             if name != "A" or turns < scope.naive_turns:
-                least[name] = min(least[name], cpu_seconds(action))
-        control, turns = abs(least["control"] / least[_CONTROL_ARM] - 1), turns + 1
+                for step, seconds in _timed(action).items():
+                    least[name][step] = min(seconds, least[name].get(step, math.inf))
+        for kernel in kernels.values():
+            kernel.turn()
+        decoding = min(decoding, cpu_seconds(bench.decode))
+        control, turns = abs(least[_CONTROL][_ALL] / least[_CONTROL_ARM][_ALL] - 1), turns + 1
     costs = []
     for arm in ARMS:
-        counts = asked[arm].counts
-        prompt, lengths, parts = counted_work(bench, arm, asked[arm], full["B"])
-        limit = sum(parts.seconds(rates)) + decode_seconds * counts.frames_decoded / bench.num_frames
-        costs.append(ArmCost(arm, number, least[arm], limit, parts, counts, control, turns, prompt, lengths))
+        counts, (prompt, lengths, parts), rates = asked[arm].counts, work[arm], kernels[shapes[arm]].rates()
+        limits = {"frames": decoding * counts.frames_decoded / bench.num_frames, **parts.seconds(rates)}
+        steps = dict(least[arm])
+        seconds = steps.pop(_ALL)
+        costs.append(
+            ArmCost(arm, number, seconds, steps, limits, rates, parts, counts, control, turns, prompt, lengths)
+        )
     return costs
+
+
+def _timed(action: Callable[[], Asked]) -> dict[str, float]:
+    """CPU time of an arm's steps, and of it all."""
+    found: list[Asked] = []
+    seconds = cpu_seconds(lambda: found.append(action()))
+    return {_ALL: seconds, **found[0].seconds}
 
 
 def counted_work(bench: Bench, arm: str, asked: Asked, rival: Asked) -> tuple[int, tuple[AskedQuestion, ...], Parts]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jobs.bench.answers import ARMS, CONTROL, QUICK, AnswerCosts, ArmCost, Scope, measure_answers, work_of
 from jobs.bench.answers_model import LLAVA_7B
-from jobs.bench.answers_work import H100
+from jobs.bench.answers_work import H100, PartRates
 from jobs.bench.environment import describe_environment
 
 # Of 28 layers the paper prunes before the 20th, here 3 of 4 layers come before it.
@@ -45,22 +45,19 @@ def bench_answers(output: Path | None = None, *, quick: bool = False) -> AnswerC
 def predicted_seconds(cost: ArmCost, num_frames: int) -> float:
     """The same lengths in LLaVA-OneVision-7B on an H100 whose kernels reach what `answers_work.H100` says."""
     split = _SPLIT_7B if cost.arm == "C inner" else LLAVA_7B.layers
-    # What stands before the video is a few tokens of system prompt, as good as nothing behind the pruning.
+    # What stands before the video is a few tokens of system prompt, which run behind the pruning: left out.
     parts = work_of(cost.arm, LLAVA_7B, num_frames, cost.prompt, cost.asked, split=split)
-    return sum(parts.seconds(H100))
+    return sum(parts.seconds(PartRates.same(H100)).values())
 
 
-def break_even(found: AnswerCosts, rival: str) -> int:
+def break_even(found: AnswerCosts, rival: str) -> int | None:
     """Questions, asked one at a time, from which on building the cache and answering from it costs less than an arm.
 
-    Raises:
-        ValueError: an answer from the cache costs no less than the rival's.
+    None: never, an answer from the cache costs no less than the rival's.
     """
     built = found.of("C", 1).seconds - found.of("D", 1).seconds
     saved = found.of(rival, 1).seconds - found.of("D", 1).seconds
-    if saved <= 0:
-        raise ValueError(f"an answer from the cache takes {-saved:.3f} s more than arm {rival}'s")
-    return max(1, math.ceil(built / saved))
+    return max(1, math.ceil(built / saved)) if saved > 0 else None
 
 
 def answers_markdown(found: AnswerCosts, beside: str) -> str:
@@ -70,14 +67,11 @@ def answers_markdown(found: AnswerCosts, beside: str) -> str:
         found: What was measured.
         beside: What else the machine did.
     """
-    rates = found.rates
     lines = [
         "# Answers per CPU second",
         "",
         f"{found.scope.num_frames} frames, one thread, CPU time, least of several turns; {describe_environment()}; "
         f"{beside}.",
-        f"Measured rates: products {rates.products / 1e9:.1f} GFLOP/s, attention {rates.attention / 1e9:.1f} GFLOP/s, "
-        f"memory {rates.bytes / 1e9:.1f} GB/s; the clip's frames decoded in {found.decode_seconds:.3f} s.",
         "",
         "| Q | arm | CPU s | limit | over limit | A is | B is | 7B on H100, s | A is | B is | control | turns |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
@@ -96,25 +90,57 @@ def answers_markdown(found: AnswerCosts, beside: str) -> str:
         "",
         f"A and B: their time as a multiple of the arm's; not told where it is within the control or {CONTROL:.0%}.",
         "",
-        "| Q | arm | frames decoded | encoder calls | token-layers prefilled | tokens generated | written | read "
-        "| encode | compress | prefill | decode |",
-        "|---" * 12 + "|",
+        "| Q | arm | frames decoded | encoder calls | token-layers prefilled | tokens generated | written | read |",
+        "|---" * 8 + "|",
     ]
     for cost in found.costs:
-        c, parts = cost.counts, cost.parts.seconds(rates)
+        c = cost.counts
         lines.append(
             f"| {cost.questions} | {cost.arm} | {c.frames_decoded} | {c.encoder_calls} | {c.token_layers_prefilled} "
-            f"| {c.generated_tokens} | {c.bytes_written} | {c.bytes_read} | "
-            + " | ".join(f"{seconds:.3f}" for seconds in parts)
-            + " |"
+            f"| {c.generated_tokens} | {c.bytes_written} | {c.bytes_read} |"
         )
+    paid = ((arm, break_even(found, arm)) for arm in "AB")
     lines += [
         "",
-        "The last four: the limit's seconds by part. The cache has paid for itself with question "
-        + " and ".join(f"{break_even(found, arm)} against {arm}" for arm in "AB")
-        + ", asked one at a time.",
+        "Asked one question at a time, the cache has paid for itself "
+        + " and ".join(f"with question {n} against {arm}" if n else f"never against {arm}" for arm, n in paid)
+        + ".",
+        "",
+        *_steps(found),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _steps(found: AnswerCosts) -> list[str]:
+    """Where the time goes, and the rates that limits are made of."""
+    lines = ["Where the time goes, in CPU seconds, with the limit where one is counted:", ""]
+    lines += ["| Q | arm | decode | encode | compress | store | answer |", "|---" * 7 + "|"]
+    for cost in found.costs:
+        limits = cost.limits
+        answer = limits["prefix"] + limits["questions"] + limits["decode"]
+        least = {"decode": limits["frames"], "encode": limits["encode"], "compress": limits["compress"]}
+        cells = []
+        for step in ("decode", "encode", "compress", "store", "answer"):
+            limit = {**least, "answer": answer}.get(step)
+            beside = "" if limit is None else f" ({limit:.3f})"
+            cells.append(f"{cost.steps[step]:.3f}{beside}" if step in cost.steps else "")
+        if cost.steps:
+            lines.append(f"| {cost.questions} | {cost.arm} | " + " | ".join(cells) + " |")
+    lines += ["", "Rates of bare kernels in the shapes of each part, with the most questions:", ""]
+    lines += [
+        "| arm | part | products, GFLOP/s | attention, GFLOP/s | bytes, GB/s | activations, G/s |",
+        "|---" * 6 + "|",
+    ]
+    for cost in found.costs[-len(ARMS) :]:
+        lines += [
+            f"| {cost.arm} | {part} | "
+            + " | ".join(f"{rate / 1e9:.1f}" if math.isfinite(rate) else "" for rate in asdict(rates).values())
+            + " |"
+            for part in asdict(cost.rates)
+            for rates in [getattr(cost.rates, part)]
+            if cost.limits[part]
+        ]
+    return lines
 
 
 def _ratio(cost: ArmCost, other: ArmCost) -> str:
@@ -131,7 +157,7 @@ def _write_csv(path: Path, found: AnswerCosts) -> None:
             "cpu_seconds": cost.seconds,
             "limit_seconds": cost.limit,
             "predicted_7b_seconds": predicted_seconds(cost, found.scope.num_frames),
-            "flops": sum(work.flops for work in cost.parts.all),
+            "flops": cost.parts.flops,
             **asdict(cost.counts),
             "control": cost.control,
             "turns": cost.turns,

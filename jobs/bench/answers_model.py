@@ -120,14 +120,14 @@ def write_model(folder: Path, size: ModelSize) -> LlavaOnevisionForConditionalGe
     return stock.train(False)  # type: ignore[no-any-return]
 
 
-def write_clip(path: Path, num_frames: int) -> None:
-    """Write a video of soft textures that drift, with a cut every 16 frames."""
-    write_video(path, _frames(num_frames), fps=_FPS)
+def write_clip(path: Path, num_frames: int, number: int = 0) -> None:
+    """Write a video of soft textures that drift, with a cut every 16 frames; another one for every number."""
+    write_video(path, _frames(num_frames, number), fps=_FPS)
 
 
-def _frames(count: int) -> Frames:
+def _frames(count: int, number: int) -> Frames:
     for index in range(count):
-        random = np.random.default_rng([_SEED, index // 16])
+        random = np.random.default_rng([_SEED + number, index // 16])
         coarse = random.uniform(0, 255, (_HEIGHT // 20, _WIDTH // 20, 3))
         scene: NDArray[np.float64] = coarse.repeat(20, axis=0).repeat(20, axis=1)
         yield np.roll(scene, 2 * (index % 16), axis=1).astype(np.uint8)

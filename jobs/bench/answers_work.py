@@ -2,41 +2,40 @@
 
 A multiplication and an addition are two operations. Attention is counted as it is needed, a token with itself and those
 before it. Bytes are those that layers pass between matrix products (norms, residuals, rotary embedding, activation),
-each read or written once per operation, as without fusing kernels, and in decoding the weights and the cache.
+each read or written once per operation, as without fusing kernels, and the weights, once for each time that tokens go
+through them together; in decoding the cache, too.
+Activations and the probabilities of the scores are counted too: their exponentials take longer than their bytes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from jobs.bench.answers_model import ModelSize
 
 
 @dataclass(frozen=True)
 class Work:
-    """Of one part of the pipeline: `products` and `attention` in operations, `moved` in bytes.
+    """Of one part of the pipeline: `products` and `attention` in operations, `moved` in bytes, `activations` in values.
 
-    `step_bytes` are read while decoding: there either these or the products decide, whatever takes longer.
+    `step_bytes` are the weights, and in decoding the cache: either these or the products decide, whatever takes longer.
     """
 
     products: float = 0.0
     attention: float = 0.0
     moved: float = 0.0
+    activations: float = 0.0
     step_bytes: float = 0.0
 
     def __add__(self, other: Work) -> Work:
         """Both."""
-        return Work(
-            self.products + other.products,
-            self.attention + other.attention,
-            self.moved + other.moved,
-            self.step_bytes + other.step_bytes,
-        )
+        return Work(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
     def times(self, number: int) -> Work:
         """The same so many times."""
-        return Work(*(number * part for part in (self.products, self.attention, self.moved, self.step_bytes)))
+        return Work(*(number * getattr(self, field.name) for field in fields(self)))
 
     @property
     def flops(self) -> float:
@@ -46,24 +45,42 @@ class Work:
 
 @dataclass(frozen=True)
 class Rates:
-    """What a machine does per second: operations of matrix products and of attention, bytes moved."""
+    """What a machine does per second: operations of matrix products and of attention, bytes moved, exponentials."""
 
     products: float
     attention: float
     bytes: float
+    activations: float = math.inf
 
     def seconds(self, work: Work) -> float:
         """Least time of one part.
 
         Args:
-            work: All of one kind: where there are `step_bytes`, its products and its attention wait for them.
+            work: All of one kind: its products and its attention wait for `step_bytes`.
         """
         computing = work.products / self.products + work.attention / self.attention
-        return max(computing, work.step_bytes / self.bytes) + work.moved / self.bytes
+        beside = work.moved / self.bytes + work.activations / self.activations
+        return max(computing, work.step_bytes / self.bytes) + beside
+
+
+@dataclass(frozen=True)
+class PartRates:
+    """Rates of every part of `Parts`."""
+
+    encode: Rates
+    compress: Rates
+    prefix: Rates
+    questions: Rates
+    decode: Rates
+
+    @classmethod
+    def same(cls, rates: Rates) -> PartRates:
+        """The same for all."""
+        return cls(*[rates] * len(fields(cls)))
 
 
 # One H100 SXM: 989 TFLOP/s in bfloat16 and 3.35 TB/s (NVIDIA's data sheet). Half of the first and four fifths of the
-# second are what good kernels reach.
+# second are what good kernels reach; exponentials hide behind the bytes.
 H100 = Rates(0.5 * 989e12, 0.5 * 989e12, 0.8 * 3.35e12)
 
 
@@ -97,10 +114,14 @@ def encoding(size: ModelSize, num_frames: int, *, scores: bool) -> Work:
         patches * 2 * (4 * width**2 + 2 * width * mlp),
         patches * 4 * area * width,
         patches * size.value_bytes * (10 * width + 2 * mlp),
+        patches * mlp,
     )
     projector = Work(patches * 2 * (width * size.width + size.width**2), 0, patches * size.value_bytes * 3 * size.width)
-    again = Work(patches * 4 * width**2, patches * 2 * area * width) if scores else Work()
-    return layer.times(size.vision_layers) + projector + again
+    probabilities = patches * area * size.vision_heads
+    again = Work(patches * 4 * width**2, patches * 2 * area * width, 0, probabilities) if scores else Work()
+    parameters = size.vision_layers * (4 * width**2 + 2 * width * mlp) + width * size.width + size.width**2
+    weights = Work(step_bytes=parameters * size.value_bytes)
+    return layer.times(size.vision_layers) + projector + again + weights
 
 
 def compression(size: ModelSize, num_frames: int) -> Work:
@@ -116,14 +137,23 @@ def layer_parameters(size: ModelSize) -> int:
 
 
 def prefill(size: ModelSize, before: int, tokens: int, layers: int) -> Work:
-    """So many tokens on top of `before` others, through some decoder layers."""
+    """So many tokens together, on top of `before` others, through some decoder layers."""
+    if not tokens:
+        return Work()
     kv_width = size.kv_heads * size.width // size.heads
     one = Work(
         tokens * 2 * layer_parameters(size),
         4 * size.width * (tokens * before + tokens * (tokens + 1) / 2),
         tokens * size.value_bytes * (12 * size.width + 4 * kv_width + 5 * size.mlp),
+        tokens * size.mlp,
+        layer_parameters(size) * size.value_bytes,
     )
     return one.times(layers)
+
+
+def decoding_bytes(size: ModelSize) -> int:
+    """Of the weights that a decoding step reads."""
+    return (size.layers * layer_parameters(size) + size.width * size.vocabulary) * size.value_bytes
 
 
 def decoding(size: ModelSize, prompt: int, questions: Sequence[AskedQuestion], *, rows: int) -> Work:
@@ -147,29 +177,30 @@ def decoding(size: ModelSize, prompt: int, questions: Sequence[AskedQuestion], *
             total += Work(
                 2 * weights * len(running),
                 4 * size.width * seen * size.layers,
-                0,
-                weights * size.value_bytes + seen * kv_bytes * size.layers,
+                step_bytes=decoding_bytes(size) + seen * kv_bytes * size.layers,
             )
     return total
 
 
 @dataclass(frozen=True)
 class Parts:
-    """An arm's work by part of the pipeline."""
+    """An arm's work by part of the pipeline; questions that share no prefix are part of `prefix`, whole."""
 
     encode: Work
     compress: Work
-    prefill: Work
+    prefix: Work
+    questions: Work
     decode: Work
 
     @property
-    def all(self) -> tuple[Work, ...]:
-        """In order."""
-        return self.encode, self.compress, self.prefill, self.decode
+    def flops(self) -> float:
+        """Operations of all parts."""
+        return sum(work.flops for work in (self.encode, self.compress, self.prefix, self.questions, self.decode))
 
-    def seconds(self, rates: Rates) -> tuple[float, ...]:
-        """Least time of each part."""
-        return tuple(rates.seconds(work) for work in self.all)
+    def seconds(self, rates: PartRates) -> dict[str, float]:
+        """Least time of each part, by its name."""
+        names = (field.name for field in fields(self))
+        return {name: getattr(rates, name).seconds(getattr(self, name)) for name in names}
 
 
 def one_by_one(size: ModelSize, num_frames: int, prompt: int, questions: Sequence[AskedQuestion]) -> Parts:
@@ -178,7 +209,7 @@ def one_by_one(size: ModelSize, num_frames: int, prompt: int, questions: Sequenc
     for question in questions:
         prefilled += prefill(size, 0, prompt + question.tokens, size.layers)
     encoded = encoding(size, num_frames, scores=False).times(len(questions))
-    return Parts(encoded, Work(), prefilled, decoding(size, prompt, questions, rows=1))
+    return Parts(encoded, Work(), prefilled, Work(), decoding(size, prompt, questions, rows=1))
 
 
 def shared(
@@ -208,14 +239,14 @@ def shared(
     """
     before = size.layers if split is None else split
     behind = size.layers - before
-    prefilled = prefill(size, 0, prompt, before) + prefill(size, 0, text, behind)
+    nothing = own = Work()
     for question in questions:
-        prefilled += prefill(size, prompt, question.tokens, before)
-        prefilled += prefill(size, text, question.behind, behind)
-    nothing = Work()
+        own += prefill(size, prompt, question.tokens, before)
+        own += prefill(size, text, question.behind, behind)
     return Parts(
         nothing if cached else encoding(size, num_frames, scores=compressed),
         compression(size, num_frames) if compressed and not cached else nothing,
-        prefilled,
+        prefill(size, 0, prompt, before) + prefill(size, 0, text, behind),
+        own,
         decoding(size, prompt, questions, rows=rows),
     )

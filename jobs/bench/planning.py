@@ -46,6 +46,7 @@ class PlanningCost:
     Attributes:
         counts: What was planned.
         seconds: Wall time from the tables on storage to the plan, Ray's start apart.
+        cpu_seconds: CPU time of the driver meanwhile, Ray's start included.
         ray_seconds: Wall time of Ray's start.
         driver_bytes: Largest resident memory of the driver's process, what it shares with Ray's object store included.
         imports_bytes: That of the process before it began.
@@ -53,25 +54,31 @@ class PlanningCost:
 
     counts: PlanCounts
     seconds: float
+    cpu_seconds: float
     ray_seconds: float
     driver_bytes: int
     imports_bytes: int
 
 
 def bench_planning(output: Path | None, *, num_videos: int, num_questions: int) -> PlanningCost:
-    """Make the tables, plan in a process of its own, print what that took, and write it to `planning.md`."""
-    with tempfile.TemporaryDirectory() as folder:
-        fill(Path(folder), num_videos, num_questions)
-        command = [sys.executable, "-m", "jobs.bench.planning", folder]
-        measured = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own
-    found = json.loads(measured.stdout.splitlines()[-1])
-    cost = PlanningCost(**{**found, "counts": PlanCounts(**found["counts"])})
+    """Measure planning, print what it took, and write it to `planning.md`."""
+    cost = measure_planning(num_videos, num_questions)
     text = _markdown(cost, num_questions)
     print(text)
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         (output / "planning.md").write_text(text, encoding="utf-8")
     return cost
+
+
+def measure_planning(num_videos: int, num_questions: int) -> PlanningCost:
+    """Make the tables, and plan in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        fill(Path(folder), num_videos, num_questions)
+        command = [sys.executable, "-m", "jobs.bench.planning", folder]
+        measured = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own
+    found = json.loads(measured.stdout.splitlines()[-1])
+    return PlanningCost(**{**found, "counts": PlanCounts(**found["counts"])})
 
 
 def load_job(folder: Path) -> JobConfig:
@@ -161,9 +168,9 @@ def _touch(path: Path) -> None:
 
 def _measure(folder: Path) -> PlanningCost:
     """Plan, as a run does before its first clip."""
-    job, imports_bytes = load_job(folder), _peak_bytes()
+    job, imports_bytes = load_job(folder), peak_bytes()
     prints = fingerprints(job, resolve_model(job.model.name).identity)
-    begun = time.monotonic()
+    begun, cpu_begun = time.monotonic(), time.process_time()
     videos, questions = read_tables(job)
     storage = Storage(job.output)
     lease = Lease.acquire(storage, new_run_id())
@@ -183,10 +190,12 @@ def _measure(folder: Path) -> PlanningCost:
         )
         counts = planner.plan().counts
         seconds = time.monotonic() - begun - ray_seconds
-        return PlanningCost(counts, seconds, ray_seconds, _peak_bytes(), imports_bytes)
+        cpu_seconds = time.process_time() - cpu_begun
+        return PlanningCost(counts, seconds, cpu_seconds, ray_seconds, peak_bytes(), imports_bytes)
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
+    """Largest resident memory of this process so far."""
     status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
 

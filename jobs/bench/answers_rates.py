@@ -1,0 +1,142 @@
+"""What this machine does per second on the bare kernels of an answer, each in the shape in which the arm needs it.
+
+A kernel's rate hangs on its shape: 16 rows through a weight take longer per row than 6,000, and one query over 700 keys
+longer per product than 700 queries. So every part of an arm has rates of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from flashvid.models.decoder import DECODE_ROWS
+from jobs.bench.answers_model import ModelSize
+from jobs.bench.answers_work import PartRates, Rates, decoding_bytes
+from jobs.bench.cost import cpu_seconds
+
+# CPU time of one measurement. On a busy machine a shorter one would find a quiet moment; an arm takes seconds and never
+# has one.
+_RUN_SECONDS = 0.1
+# That a kernel takes at least, for the clock's sake.
+_TICK_SECONDS = 1e-6
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """One kernel.
+
+    Attributes:
+        work: Operations, bytes or values.
+        action: Runs it once.
+    """
+
+    work: float
+    action: Callable[[], object]
+
+    def seconds(self, run_seconds: float) -> float:
+        """CPU time of one of as many runs as fill that time."""
+        runs = max(1, math.ceil(run_seconds / max(cpu_seconds(self.action), _TICK_SECONDS)))
+        return cpu_seconds(lambda: [self.action() for _ in range(runs)]) / runs
+
+
+class BareKernels:
+    """The kernels of one prompt length and one question length, in float32; the best of all turns counts."""
+
+    def __init__(self, size: ModelSize, prompt: int, question: int, run_seconds: float = _RUN_SECONDS) -> None:
+        """Make the tensors.
+
+        Args:
+            size: Of the model.
+            prompt: Tokens of the prefix that questions share.
+            question: Tokens behind it.
+            run_seconds: CPU time of one measurement.
+        """
+        self._run_seconds = run_seconds
+        area, tower, width = size.patches**2, size.vision_width, size.width
+        tower_weights = [*[(tower, tower)] * 4, (tower, size.vision_mlp), (size.vision_mlp, tower)]
+        kv = size.kv_heads * width // size.heads
+        weights = [(width, width), (width, kv), (width, kv), (width, width)]
+        weights += [(width, size.mlp), (width, size.mlp), (size.mlp, width)]
+        heads, last = size.heads, prompt + question
+        frames = torch.randn(8, size.frame_tokens, width)
+        self._kernels = {
+            "encode": (
+                _products(area, tower_weights),
+                _attention(size.vision_heads, tower, area, area, causal=False),
+                _moved(area * size.vision_mlp),
+                _activation(torch.randn(area, size.vision_mlp), lambda x: functional.gelu(x, approximate="tanh")),
+            ),
+            "compress": (_Kernel(2 * frames.numel() * size.frame_tokens, lambda: frames @ frames.transpose(1, 2)),),
+            "prefix": (
+                _products(prompt, weights),
+                _attention(heads, width, prompt, prompt, causal=True),
+                _moved(prompt * size.mlp),
+                _activation(torch.randn(prompt, size.mlp), functional.silu),
+            ),
+            "questions": (
+                _products(question, weights),
+                _attention(heads, width, question, last, causal=True),
+                _moved(question * size.mlp),
+                _activation(torch.randn(question, size.mlp), functional.silu),
+            ),
+            "decode": (
+                _products(DECODE_ROWS, weights),
+                _attention(heads, width, 1, last, causal=True),
+                _moved(decoding_bytes(size) // 4),
+            ),
+        }
+        self._seconds = {part: [math.inf] * len(kernels) for part, kernels in self._kernels.items()}
+
+    def turn(self) -> None:
+        """Run every kernel once more."""
+        for part, kernels in self._kernels.items():
+            for index, kernel in enumerate(kernels):
+                self._seconds[part][index] = min(kernel.seconds(self._run_seconds), self._seconds[part][index])
+
+    def rates(self) -> PartRates:
+        """The best of every kernel; what a part does not have costs it nothing."""
+        found = {}
+        for part, kernels in self._kernels.items():
+            best = [kernel.work / seconds for kernel, seconds in zip(kernels, self._seconds[part], strict=True)]
+            found[part] = Rates(*best, *[math.inf] * (4 - len(best)))
+        return PartRates(**found)
+
+
+def _products(rows: int, shapes: list[tuple[int, int]]) -> _Kernel:
+    """The matrix products of one layer."""
+    states = {before: torch.randn(rows, before) for before, _ in shapes}
+    weights = [torch.randn(behind, before) for before, behind in shapes]
+    work = 2 * rows * sum(weight.numel() for weight in weights)
+    return _Kernel(work, lambda: [functional.linear(states[weight.shape[1]], weight) for weight in weights])
+
+
+def _attention(heads: int, width: int, queries: int, keys: int, *, causal: bool) -> _Kernel:
+    """The last queries to all keys; causal, each to those up to itself."""
+    query = torch.randn(1, heads, queries, width // heads)
+    key, value = torch.randn(2, 1, heads, keys, width // heads)
+    seen = queries * (keys - queries) + queries * (queries + 1) / 2 if causal else queries * keys
+    alone = causal and queries == keys
+    mask: Tensor | None = None
+    if causal and 1 < queries < keys:
+        hidden = torch.ones(queries, keys, dtype=torch.bool).triu(keys - queries + 1)
+        mask = torch.zeros(queries, keys).masked_fill_(hidden, -math.inf)
+    return _Kernel(
+        4 * width * seen,
+        lambda: functional.scaled_dot_product_attention(query, key, value, mask, is_causal=alone),
+    )
+
+
+def _moved(values: int) -> _Kernel:
+    """So many values read and as many written."""
+    source = torch.randn(values)
+    target = torch.empty_like(source)
+    return _Kernel(2 * source.nbytes, lambda: target.copy_(source))
+
+
+def _activation(values: Tensor, function: Callable[[Tensor], Tensor]) -> _Kernel:
+    return _Kernel(values.numel(), lambda: function(values))

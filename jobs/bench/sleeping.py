@@ -1,0 +1,168 @@
+"""A run's graph with stages that only sleep: what the distribution costs when the work itself costs nothing.
+
+Run as a process of its own, whose CPU time and memory are then the driver's alone:
+`python -m jobs.bench.sleeping '{"num_clips": 8, ...}'` prints what `Asleep` says as one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import ray
+
+from jobs.bench.planning import peak_bytes
+from pipeline.committer import Committer
+from pipeline.config import CommitConfig, JobConfig
+from pipeline.flow import stream
+from pipeline.inputs import QuestionTable
+from pipeline.keys import digest
+from pipeline.lease import Lease
+from pipeline.ledger import Ledger
+from pipeline.messages import ClipMessage
+from pipeline.monitor import RunMonitor
+from pipeline.plan_shards import ShardPlan, ShardSummary
+from pipeline.planner import PlannedShard, RunPlan
+from pipeline.planning import Clip, Plan, PlanCounts
+from pipeline.resources import DECODE_ROWS, Pool, Pools
+from pipeline.run_records import new_run_id
+from pipeline.stages import StageSettings
+from pipeline.stages.stage import Stage
+from pipeline.storage import Storage
+
+# The first outcomes come while actors are still starting.
+_STEADY_FROM = 0.25
+
+
+@dataclass(frozen=True)
+class Sleeps:
+    """What is run.
+
+    Attributes:
+        num_clips: Of the plan.
+        encode_actors: Each on a logical GPU of its own; of decode and answer there is one.
+        seconds: That each stage sleeps for a clip, by its name.
+    """
+
+    num_clips: int
+    encode_actors: int
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Asleep:
+    """What came of it.
+
+    Attributes:
+        clips_per_second: In the steady state.
+        busy: Share of the steady state that an encode actor slept for clips.
+        driver_seconds: CPU time of the driver, per clip, the start of Ray apart.
+        driver_bytes: Largest resident memory of the driver.
+    """
+
+    clips_per_second: float
+    busy: float
+    driver_seconds: float
+    driver_bytes: int
+
+
+class _Sleeping(Stage):
+    """Sleeps for as long as the clip says."""
+
+    def __init__(self, settings: StageSettings, *_: object) -> None:
+        super().__init__(settings)
+        self.announce()
+
+    def process(self, message: ClipMessage) -> tuple[ClipMessage, Mapping[str, int]]:
+        """Sleep; the last stage answers, so that there is something to commit."""
+        time.sleep(float(message.clip.columns[self.name] or 0))
+        if self.name != "answer":
+            return message, {}
+        rows = tuple({"question_id": question, "response": "asleep"} for question in message.clip.question_ids)
+        return replace(message, answers=rows), {}
+
+
+class SleepingDecode(_Sleeping):
+    """In decode's place."""
+
+    name = "decode"
+
+
+class SleepingEncode(_Sleeping):
+    """In encode's place."""
+
+    name = "encode"
+
+
+class SleepingAnswer(_Sleeping):
+    """In answer's place."""
+
+    name = "answer"
+
+
+def measure(sleeps: Sleeps) -> Asleep:
+    """Run the graph on a Ray of its own, and commit what comes of it."""
+    with TemporaryDirectory(prefix="flashvid-bench-") as folder:
+        job = JobConfig.model_validate(
+            {"videos": folder, "questions": ["?"], "output": str(Path(folder) / "output"), "model": {"name": "tiny"}}
+        )
+        # As `pipeline.cluster.connected` does; logical GPUs it has no use for.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        ray.init(
+            address="local",
+            num_cpus=4,
+            num_gpus=sleeps.encode_actors + 1,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+        try:
+            return _measure(sleeps, job)
+        finally:
+            ray.shutdown()
+
+
+def _measure(sleeps: Sleeps, job: JobConfig) -> Asleep:
+    encode = Pool(sleeps.encode_actors, num_cpus=0, num_gpus=1)
+    pools = Pools(Pool(1, 1, 0), encode, Pool(1, 0, 1), max_decoded_clips=2 * sleeps.encode_actors + 2)
+    actor: Any = ray.remote(num_cpus=0)(RunMonitor)
+    storage = Storage(job.output)
+    lease = Lease.acquire(storage, new_run_id())
+    monitor = actor.remote(pools.max_decoded_clips)
+    settings = StageSettings(job, lease.run_id, tokens_fingerprint="0" * 16, model_identity="", monitor=monitor)
+    committer = Committer(Ledger(storage, "0" * 16), lease, CommitConfig())
+    stages = (SleepingDecode, SleepingEncode, SleepingAnswer)
+    times, begun = [], time.process_time()
+    for message in stream(_plan(sleeps), pools, settings, QuestionTable(()), stages):
+        times.append(time.monotonic())
+        committer.add(message)
+        committer.tick()
+    committer.flush()
+    driver_seconds = (time.process_time() - begun) / sleeps.num_clips
+    lease.release()
+    steady = times[int(_STEADY_FROM * len(times)) :]
+    rate = (len(steady) - 1) / (steady[-1] - steady[0])
+    return Asleep(rate, rate * sleeps.seconds["encode"] / sleeps.encode_actors, driver_seconds, peak_bytes())
+
+
+def _plan(sleeps: Sleeps) -> RunPlan:
+    columns = {stage: str(seconds) for stage, seconds in sleeps.seconds.items()}
+    # As many questions as fill a batch: each clip is then answered by itself.
+    questions = tuple(f"q{number}" for number in range(DECODE_ROWS))
+    keys = [digest("asleep", number) for number in range(sleeps.num_clips)]
+    clips = tuple(Clip(key, key, key, key, None, None, None, questions, columns) for key in keys)
+    plan = Plan(clips, (), (), len(clips), len(clips) * len(questions), 0, 0)
+    return RunPlan((PlannedShard(ShardSummary(PlanCounts.of(plan)), ShardPlan(plan)),))
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(measure(Sleeps(**json.loads(sys.argv[1]))))))

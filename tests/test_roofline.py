@@ -1,0 +1,76 @@
+"""`jobs.bench.roofline`: its arithmetic by hand, and that docs/performance.md shows its tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs.bench.answers_model import LLAVA_7B
+from jobs.bench.answers_work import Rates, Work
+from jobs.bench.roofline import gpu_seconds, large_job, parts_of, point, points, with_tables
+from pipeline.estimates import duration
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
+
+
+def test_the_document_is_current() -> None:
+    """`python -m jobs.bench.roofline docs/performance.md` writes it."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert with_tables(text) == text
+
+
+def test_a_document_without_a_place() -> None:
+    """Said, instead of a table that is nowhere."""
+    with pytest.raises(ValueError, match="no place for 'roofline'"):
+        with_tables("# Performance\n")
+
+
+def test_a_point() -> None:
+    """Operations over bytes; time by what takes longer, and by what is moved besides."""
+    found = point("x", Work(products=100, moved=10, step_bytes=40), Rates(products=10, attention=1, bytes=2))
+    assert (found.flops, found.bytes, found.intensity) == (100, 50, 2)
+    assert found.seconds == 40 / 2 + 10 / 2
+
+
+def test_a_decoding_step_reads_the_weights() -> None:
+    """6.5 billion parameters in the layers and 0.54 in the head of Qwen2-7B, two bytes each, 57 KB of cache a token."""
+    layers = 28 * (2 * 3584 * (3584 + 512) + 3 * 3584 * 18944)
+    head = 3584 * 152064
+    assert layers == pytest.approx(6.52e9, rel=0.005)
+    one, sixteen = (
+        next(p for p in points() if p.name == f"one decoding step, {name}") for name in ("1 answer", "16 answers")
+    )
+    cached = 627 + 30 + 1
+    assert one.bytes == 2 * (layers + head) + cached * 28 * 2 * 512 * 2
+    assert one.flops == 2 * (layers + head) + 4 * 3584 * 28 * cached
+    assert sixteen.flops == 16 * one.flops
+    assert sixteen.bytes - one.bytes == 15 * cached * 28 * 2 * 512 * 2
+
+
+def test_prefilling_a_tenth_is_a_tenth_of_the_products() -> None:
+    """But for rounding; and attention shrinks with the square."""
+    parts, rival = parts_of("C", 1), parts_of("B", 1)
+    assert parts.prefix.products / rival.prefix.products == pytest.approx(0.1, rel=1e-3)
+    assert parts.prefix.attention / rival.prefix.attention == pytest.approx(0.01, rel=1e-2)
+    assert LLAVA_7B.frame_tokens == 196
+
+
+def test_the_cache_spares_vision_only() -> None:
+    """Warm is cold without encoding and compressing."""
+    cold, warm = gpu_seconds("C", 4), gpu_seconds("D", 4)
+    assert (warm["encode"], warm["compress"]) == (0, 0)
+    assert {part: cold[part] for part in ("prefix", "questions", "decode")} == {
+        part: warm[part] for part in ("prefix", "questions", "decode")
+    }
+
+
+def test_the_large_job_uses_every_gpu() -> None:
+    """A million videos on 64 GPUs: the slower of encode and answer takes at least what all GPUs together need."""
+    todo, rates, pools = large_job()
+    assert pools.encode.size + pools.answer.size == 64
+    assert (todo.frames, todo.answers, todo.kept_tokens) == (32_000_000, 20_000_000, 627_000_000)
+    lasts = duration(todo, rates, pools, num_gpus=64, gpu_hour_price=3.0)
+    needed = 1_000_000 * sum(gpu_seconds("C", 20).values()) / 64 / 3600
+    assert lasts.hours is not None
+    assert needed <= lasts.hours < 1.1 * needed
