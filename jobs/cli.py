@@ -123,15 +123,23 @@ def demo(
 
 @app.command()
 def models(
+    name: Annotated[
+        str | None, typer.Argument(help="a directory, hub id or embedded model to look at; default: all that is known")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object, for programs")] = False,
 ) -> None:
     """List the supported model families, their published settings, the embedded models and what each needs.
 
+    With a name, say which family that model is taken for, and what it lacks, if anything (exit code 2).
+
     Example: flashvid models --json
     """
-    from jobs.models_command import show_models
+    from jobs.models_command import show_model, show_models
 
-    show_models(as_json=as_json)
+    if name is None:
+        show_models(as_json=as_json)
+    else:
+        show_model(name, as_json=as_json)
 
 
 app.command()(init)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -14,6 +13,7 @@ from rich.text import Text
 from flashvid.models.families import FAMILIES, family_named
 from flashvid.models.sources import NEEDED_FILES, OPTIONAL_FILES, embedded_models, resolve_model
 from flashvid.presets import PRESETS
+from jobs.options import write_json, write_rows
 
 _FAMILY_COLUMNS = {
     "name": "family",
@@ -53,12 +53,24 @@ def describe_models() -> dict[str, Any]:
     }
 
 
+def show_model(name: str, *, as_json: bool, console: Console | None = None) -> None:
+    """Check one model's directory and print its family.
+
+    Raises:
+        ModelLoadError: nothing of that name, a family that is not supported, or something missing.
+    """
+    model, console = resolve_model(name), console or Console()
+    if as_json:
+        write_json(console, {"name": name, "family": model.family, "path": str(model.path)})
+    else:
+        write_rows(console, [("model", name), ("family", model.family), ("path", str(model.path))])
+
+
 def show_models(*, as_json: bool, console: Console | None = None) -> None:
     """Print them: tables, or one JSON object."""
     console, models = console or Console(), describe_models()
     if as_json:
-        # Not through rich, which would break long lines.
-        console.file.write(json.dumps(models, indent=2, ensure_ascii=False) + "\n")
+        write_json(console, models)
         return
     console.print(_table(models["families"], _FAMILY_COLUMNS))
     console.print(_table(models["presets"], _PRESET_COLUMNS))

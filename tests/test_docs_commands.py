@@ -29,6 +29,7 @@ COMMAND = typer.main.get_command(app)
 
 # What the README tells its reader to do with a folder of videos, in an order that makes sense.
 WALK = (
+    "flashvid models NAME",
     "flashvid init videos/",
     "flashvid validate job.yaml",
     "flashvid plan job.yaml",
@@ -49,6 +50,7 @@ WALK = (
     "flashvid gc CACHE",
 )
 PLACEHOLDERS = {
+    "NAME": "tiny",
     "OUTPUT": "output",
     "OUTPUT_OR_CACHE": "output",
     "CACHE": "output",
@@ -67,6 +69,8 @@ ELSEWHERE = {
     "flashvid bench decode VIDEO": "test_bench_decode.py",
     "flashvid bench compress --output DIR": "test_compression_speed.py",
     "flashvid bench quality --output quality": "test_bench_quality.py",
+    "python -m jobs.bench.roofline docs/performance.md": "test_roofline.py",
+    "make gpu-check": "test_gpu_check.py",
     "make demo": "test_release.py",
     "make cluster-up": "test_cluster.py",
     "make cluster-down": "test_cluster.py",
@@ -80,6 +84,7 @@ ELSEWHERE = {
     "ray up infra/aws/cluster.yaml": "test_aws.py",  # the file is checked
 }
 NOT_RUN = {
+    "takes many minutes; what it runs has tests of its own": ("flashvid bench all --output DIR",),
     "needs the weights of a 7B model": ("flashvid run FOLDER/job-llava_onevision.yaml",),
     "names an option, not a command": ("flashvid plan --gpu-hour-price", "flashvid retry OUTPUT --type ..."),
     "runs these tests, or the checks beside them": ("make help", "make check", "make test", "make test-slow"),

@@ -17,7 +17,7 @@ from flashvid.models import resolve_model
 from flashvid.models.families import FAMILIES
 from flashvid.models.sources import NEEDED_FILES, embedded_models
 from flashvid.presets import PRESETS
-from jobs.models_command import show_models
+from jobs.models_command import show_model, show_models
 
 FLASHVID = (sys.executable, "-c", "from jobs.cli import main; main()")
 # The same, and afterwards what was imported.
@@ -74,3 +74,15 @@ def test_every_file_that_is_said_to_be_needed_is(tmp_path: Path, needed: str) ->
         (folder / name).unlink()
     with pytest.raises(ModelLoadError, match="there is no"):
         resolve_model(str(folder))
+
+
+def test_one_model_by_name(tmp_path: Path) -> None:
+    """Its family; of one that is not whole, what is missing."""
+    written = StringIO()
+    show_model("tiny-random", as_json=True, console=Console(file=written))
+    path = resolve_model("tiny-random").path
+    assert json.loads(written.getvalue()) == {"name": "tiny-random", "family": "qwen2_5_vl", "path": str(path)}
+    shutil.copytree(path, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    with pytest.raises(ModelLoadError):
+        show_model(str(tmp_path / "model"), as_json=False)
