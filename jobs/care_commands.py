@@ -53,18 +53,25 @@ def gc(
     used_by: Annotated[
         list[str] | None, typer.Option("--used-by", help="an output that uses this cache; may be repeated")
     ] = None,
+    gone: Annotated[
+        list[str] | None, typer.Option("--gone", help="an output that used this cache and does not exist any more")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="remove it; default: only say what would be removed")] = False,
     storage_option: StorageOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Remove tokens of fingerprints that no run names, and uploads that nobody will complete.
 
+    A cache knows the outputs that have used it since there is `used-by/`; name older ones.
+
     Example: flashvid gc /shared/tokens --used-by output --used-by other-output --yes
     """
+    from pipeline.cache_users import cache_users
     from pipeline.garbage import find_garbage
 
     storage = open_storage(root, storage_option)
     users = [open_storage(user, storage_option) for user in used_by or []]
+    users += cache_users(storage, assignments(storage_option, "--storage-option"), gone or ())
     with _leases([one for one in (storage, *users) if one.names("runs")] if yes else [], "gc"):
         garbage = find_garbage(storage, users)
         if yes:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jobs.options import AsJson, Output, Overrides, StorageOptions, assignments, open_storage, write_json
+from jobs.options import AsJson, Output, Overrides, StorageOptions, assignments, open_storage, write_json, write_rows
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -109,14 +109,8 @@ def status(
     if as_json:
         write_json(console, {**asdict(found), "jobs": ray_jobs})
         return
-    table = Table(show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in _status_rows(found):
-        table.add_row(name, Text(value))
-    for job in ray_jobs or []:
-        table.add_row("job", Text(f"{job['job_id']}: {job['status']}"))
-    console.print(table)
+    of_ray = [("job", f"{job['job_id']}: {job['status']}") for job in ray_jobs or []]
+    write_rows(console, [*_status_rows(found), *of_ray])
 
 
 def logs(

@@ -16,9 +16,8 @@ from rich.progress import (
 from rich.progress import (
     Progress as Bars,
 )
-from rich.table import Table
-from rich.text import Text
 
+from jobs.options import write_rows
 from pipeline.summary import Progress, RunSummary
 
 
@@ -64,13 +63,7 @@ def _duration(seconds: float) -> str:
 
 def print_summary(console: Console, summary: RunSummary) -> None:
     """The table a run ends with."""
-    table = Table(title=f"run {summary.run_id}", show_header=False, title_justify="left")
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in _summary_rows(summary):
-        # Text, not markup: paths and ids may hold square brackets.
-        table.add_row(name, Text(value))
-    console.print(table)
+    write_rows(console, _summary_rows(summary), f"run {summary.run_id}")
 
 
 def _summary_rows(summary: RunSummary) -> Iterator[tuple[str, str]]:

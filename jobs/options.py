@@ -1,12 +1,15 @@
-"""What several commands take, in the same words, and how they write JSON."""
+"""What several commands take, in the same words, and how they write JSON and small tables."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from jobs.assignment import assignment
 
@@ -40,3 +43,14 @@ def open_storage(url: str, storage_options: list[str] | None) -> Storage:
 def write_json(console: Console, content: object) -> None:
     """One JSON object on the console's file: rich would break long lines, and NaN is no JSON."""
     console.file.write(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_rows(console: Console, rows: Iterable[tuple[str, str]], title: str | None = None) -> None:
+    """Names, and what each has, as a table."""
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        # Text, not markup: paths, ids and messages may hold square brackets.
+        table.add_row(name, Text(value))
+    console.print(table)

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from jobs.options import AsJson, Overrides, assignments, write_json
+from jobs.options import AsJson, Overrides, assignments, write_json, write_rows
 
 if TYPE_CHECKING:
     from pipeline.preview import Preview
@@ -82,13 +80,7 @@ def as_object(found: Preview) -> dict[str, Any]:
 
 def show(console: Console, found: Preview) -> None:
     """The same as a table."""
-    table = Table(show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in _rows(found):
-        # Text, not markup: messages hold paths, and these square brackets.
-        table.add_row(name, Text(value))
-    console.print(table)
+    write_rows(console, _rows(found))
 
 
 def _rows(found: Preview) -> Iterator[tuple[str, str]]:
@@ -140,13 +132,16 @@ def _time_rows(found: Preview) -> Iterator[tuple[str, str]]:
     hours = ", ".join(
         f"{stage} {'unknown' if value is None else _hours(value)}" for stage, value in lasts.stage_hours.items()
     )
-    yield "time", f"{hours}; at the same time, so about {'unknown' if lasts.hours is None else _hours(lasts.hours)}"
     if lasts.hours is None:
+        yield "time", hours
         yield (
             "rates",
-            "not known: give --decode-frames-per-second, --frames-per-second and --answers-per-second",
+            "not all known yet: a run with this output measures them; "
+            "or give --decode-frames-per-second, --frames-per-second and --answers-per-second",
         )
-    elif found.rates.measured_in:
+    else:
+        yield "time", f"{hours}; at the same time, so about {_hours(lasts.hours)}"
+    if lasts.hours is not None and found.rates.measured_in:
         yield "rates", f"measured in {', '.join(found.rates.measured_in)}"
     if lasts.gpu_hours is not None:
         yield "GPU hours", f"{lasts.gpu_hours:.2f}"

@@ -18,6 +18,7 @@ def report(
     cache: Annotated[str | None, typer.Option(help="where the tokens are; default: where the run says")] = None,
     max_clips: Annotated[int, typer.Option(min=0, help="clips that the file holds")] = 20_000,
     max_pictures: Annotated[int, typer.Option(min=0, help="clips that it holds with a picture, 5 kB each")] = 1_000,
+    max_picture_mb: Annotated[float, typer.Option(min=0, help="megabytes that these pictures may take in it")] = 10.0,
     storage_option: StorageOptions = None,
 ) -> None:
     """Write a report that opens in any browser, without a network: summary, throughput, failures, clips with answers.
@@ -30,7 +31,14 @@ def report(
 
     tokens = None if cache is None else open_storage(cache, storage_option)
     storage = open_storage(output, storage_option)
-    content = collect(storage, tokens, fingerprint, max_clips=max_clips, max_pictures=max_pictures)
+    content = collect(
+        storage,
+        tokens,
+        fingerprint,
+        max_clips=max_clips,
+        max_pictures=max_pictures,
+        max_picture_bytes=max_picture_mb * 1e6,
+    )
     try:
         to.write_text(render(content), encoding="utf-8")
     except OSError as error:

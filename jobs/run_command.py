@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 
 from rich.console import Console
@@ -37,4 +38,7 @@ def run_and_report(
             on_log=on_log,
         )
     print_summary(console, summary)
+    if summary.clips_planned:
+        look = shlex.join(["flashvid", "report", summary.output])
+        console.print(Text(f"{look} makes a page of the answers, and of the failures by cause"), soft_wrap=True)
     return summary

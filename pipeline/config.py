@@ -94,7 +94,9 @@ class PoolConfig(Settings):
 class DecodePoolConfig(PoolConfig):
     """The pool that decodes, and what one clip may take of it."""
 
-    time_limit_s: float = Field(default=600.0, gt=0, description="seconds that the decoder may take for one clip")
+    time_limit_s: float = Field(
+        default=600.0, gt=0, description="seconds that the decoder, or a look at its packets, may take for one clip"
+    )
     memory_limit_gb: float = Field(default=4.0, ge=0.1, description="GiB that the decoder of one actor may allocate")
 
     @field_validator("num_gpus")

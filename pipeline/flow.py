@@ -156,7 +156,10 @@ def _source(deals: Sequence[_Deal]) -> Dataset:
     # A read task waits for nothing: reserving a CPU would only make it compete with the decode actors. Without one,
     # nothing but this bound keeps Ray from starting a process for every shard at once.
     dataset: Dataset = ray.data.read_datasource(
-        PlanSource(deals), num_cpus=0, concurrency=_SHARDS_AT_ONCE, override_num_blocks=len(deals)
+        PlanSource(deals),
+        num_cpus=0,
+        concurrency=min(_SHARDS_AT_ONCE, len(deals)),  # Ray warns of more than there are
+        override_num_blocks=len(deals),
     )
     return dataset
 

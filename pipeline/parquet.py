@@ -33,4 +33,5 @@ def table_to_bytes(table: pa.Table) -> bytes:
 
 def from_bytes(content: bytes) -> pa.Table:
     """Decode one Parquet file, checksums included. Raises OSError where the bytes have changed."""
-    return pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+    # Not pq.read_table: a thread of Arrow may give up its last reference to the bytes while Python ends, and abort it.
+    return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read(use_threads=False)

@@ -190,7 +190,7 @@ class Planner:
 
     def _probed(self, clips: Sequence[Clip], part: str) -> Iterator[list[tuple[Clip, Probe | Failure]]]:
         """Probe files, and commit what is found chunk by chunk: a run that is killed does not read these again."""
-        for number, results in enumerate(probe_clips(clips, self._job.storage_options)):
+        for number, results in enumerate(probe_clips(clips, self._job.storage_options, self._job.resources.decode)):
             found = [(clip, result) for clip, result in results if isinstance(result, Probe)]
             self._probes.append(found, f"{self._run_id}-{part}-{number:05d}")
             yield results

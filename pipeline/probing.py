@@ -12,9 +12,12 @@ from fsspec.implementations.local import LocalFileSystem
 from ray.exceptions import LocalRayletDiedError, NodeDiedError, OutOfMemoryError, WorkerCrashedError
 
 from pipeline import tables
+from pipeline.config import DecodePoolConfig
 from pipeline.decoders.choice import Decoder, automatic
 from pipeline.decoders.demux import VideoHeader, opened, read_index
+from pipeline.decoders.limits import limited
 from pipeline.errors import (
+    DecodeMemoryError,
     InputRowError,
     SourceUnreachableError,
     UnreadableVideoError,
@@ -101,36 +104,54 @@ class ProbeTable:
 
 
 def probe_clips(
-    clips: Sequence[Clip], storage_options: Mapping[str, Any]
+    clips: Sequence[Clip], storage_options: Mapping[str, Any], limits: DecodePoolConfig
 ) -> Iterator[list[tuple[Clip, Probe | Failure]]]:
-    """Read the packets of clips' files in Ray tasks, some at a time; a file that crashes a parser costs only itself."""
+    """Read the packets of clips' files in Ray tasks, some at a time.
+
+    A file that crashes a parser, hangs it or swells it costs only itself; each has the time and the memory that
+    `limits` give to decoding.
+    """
     # No retries by Ray: which file it was is found out here, by probing the chunk's files one by one.
     probe = ray.remote(max_retries=0)(_probe_chunk)
     chunks = [clips[i : i + _CLIPS_PER_TASK] for i in range(0, len(clips), _CLIPS_PER_TASK)]
-    results: list[Any] = [probe.remote(chunk, dict(storage_options)) for chunk in chunks]
+    results: list[Any] = [probe.remote(chunk, dict(storage_options), limits) for chunk in chunks]
     for chunk, result in zip(chunks, results, strict=True):
         try:
             found = ray.get(result)
         except _DEATHS:
-            found = [_probe_alone(probe, clip, storage_options) for clip in chunk]
+            found = [_probe_alone(probe, clip, storage_options, limits) for clip in chunk]
         yield list(zip(chunk, found, strict=True))
 
 
-def _probe_alone(probe: Any, clip: Clip, storage_options: Mapping[str, Any]) -> Probe | Failure:  # noqa: ANN401
+def _probe_alone(
+    probe: Any,  # noqa: ANN401 - a remote function
+    clip: Clip,
+    storage_options: Mapping[str, Any],
+    limits: DecodePoolConfig,
+) -> Probe | Failure:
     try:
-        found: Probe | Failure = ray.get(probe.remote([clip], dict(storage_options)))[0]
+        found: Probe | Failure = ray.get(probe.remote([clip], dict(storage_options), limits))[0]
     except _DEATHS:
-        return Failure.of(WorkerDiedError("the process that read the file's packets died"), STAGE)
+        message = f"the process that read the file's packets died, or did not end within {limits.time_limit_s:g} s"
+        return Failure.of(WorkerDiedError(message), STAGE)
     return found
 
 
-def _probe_chunk(clips: Sequence[Clip], storage_options: Mapping[str, Any]) -> list[Probe | Failure]:
-    return [_probe(clip, storage_options) for clip in clips]
+def _probe_chunk(
+    clips: Sequence[Clip], storage_options: Mapping[str, Any], limits: DecodePoolConfig
+) -> list[Probe | Failure]:
+    return [_probe(clip, storage_options, limits) for clip in clips]
 
 
-def _probe(clip: Clip, storage_options: Mapping[str, Any]) -> Probe | Failure:
+def _probe(clip: Clip, storage_options: Mapping[str, Any], limits: DecodePoolConfig) -> Probe | Failure:
     try:
-        return probe_file(clip, storage_options)
+        with limited(time_limit_s=limits.time_limit_s, memory_limit=int(limits.memory_limit_gb * (1 << 30))):
+            return probe_file(clip, storage_options)
+    except MemoryError:
+        message = (
+            f"reading its packets takes more than {limits.memory_limit_gb:g} GiB (resources.decode.memory_limit_gb)"
+        )
+        return Failure.of(DecodeMemoryError(message), STAGE)
     except Exception as error:  # noqa: BLE001 - becomes a row of failures/ with its traceback
         return Failure.of(error, STAGE)
 

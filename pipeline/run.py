@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from flashvid.models import check_answering, resolve_model
 from flashvid.presets import preset_named
+from pipeline.cache_users import note_cache_user
 from pipeline.cluster import ClusterSize, connected
 from pipeline.committer import Committer
 from pipeline.config import JobConfig
@@ -84,6 +85,8 @@ def run(
     records.check_settings(prints, fork=fork)
     lease = Lease.acquire(storage, new_run_id())
     try:
+        if job.keeps_tokens and job.tokens_root != job.output:
+            note_cache_user(Storage(job.tokens_root, job.storage_options), storage)
         records.start(lease.run_id, job, prints)
         log = RunLog(lease.run_id, on_log)
         work = _Run(job, prints, videos, questions, storage, lease, on_progress, on_notice, log, started)

@@ -52,7 +52,8 @@ def make_output(
         The `run_id`.
     """
     prints, inputs, storage = job_fingerprints(job), read_inputs(job), Storage(job.output)
-    ledger, tokens = Ledger(storage, prints.answers), TokenStore(Storage(job.tokens_root), prints.tokens)
+    ledger = Ledger(storage, prints.answers)
+    tokens = TokenStore(Storage(job.tokens_root), prints.tokens, cache_dtype=job.cache_dtype)
     todo = plan(
         inputs.videos,
         inputs.sources,
@@ -145,7 +146,7 @@ def _encode(
         clip.end_s,
         transform_for=lambda num_frames: preprocessor.for_video(num_frames).resize,
     )
-    model = load_model(job.model.name, part="vision", device="cpu")
+    model = load_model(job.model.name, part="vision", device="cpu", dtype=job.model.dtype)
     compressed = model.compress(model.encode(decoded.frames, decoded.frame_timestamps), job.compression)
     origin = ClipOrigin(clip.clip_id, clip.video_id, clip.source_id, clip.start_s, clip.end_s)
     tokens.commit(clip.content_key, compressed, origin, thumbnails=thumbnails(decoded.frames), run_id=run_id)

@@ -9,66 +9,31 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import requests
+
+from tests.job_api import JobApi
 
 _UP_S = 90
 _BIN = Path(sys.executable).parent
 
 
 @dataclass(frozen=True)
-class LocalCluster:
+class LocalCluster(JobApi):
     """A head on this machine.
 
     Attributes:
         address: Of the cluster, for `ray.init`.
-        dashboard: URL of the job API.
         metrics: URL that Prometheus would read.
-        environment: What a client needs besides: the token.
     """
 
     address: str
-    dashboard: str
     metrics: str
-    environment: Mapping[str, str]
-
-    def get(self, path: str, **headers: str) -> requests.Response:
-        """Ask the job API, with the token unless other headers are given."""
-        headers = headers or {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
-        return requests.get(f"{self.dashboard}{path}", headers=headers, timeout=10)
-
-    def submit(self, *entrypoint: str) -> str:
-        """Hand in a job; its id."""
-        command = [str(_BIN / "ray"), "job", "submit", "--address", self.dashboard, "--no-wait", "--log-style=record"]
-        handed_in = subprocess.run(
-            [*command, "--", *entrypoint],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert handed_in.returncode == 0, handed_in.stdout + handed_in.stderr
-        return next(word.strip("'") for word in handed_in.stdout.split() if word.startswith("'raysubmit_"))
-
-    def job(self, job_id: str) -> dict[str, Any]:
-        """What the job API says of a job."""
-        found: dict[str, Any] = self.get(f"/api/jobs/{job_id}").json()
-        return found
-
-    def wait(self, job_id: str, within_s: float) -> dict[str, Any]:
-        """The job when it is over."""
-        deadline = time.monotonic() + within_s
-        while (job := self.job(job_id))["status"] in ("PENDING", "RUNNING"):
-            assert time.monotonic() < deadline, f"{job_id} takes longer than {within_s} s"
-            time.sleep(0.2)
-        return job
 
 
 @contextmanager

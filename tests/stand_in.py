@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,13 +16,15 @@ import psutil
 import requests
 import s3fs
 
+from tests.job_api import JobApi
+
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "infra" / "local" / "stand_in.py"
 _BIN = Path(sys.executable).parent
 
 
 @dataclass(frozen=True)
-class StandIn:
+class StandIn(JobApi):
     """A cluster on this machine.
 
     Attributes:
@@ -40,17 +41,12 @@ class StandIn:
         job_id: str = self.state["job_id"]
         return job_id
 
-    def get(self, path: str, **headers: str) -> requests.Response:
-        """Ask the job API, with the token unless other headers are given."""
-        headers = headers or {"Authorization": f"Bearer {self.state['environment']['RAY_AUTH_TOKEN']}"}
-        return requests.get(f"{self.state['dashboard']}{path}", headers=headers, timeout=30)
-
     def submit(self, *entrypoint: str) -> str:
         """Hand in a job; its id."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         done = subprocess.run(
-            [_BIN / "ray", "job", "submit", "--address", self.state["dashboard"], "--no-wait", "--", *entrypoint],
-            env={**environment, **self.state["environment"]},
+            [_BIN / "ray", "job", "submit", "--address", self.dashboard, "--no-wait", "--", *entrypoint],
+            env={**environment, **self.environment},
             capture_output=True,
             text=True,
             timeout=120,
@@ -58,24 +54,6 @@ class StandIn:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return next(word.strip("'") for word in done.stdout.split() if word.startswith("'raysubmit_"))
-
-    def status(self, job_id: str) -> str:
-        """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
-        status: str = self.get(f"/api/jobs/{job_id}").json()["status"]
-        return status
-
-    def wait(self, job_id: str, within_s: float) -> str:
-        """How a job ended, and what it said."""
-        deadline = time.monotonic() + within_s
-        while (status := self.status(job_id)) in ("PENDING", "RUNNING"):
-            assert time.monotonic() < deadline, f"{job_id} takes longer than {within_s} s: {self.logs(job_id)}"
-            time.sleep(0.3)
-        return status
-
-    def logs(self, job_id: str) -> str:
-        """What a job printed."""
-        logs: str = self.get(f"/api/jobs/{job_id}/logs").json()["logs"]
-        return logs
 
     def worker_nodes(self) -> set[str]:
         """Ray's ids of the nodes besides the head."""
@@ -88,10 +66,9 @@ class StandIn:
 
     def filesystem(self) -> s3fs.S3FileSystem:
         """The object store."""
-        environment = self.state["environment"]
         return s3fs.S3FileSystem(
-            key=environment["AWS_ACCESS_KEY_ID"],
-            secret=environment["AWS_SECRET_ACCESS_KEY"],
+            key=self.environment["AWS_ACCESS_KEY_ID"],
+            secret=self.environment["AWS_SECRET_ACCESS_KEY"],
             endpoint_url=self.state["endpoint_url"],
             use_listings_cache=False,
             skip_instance_cache=True,
@@ -105,7 +82,7 @@ def stand_in(folder: Path) -> Iterator[StandIn]:
     state = json.loads((folder / "state.json").read_text())
     try:
         assert _processes(state)
-        yield StandIn(folder, state)
+        yield StandIn(state["dashboard"], state["environment"], folder, state)
     finally:
         _script("down", folder)
     _, alive = psutil.wait_procs(_processes(state), timeout=10)

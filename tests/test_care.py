@@ -23,6 +23,7 @@ from flashvid.errors import ConfigurationError
 from jobs.cli import app
 from pipeline import export as export_module
 from pipeline import tables
+from pipeline.cache_users import cache_users, note_cache_user
 from pipeline.export import export_answers
 from pipeline.forgetting import forget_video, token_roots
 from pipeline.garbage import find_garbage
@@ -174,6 +175,23 @@ def test_gc_of_a_cache_needs_to_know_who_uses_it(tmp_path: Path) -> None:
     """A cache has no runs of its own; without any, everything would look unused."""
     with pytest.raises(ConfigurationError, match="--used-by"):
         find_garbage(Storage(str(tmp_path)))
+
+
+def test_gc_keeps_what_other_outputs_have_in_a_cache(output: Storage, tmp_path: Path) -> None:
+    """They left word; one that can't be seen from here may be on another machine, until somebody says it is gone."""
+    user = Storage(str(tmp_path / "user"))
+    note_cache_user(output, user)
+    note_cache_user(output, user)
+    assert len(output.names("used-by")) == 1
+    with pytest.raises(ConfigurationError, match=f"--gone {user.root}"):
+        cache_users(output, {})
+    assert cache_users(output, {}, gone=[user.root]) == []
+    origin = ClipOrigin("c", "v", "s", None, None)
+    theirs = TokenStore(output, "theirs")
+    theirs.commit("aa" + 30 * "0", compressed_video(torch.ones(5, 6)), origin, thumbnails=[], run_id="r")
+    Run("r", tokens="theirs").record(user)
+    assert find_garbage(output, cache_users(output, {})) == []
+    assert len(find_garbage(output, cache_users(output, {}, gone=[user.root]))) == 1
 
 
 def test_a_forgotten_video_is_nowhere(output: Storage, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ FLASHVID = Path(sys.executable).parent / "flashvid"
 
 
 def _flashvid(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([FLASHVID, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([FLASHVID, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,24 +14,13 @@ from typer.core import TyperGroup
 from jobs.cli import app
 from jobs.job_reference import job_reference
 from pipeline import tables
-from tests.runs import copy_videos
-
-ROOT = Path(__file__).parent.parent
-PAGES = sorted((ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
-BIN = Path(sys.executable).parent
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    """The fenced blocks of a page in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+from tests.pages import PAGES, ROOT, blocks, spans
 
 
 def commands(page: Path) -> Iterator[str]:
     """Every `flashvid` command line that a page shows, in a block or between backticks."""
-    text = page.read_text(encoding="utf-8")
-    shown = (line for block in blocks(page, "(?:console)?") for line in block.splitlines())
-    plain = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
-    for line in (*shown, *(span.replace("\n", " ") for span in re.findall(r"`([^`]+)`", plain))):
+    shown = (line for block in blocks(page, "", "console") for line in block.splitlines())
+    for line in (*shown, *spans(page)):
         if match := re.match(r"(?:\.venv/bin/)?(flashvid [a-z].*)", line.strip()):
             yield match[1]
 
@@ -72,18 +59,3 @@ def test_every_column_is_described() -> None:
         (row,) = re.findall(rf"^\| {name} \| (.*) \|$", text, re.MULTILINE)
         named = re.sub(r"\([^)]*\)", "", row).replace("`", "").replace(" ", "")
         assert named.split(",") == schema.names
-
-
-@pytest.mark.slow
-def test_the_tutorial(sample_videos: Path, tmp_path: Path) -> None:
-    """Its commands, one after the other, as they stand there."""
-    copy_videos(sample_videos, tmp_path / "demo-output", ["three_boxes.mp4", "short_flash.mp4"])
-    for block in blocks(ROOT / "docs" / "tutorial.md", "console"):
-        for line in block.splitlines():
-            words = shlex.split(line)
-            done = subprocess.run(
-                [BIN / words[0], *words[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False
-            )
-            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-    assert list((tmp_path / "tutorial-answers").rglob("*.parquet"))
-    assert (tmp_path / "tutorial-report.html").is_file()

@@ -52,10 +52,26 @@ def undisturbed(sample_videos: Path, tmp_path_factory: pytest.TempPathFactory, r
 
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize(
-    "stage", ["Decode", *(pytest.param(name, marks=pytest.mark.slow) for name in ("Encode", "Answer"))]
+    ("stage", "by"),
+    [
+        ("Decode", signal.SIGKILL),
+        *(
+            pytest.param(stage, by, marks=pytest.mark.slow)
+            for stage, by in (
+                ("Encode", signal.SIGKILL),
+                ("Answer", signal.SIGKILL),
+                ("Decode", signal.SIGTERM),
+                ("Encode", signal.SIGTERM),
+                ("Answer", signal.SIGTERM),
+            )
+        ),
+    ],
 )
-def test_killing_an_actor_loses_and_repeats_nothing(undisturbed: Path, stage: str) -> None:
-    """Ray restarts the actor, the clip in its hands is tried again, and no finished clip is."""
+def test_killing_an_actor_loses_and_repeats_nothing(undisturbed: Path, stage: str, by: signal.Signals) -> None:
+    """Ray restarts the actor, the clip in its hands is tried again, and no finished clip is.
+
+    SIGTERM is how a node that is taken away says so.
+    """
     killed: list[int] = []
 
     def kill_once(progress: Progress) -> None:
@@ -64,16 +80,19 @@ def test_killing_an_actor_loses_and_repeats_nothing(undisturbed: Path, stage: st
             for process in psutil.Process().children(recursive=True):
                 if not killed and f"{stage}Stage" in " ".join(process.cmdline()):
                     killed.append(process.pid)
-                    process.kill()
+                    process.send_signal(by)
 
-    summary = run(_job(undisturbed, f"killed-{stage}"), on_progress=kill_once)
+    output = f"{by.name}-{stage}"
+    summary = run(_job(undisturbed, output), on_progress=kill_once)
     assert killed
     assert (summary.answers_new, summary.failures_new) == (CLIPS * QUESTIONS, 0)
     # Work in the dead process's hands may be repeated; work that was handed on is not.
     assert CLIPS <= summary.clips_decoded <= CLIPS + 1
     assert CLIPS <= summary.encoder_calls + (stage == "Encode") <= CLIPS + 1
-    assert [worker.pid for worker in summary.workers if worker.pid in killed]
-    _assert_same_tables(undisturbed, f"killed-{stage}")
+    pids = [worker.pid for worker in summary.workers if worker.stage == stage.lower()]
+    assert len(pids) == 2  # the one that ended, and the one after it
+    assert set(killed) < set(pids)
+    _assert_same_tables(undisturbed, output)
 
 
 @pytest.mark.slow

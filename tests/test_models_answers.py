@@ -17,8 +17,9 @@ from pydantic import ValidationError
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from flashvid.errors import ConfigurationError, InvalidFeaturesError
-from flashvid.models import CompressedVideo, GenerationConfig, VideoModel, VisualFeatures, load_model
+from flashvid.models import ClipQuestions, CompressedVideo, GenerationConfig, VideoModel, VisualFeatures, load_model
 from flashvid.models.decoder import DECODE_ROWS
+from flashvid.models.prefill import prefill_prefix, prefill_question
 from flashvid.models.prompt import ChatPrompt
 from flashvid.models.qwen2_5_vl.language import QwenLanguage
 from flashvid.models.qwen2_5_vl.positions import prompt_positions, seconds_per_step
@@ -108,6 +109,38 @@ def test_of_two_tokens_with_one_place_the_last_stands_there_twice(
     assert prefix.embeddings[2:, 0].tolist() == [0.0, 2.0, 2.0, 3.0]
     assert torch.equal(prefix.positions[:, 3], prefix.positions[:, 4])
     assert prefix.is_prunable.tolist() == [False, False, True, True, True, True]
+
+
+def test_a_video_longer_than_wide_at_our_positions_in_stock(model: VideoModel) -> None:
+    """Transformers 5 would put the text elsewhere (docs/families.md): given ours, it computes what we do."""
+    stock = Qwen2_5_VLForConditionalGeneration.from_pretrained(TINY.path, dtype=torch.float32)
+    preprocessor = QwenFramePreprocessor.load(TINY, min_pixels=None, max_pixels=None)
+    patches, grid = preprocessor.patches(preprocessor.resize(video(0)), torch.device("cpu"))
+    compressed = model.compress(model.encode(video(0), np.arange(6) * 10.0), None)
+    before, after = chat_prompt().around_video("Why?", GENERATION.system_prompt)
+    language = model.language
+    prefix, suffix = language.prefix(before, compressed), language.suffix(before, after, compressed)
+    positions = torch.cat([prefix.positions, suffix.positions], dim=1)
+    assert int(positions[0].max()) > int(prefix.positions[1].max()) + len(after), "otherwise this tests nothing"
+    pads = [stock.config.video_token_id] * len(compressed.tokens)
+    logits = stock(
+        input_ids=torch.tensor([[*before, *pads, *after]]),
+        pixel_values_videos=patches,
+        video_grid_thw=torch.tensor([grid]),
+        position_ids=positions.unsqueeze(1),
+    ).logits[0, -1]
+    ours = prefill_question(language.decoder, prefill_prefix(language.decoder, prefix, None), suffix, None)
+    torch.testing.assert_close(ours.logits, logits.detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_two_clips_draw_on_their_own(model: VideoModel, compressed: CompressedVideo) -> None:
+    """Without keys, too: the same question about another clip is another stream, about the same clip the same."""
+    drawing = GenerationConfig(temperature=2.0, max_new_tokens=8)
+    other = dataclasses.replace(compressed, tokens=compressed.tokens * 1.0000002)
+    (one,), (same,), (two,) = model.answer_many(
+        [ClipQuestions(clip, ["Why?"]) for clip in (compressed, compressed, other)], drawing
+    )
+    assert one.response == same.response != two.response
 
 
 def test_stock_generate_gives_the_same_tokens(model: VideoModel, visual: VisualFeatures) -> None:
@@ -264,6 +297,7 @@ def test_no_questions_no_answers(model: VideoModel, compressed: CompressedVideo)
         {"tokens": torch.full((2, 96), torch.nan), "indices": torch.arange(2)},
         {"tokens": torch.zeros(2, 96, dtype=torch.int64), "indices": torch.arange(2)},
         {"tokens": torch.zeros(2, 96), "indices": torch.arange(2.0)},
+        {"deepstack": (torch.zeros(54, 96),)},
         {"grid_thw": (1, 12, 24)},
         {"grid_thw": (6, 12, 24)},
         {"grid_thw": (0, 0, 0)},

@@ -101,7 +101,7 @@ def test_an_unexpected_tensor_is_named(family: str, folder: Path, part: Any) -> 
     """It would mean another architecture."""
     extra = TENSORS[family][part][1]
     change_weights(folder, lambda weights: weights.update({extra: torch.ones(3)}))
-    with pytest.raises(ModelLoadError, match="has unexpected tensors: ") as caught:
+    with pytest.raises(ModelLoadError, match="there are unexpected tensors: ") as caught:
         load_model(str(folder), part=part, device="cpu")
     assert extra.endswith(caught.value.message.split(": ")[-1])
 

@@ -55,7 +55,7 @@ def wait_for_answers(cluster: LocalCluster, output: Path, job_id: str) -> None:
     deadline = time.monotonic() + 240
     while not table(output, "answers"):
         assert time.monotonic() < deadline, flashvid(cluster, "logs", job_id)
-        assert cluster.job(job_id)["status"] in ("PENDING", "RUNNING"), flashvid(cluster, "logs", job_id)
+        assert cluster.status(job_id) in ("PENDING", "RUNNING"), flashvid(cluster, "logs", job_id)
         time.sleep(0.2)
 
 
@@ -94,7 +94,7 @@ def test_submitted_stopped_and_submitted_again(cluster: LocalCluster, sample_vid
 
     second = submitted()
     flashvid(cluster, "logs", second, "--follow")
-    assert cluster.wait(second, 60)["status"] == "SUCCEEDED", flashvid(cluster, "logs", second)
+    assert cluster.wait(second, 60) == "SUCCEEDED", flashvid(cluster, "logs", second)
     listed = json.loads(flashvid(cluster, "list", "--json"))["jobs"]
     assert [found["job_id"] for found in listed] == [second, first]
     assert {found["output"] for found in listed} == {str(output)}

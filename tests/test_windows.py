@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline import run as run_module
+from pipeline import planner as planner_module
 from pipeline.config import JobConfig, SamplingConfig
 from pipeline.decoders.process import DecodeProcess
 from pipeline.errors import WorkerDiedError
@@ -125,15 +125,15 @@ def test_a_file_that_could_not_be_probed_is_not_answered_whole(
     """Its windows are cut by the next run, and nothing stands beside their answers."""
     copy_videos(sample_videos, tmp_path, ["three_boxes.mp4"])
     windows = job(tmp_path, sampling={"num_frames": 4}, window_s=2.0)
-    probed = run_module.probe_clips
+    probed = planner_module.probe_clips
 
     def died_once(
-        clips: Sequence[Clip], _options: Mapping[str, object]
+        clips: Sequence[Clip], _options: Mapping[str, object], _limits: object
     ) -> Iterator[list[tuple[Clip, Probe | Failure]]]:
-        monkeypatch.setattr(run_module, "probe_clips", probed)
+        monkeypatch.setattr(planner_module, "probe_clips", probed)
         yield [(clip, Failure.of(WorkerDiedError("died"), "probe")) for clip in clips]
 
-    monkeypatch.setattr(run_module, "probe_clips", died_once)
+    monkeypatch.setattr(planner_module, "probe_clips", died_once)
     first = run(windows)
     assert (first.answers_new, first.clips_decoded, first.failures_new) == (0, 0, 1)
     assert run(windows).answers_new > 0

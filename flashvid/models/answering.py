@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
+import torch
 
 from flashvid.config import InnerPruningConfig
 from flashvid.errors import ConfigurationError, InvalidFeaturesError
@@ -19,7 +21,7 @@ from flashvid.models.types import Answer, ClipQuestions, CompressedVideo, Genera
 Ids = tuple[int, ...]
 
 
-def check_clip(clip: ClipQuestions, width: int) -> None:
+def check_clip(clip: ClipQuestions, width: int, num_deepstack: int) -> None:
     """Whether a clip is texts about one compressed video that a decoder of that width can read, or about none.
 
     Raises:
@@ -52,7 +54,7 @@ def check_clip(clip: ClipQuestions, width: int) -> None:
         if not _is_unicode(text):
             raise ConfigurationError(f"{text!r} holds half a character (a surrogate), which no tokenizer can read")
     if clip.compressed is not None:
-        _check_compressed(clip.compressed, width)
+        _check_compressed(clip.compressed, width, num_deepstack)
 
 
 def _is_unicode(text: str) -> bool:
@@ -63,10 +65,14 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _check_compressed(compressed: CompressedVideo, width: int) -> None:
+def _check_compressed(compressed: CompressedVideo, width: int, num_deepstack: int) -> None:
     tokens, indices = compressed.tokens, compressed.indices
     if tokens.ndim != 2 or tokens.shape[1] != width:
         raise InvalidFeaturesError(f"tokens must be [M, {width}] for this model, not {list(tokens.shape)}")
+    if len(compressed.deepstack) != num_deepstack:
+        raise InvalidFeaturesError(
+            f"{len(compressed.deepstack)} deepstack features, where this model has {num_deepstack}"
+        )
     for extra in compressed.deepstack:
         if extra.shape != tokens.shape:
             raise InvalidFeaturesError(f"deepstack features must be {list(tokens.shape)}, not {list(extra.shape)}")
@@ -177,6 +183,7 @@ def _shared_prompts(
     not depend on which other questions came along.
     """
     texts = [_texts(language, clip, question, generation) for question in clip.questions]
+    keys = clip.keys or [f"{_digest(clip.compressed, generation)}/{question}" for question in clip.questions]
     found = []
     order = sorted(range(len(texts)), key=lambda index: texts[index][0])
     for before, group in groupby(order, key=lambda index: texts[index][0]):
@@ -184,13 +191,21 @@ def _shared_prompts(
         prompts = tuple(
             Prompt(
                 suffix=_suffix(language, before, texts[index][1], clip.compressed),
-                key=clip.keys[index] if clip.keys is not None else clip.questions[index],
+                key=keys[index],
                 options=_option_ids(language, clip, index) if generation.choice == "likelihood" else (),
             )
             for index in members
         )
         found.append((SharedPrompts(_prefix(language, before, clip.compressed), prompts), members))
     return found
+
+
+def _digest(compressed: CompressedVideo | None, generation: GenerationConfig) -> str:
+    """What a clip is, as the name of its random streams; nothing where nothing is drawn."""
+    if compressed is None or generation.temperature == 0:
+        return ""
+    content = compressed.tokens.detach().cpu().contiguous().view(torch.uint8).numpy()
+    return hashlib.sha256(content.tobytes()).hexdigest()
 
 
 def _texts(language: LanguageSide, clip: ClipQuestions, question: str, generation: GenerationConfig) -> tuple[Ids, Ids]:

@@ -24,9 +24,8 @@ def read_decoder(
     *,
     prefix: str,
     names: Sequence[str],
-    head: str | None,
+    head: str,
     what: str = "decoder",
-    unused: tuple[str, ...] = (),
 ) -> tuple[Module, Tensor]:
     """Read a decoder and its output head; no other tensor is read.
 
@@ -37,9 +36,8 @@ def read_decoder(
         options: How to load them.
         prefix: What stands before their names.
         names: The decoder's tensors, without the output head.
-        head: What stands before the output head's `weight`; None if it is the embedding.
+        head: What stands before the output head's `weight`; where none is stored, it is the embedding.
         what: How errors call the decoder.
-        unused: Beginnings of names behind the prefix that may be stored and are not the decoder's.
 
     Returns:
         The decoder, in evaluation mode, and the head `[V, D]`.
@@ -48,15 +46,15 @@ def read_decoder(
         ModelLoadError: tensors that do not fit.
         ConfigurationError: an attention implementation that there is not.
     """
-    checkpoint.refuse_unexpected(prefix, names, what, unused=("rotary_emb.", *unused))
     decoder: Any = without_memory(kind, config)
     checkpoint.fill(decoder, checkpoint.read(prefix, names, options.dtype, options.device), what)
     # Its frequencies are computed, not stored, so the module without memory has none.
     decoder.rotary_emb = type(decoder.rotary_emb)(config).to(options.device)
     linear = nn.Linear(config.hidden_size, config.vocab_size, bias=False, device=torch.device("meta"))
-    if head is None:
-        weight = {"weight": decoder.embed_tokens.weight}
-    else:
-        weight = checkpoint.read(head, ["weight"], options.dtype, options.device)
+    weight = {"weight": decoder.embed_tokens.weight}
+    # Stored, it counts, whatever the configuration says of tied weights: transformers does the same.
+    if f"{head}weight" in checkpoint.files:
+        own = checkpoint.read(head, ["weight"], options.dtype, options.device)
+        weight = weight if torch.equal(own["weight"], weight["weight"]) else own
     checkpoint.fill(linear, weight, "output head")
     return decoder.train(False), linear.weight.detach()

@@ -36,10 +36,13 @@ class Family(Protocol):
         """What makes a configuration impossible, as a sentence; None if nothing does."""
 
     def needed_tensors(self, config: Mapping[str, Any], stored: Iterable[str], part: Part) -> list[str]:
-        """What a part reads, under the names it has in a checkpoint that holds `stored`; all need not be there."""
+        """What a part reads, under the names it has in a checkpoint that holds `stored`; all need not be there.
 
-    def tensor_prefixes(self, config: Mapping[str, Any], stored: Iterable[str]) -> tuple[str, ...]:
-        """How names begin in a checkpoint that holds `stored`, those that are known and not needed included."""
+        An output head that is stored is read, also where the configuration says that it is the embedding.
+        """
+
+    def unused_tensors(self, config: Mapping[str, Any], stored: Iterable[str]) -> tuple[str, ...]:
+        """How names begin in a checkpoint that holds `stored` that are known and not needed."""
 
     def hidden_size(self, config: Mapping[str, Any]) -> int:
         """Width of a visual token in the language model."""

@@ -53,7 +53,9 @@ class VideoModel:
     ) -> None:
         self.source = source
         self.device = device
-        self.hidden_size = family_named(source.family).hidden_size(source.config())
+        family, config = family_named(source.family), source.config()
+        self.hidden_size = family.hidden_size(config)
+        self._num_deepstack = family.num_deepstack(config)
         self._vision = vision
         self._language = language
         self._checkpoint = checkpoint
@@ -156,7 +158,7 @@ class VideoModel:
             generation: Settings of the generation.
             pruning: Inside the decoder; None for none.
             options: For each question its choices, or None; used where `generation.choice` is by likelihood.
-            keys: For each question a name of its random stream, unique among clips; its own text when omitted.
+            keys: As in `ClipQuestions`.
             max_batch_tokens: Bound of the tokens that are in memory together; changes no answer.
 
         Returns:
@@ -202,7 +204,7 @@ class VideoModel:
         if max_batch_tokens < 1:
             raise ConfigurationError(f"max_batch_tokens is {max_batch_tokens}: it must be at least 1")
         for clip in clips:
-            check_clip(clip, self.hidden_size)
+            check_clip(clip, self.hidden_size, self._num_deepstack)
         return answer_clips(language, clips, generation or GenerationConfig(), pruning, max_batch_tokens)
 
     def score(
@@ -235,5 +237,5 @@ class VideoModel:
         from flashvid.models.answering import check_clip, score_clip
 
         clip = ClipQuestions(compressed, questions, continuations)
-        check_clip(clip, self.hidden_size)
+        check_clip(clip, self.hidden_size, self._num_deepstack)
         return score_clip(self.language, clip, generation or GenerationConfig(), pruning)

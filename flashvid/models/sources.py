@@ -137,9 +137,9 @@ def _checked_source(name: str, revision: str | None, path: Path) -> ModelSource:
     stored = source.checkpoint().files
     if missing := [name for name in family.needed_tensors(config, stored, "all") if name not in stored]:
         raise ModelLoadError(f"the weights lack {_enumerate(missing)}", str(path))
-    # What begins like a part of the model is looked at when that part is read.
-    known = family.tensor_prefixes(config, stored)
-    if unexpected := sorted(name for name in stored if not name.startswith(known)):
+    # More than is known would mean another architecture, or an adapter that was not merged.
+    known, unused = frozenset(family.needed_tensors(config, stored, "all")), family.unused_tensors(config, stored)
+    if unexpected := sorted(name for name in stored if name not in known and not name.startswith(unused)):
         raise ModelLoadError(f"there are unexpected tensors: {_enumerate(unexpected)}", str(path))
     return source
 

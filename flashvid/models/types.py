@@ -147,7 +147,8 @@ class ClipQuestions:
         compressed: The video; None for questions about none.
         questions: What the user asks, without the video.
         options: For each question its choices, or None; used where `choice` is by likelihood.
-        keys: For each question a name of its random stream, unique among clips; its own text when omitted.
+        keys: For each question a name of its random stream, unique among clips; made of the clip's tokens and its own
+            text when omitted, so that a question asked twice draws the same.
     """
 
     compressed: CompressedVideo | None

@@ -92,28 +92,6 @@ class Checkpoint:
                     total += math.prod(header.get_shape()) * itemsize
         return total
 
-    def refuse_unexpected(
-        self, prefix: str, expected: Iterable[str], part: str, *, unused: tuple[str, ...] = ()
-    ) -> None:
-        """Refuse a part of which more is stored than is known: another architecture would go by unnoticed.
-
-        Args:
-            prefix: What stands before the part's names in the files.
-            expected: Without the prefix.
-            part: For the message.
-            unused: How names begin that are known and not needed, without the prefix.
-
-        Raises:
-            ModelLoadError: names what was not expected.
-        """
-        stored = {name.removeprefix(prefix) for name in self.files if name.startswith(prefix)}
-        unexpected = sorted(name for name in stored.difference(expected) if not name.startswith(unused))
-        if unexpected:
-            more = f" and {len(unexpected) - 8} more" if len(unexpected) > 8 else ""
-            raise ModelLoadError(
-                f"the {part} has unexpected tensors: {', '.join(unexpected[:8])}{more}", str(self._path)
-            )
-
     def read(
         self, prefix: str, names: Iterable[str], dtype: torch.dtype | None, device: torch.device
     ) -> dict[str, Tensor]:

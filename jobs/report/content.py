@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import inf
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from jobs.report.pictures import Pictures, take_pictures
 from pipeline.history import PLAN_STAGE
-from pipeline.keys import content_key
 from pipeline.parquet import Row
 from pipeline.results import Results
 from pipeline.run_records import RunRecords
 from pipeline.storage import Storage
-from pipeline.token_columns import read_token_columns
 
-_TOKEN_COLUMNS = ["thumbnails", "grid_thw", "indices", "assignment", "num_tokens"]
 # Objects whose times are looked at for the curve of a run: each is a request.
 _MOST_PARTS = 2000
 
@@ -58,7 +56,7 @@ class ReportContent:
         clips: A mapping for each clip, as the page's script reads it.
         answers: How many there are.
         clips_left_out: Clips beyond the limit.
-        pictures_left_out: Clips shown without a picture, because of the limit.
+        pictures: Of the first of them that have stored tokens.
         committed: Seconds since the latest run began and answers committed until then.
     """
 
@@ -69,7 +67,7 @@ class ReportContent:
     clips: tuple[Mapping[str, Any], ...]
     answers: int
     clips_left_out: int
-    pictures_left_out: int
+    pictures: Pictures
     committed: tuple[tuple[float, int], ...]
 
 
@@ -80,6 +78,7 @@ def collect(
     *,
     max_clips: int,
     max_pictures: int,
+    max_picture_bytes: float = inf,
 ) -> ReportContent:
     """Read an output.
 
@@ -89,6 +88,7 @@ def collect(
         fingerprint: Whose answers; those of the latest run when omitted.
         max_clips: Clips that the page holds.
         max_pictures: Clips that it holds with a picture.
+        max_picture_bytes: That these pictures take in the page.
 
     Raises:
         ConfigurationError: no run there, or none of that fingerprint.
@@ -96,8 +96,8 @@ def collect(
     results = Results(storage, fingerprint)
     record, answers = results.record, results.answers()
     failures = results.failures(answers)
-    if tokens is None:
-        root = record["job"]["cache"]
+    root = record["job"]["cache"]
+    if tokens is None and root is not False:
         # The output itself may have been copied since: then its tokens have, too.
         tokens = Storage(root, record["job"]["storage_options"]) if root else storage
     by_clip: dict[str, list[Row]] = defaultdict(list)
@@ -107,12 +107,20 @@ def collect(
     for row in failures:
         failed[row["clip_id"]].append(row)
     clip_ids = list(dict.fromkeys([*by_clip, *failed]))
-    clips = []
-    for number, clip_id in enumerate(clip_ids[:max_clips]):
-        picture = None
-        if number < max_pictures and by_clip[clip_id]:
-            picture = _picture(tokens, record["tokens_fingerprint"], by_clip[clip_id][0])
-        clips.append(_clip(by_clip[clip_id], failed[clip_id], picture))
+    shown = clip_ids[:max_clips]
+    pictures = Pictures({}, 0, 0)
+    if tokens is not None:
+        answered = [by_clip[clip_id][0] for clip_id in shown if clip_id in by_clip]
+        pictures = take_pictures(
+            tokens,
+            record["tokens_fingerprint"],
+            answered,
+            max_pictures=max_pictures,
+            max_bytes=max_picture_bytes,
+        )
+    clips = [
+        _clip(by_clip.get(clip_id, []), failed.get(clip_id, []), pictures.by_clip.get(clip_id)) for clip_id in shown
+    ]
     ended = [end for start, end in RunRecords(storage).ended() if start["answers_fingerprint"] == results.fingerprint]
     return ReportContent(
         output=storage.url,
@@ -122,7 +130,7 @@ def collect(
         clips=tuple(clips),
         answers=len(answers),
         clips_left_out=max(0, len(clip_ids) - max_clips),
-        pictures_left_out=max(0, min(len(clip_ids), max_clips) - max_pictures),
+        pictures=pictures,
         committed=_committed(storage, record),
     )
 
@@ -147,31 +155,6 @@ def _clip(answers: Sequence[Row], failures: Sequence[Row], picture: Mapping[str,
             {"stage": row["stage"], "type": row["error_type"], "message": row["error_message"]} for row in failures
         ],
         "picture": picture,
-    }
-
-
-def _picture(tokens: Storage, fingerprint: str, answer: Row) -> Mapping[str, Any] | None:
-    """The clip's middle thumbnail, and what became of the tokens of its time: kept 2, merged 1, dropped 0."""
-    key = content_key(answer["source_id"], answer["start_s"], answer["end_s"])
-    row = read_token_columns(tokens, fingerprint, key, _TOKEN_COLUMNS)
-    if row is None or not row["thumbnails"]:
-        return None
-    number = len(row["thumbnails"]) // 2
-    steps, patch_rows, patch_columns = row["grid_thw"]
-    per_step = len(row["assignment"]) // steps
-    step = round(number * (steps - 1) / max(len(row["thumbnails"]) - 1, 1))
-    kept = set(row["indices"])
-    states = [
-        2 if place in kept else 1 if row["assignment"][place] >= 0 else 0
-        for place in range(step * per_step, (step + 1) * per_step)
-    ]
-    merge = round((patch_rows * patch_columns / per_step) ** 0.5)
-    return {
-        "jpeg": base64.b64encode(row["thumbnails"][number]).decode(),
-        "columns": patch_columns // merge,
-        "states": "".join(map(str, states)),
-        "before": len(row["assignment"]),
-        "after": row["num_tokens"],
     }
 
 

@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from itertools import pairwise
@@ -171,15 +171,9 @@ def _settings(record: Mapping[str, Any]) -> str:
 def _clips(content: ReportContent) -> str:
     # "<" could end the data block; as an escape it is the same JSON.
     data = json.dumps(content.clips, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    left_out = [
-        f"{content.clips_left_out:,} further clips are not in this file (--max-clips)."
-        if content.clips_left_out
-        else "",
-        f"{content.pictures_left_out:,} have no picture here (--max-pictures)." if content.pictures_left_out else "",
-    ]
     return _section(
         "Clips and answers",
-        f'<p class="quiet">{" ".join(filter(None, left_out))}</p>'
+        f'<p class="quiet">{" ".join(_extent(content))}</p>'
         '<div class="controls"><label for="search">Search</label><input type="search" id="search">'
         '<label><input type="checkbox" id="failed"> with failures only</label>'
         '<label><input type="checkbox" id="overlay" checked> show tokens</label></div>'
@@ -191,6 +185,19 @@ def _clips(content: ReportContent) -> str:
         f'<script type="application/json" id="clips">{data}</script>'
         "<noscript><p>The list of clips needs JavaScript; everything above does not.</p></noscript>",
     )
+
+
+def _extent(content: ReportContent) -> Iterator[str]:
+    """Sentences on what of the clips is in the page and what is not."""
+    if content.clips_left_out:
+        yield f"{content.clips_left_out:,} further clips are not in this file (--max-clips)."
+    pictures = content.pictures
+    if pictures.by_clip:
+        yield f"{len(pictures.by_clip):,} clips have a picture here ({pictures.num_bytes / 1e6:.1f} MB)."
+    if pictures.left_out:
+        yield f"{pictures.left_out:,} have only their number of tokens (--max-pictures, --max-picture-mb)."
+    if content.record["job"].get("cache") is False:
+        yield "The run stored no tokens (cache: false), and so no pictures."
 
 
 def _section(title: str, inner: str) -> str:

@@ -11,19 +11,18 @@ exception. While the parent works on a block, the next one is decoded.
 from __future__ import annotations
 
 import math
-import resource
 import signal
 import sys
 import traceback
 from collections.abc import Iterator
 from mmap import mmap
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flashvid.errors import FlashVidError
+from pipeline.decoders.limits import limit_memory
 from pipeline.decoding import FrameBlock  # and with it all decoders, before memory is counted
 from pipeline.errors import DecodeMemoryError
 
@@ -35,7 +34,7 @@ def main() -> None:
     """Serve until the other end of the pipe is closed."""
     pipe, memory, memory_limit = map(int, sys.argv[1:])
     shared = mmap(memory, 0)
-    _limit_memory(memory_limit)
+    limit_memory(memory_limit)
     with Connection(pipe) as parent:
         parent.send("ready")
         try:
@@ -79,16 +78,6 @@ def _portable(error: Exception) -> Exception:
     kept = error if isinstance(error, FlashVidError) else RuntimeError(f"{type(error).__name__}: {error}")
     kept.add_note("in the decode process:\n" + "".join(traceback.format_exception(error)))
     return kept
-
-
-def _limit_memory(limit: int) -> None:
-    """Let allocations fail beyond what this process has already and `limit` bytes more."""
-    statistics = Path("/proc/self/statm")
-    if not statistics.exists():
-        return  # not Linux: nothing like it is enforced there
-    used = int(statistics.read_text().split()[5]) * resource.getpagesize()
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (used + limit, hard))
 
 
 if __name__ == "__main__":

@@ -60,21 +60,24 @@ class LlavaFamily:
 
     def needed_tensors(self, config: Mapping[str, Any], stored: Iterable[str], part: Part) -> list[str]:
         """See `Family`."""
-        settings, needed = LlavaSettings.parse(config), []
-        layout = find_layout(stored, settings.default_layout)
+        settings, names, needed = LlavaSettings.parse(config), frozenset(stored), []
+        layout = find_layout(names, settings.default_layout)
         if part != "language":
             needed += [layout.tower + name for name in tower_tensors(settings.vision["num_hidden_layers"])]
             needed += [layout.projector + name for name in layout.projector_tensors()]
         if part != "vision":
             needed += [layout.decoder + name for name in decoder_tensors(settings.text["num_hidden_layers"])]
             needed += [] if settings.newlines == "no_token" else [layout.newline]
-            needed += [] if settings.tied else [layout.head + "weight"]
+            head = layout.head + "weight"
+            needed += [] if settings.tied and head not in names else [head]
         return needed
 
-    def tensor_prefixes(self, config: Mapping[str, Any], stored: Iterable[str]) -> tuple[str, ...]:
-        """See `Family`."""
-        layout = find_layout(stored, LlavaSettings.parse(config).default_layout)
-        return layout.tower, layout.projector, layout.decoder, layout.newline, layout.head + "weight"
+    def unused_tensors(self, config: Mapping[str, Any], stored: Iterable[str]) -> tuple[str, ...]:
+        """See `Family`: the end of the tower, frequencies, and a newline where none is written."""
+        settings = LlavaSettings.parse(config)
+        layout = find_layout(stored, settings.default_layout)
+        of_tower = (layout.tower + name for name in settings.unused_tensors())
+        return *of_tower, layout.decoder + "rotary_emb.", layout.newline
 
     def hidden_size(self, config: Mapping[str, Any]) -> int:
         """See `Family`."""

@@ -75,9 +75,7 @@ def load_decoder(source: ModelSource, checkpoint: Checkpoint, options: LoadOptio
         options,
         prefix=layout.decoder,
         names=decoder_tensors(config.num_hidden_layers),
-        head=None if settings.tied else layout.head,
-        # In the original layout everything stands behind the decoder's prefix.
-        unused=("vision_tower.", "mm_projector.", "image_newline"),
+        head=layout.head,
     )
 
 

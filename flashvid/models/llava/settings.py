@@ -172,12 +172,14 @@ def pooling_of(config: Mapping[str, Any]) -> Pooling:
     """How a configuration pools, which is what tells the two families apart: their architecture is the same.
 
     A newline behind every row is how LLaVA-Video was trained, with a configuration that says bilinear; it is published,
-    and compared in the paper, with average pooling and a newline per frame.
+    and compared in the paper, with average pooling and a newline per frame. Others of the same trainer say that
+    they were not trained with times.
 
     Raises:
         ValueError: in a third way.
     """
-    if config.get("mm_newline_position") == "grid":
+    trained_on_times = config.get("force_sample", True) or config.get("add_time_instruction", True)
+    if config.get("mm_newline_position") == "grid" and trained_on_times:
         return "average"
     mode = config.get("mm_spatial_pool_mode", "bilinear")
     if mode not in ("bilinear", "average"):

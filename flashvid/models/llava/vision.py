@@ -59,8 +59,6 @@ class LlavaVision:
         layout = find_layout(checkpoint.files, settings.default_layout)
         config = tower_config(source, settings, options)
         names = tower_tensors(config.num_hidden_layers)
-        checkpoint.refuse_unexpected(layout.tower, names, "vision tower", unused=settings.unused_tensors())
-        checkpoint.refuse_unexpected(layout.projector, layout.projector_tensors(), "projector")
         tower = without_memory(SiglipVisionModel, config)
         # Features are what the last used layer gives: nothing normalises or pools them, and that need not be read.
         used = nn.ModuleDict({"embeddings": tower.embeddings, "encoder": tower.encoder})

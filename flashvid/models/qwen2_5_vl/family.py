@@ -21,6 +21,7 @@ _VISION_PREFIXES = ("model.visual.", "visual.")
 _LANGUAGE_PREFIXES = ("model.language_model.", "model.")
 VIDEO_TOKEN = "<|video_pad|>"  # noqa: S105 - no password
 _BOTH = ("weight", "bias")
+_HEAD = "lm_head.weight"
 
 
 class QwenFamily:
@@ -61,13 +62,13 @@ class QwenFamily:
         if part != "vision":
             language = language_prefix(names)
             needed += [language + name for name in language_tensors(config)]
-            needed += [] if is_tied(config) else ["lm_head.weight"]
+            needed += [] if is_tied(config) and _HEAD not in names else [_HEAD]
         return needed
 
-    def tensor_prefixes(self, config: Mapping[str, Any], stored: Iterable[str]) -> tuple[str, ...]:  # noqa: ARG002
-        """See `Family`."""
+    def unused_tensors(self, config: Mapping[str, Any], stored: Iterable[str]) -> tuple[str, ...]:  # noqa: ARG002
+        """See `Family`: frequencies, which are computed."""
         names = frozenset(stored)
-        return vision_prefix(names), language_prefix(names), "lm_head.weight"
+        return vision_prefix(names) + "rotary_pos_emb.", language_prefix(names) + "rotary_emb."
 
     def hidden_size(self, config: Mapping[str, Any]) -> int:
         """See `Family`."""

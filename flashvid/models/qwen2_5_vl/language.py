@@ -14,7 +14,7 @@ from flashvid.models.decoder_weights import read_decoder
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.models.prompt import ChatPrompt
 from flashvid.models.qwen2_5_vl.configs import load_configs
-from flashvid.models.qwen2_5_vl.family import VIDEO_TOKEN, is_tied, language_prefix, language_tensors
+from flashvid.models.qwen2_5_vl.family import VIDEO_TOKEN, language_prefix, language_tensors
 from flashvid.models.qwen2_5_vl.positions import prompt_positions, seconds_per_step
 from flashvid.models.sources import ModelSource
 from flashvid.models.types import CompressedVideo, LoadOptions
@@ -48,7 +48,7 @@ class QwenLanguage:
             options,
             prefix=language_prefix(checkpoint.files),
             names=language_tensors(stored),
-            head=None if is_tied(stored) else "lm_head.",
+            head="lm_head.",
             what="language side",
         )
         return cls(Decoder(*decoder), vision, chat)

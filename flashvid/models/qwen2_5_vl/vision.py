@@ -46,7 +46,6 @@ class QwenVision:
         preprocessor = QwenFramePreprocessor.load(source, min_pixels=options.min_pixels, max_pixels=options.max_pixels)
         config, _ = load_configs(source, options)
         prefix, names = vision_prefix(checkpoint.files), vision_tensors(source.config())
-        checkpoint.refuse_unexpected(prefix, names, "vision side", unused=("rotary_pos_emb.",))
         tower = without_memory(Qwen2_5_VisionTransformerPretrainedModel, config)
         checkpoint.fill(tower, checkpoint.read(prefix, names, options.dtype, options.device), "vision side")
         # Its frequencies are computed, not stored, so the module without memory has none.

@@ -55,19 +55,19 @@ class Qwen3Family:
             return f"{len(indexes)} deepstack layers do not fit {text['num_hidden_layers']} decoder layers"
         return None
 
-    def needed_tensors(self, config: Mapping[str, Any], stored: Iterable[str], part: Part) -> list[str]:  # noqa: ARG002
-        """See `Family`; there is one layout, whatever is stored."""
+    def needed_tensors(self, config: Mapping[str, Any], stored: Iterable[str], part: Part) -> list[str]:
+        """See `Family`; there is one layout."""
         needed = []
         if part != "language":
             needed += [VISION_PREFIX + name for name in vision_tensors(config)]
         if part != "vision":
             needed += [LANGUAGE_PREFIX + name for name in language_tensors(config)]
-            needed += [] if is_tied(config) else ["lm_head.weight"]
+            needed += [] if is_tied(config) and "lm_head.weight" not in stored else ["lm_head.weight"]
         return needed
 
-    def tensor_prefixes(self, config: Mapping[str, Any], stored: Iterable[str]) -> tuple[str, ...]:  # noqa: ARG002
-        """See `Family`."""
-        return VISION_PREFIX, LANGUAGE_PREFIX, "lm_head.weight"
+    def unused_tensors(self, config: Mapping[str, Any], stored: Iterable[str]) -> tuple[str, ...]:  # noqa: ARG002
+        """See `Family`: frequencies, which are computed."""
+        return VISION_PREFIX + "rotary_pos_emb.", LANGUAGE_PREFIX + "rotary_emb."
 
     def hidden_size(self, config: Mapping[str, Any]) -> int:
         """See `Family`."""

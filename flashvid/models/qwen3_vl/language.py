@@ -14,7 +14,7 @@ from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.models.prompt import ChatPrompt
 from flashvid.models.qwen3_vl import prompts
 from flashvid.models.qwen3_vl.configs import load_configs
-from flashvid.models.qwen3_vl.family import LANGUAGE_PREFIX, VIDEO_TOKEN, deepstack_layers, is_tied, language_tensors
+from flashvid.models.qwen3_vl.family import LANGUAGE_PREFIX, VIDEO_TOKEN, deepstack_layers, language_tensors
 from flashvid.models.qwen3_vl.prompts import PromptShape
 from flashvid.models.sources import ModelSource
 from flashvid.models.types import CompressedVideo, LoadOptions
@@ -113,5 +113,5 @@ def load_decoder(source: ModelSource, checkpoint: Checkpoint, options: LoadOptio
         options,
         prefix=LANGUAGE_PREFIX,
         names=language_tensors(stored),
-        head=None if is_tied(stored) else "lm_head.",
+        head="lm_head.",
     )

@@ -47,7 +47,6 @@ class Qwen3Vision:
         preprocessor = Qwen3FramePreprocessor.load(source, min_pixels=options.min_pixels, max_pixels=options.max_pixels)
         config, _ = load_configs(source, options)
         names = vision_tensors(source.config())
-        checkpoint.refuse_unexpected(VISION_PREFIX, names, "vision side", unused=("rotary_pos_emb.",))
         tower = without_memory(Qwen3VLVisionModel, config)
         checkpoint.fill(tower, checkpoint.read(VISION_PREFIX, names, options.dtype, options.device), "vision side")
         # Its frequencies are computed, not stored, so the module without memory has none.

@@ -45,7 +45,10 @@
 
   const showPicture = (parent, clip) => {
     const holder = add(parent, "div");
-    if (!clip.picture) return;
+    if (!clip.picture) {
+      if (clip.tokens !== null) add(holder, "p", `${clip.tokens} tokens, no picture`, "quiet");
+      return;
+    }
     const box = add(holder, "span", undefined, "picture");
     const image = add(box, "img");
     image.alt = `a frame of ${clip.video}`;
