@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -77,8 +78,10 @@ def submit(
             write_json(console, {"job_id": job_id, "output": settings.output})
         else:
             console.print(Text(f"{job_id} is handed in"), soft_wrap=True)
-            for line in (f"flashvid logs {job_id} --follow", f"flashvid status {settings.output}"):
-                console.print(Text(f"  {line}"), soft_wrap=True)
+            # To be typed as they are: they go to the same cluster.
+            there = ["--address", address] if address else []
+            for words in (["logs", job_id, "--follow", *there], ["stop", job_id, *there], ["status", settings.output]):
+                console.print(Text(f"  {shlex.join(['flashvid', *words])}"), soft_wrap=True)
         if wait:
             _follow(client, job_id)
             if client.get_job_status(job_id) != "SUCCEEDED":
@@ -199,7 +202,11 @@ def _status_rows(found: OutputStatus) -> Iterator[tuple[str, str]]:
     sign = f", sign of life {found.seconds_since_sign:.0f} s ago" if found.state in ("running", "lost") else ""
     yield "latest run", f"{found.run_id}: {found.state}{sign}"
     yield "started", f"{found.started} on {found.host}, run {found.runs} of this output"
-    yield "answers", f"{found.answers}" + (f" of {found.answers_total}" if found.answers_total is not None else "")
+    total = ""
+    if found.answers_total is not None:
+        # A run says at its end how many there are to be: until then, that is the number of an earlier one.
+        total = f" of {found.answers_total}" if found.summary else f"; of {found.answers_total} in the last that ended"
+    yield "answers", f"{found.answers}{total}"
     for group in found.failures:
         yield "failures", f"{group.count} {group.error_type} ({group.error_kind}), stage {group.stage}"
     if not found.failures:

@@ -12,6 +12,8 @@ from pipeline.errors import ClusterTooSmallError
 _SHARED_ENCODE_GPU = 0.4
 _SHARED_ANSWER_GPU = 0.6
 _ROUNDING = 1e-9
+# CPUs: enough for Ray not to take a node without any.
+_PRESENCE = 0.01
 # Questions that a decoding step of the library has room for (`flashvid.models.decoder`; importing it loads torch).
 DECODE_ROWS = 16
 # Of each answer actor, at least: it waits for its first one for no longer than a sixteenth of the run.
@@ -68,7 +70,8 @@ def plan_pools(
     """Size the pools for a cluster.
 
     What the job leaves open: GPU actors reserve no CPU (else half-GPU actors wait for CPUs for ever); on one GPU encode
-    and answer share it 0.4 / 0.6, on several each actor has its own; without GPUs they reserve nothing.
+    and answer share it 0.4 / 0.6, on several each actor has its own. Without GPUs they reserve next to nothing, which
+    keeps them off a head that has no CPUs to give, unless not even that is left.
 
     Args:
         resources: The job's wishes.
@@ -92,8 +95,16 @@ def plan_pools(
     decode = Pool(least, num_cpus=decode_cpus, num_gpus=0.0, max_size=most)
     # One clip in each encode actor's hands and one waiting for it; a little more to even out long and short ones.
     pools = Pools(decode, encode, answer, resources.max_decoded_clips or 2 * encode.most + 2)
-    _check(pools, cpus_per_node or (num_cpus,), gpus_per_node, encodes)
-    return pools
+    nodes = cpus_per_node or (num_cpus,)
+    _check(pools, nodes, gpus_per_node, encodes)
+    if gpus:
+        return pools
+    present = replace(pools, encode=_present(encode), answer=_present(answer))
+    try:
+        _check(present, nodes, gpus_per_node, encodes)
+    except ClusterTooSmallError:
+        return pools
+    return present
 
 
 def clips_per_batch(num_clips: int, num_answers: int, num_actors: int, *, encodes: bool) -> int:
@@ -129,6 +140,11 @@ def _gpu_pools(resources: ResourcesConfig, gpus: int, encodes: bool) -> tuple[Po
         _pool(resources.encode, size=for_encode, num_gpus=1.0),
         _pool(resources.answer, size=gpus - for_encode, num_gpus=1.0),
     )
+
+
+def _present(pool: Pool) -> Pool:
+    """A pool whose actors reserve something, so that Ray looks for a node that has something."""
+    return pool if pool.num_cpus or not pool.size else replace(pool, num_cpus=_PRESENCE)
 
 
 def _pool(wish: PoolConfig, *, size: int, num_gpus: float) -> Pool:

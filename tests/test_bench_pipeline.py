@@ -114,3 +114,12 @@ def test_stages_that_sleep() -> None:
     assert found.clips_per_second > 0
     assert found.busy == pytest.approx(0.2 * found.clips_per_second)
     assert found.driver_bytes > 100_000_000
+
+
+@pytest.mark.slow
+def test_a_pool_grows_between_its_bounds() -> None:
+    """`concurrency: [1, 2]`: one encode actor has more to do than it can, and gets another, and no third."""
+    # Longer than an actor takes to start on a busy machine.
+    seconds = {"decode": 0.05, "encode": 2.5, "answer": 0.05}
+    assert measure(Sleeps(40, 1, seconds, most_encode_actors=2)).encode_actors == 2
+    assert measure(Sleeps(4, 1, seconds)).encode_actors == 1

@@ -36,16 +36,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
 
 
 def test_the_demo_job(cluster: StandIn) -> None:
-    """`up` submitted it; it ends with an answer to every question, and the head has decoded nothing."""
+    """`up` submitted it; it ends with an answer to every question, and the head has worked on none."""
     assert cluster.wait(cluster.demo_job, 180) == "SUCCEEDED", cluster.logs(cluster.demo_job)
     output = "flashvid/demo/output"
     answers, questions = _rows(cluster, output, "answers"), (cluster.folder / "samples" / "questions.csv").read_text()
     assert len(answers) == len(questions.splitlines()) - 1 == 12
     end = _end(cluster, output)
     assert {worker["stage"] for worker in end["workers"]} == {"decode", "encode", "answer"}
-    # Without GPUs the model's actors reserve nothing, and Ray may place them anywhere.
-    decoded_on = {worker["node_id"] for worker in end["workers"] if worker["stage"] == "decode"}
-    assert decoded_on <= cluster.worker_nodes()
+    assert {worker["node_id"] for worker in end["workers"]} <= cluster.worker_nodes()
     assert len(cluster.worker_nodes()) == 2
 
 

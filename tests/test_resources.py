@@ -43,9 +43,10 @@ NOTHING = Pool(0, 0.0, 0.0)
 def test_what_a_cluster_gets_by_default(
     num_cpus: float, gpus: tuple[int, ...], decode: int, encode: tuple[int, float], answer: tuple[int, float]
 ) -> None:
-    """Every GPU is used, and model actors reserve no CPU they might wait for."""
+    """Every GPU is used, and model actors reserve no CPU they might wait for; without GPUs a trace, if it is left."""
     made = pools(num_cpus, gpus)
-    expected = (Pool(decode, 1.0, 0.0), Pool(encode[0], 0.0, encode[1]), Pool(answer[0], 0.0, answer[1]))
+    trace = 0.0 if gpus or num_cpus == 1 else 0.01
+    expected = (Pool(decode, 1.0, 0.0), Pool(encode[0], trace, encode[1]), Pool(answer[0], trace, answer[1]))
     assert (made.decode, made.encode, made.answer) == expected
     assert made.encode.size * made.encode.num_gpus + made.answer.size * made.answer.num_gpus == pytest.approx(sum(gpus))
 
@@ -56,7 +57,7 @@ def test_without_anything_to_encode_the_answer_pool_has_the_cluster(
 ) -> None:
     """And no encode pool starts."""
     made = pools(4, gpus, encodes=False)
-    assert (made.encode, made.answer) == (NOTHING, Pool(size, 0.0, share))
+    assert (made.encode, made.answer) == (NOTHING, Pool(size, 0.0 if gpus else 0.01, share))
 
 
 def test_the_jobs_own_wishes_win() -> None:

@@ -50,11 +50,13 @@ class Sleeps:
         num_clips: Of the plan.
         encode_actors: Each on a logical GPU of its own; of decode and answer there is one.
         seconds: That each stage sleeps for a clip, by its name.
+        most_encode_actors: What their pool may grow to; None keeps it as it is.
     """
 
     num_clips: int
     encode_actors: int
     seconds: Mapping[str, float]
+    most_encode_actors: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,14 @@ class Asleep:
         busy: Share of the steady state that an encode actor slept for clips.
         driver_seconds: CPU time of the driver, per clip, the start of Ray apart.
         driver_bytes: Largest resident memory of the driver.
+        encode_actors: That were started.
     """
 
     clips_per_second: float
     busy: float
     driver_seconds: float
     driver_bytes: int
+    encode_actors: int = 1
 
 
 class _Sleeping(Stage):
@@ -120,7 +124,7 @@ def measure(sleeps: Sleeps) -> Asleep:
         ray.init(
             address="local",
             num_cpus=4,
-            num_gpus=sleeps.encode_actors + 1,
+            num_gpus=(sleeps.most_encode_actors or sleeps.encode_actors) + 1,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -132,8 +136,8 @@ def measure(sleeps: Sleeps) -> Asleep:
 
 
 def _measure(sleeps: Sleeps, job: JobConfig) -> Asleep:
-    encode = Pool(sleeps.encode_actors, num_cpus=0, num_gpus=1)
-    pools = Pools(Pool(1, 1, 0), encode, Pool(1, 0, 1), max_decoded_clips=2 * sleeps.encode_actors + 2)
+    encode = Pool(sleeps.encode_actors, num_cpus=0, num_gpus=1, max_size=sleeps.most_encode_actors)
+    pools = Pools(Pool(1, 1, 0), encode, Pool(1, 0, 1), max_decoded_clips=2 * encode.most + 2)
     actor: Any = ray.remote(num_cpus=0)(RunMonitor)
     storage = Storage(job.output)
     lease = Lease.acquire(storage, new_run_id())
@@ -151,7 +155,9 @@ def _measure(sleeps: Sleeps, job: JobConfig) -> Asleep:
     lease.release()
     steady = times[int(_STEADY_FROM * len(times)) :]
     rate = (len(steady) - 1) / (steady[-1] - steady[0])
-    return Asleep(rate, rate * sleeps.seconds["encode"] / sleeps.encode_actors, driver_seconds, peak_bytes())
+    started = sum(worker.stage == "encode" for worker in ray.get(monitor.activity.remote()).workers)
+    busy = rate * sleeps.seconds["encode"] / sleeps.encode_actors
+    return Asleep(rate, busy, driver_seconds, peak_bytes(), started)
 
 
 def _plan(sleeps: Sleeps) -> RunPlan:
