@@ -70,7 +70,6 @@ ELSEWHERE = {
     "flashvid bench compress --output DIR": "test_compression_speed.py",
     "flashvid bench quality --output quality": "test_bench_quality.py",
     "flashvid bench all --output DIR": "test_bench_pipeline.py",  # the parts, one by one
-    "flashvid models NAME": "test_models_command.py",
     "make gpu-check": "test_gpu_check.py",
     "python -m jobs.bench.roofline docs/performance.md": "test_roofline.py",
     "make demo": "test_release.py",
