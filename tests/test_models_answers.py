@@ -302,6 +302,7 @@ def test_no_questions_no_answers(model: VideoModel, compressed: CompressedVideo)
         {"grid_thw": (6, 12, 24)},
         {"grid_thw": (0, 0, 0)},
         {"frame_timestamps": np.array([])},
+        {"frame_timestamps": np.arange(100.0)},
         {"frame_timestamps": np.array([0.0, np.nan])},
         {"frame_timestamps": np.array([1.0, 0.0])},
     ],

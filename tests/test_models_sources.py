@@ -216,6 +216,15 @@ def test_a_tensor_of_another_shape_is_named(folder: Path) -> None:
     load_model(str(folder), part="vision")
 
 
+@pytest.mark.parametrize("section", [[1, 1, 1], [16, 24], "x", None])
+def test_shares_of_a_head_that_do_not_add_up_are_refused(folder: Path, section: object) -> None:
+    """Found out by the first answer otherwise."""
+    text = TINY.config()["text_config"]
+    change_json(folder / "config.json", text_config={**text, "rope_parameters": {"mrope_section": section}})
+    with pytest.raises(ModelLoadError, match="mrope_section"):
+        resolve_model(str(folder))
+
+
 def test_a_windowed_last_block_is_refused(folder: Path) -> None:
     """Its attention scores would not see the whole frame."""
     vision = {**TINY.config()["vision_config"], "fullatt_block_indexes": [0]}

@@ -83,7 +83,10 @@ def _check_compressed(compressed: CompressedVideo, width: int, num_deepstack: in
     merged, left = divmod(math.prod(compressed.grid_thw), max(total, 1))
     if min(compressed.grid_thw) < 1 or left or math.isqrt(merged) ** 2 != merged or merged == 0:
         raise InvalidFeaturesError(f"a grid of {compressed.grid_thw} patches does not make {total} tokens")
-    times = compressed.frame_timestamps
+    times, steps = compressed.frame_timestamps, compressed.grid_thw[0]
+    # A step is of one frame, or of two, the last perhaps of one.
+    if steps not in (len(times), -(-len(times) // 2)):
+        raise InvalidFeaturesError(f"{len(times)} frame_timestamps do not make {steps} temporal steps")
     if len(times) == 0 or not np.isfinite(times).all() or (np.diff(times) < 0).any():
         raise InvalidFeaturesError("frame_timestamps must be finite, ascending and at least one")
     in_order = indices.shape == tokens.shape[:1] and bool((indices.diff() >= 0).all())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from threading import Lock
 
 import numpy as np
 import torch
@@ -59,8 +58,6 @@ class VideoModel:
         self._vision = vision
         self._language = language
         self._checkpoint = checkpoint
-        # What the last block gets is caught while the tower runs, so one clip at a time.
-        self._encoding = Lock()
 
     @property
     def family(self) -> str:
@@ -115,9 +112,7 @@ class VideoModel:
             InvalidFeaturesError: frames or timestamps of another shape, dtype or order.
             ConfigurationError: the vision side was not loaded.
         """
-        checked = checked_frames(frames, timestamps)
-        with self._encoding:
-            return self.vision.encode(*checked)
+        return self.vision.encode(*checked_frames(frames, timestamps))
 
     def compress(self, visual: VisualFeatures, config: CompressionConfig | None) -> CompressedVideo:
         """Keep the visual tokens that matter.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import Any, Self, cast
 
 import numpy as np
@@ -43,6 +44,7 @@ class LlavaVision:
         self._projector = projector
         self._preprocessor = preprocessor
         self._pooling: Pooling = pooling
+        self._running = Lock()
         self._device = embeddings.patch_embedding.weight.device
         self.dtype = embeddings.patch_embedding.weight.dtype
 
@@ -107,11 +109,13 @@ class LlavaVision:
             captured.update(hidden=keywords["hidden_states"])
 
         attention = cast("SiglipAttention", self._encoder.layers[-1].self_attn)
-        hook = attention.register_forward_pre_hook(capture, with_kwargs=True)
-        try:
-            hidden: Tensor = self._encoder(self._embeddings(pictures.to(self.dtype))).last_hidden_state
-        finally:
-            hook.remove()
+        # Its input is caught while the tower runs: one clip at a time.
+        with self._running:
+            hook = attention.register_forward_pre_hook(capture, with_kwargs=True)
+            try:
+                hidden: Tensor = self._encoder(self._embeddings(pictures.to(self.dtype))).last_hidden_state
+            finally:
+                hook.remove()
         queries, keys = (
             _heads(layer(captured["hidden"]), attention.num_heads) for layer in (attention.q_proj, attention.k_proj)
         )

@@ -51,7 +51,9 @@ class QwenFamily:
         # Transformers' default belongs to a depth of 32.
         if vision["depth"] - 1 not in vision.get("fullatt_block_indexes", (7, 15, 23, 31)):
             return "the last vision block attends to windows, not to whole frames: no attention scores to be had"
-        return None
+        if not isinstance(window := vision.get("window_size", 112), int) or window < 1:
+            return f"window_size {window!r} of the vision side is no number of pixels"
+        return mrope_problem(_text_config(config))
 
     def needed_tensors(self, config: Mapping[str, Any], stored: Iterable[str], part: Part) -> list[str]:
         """See `Family`."""
@@ -107,6 +109,18 @@ class QwenFamily:
         from flashvid.models.qwen2_5_vl.language import QwenLanguage
 
         return QwenLanguage.load(source, checkpoint, options)
+
+
+def mrope_problem(text: Mapping[str, Any]) -> str | None:
+    """What is wrong with the shares of a head that time, height and width rotate, as a sentence; None if nothing is."""
+    rope = text.get("rope_parameters") or text.get("rope_scaling")
+    if not isinstance(rope, Mapping) or "mrope_section" not in rope:
+        return None
+    section = rope["mrope_section"]
+    head = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
+    if isinstance(section, list) and all(isinstance(part, int) for part in section) and 2 * sum(section) == head:
+        return None
+    return f"mrope_section {section!r} does not make half of a head of {head}"
 
 
 def vision_prefix(stored: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import Self, cast
 
 import numpy as np
@@ -32,6 +33,7 @@ class QwenVision:
     def __init__(self, tower: Qwen2_5_VisionTransformerPretrainedModel, preprocessor: QwenFramePreprocessor) -> None:
         self._tower = tower
         self._preprocessor = preprocessor
+        self._running = Lock()
         self._device = next(tower.parameters()).device
         self.dtype = next(tower.parameters()).dtype
 
@@ -81,7 +83,9 @@ class QwenVision:
             quarter, since each is the mean over the patches of a token.
         """
         steps, rows, columns = grid_thw
-        output, received = run_tower(self._tower, patches.to(self.dtype), grid_thw)
+        # Scores are caught while the tower runs: one clip at a time.
+        with self._running:
+            output, received = run_tower(self._tower, patches.to(self.dtype), grid_thw)
 
         merged = self._tower.spatial_merge_unit
         num_tokens = rows * columns // merged

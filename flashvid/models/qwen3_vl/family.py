@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flashvid.models.architectures import names_architecture
+from flashvid.models.qwen2_5_vl.family import mrope_problem
 
 if TYPE_CHECKING:
     from flashvid.models.prompt import ChatPrompt
@@ -53,7 +54,7 @@ class Qwen3Family:
             return f"deepstack_visual_indexes {list(indexes)} are not all below the depth of {vision['depth']}"
         if len(indexes) > text["num_hidden_layers"]:
             return f"{len(indexes)} deepstack layers do not fit {text['num_hidden_layers']} decoder layers"
-        return None
+        return mrope_problem(text)
 
     def needed_tensors(self, config: Mapping[str, Any], stored: Iterable[str], part: Part) -> list[str]:
         """See `Family`; there is one layout."""

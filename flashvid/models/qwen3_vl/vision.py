@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import Self
 
 import numpy as np
@@ -33,6 +34,7 @@ class Qwen3Vision:
     def __init__(self, tower: Qwen3VLVisionModel, preprocessor: Qwen3FramePreprocessor) -> None:
         self._tower = tower
         self._preprocessor = preprocessor
+        self._running = Lock()
         self._device = next(tower.parameters()).device
         self.dtype = next(tower.parameters()).dtype
 
@@ -82,7 +84,9 @@ class Qwen3Vision:
             token.
         """
         steps = grid_thw[0]
-        output, received = run_tower(self._tower, patches.to(self.dtype), grid_thw)
+        # Scores are caught while the tower runs: one clip at a time.
+        with self._running:
+            output, received = run_tower(self._tower, patches.to(self.dtype), grid_thw)
         # The patches of a token stand together, and tokens in reading order: there are no windows.
         scores = received.reshape(steps, -1, self._tower.spatial_merge_unit).mean(dim=-1)
         features, *deepstack = (
