@@ -56,6 +56,14 @@ def main() -> None:
     errors = Console(stderr=True)
     try:
         app()
+    except SystemExit as ended:
+        if isinstance(ended.code, int) and ended.code > _SIGNALLED:
+            # All is committed and closed. Threads of Ray and Arrow may still be at work, though, and would abort the
+            # process while Python ends (-6, seen after SIGTERM): it is left as it is.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(ended.code)
+        raise
     except (FatalError, TransientError, OSError) as error:
         code = _exit_code(error)
         if code is None:
