@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,7 +18,7 @@ from jobs.bench.pipeline import Distribution, PipelineCosts, pipeline_markdown
 from jobs.bench.plain_loop import run_loop
 from jobs.bench.planning import PlanningCost
 from jobs.bench.process_tree import Kind, look, run_measured
-from jobs.bench.sleeping import Asleep, Sleeps, measure
+from jobs.bench.sleeping import Asleep, Sleeps
 from pipeline.config import SamplingConfig
 from pipeline.decoding import decode_clip
 from pipeline.planning import PlanCounts
@@ -107,10 +109,17 @@ def test_cached_tokens_are_smaller_than_their_values() -> None:
     assert int8.token_bytes < 0.5 * plain.token_bytes < exact.token_bytes < plain.token_bytes
 
 
+def _measure(sleeps: Sleeps) -> Asleep:
+    """In a process of its own: this one may be connected to another test's Ray."""
+    command = [sys.executable, "-m", "jobs.bench.sleeping", json.dumps(asdict(sleeps))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
+    return Asleep(**json.loads(done.stdout.splitlines()[-1]))
+
+
 @pytest.mark.slow
 def test_stages_that_sleep() -> None:
     """The graph runs to its end with stages of ours, and no actor sleeps longer than there is time."""
-    found = measure(Sleeps(12, 1, {"decode": 0.05, "encode": 0.2, "answer": 0.05}))
+    found = _measure(Sleeps(12, 1, {"decode": 0.05, "encode": 0.2, "answer": 0.05}))
     assert found.clips_per_second > 0
     assert found.busy == pytest.approx(0.2 * found.clips_per_second)
     assert found.driver_bytes > 100_000_000
@@ -121,5 +130,5 @@ def test_a_pool_grows_between_its_bounds() -> None:
     """`concurrency: [1, 2]`: one encode actor has more to do than it can, and gets another, and no third."""
     # Longer than an actor takes to start on a busy machine.
     seconds = {"decode": 0.05, "encode": 2.5, "answer": 0.05}
-    assert measure(Sleeps(40, 1, seconds, most_encode_actors=2)).encode_actors == 2
-    assert measure(Sleeps(4, 1, seconds)).encode_actors == 1
+    assert _measure(Sleeps(40, 1, seconds, most_encode_actors=2)).encode_actors == 2
+    assert _measure(Sleeps(4, 1, seconds)).encode_actors == 1
