@@ -11,12 +11,11 @@ bound on clips: `RunMonitor.admit`.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 import ray
@@ -40,9 +39,6 @@ _SHARDS_AT_ONCE = 2
 # Decode, encode, answer.
 StageClasses = tuple[type[Stage], type[Stage], type[Stage]]
 STAGES: StageClasses = (DecodeStage, EncodeStage, AnswerStage)
-# glibc keeps freed blocks of up to 32 MB for later; so a process that encodes long videos holds a third more than it
-# uses (docs/families.md). It reads this once, as the process starts.
-_ENCODE_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 
 
 @dataclass(frozen=True)
@@ -142,8 +138,7 @@ def _graph(
     encodes = counts.clips_to_encode > 0
     if encodes:
         decoded = _stage(_source(_deals(plan, "to_encode")), decode, pools.decode, settings)
-        ours = {name: value for name, value in _ENCODE_ENVIRONMENT.items() if name not in os.environ}
-        sources.append(_stage(decoded, encode, pools.encode, settings, environment=ours))
+        sources.append(_stage(decoded, encode, pools.encode, settings))
     if counts.clips_cached:
         sources.append(_source(_deals(plan, "cached")))
     first, *others = sources
@@ -170,10 +165,7 @@ def _stage(
     pool: Pool,
     *arguments: object,
     batch_size: int = 1,
-    environment: Mapping[str, str] | None = None,
 ) -> Dataset:
-    # A runtime environment, even an empty one, would cost a process of its own where Ray has one waiting.
-    options: dict[str, Any] = {"runtime_env": {"env_vars": dict(environment)}} if environment else {}
     mapped: Dataset = source.map_batches(
         stage,
         fn_constructor_args=arguments,
@@ -185,7 +177,6 @@ def _stage(
         else ActorPoolStrategy(min_size=pool.size, max_size=pool.max_size),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus,
-        **options,
     )
     return mapped
 

@@ -22,7 +22,7 @@ from flashvid.config import InnerPruningConfig
 from flashvid.models import CompressedVideo, VideoModel, load_model, resolve_model
 from flashvid.models.decoder import Decoder
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
-from flashvid.models.prefill import prefill_prefix, prefill_question
+from flashvid.models.prefill import prefill_prefix, prefill_questions
 from flashvid.models.types import LanguageSide
 from tests.reference import Vector, vector_paths
 
@@ -81,7 +81,7 @@ def run_parts(
     decoder: Decoder, prefix: SharedPrefix, suffix: QuestionSuffix, pruning: InnerPruningConfig | None
 ) -> Run:
     """As `run_prompt`, of a prompt that is laid out already."""
-    prefilled = prefill_question(decoder, prefill_prefix(decoder, prefix, pruning), suffix, pruning)
+    (prefilled,) = prefill_questions(decoder, prefill_prefix(decoder, prefix, pruning), [suffix], pruning)
     rows, ids = [prefilled.logits], [greedy(prefilled.logits)]
     while len(ids) < 16:
         position = suffix.next_position + len(ids) - 1

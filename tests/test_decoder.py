@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,44 @@ def test_a_step_is_the_same_in_any_company(dtype: torch.dtype) -> None:
         assert torch.equal(alone[0], together[row])
     reverse = decoder.step(tokens[::-1], positions_now[::-1], [cache.fork() for cache in caches[::-1]])
     assert torch.equal(reverse.flip(0), together)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pieces_are_the_same_in_any_company(dtype: torch.dtype, attention: str) -> None:
+    """Bit for bit: alone, or in another order; a block, a token, more than two blocks. And near a plain run."""
+    model, head = stock_model("qwen2_5_vl", attn_implementation=attention)
+    decoder = Decoder(model.to(dtype), head.to(dtype))
+    lengths = (decoder.question_rows, 1, 7, 2 * decoder.question_rows + 3, 30)
+    pieces = [prompt_of("qwen2_5_vl", length) for length in lengths]
+    begun = [KVCache(3) for _ in lengths]
+    for number, cache in enumerate(begun):
+        embeddings, positions = prompt_of("qwen2_5_vl", 5 + 9 * number)
+        decoder.forward(embeddings.to(dtype), positions, cache, range(3))
+
+    def run(order: Sequence[int]) -> dict[int, list[Tensor]]:
+        """States, last query and logits of each piece."""
+        hidden, queries = decoder.forward_together(
+            torch.cat([pieces[piece][0] for piece in order]).to(dtype),
+            torch.cat([pieces[piece][1] for piece in order], dim=1),
+            [(begun[piece].fork(), lengths[piece]) for piece in order],
+            range(3),
+        )
+        assert queries is not None
+        states = torch.split(hidden, [lengths[piece] for piece in order])
+        logits = decoder.first_logits([own[-1] for own in states])
+        return {piece: [*found] for piece, *found in zip(order, states, queries, logits, strict=True)}
+
+    together, reverse = run(range(len(lengths))), run(range(len(lengths))[::-1])
+    tolerance = 2e-5 if dtype == torch.float32 else 0.1
+    for piece, (embeddings, positions) in enumerate(pieces):
+        for found in (reverse, run([piece])):
+            assert all(torch.equal(*pair) for pair in zip(together[piece], found[piece], strict=True))
+        states, query = decoder.forward(embeddings.to(dtype), positions, begun[piece].fork(), range(3))
+        assert query is not None
+        plain = (states, query, decoder.logits(states[-1:])[0])
+        for ours, theirs, scale in zip(together[piece], plain, (1, 1, 20), strict=True):
+            assert torch.allclose(ours, theirs, rtol=0, atol=scale * tolerance)
 
 
 def test_a_fork_changes_nothing_for_the_other() -> None:

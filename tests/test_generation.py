@@ -123,6 +123,41 @@ def test_out_of_memory_halves_the_batch(model: VideoModel, videos: list[Compress
     assert max(decoder.batches[len(sizes) :]) <= most
 
 
+class NarrowPrefill(Decoder):
+    """Runs out of memory in the prefill of more questions than `most`; notes how many it was asked for."""
+
+    def __init__(self, decoder: Decoder, *, most: int) -> None:
+        super().__init__(decoder._model, decoder._head)
+        self.most = most
+        self.asked: list[int] = []
+
+    def forward_together(
+        self, hidden: Tensor, positions: Tensor, sequences: Sequence[tuple[KVCache, int]], layers: range
+    ) -> tuple[Tensor, Tensor | None]:
+        """As the decoder does, and only then too much: the caches have grown."""
+        found = super().forward_together(hidden, positions, sequences, layers)
+        self.asked.append(len(sequences))
+        if len(sequences) > self.most:
+            raise torch.cuda.OutOfMemoryError("injected")
+        return found
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_out_of_memory_in_prefill_halves_it(model: VideoModel, videos: list[CompressedVideo], most: int) -> None:
+    """Questions of a clip are prefilled together, and fewer of them if that does not fit; the answers are the same."""
+    prompts = groups(model, videos[:2], MANY[:5])
+    expected = run_batch(model, model.language.decoder, prompts)
+    decoder = NarrowPrefill(model.language.decoder, most=most)
+    assert run_batch(model, decoder, prompts) == expected
+    # Of one clip, never of two; with inner pruning each goes through the decoder in two parts.
+    first = decoder.asked[: decoder.asked.index(most if most == 1 else 2)]
+    assert first[0] == 5
+    assert max(decoder.asked[len(first) :]) <= most
+    wide = NarrowPrefill(model.language.decoder, most=99)
+    assert run_batch(model, wide, prompts) == expected
+    assert wide.asked == [5, 5, 5, 5]
+
+
 def test_one_question_too_large_is_an_error(model: VideoModel, videos: list[CompressedVideo]) -> None:
     """There is nothing left to halve."""
     with pytest.raises(torch.cuda.OutOfMemoryError, match="injected"):

@@ -15,7 +15,7 @@ from flashvid.errors import ConfigurationError
 from flashvid.models import CompressedVideo, GenerationConfig, VideoModel, load_model
 from flashvid.models.kv_cache import KVCache
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
-from flashvid.models.prefill import prefill_prefix, prefill_question
+from flashvid.models.prefill import prefill_prefix, prefill_questions
 from flashvid.pruning import kept_positions, last_query_attention
 from tests.embedded_model import GENERATION, QUESTIONS, TINY
 
@@ -119,7 +119,7 @@ def test_sharing_is_the_published_method(compressed: CompressedVideo, pruning: I
     for question in QUESTIONS:
         prefix, suffix = laid_out(model, compressed, question)
         kept, logits = published(model, prefix, suffix, pruning)
-        found = prefill_question(decoder, prefill_prefix(decoder, prefix, pruning), suffix, pruning)
+        (found,) = prefill_questions(decoder, prefill_prefix(decoder, prefix, pruning), [suffix], pruning)
         assert found.kept.tolist() == kept.tolist()
         assert torch.allclose(found.logits, logits, rtol=0, atol=1e-4)
 
@@ -143,7 +143,8 @@ def test_questions_decide_what_is_kept(model: VideoModel, compressed: Compressed
     decoder = model.language.decoder
     prompts = [laid_out(model, compressed, question) for question in QUESTIONS]
     shared = prefill_prefix(decoder, prompts[0][0], pruning)
-    kept = {tuple(prefill_question(decoder, shared, suffix, pruning).kept.tolist()) for _, suffix in prompts}
+    found = prefill_questions(decoder, shared, [suffix for _, suffix in prompts], pruning)
+    kept = {tuple(one.kept.tolist()) for one in found}
     assert len(kept) > 1
     answers = model.answer(compressed, QUESTIONS, GENERATION, pruning=pruning)
     plain = model.answer(compressed, QUESTIONS, GENERATION)
@@ -170,10 +171,13 @@ def test_keeping_all_tokens_is_not_pruning(model: VideoModel, compressed: Compre
 def test_work_is_counted_as_it_is_done(
     model: VideoModel, compressed: CompressedVideo, pruning: InnerPruningConfig | None
 ) -> None:
-    """In token-layers: the prefill of all questions adds up to what hooks in the layers see."""
+    """In token-layers: the prefill of all questions adds up to what hooks in the layers see, rows of zeros aside."""
     seen: list[int] = []
     layers = model.language.decoder._model.layers
-    hooks = [layer.mlp.register_forward_pre_hook(lambda _module, given: seen.append(len(given[0]))) for layer in layers]
+    hooks = [
+        layer.mlp.register_forward_pre_hook(lambda _module, given: seen.append(int(given[0].any(dim=1).sum())))
+        for layer in layers
+    ]
     try:
         answers = model.answer(compressed, QUESTIONS, GenerationConfig(max_new_tokens=1), pruning=pruning)
     finally:
@@ -207,7 +211,7 @@ def test_a_prompt_without_a_video(model: VideoModel, pruning: InnerPruningConfig
     none = torch.zeros(num_shared, dtype=torch.bool)
     prefix = SharedPrefix(decoder.embed(ids[:num_shared]), positions[:, :num_shared], none, none)
     suffix = QuestionSuffix(ids[num_shared:], positions[:, num_shared:], 12)
-    found = prefill_question(decoder, prefill_prefix(decoder, prefix, pruning), suffix, pruning)
+    (found,) = prefill_questions(decoder, prefill_prefix(decoder, prefix, pruning), [suffix], pruning)
     assert torch.allclose(found.logits, decoder.logits(whole[-1:])[0], rtol=0, atol=1e-4)
     assert found.kept.tolist() == [*range(12)]
     assert found.cache.lengths == (12, 12, 12)
@@ -219,4 +223,4 @@ def test_a_question_needs_a_token(model: VideoModel) -> None:
     prefix = SharedPrefix(decoder.embed((1, 2)), torch.arange(2).expand(3, -1), none, none)
     shared = prefill_prefix(decoder, prefix, None)
     with pytest.raises(ConfigurationError, match="a token behind its video"):
-        prefill_question(decoder, shared, QuestionSuffix((), torch.empty(3, 0, dtype=torch.int64), 2), None)
+        prefill_questions(decoder, shared, [QuestionSuffix((), torch.empty(3, 0, dtype=torch.int64), 2)], None)

@@ -19,7 +19,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from flashvid.errors import ConfigurationError, InvalidFeaturesError
 from flashvid.models import ClipQuestions, CompressedVideo, GenerationConfig, VideoModel, VisualFeatures, load_model
 from flashvid.models.decoder import DECODE_ROWS
-from flashvid.models.prefill import prefill_prefix, prefill_question
+from flashvid.models.prefill import prefill_prefix, prefill_questions
 from flashvid.models.prompt import ChatPrompt
 from flashvid.models.qwen2_5_vl.language import QwenLanguage
 from flashvid.models.qwen2_5_vl.positions import prompt_positions, seconds_per_step
@@ -129,7 +129,7 @@ def test_a_video_longer_than_wide_at_our_positions_in_stock(model: VideoModel) -
         video_grid_thw=torch.tensor([grid]),
         position_ids=positions.unsqueeze(1),
     ).logits[0, -1]
-    ours = prefill_question(language.decoder, prefill_prefix(language.decoder, prefix, None), suffix, None)
+    (ours,) = prefill_questions(language.decoder, prefill_prefix(language.decoder, prefix, None), [suffix], None)
     torch.testing.assert_close(ours.logits, logits.detach(), rtol=1e-4, atol=1e-4)
 
 
@@ -185,7 +185,7 @@ def test_asked_together_equals_asked_alone(visual: VisualFeatures, dtype: str) -
 
 
 def test_the_video_is_prefilled_once(model: VideoModel, compressed: CompressedVideo) -> None:
-    """Counted in the last layer: once for the video, once per question, then once per token of the longest answer."""
+    """Counted in the last layer: the video, all questions in blocks, then a step per token of the longest answer."""
     language = model.language
     assert isinstance(language, QwenLanguage)
     lengths: list[int] = []
@@ -196,9 +196,10 @@ def test_the_video_is_prefilled_once(model: VideoModel, compressed: CompressedVi
         answers = model.answer(compressed, QUESTIONS, GENERATION)
     finally:
         hook.remove()
-    shared = {answer.num_shared_tokens for answer in answers}
+    shared, rows = {answer.num_shared_tokens for answer in answers}, language.decoder.question_rows
     assert len(shared) == 1
-    prefilled = [*shared, *(answer.num_prompt_tokens - answer.num_shared_tokens for answer in answers)]
+    num_own = sum(answer.num_prompt_tokens - answer.num_shared_tokens for answer in answers)
+    prefilled = [*shared, *[rows] * math.ceil(num_own / rows)]
     assert lengths[: len(prefilled)] == prefilled
     assert lengths[len(prefilled) :] == [DECODE_ROWS] * max(answer.num_generated_tokens - 1 for answer in answers)
     assert all(answer.num_visual_tokens == len(compressed.tokens) for answer in answers)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 from ray.data import DataContext
 
@@ -193,19 +191,3 @@ def test_a_job_without_a_cache_answers_the_same(sample_videos: Path, tmp_path: P
     more = once.model_copy(update={"questions": job(tmp_path, questions=[*QUESTIONS, "Which colour moves?"]).questions})
     again = run(more)
     assert (again.answers_before, again.answers_new, again.encoder_calls, again.cache_hits) == (6, 3, 3, 0)
-
-
-@pytest.mark.slow
-def test_encode_actors_give_freed_memory_back(sample_videos: Path, tmp_path: Path) -> None:
-    """Their processes, and no others, begin with glibc's threshold: it is read at no other time."""
-    copy_videos(sample_videos, tmp_path, VIDEOS)
-    seen: dict[str, set[str | None]] = {"Decode": set(), "Encode": set(), "Answer": set()}
-
-    def look(_: Progress) -> None:
-        for process in psutil.Process().children(recursive=True):
-            with suppress(psutil.NoSuchProcess):  # helpers of Ray come and go
-                for stage in (name for name in seen if f"{name}Stage" in " ".join(process.cmdline())):
-                    seen[stage].add(process.environ().get("MALLOC_MMAP_THRESHOLD_"))
-
-    assert run(job(tmp_path), on_progress=look).answers_new == 6
-    assert seen == {"Decode": {None}, "Encode": {"65536"}, "Answer": {None}}

@@ -8,7 +8,7 @@ of different lengths in a batch without padding. Tokens are packed: `[L, D]`, se
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -25,6 +25,12 @@ from flashvid.models.kv_cache import KVCache
 # products in an order that depends on how many rows there are, never on which; so a token's logits are the same bits
 # in any company. Reading the weights is what a step costs, and 16 rows read them once.
 DECODE_ROWS = 16
+# Likewise while questions are prefilled, on a CPU and on a GPU: as many as one pass over the weights is worth. A GPU
+# takes as long for 128 rows as for one, a CPU's products are as fast with 64 as with more.
+CPU_QUESTION_ROWS, GPU_QUESTION_ROWS = 64, 128
+
+# Sequences packed one behind the other: each one's cache, and how many of the tokens are its own.
+_Packed = Sequence[tuple[KVCache, int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +61,7 @@ class Decoder:
         num_layers: Layers there are.
         dtype: Of weights, embeddings and logits.
         device: Where it runs.
+        question_rows: Rows of every matrix product in `forward_together`.
     """
 
     def __init__(self, model: nn.Module, head: Tensor) -> None:
@@ -73,6 +80,7 @@ class Decoder:
         self.num_layers = len(self._model.layers)
         self.dtype = head.dtype
         self.device = head.device
+        self.question_rows = CPU_QUESTION_ROWS if head.device.type == "cpu" else GPU_QUESTION_ROWS
         if any(kind != "full_attention" for kind in getattr(self._model.config, "layer_types", None) or ()):
             raise ConfigurationError("a decoder with sliding-window attention is not supported")
         self._implementation: str = self._model.config._attn_implementation or "eager"
@@ -107,17 +115,36 @@ class Decoder:
         """
         if len(hidden) == 0:
             return hidden, None
-        rotary, queries = self._rotary(hidden, positions), None
-        # One mask for all layers of a length: out of a bool, torch would make another in every layer.
-        masks: dict[int, Tensor | None] = {}
-        for layer in layers:
-            total = cache[layer].length + len(hidden)
-            if total not in masks:
-                masks[total] = _causal_mask(self._implementation, len(hidden), total, hidden)
-            hidden, queries = self._layer(layer, hidden, rotary, [(cache, len(hidden))], masks[total])
-            if deepstack is not None:
-                hidden = deepstack.add_to(hidden, layer)
+        hidden, queries = self._run(hidden, positions, [(cache, len(hidden))], layers, deepstack=deepstack)
         return hidden, None if queries is None else queries[-1]
+
+    @torch.no_grad()
+    def forward_together(
+        self, hidden: Tensor, positions: Tensor, sequences: _Packed, layers: range
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run tokens of several sequences through some layers, each on top of what these layers hold of it.
+
+        Args:
+            hidden: `[L, D]`, one sequence behind the other.
+            positions: `[R, L]` int64.
+            sequences: Each one's cache, which grows, and how many of the tokens are its own: at least one, L together.
+            layers: Which.
+
+        Returns:
+            As `forward`, of every sequence: `[L, D]`, and `[S, H, d]` or None. Bit for bit the same whichever other
+            sequences are there.
+        """
+        total = len(hidden)
+        filling = -total % self.question_rows
+        hidden, queries = self._run(
+            functional.pad(hidden, (0, 0, 0, filling)),
+            functional.pad(positions, (0, filling)),
+            sequences,
+            layers,
+            rows=self.question_rows,
+        )
+        last = torch.tensor([length for _, length in sequences], device=self.device).cumsum(dim=0) - 1
+        return hidden[:total], None if queries is None else queries[last]
 
     @torch.no_grad()
     def step(self, tokens: Sequence[int], positions: Sequence[int], caches: Sequence[KVCache]) -> Tensor:
@@ -138,10 +165,15 @@ class Decoder:
         if filling < 0:
             raise ValueError(f"a step has {DECODE_ROWS} rows, not {len(tokens)}")
         hidden = self.embed([*tokens, *[0] * filling])
-        rotary = self._rotary(hidden, torch.tensor([[*positions, *[0] * filling]]))
-        for layer in range(self.num_layers):
-            hidden, _ = self._layer(layer, hidden, rotary, [(cache, 1) for cache in caches])
+        places = torch.tensor([[*positions, *[0] * filling]])
+        hidden, _ = self._run(hidden, places, [(cache, 1) for cache in caches], range(self.num_layers))
         return self.logits(hidden)[: len(tokens)]
+
+    @torch.no_grad()
+    def first_logits(self, hidden: Sequence[Tensor]) -> Tensor:
+        """Logits `[B, V]` of the last states `[D]` of up to `DECODE_ROWS` prompts, the same bits in any company."""
+        filling = DECODE_ROWS - len(hidden)
+        return self.logits(functional.pad(torch.stack([*hidden]), (0, 0, 0, filling)))[: len(hidden)]
 
     def last_query_scaling(self, layer: int) -> float:
         """What a layer's attention multiplies its products by."""
@@ -154,26 +186,48 @@ class Decoder:
         cos, sin = self._model.rotary_emb(hidden.unsqueeze(0), ids.unsqueeze(1) if multimodal else ids)
         return cos, sin
 
+    def _run(
+        self,
+        hidden: Tensor,
+        positions: Tensor,
+        sequences: _Packed,
+        layers: range,
+        *,
+        rows: int | None = None,
+        deepstack: Deepstack | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Packed tokens through some layers: states `[L, D]`, and rotated queries `[L, H, d]` of the last of them."""
+        rotary, queries = self._rotary(hidden, positions), None
+        # One mask for all layers of a length: out of a bool, torch would make another in every layer.
+        masks: dict[tuple[int, int], Tensor | None] = {}
+        for layer in layers:
+            hidden, queries = self._layer(layer, hidden, rotary, sequences, masks, rows)
+            if deepstack is not None:
+                hidden = deepstack.add_to(hidden, layer)
+        return hidden, queries
+
     def _layer(
         self,
         index: int,
         hidden: Tensor,
         rotary: tuple[Tensor, Tensor],
-        sequences: Sequence[tuple[KVCache, int]],
-        mask: Tensor | None = None,
+        sequences: _Packed,
+        masks: dict[tuple[int, int], Tensor | None],
+        rows: int | None,
     ) -> tuple[Tensor, Tensor]:
         """One layer over packed tokens `[L, D]`: new states, and the rotated queries `[L, H, d]`.
 
         Tokens behind those that the sequences add up to fill rows; nothing attends to them and they attend to nothing.
-        `mask` is that of every sequence.
+        Matrix products are made of `rows` tokens at a time, of all without. `masks` are those made so far, by a
+        sequence's new tokens and all of them.
         """
         layer = self._model.layers[index]
         attention = layer.self_attn
         normed = layer.input_layernorm(hidden)
         shape = (len(hidden), -1, attention.head_dim)
-        queries = attention.q_proj(normed).view(shape)
-        keys = attention.k_proj(normed).view(shape)
-        values = attention.v_proj(normed).view(shape)
+        queries = _in_blocks(attention.q_proj, normed, rows).view(shape)
+        keys = _in_blocks(attention.k_proj, normed, rows).view(shape)
+        values = _in_blocks(attention.v_proj, normed, rows).view(shape)
         if hasattr(attention, "q_norm"):
             queries, keys = attention.q_norm(queries), attention.k_norm(keys)
         # [1, heads, L, d], as rotary embedding and attention functions want them.
@@ -184,10 +238,14 @@ class Decoder:
         for cache, length in sequences:
             span = slice(first, first + length)
             all_keys, all_values = cache[index].append(keys[0, :, span], values[0, :, span])
+            shape_of_mask = (length, all_keys.shape[1])
+            if shape_of_mask not in masks:
+                masks[shape_of_mask] = _causal_mask(self._implementation, *shape_of_mask, hidden)
+            mask = masks[shape_of_mask]
             attended[span] = self._attend(attention, queries[:, :, span], all_keys, all_values, mask)
             first += length
-        hidden = hidden + attention.o_proj(attended)
-        hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+        hidden = hidden + _in_blocks(attention.o_proj, attended, rows)
+        hidden = hidden + _in_blocks(layer.mlp, layer.post_attention_layernorm(hidden), rows)
         return hidden, queries[0].transpose(0, 1)
 
     def _attend(
@@ -212,6 +270,13 @@ class Decoder:
             dropout=0.0,
         )
         return cast("Tensor", output.reshape(queries.shape[2], -1))
+
+
+def _in_blocks(module: Callable[[Tensor], Tensor], states: Tensor, rows: int | None) -> Tensor:
+    """What a module makes of states `[L, D]`, so many rows at a time."""
+    if rows is None or len(states) == rows:
+        return module(states)
+    return torch.cat([module(block) for block in torch.split(states, rows)])
 
 
 def _causal_mask(implementation: str, length: int, total: int, like: Tensor) -> Tensor | None:

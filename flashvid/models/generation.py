@@ -1,8 +1,8 @@
 """Prompts to generated tokens, many at a time: questions join a batch, decode together, and leave it when they end.
 
 What is generated for a question does not depend on which others are in the batch, bit for bit on one machine with one
-number of threads: prefix and question are prefilled alone, a decoding step always has the same number of rows
-(`DECODE_ROWS`), and attention runs over each sequence by itself, at its own length.
+number of threads: a prefix is prefilled alone, the matrix products of questions and of decoding steps always have the
+same number of rows, and attention runs over each sequence by itself, at its own length.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from flashvid.models.decoder import DECODE_ROWS, Decoder
 from flashvid.models.json_grammar import JsonGrammar
 from flashvid.models.kv_cache import KVCache
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
-from flashvid.models.prefill import PrefilledPrefix, PrefilledPrompt, prefill_prefix, prefill_question
+from flashvid.models.prefill import PrefilledPrefix, PrefilledPrompt, prefill_prefix, prefill_questions
 from flashvid.models.sampling import TokenSampler
 from flashvid.models.types import FinishReason, GenerationConfig, TokenLayers
 
@@ -156,9 +156,9 @@ class Batch:
         while self._waiting or self._running:
             attempted = 0
             try:
-                while self._waiting and self._has_room():
-                    attempted = len(self._running) + 1
-                    self._admit()
+                while places := self._admissible():
+                    attempted = len(self._running) + len(places)
+                    self._admit(places)
                 attempted = len(self._running)
                 self._step()
             except torch.cuda.OutOfMemoryError:
@@ -167,13 +167,18 @@ class Batch:
                 self._start_again(attempted // 2)
         return [[self._done[Place(g, p)] for p in range(len(group.prompts))] for g, group in enumerate(self._groups)]
 
-    def _has_room(self) -> bool:
-        if not self._running:
-            return True
-        place = self._waiting[0]
-        tokens = self._num_tokens(place) + len(self._groups[place.group].prefix.embeddings)
-        tokens += sum(self._num_tokens(answering.place) for answering in self._running)
-        return len(self._running) < self._max_sequences and tokens <= self._max_batch_tokens
+    def _admissible(self) -> list[Place]:
+        """The next waiting prompts of one prefix that there is room for; one at least if nothing is running."""
+        found: list[Place] = []
+        for place in self._waiting:
+            others = [*(answering.place for answering in self._running), *found]
+            tokens = len(self._groups[place.group].prefix.embeddings) + sum(map(self._num_tokens, [*others, place]))
+            if others and (len(others) >= self._max_sequences or tokens > self._max_batch_tokens):
+                break
+            if found and place.group != found[0].group:
+                break
+            found.append(place)
+        return found
 
     def _num_tokens(self, place: Place) -> int:
         """Tokens that a prompt's cache may come to hold."""
@@ -182,22 +187,23 @@ class Batch:
             len(group.prefix.embeddings) + len(group.prompts[place.prompt].suffix.ids) + self._generation.max_new_tokens
         )
 
-    def _admit(self) -> None:
-        """Prefill the first waiting prompt, and choose its first token or score its options."""
-        place = self._waiting[0]
-        prompt, shared = self._groups[place.group].prompts[place.prompt], self._prefix(place.group)
-        prefilled = prefill_question(self._decoder, shared, prompt.suffix, self._pruning)
-        work = TokenLayers(shared.token_layers, prefilled.token_layers, 0, prefilled.visual_token_layers)
-        if prompt.options:
-            self._done[place] = self._score_options(prompt, prefilled, work)
-        else:
-            json = self._grammar.begin() if self._grammar is not None else None
-            sampler = TokenSampler(self._generation, prompt.key, json)
-            first = sampler.choose(prefilled.logits)
-            answering = Answering(place, prompt.suffix, prefilled.cache, sampler, work, [first])
-            if not self._finish(answering):
-                self._running.append(answering)
-        self._waiting.popleft()
+    def _admit(self, places: Sequence[Place]) -> None:
+        """Prefill the first waiting prompts, which share a prefix, and choose first tokens or score options."""
+        group = places[0].group
+        prompts, shared = [self._groups[group].prompts[place.prompt] for place in places], self._prefix(group)
+        suffixes = [prompt.suffix for prompt in prompts]
+        prefilled = prefill_questions(self._decoder, shared, suffixes, self._pruning)
+        for place, prompt, run in zip(places, prompts, prefilled, strict=True):
+            work = TokenLayers(shared.token_layers, run.token_layers, 0, run.visual_token_layers)
+            if prompt.options:
+                self._done[place] = self._score_options(prompt, run, work)
+            else:
+                json = self._grammar.begin() if self._grammar is not None else None
+                sampler = TokenSampler(self._generation, prompt.key, json)
+                answering = Answering(place, prompt.suffix, run.cache, sampler, work, [sampler.choose(run.logits)])
+                if not self._finish(answering):
+                    self._running.append(answering)
+            self._waiting.popleft()
 
     def _prefix(self, group: int) -> PrefilledPrefix:
         if self._shared is None or self._shared[0] != group:

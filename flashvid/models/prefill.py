@@ -1,4 +1,4 @@
-"""The prefill of a prompt in two parts: the prefix once for all questions of a clip, then each question on top of it.
+"""The prefill of prompts in two parts: the prefix once for all questions of a clip, then these on top of it, together.
 
 Without inner pruning the whole prefix is shared. With it, the question decides which visual tokens the layers behind
 the pruning get, so these layers share only what stands before the first prunable token; of the rest, the states
@@ -7,6 +7,7 @@ before the pruning layer are kept. In exact arithmetic this is the published met
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -78,44 +79,89 @@ def prefill_prefix(decoder: Decoder, prefix: SharedPrefix, pruning: InnerPruning
     return PrefilledPrefix(prefix, cache, hidden[first:], num_tokens * split + first * len(behind))
 
 
-def prefill_question(
-    decoder: Decoder, shared: PrefilledPrefix, suffix: QuestionSuffix, pruning: InnerPruningConfig | None
-) -> PrefilledPrompt:
-    """Run one question on top of the prefix it shares, which is left as it was.
+def prefill_questions(
+    decoder: Decoder, shared: PrefilledPrefix, suffixes: Sequence[QuestionSuffix], pruning: InnerPruningConfig | None
+) -> list[PrefilledPrompt]:
+    """Run up to `DECODE_ROWS` questions on top of the prefix they share, which is left as it was.
+
+    Layers read their weights for all of them together, and what comes out for one is the same bits in any company.
 
     Args:
         decoder: The one that ran the prefix.
         shared: The prefix.
-        suffix: The question's own part; at least one token.
+        suffixes: The questions' own parts; each at least one token.
         pruning: As for the prefix.
 
     Raises:
         ConfigurationError: a question without a token.
     """
-    if not suffix.ids:
+    if not all(suffix.ids for suffix in suffixes):
         raise ConfigurationError("a prompt must have a token behind its video: the chat template adds none")
-    prefix, num_own = shared.prefix, len(suffix.ids)
-    length, split = len(prefix.embeddings) + num_own, _pruning_layer(decoder, pruning)
-    cache = shared.cache.fork()
-    hidden, query = decoder.forward(decoder.embed(suffix.ids), suffix.positions, cache, range(split))
-    kept = torch.arange(length)
-    visual = int(prefix.is_visual.sum()) * split
+    split = _pruning_layer(decoder, pruning)
+    lengths = [len(suffix.ids) for suffix in suffixes]
+    caches = [shared.cache.fork() for _ in suffixes]
+    hidden = decoder.embed([token for suffix in suffixes for token in suffix.ids])
+    positions = torch.cat([suffix.positions for suffix in suffixes], dim=1)
+    hidden, queries = decoder.forward_together(hidden, positions, [*zip(caches, lengths, strict=True)], range(split))
+    states = torch.split(hidden, lengths)
     if pruning is None or split == decoder.num_layers:
-        return PrefilledPrompt(cache, decoder.logits(hidden[-1:])[0], kept, num_own * split, visual)
-    assert query is not None  # noqa: S101 - there are tokens and layers
-    attention = last_query_attention(query, cache[split - 1].keys, decoder.last_query_scaling(split - 1))
-    is_prunable = torch.cat([prefix.is_prunable.cpu(), torch.zeros(num_own, dtype=torch.bool)])
-    kept = kept_positions(attention.cpu(), is_prunable, pruning.llm_retention_ratio)
+        length, visual = len(shared.prefix.embeddings), int(shared.prefix.is_visual.sum()) * split
+        logits = decoder.first_logits([own[-1] for own in states])
+        return [
+            PrefilledPrompt(cache, row, torch.arange(length + own), own * split, visual)
+            for cache, row, own in zip(caches, logits, lengths, strict=True)
+        ]
+    assert queries is not None  # noqa: S101 - there are tokens and layers
+    return _behind(decoder, shared, suffixes, caches, states, queries, pruning)
+
+
+def _behind(
+    decoder: Decoder,
+    shared: PrefilledPrefix,
+    suffixes: Sequence[QuestionSuffix],
+    caches: Sequence[KVCache],
+    states: Sequence[Tensor],
+    queries: Tensor,
+    pruning: InnerPruningConfig,
+) -> list[PrefilledPrompt]:
+    """Through the layers behind the pruning: of every question its own choice of tokens.
+
+    Args:
+        decoder: Runs them.
+        shared: The prefix.
+        suffixes: The questions.
+        caches: Theirs.
+        states: Of each `[S, D]`, before the pruning layer.
+        queries: `[number of questions, H, d]`: of each its last token's in the layer before.
+        pruning: What is kept.
+    """
+    prefix, split = shared.prefix, pruning.pruning_layer
+    behind, is_visual = range(split, decoder.num_layers), prefix.is_visual.cpu()
     # The layers behind hold what stands before the first prunable token; the rest of what is kept goes through now.
-    first = cache[split].length
-    now = kept[kept >= first]
-    rest = torch.cat([shared.waiting, hidden])[(now - first).to(decoder.device)]
-    positions = torch.cat([prefix.positions.cpu(), suffix.positions.cpu()], dim=1)[:, now]
-    behind = range(split, decoder.num_layers)
-    rest, _ = decoder.forward(rest, positions, cache, behind)
-    token_layers = num_own * split + len(now) * len(behind)
-    visual += int(prefix.is_visual.cpu()[kept[kept < len(prefix.embeddings)]].sum()) * len(behind)
-    return PrefilledPrompt(cache, decoder.logits(rest[-1:])[0], kept, token_layers, visual)
+    first = shared.cache[split].length
+    kept, going, positions = [], [], []
+    for suffix, cache, own, query in zip(suffixes, caches, states, queries, strict=True):
+        attention = last_query_attention(query, cache[split - 1].keys, decoder.last_query_scaling(split - 1))
+        is_prunable = torch.cat([prefix.is_prunable.cpu(), torch.zeros(len(own), dtype=torch.bool)])
+        kept.append(kept_positions(attention.cpu(), is_prunable, pruning.llm_retention_ratio))
+        now = kept[-1][kept[-1] >= first]
+        going.append(torch.cat([shared.waiting, own])[(now - first).to(decoder.device)])
+        positions.append(torch.cat([prefix.positions.cpu(), suffix.positions.cpu()], dim=1)[:, now])
+    lengths = [len(one) for one in going]
+    hidden, _ = decoder.forward_together(
+        torch.cat(going), torch.cat(positions, dim=1), [*zip(caches, lengths, strict=True)], behind
+    )
+    logits = decoder.first_logits([own[-1] for own in torch.split(hidden, lengths)])
+    return [
+        PrefilledPrompt(
+            cache,
+            row,
+            chosen,
+            len(suffix.ids) * split + length * len(behind),
+            int(is_visual.sum()) * split + int(is_visual[chosen[chosen < len(is_visual)]].sum()) * len(behind),
+        )
+        for suffix, cache, row, chosen, length in zip(suffixes, caches, logits, kept, lengths, strict=True)
+    ]
 
 
 def _pruning_layer(decoder: Decoder, pruning: InnerPruningConfig | None) -> int:

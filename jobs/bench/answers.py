@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from flashvid.models.decoder import DECODE_ROWS
+from flashvid.models.decoder import CPU_QUESTION_ROWS, DECODE_ROWS
 from jobs.bench.answers_arms import QUESTIONS, Asked, Bench, Counts, pruning
 from jobs.bench.answers_model import BENCH, ModelSize
 from jobs.bench.answers_rates import BareKernels
@@ -140,7 +140,7 @@ def _measure(bench: Bench, scope: Scope, number: int) -> list[ArmCost]:
         raise ValueError(f"arm D answers {asked['D'].responses}, arm C {asked['C'].responses}")
     work = {arm: counted_work(bench, arm, asked[arm], full["B"]) for arm in ARMS}
     shapes = {arm: (prompt, sum(one.tokens for one in lengths) // number) for arm, (prompt, lengths, _) in work.items()}
-    kernels = {shape: BareKernels(bench.size, *shape) for shape in shapes.values()}
+    kernels = {shape: BareKernels(bench.size, *shape, answers=min(number, DECODE_ROWS)) for shape in shapes.values()}
     actions: dict[str, Callable[[], Asked]] = {
         "A": partial(bench.naive, questions),
         "B": partial(bench.rival, questions),
@@ -210,6 +210,7 @@ def work_of(
     *,
     split: int,
     text: int = 0,
+    question_rows: int = CPU_QUESTION_ROWS,
 ) -> Parts:
     """An arm's work in a model of any size; see `answers_work.shared`."""
     if arm == "A":
@@ -220,6 +221,7 @@ def work_of(
         prompt,
         questions,
         rows=DECODE_ROWS,
+        question_rows=question_rows,
         compressed=arm != "B",
         cached=arm == "D",
         split=split,

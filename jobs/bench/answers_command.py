@@ -9,6 +9,7 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
+from flashvid.models.decoder import GPU_QUESTION_ROWS
 from jobs.bench.answers import ARMS, CONTROL, QUICK, AnswerCosts, ArmCost, Scope, measure_answers, work_of
 from jobs.bench.answers_model import LLAVA_7B
 from jobs.bench.answers_work import H100, PartRates
@@ -46,7 +47,9 @@ def predicted_seconds(cost: ArmCost, num_frames: int) -> float:
     """The same lengths in LLaVA-OneVision-7B on an H100 whose kernels reach what `answers_work.H100` says."""
     split = _SPLIT_7B if cost.arm == "C inner" else LLAVA_7B.layers
     # What stands before the video is a few tokens of system prompt, which run behind the pruning: left out.
-    parts = work_of(cost.arm, LLAVA_7B, num_frames, cost.prompt, cost.asked, split=split)
+    parts = work_of(
+        cost.arm, LLAVA_7B, num_frames, cost.prompt, cost.asked, split=split, question_rows=GPU_QUESTION_ROWS
+    )
     return sum(parts.seconds(PartRates.same(H100)).values())
 
 

@@ -1,7 +1,8 @@
 """What this machine does per second on the bare kernels of an answer, each in the shape in which the arm needs it.
 
 A kernel's rate hangs on its shape: 16 rows through a weight take longer per row than 6,000, and one query over 700 keys
-longer per product than 700 queries. So every part of an arm has rates of its own.
+longer per product than 700 queries. So every part of an arm has rates of its own. Nor does an arm find in a processor's
+cache what it used a layer ago: kernels go through as many layers' weights, and as many answers' keys, as it does.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flashvid.models.decoder import DECODE_ROWS
+from flashvid.models.decoder import CPU_QUESTION_ROWS, DECODE_ROWS
 from jobs.bench.answers_model import ModelSize
 from jobs.bench.answers_work import PartRates, Rates, decoding_bytes
 from jobs.bench.cost import cpu_seconds
@@ -47,13 +48,16 @@ class _Kernel:
 class BareKernels:
     """The kernels of one prompt length and one question length, in float32; the best of all turns counts."""
 
-    def __init__(self, size: ModelSize, prompt: int, question: int, run_seconds: float = _RUN_SECONDS) -> None:
+    def __init__(
+        self, size: ModelSize, prompt: int, question: int, answers: int = 1, run_seconds: float = _RUN_SECONDS
+    ) -> None:
         """Make the tensors.
 
         Args:
             size: Of the model.
             prompt: Tokens of the prefix that questions share.
             question: Tokens behind it.
+            answers: That are decoded together.
             run_seconds: CPU time of one measurement.
         """
         self._run_seconds = run_seconds
@@ -62,31 +66,32 @@ class BareKernels:
         kv = size.kv_heads * width // size.heads
         weights = [(width, width), (width, kv), (width, kv), (width, width)]
         weights += [(width, size.mlp), (width, size.mlp), (size.mlp, width)]
-        heads, last = size.heads, prompt + question
+        heads, layers = (size.heads, size.kv_heads), size.layers
+        tower_heads, last = (size.vision_heads,) * 2, prompt + question
         frames = torch.randn(8, size.frame_tokens, width)
         self._kernels = {
             "encode": (
-                _products(area, tower_weights),
-                _attention(size.vision_heads, tower, area, area, causal=False),
+                _products(area, tower_weights, size.vision_layers),
+                _attention(tower_heads, tower, area, area, causal=False),
                 _moved(area * size.vision_mlp),
                 _activation(torch.randn(area, size.vision_mlp), lambda x: functional.gelu(x, approximate="tanh")),
             ),
             "compress": (_Kernel(2 * frames.numel() * size.frame_tokens, lambda: frames @ frames.transpose(1, 2)),),
             "prefix": (
-                _products(prompt, weights),
+                _products(prompt, weights, layers),
                 _attention(heads, width, prompt, prompt, causal=True),
                 _moved(prompt * size.mlp),
                 _activation(torch.randn(prompt, size.mlp), functional.silu),
             ),
             "questions": (
-                _products(question, weights),
+                _products(CPU_QUESTION_ROWS, weights, layers),
                 _attention(heads, width, question, last, causal=True),
-                _moved(question * size.mlp),
-                _activation(torch.randn(question, size.mlp), functional.silu),
+                _moved(CPU_QUESTION_ROWS * size.mlp),
+                _activation(torch.randn(CPU_QUESTION_ROWS, size.mlp), functional.silu),
             ),
             "decode": (
-                _products(DECODE_ROWS, weights),
-                _attention(heads, width, 1, last, causal=True),
+                _products(DECODE_ROWS, weights, layers),
+                _attention(heads, width, 1, last, causal=True, copies=answers * layers),
                 _moved(decoding_bytes(size) // 4),
             ),
         }
@@ -107,18 +112,30 @@ class BareKernels:
         return PartRates(**found)
 
 
-def _products(rows: int, shapes: list[tuple[int, int]]) -> _Kernel:
-    """The matrix products of one layer."""
+def _products(rows: int, shapes: list[tuple[int, int]], layers: int) -> _Kernel:
+    """The matrix products of so many layers."""
     states = {before: torch.randn(rows, before) for before, _ in shapes}
-    weights = [torch.randn(behind, before) for before, behind in shapes]
+    weights = [torch.randn(behind, before) for _ in range(layers) for before, behind in shapes]
     work = 2 * rows * sum(weight.numel() for weight in weights)
     return _Kernel(work, lambda: [functional.linear(states[weight.shape[1]], weight) for weight in weights])
 
 
-def _attention(heads: int, width: int, queries: int, keys: int, *, causal: bool) -> _Kernel:
-    """The last queries to all keys; causal, each to those up to itself."""
-    query = torch.randn(1, heads, queries, width // heads)
-    key, value = torch.randn(2, 1, heads, keys, width // heads)
+def _attention(
+    heads: tuple[int, int], width: int, queries: int, keys: int, *, causal: bool, copies: int = 1
+) -> _Kernel:
+    """The last queries to all keys; causal, each to those up to itself.
+
+    Args:
+        heads: Of queries, and of keys and values.
+        width: Of all query heads together.
+        queries: How many.
+        keys: How many.
+        causal: Whether it is.
+        copies: Different keys and values that are gone through.
+    """
+    own, shared = heads
+    query = torch.randn(1, own, queries, width // own)
+    pairs = torch.randn(copies, 2, 1, shared, keys, width // own)
     seen = queries * (keys - queries) + queries * (queries + 1) / 2 if causal else queries * keys
     alone = causal and queries == keys
     mask: Tensor | None = None
@@ -126,8 +143,11 @@ def _attention(heads: int, width: int, queries: int, keys: int, *, causal: bool)
         hidden = torch.ones(queries, keys, dtype=torch.bool).triu(keys - queries + 1)
         mask = torch.zeros(queries, keys).masked_fill_(hidden, -math.inf)
     return _Kernel(
-        4 * width * seen,
-        lambda: functional.scaled_dot_product_attention(query, key, value, mask, is_causal=alone),
+        4 * width * seen * copies,
+        lambda: [
+            functional.scaled_dot_product_attention(query, key, value, mask, is_causal=alone, enable_gqa=own > shared)
+            for key, value in pairs
+        ],
     )
 
 

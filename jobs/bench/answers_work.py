@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from jobs.bench.answers_model import ModelSize
 
@@ -151,6 +151,13 @@ def prefill(size: ModelSize, before: int, tokens: int, layers: int) -> Work:
     return one.times(layers)
 
 
+def prefill_together(size: ModelSize, before: int, lengths: Sequence[int], layers: int, *, rows: int) -> Work:
+    """Several prompts of so many tokens, each on top of its own `before` others; weights are read once for `rows`."""
+    each = sum((prefill(size, before, tokens, layers) for tokens in lengths), Work())
+    blocks = -(-sum(lengths) // rows)
+    return replace(each, step_bytes=blocks * layers * layer_parameters(size) * size.value_bytes)
+
+
 def decoding_bytes(size: ModelSize) -> int:
     """Of the weights that a decoding step reads."""
     return (size.layers * layer_parameters(size) + size.width * size.vocabulary) * size.value_bytes
@@ -219,6 +226,7 @@ def shared(
     questions: Sequence[AskedQuestion],
     *,
     rows: int,
+    question_rows: int,
     compressed: bool = False,
     cached: bool = False,
     split: int | None = None,
@@ -231,7 +239,8 @@ def shared(
         num_frames: Encoded.
         prompt: Tokens of the shared prefix.
         questions: Their lengths.
-        rows: Answers that are decoded together.
+        rows: Answers that are decoded together, and questions that are prefilled together.
+        question_rows: Tokens of these that go through the weights at a time.
         compressed: Whether tokens are scored and compressed.
         cached: Whether that was done before.
         split: Layers before the inner pruning; None for none.
@@ -240,9 +249,10 @@ def shared(
     before = size.layers if split is None else split
     behind = size.layers - before
     nothing = own = Work()
-    for question in questions:
-        own += prefill(size, prompt, question.tokens, before)
-        own += prefill(size, text, question.behind, behind)
+    for first in range(0, len(questions), rows):
+        together = questions[first : first + rows]
+        own += prefill_together(size, prompt, [one.tokens for one in together], before, rows=question_rows)
+        own += prefill_together(size, text, [one.behind for one in together], behind, rows=question_rows)
     return Parts(
         nothing if cached else encoding(size, num_frames, scores=compressed),
         compression(size, num_frames) if compressed and not cached else nothing,

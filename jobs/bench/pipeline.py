@@ -187,9 +187,8 @@ def _command(*arguments: str) -> Sequence[str]:
 
 
 def _environment() -> dict[str, str]:
-    # One thread everywhere, in the loop as in the actors: threads that wait for each other take CPU time as well. One
-    # allocator, too: encode actors on CPUs buy memory with time (docs/performance.md), which is not what Ray costs.
-    return {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
+    # One thread everywhere, in the loop as in the actors: threads that wait for each other take CPU time as well.
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def pipeline_markdown(found: PipelineCosts, beside: str) -> str:

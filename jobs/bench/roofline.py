@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from flashvid.models.decoder import DECODE_ROWS
+from flashvid.models.decoder import DECODE_ROWS, GPU_QUESTION_ROWS
 from jobs.bench.answers_model import LLAVA_7B, ModelSize
 from jobs.bench.answers_work import (
     H100,
@@ -24,6 +24,7 @@ from jobs.bench.answers_work import (
     decoding,
     encoding,
     prefill,
+    prefill_together,
     shared,
 )
 from pipeline import estimates
@@ -86,6 +87,10 @@ def points(size: ModelSize = LLAVA_7B) -> tuple[RooflinePoint, ...]:
         whole = decoding(size, kept, [step] * rows, rows=DECODE_ROWS)
         return Work(whole.products - rows * once.products, whole.attention, 0, 0, whole.step_bytes)
 
+    def questions(number: int) -> Work:
+        lengths = [_QUESTION.tokens] * number
+        return prefill_together(size, kept, lengths, size.layers, rows=GPU_QUESTION_ROWS)
+
     # Compression reads its tokens, and their similarities are written and read.
     similarities = size.value_bytes * 4 * (2 * _FRAMES - 1) * size.frame_tokens**2
     return (
@@ -93,7 +98,8 @@ def points(size: ModelSize = LLAVA_7B) -> tuple[RooflinePoint, ...]:
         point("compress", compression(size, _FRAMES) + Work(moved=2 * tokens + similarities)),
         point(f"prefill all {visual:,} tokens", prefill(size, 0, visual, size.layers)),
         point(f"prefill {kept:,} tokens, a tenth", prefill(size, 0, kept, size.layers)),
-        point(f"prefill one question of {_QUESTION.tokens} tokens", prefill(size, kept, _QUESTION.tokens, size.layers)),
+        point(f"prefill one question of {_QUESTION.tokens} tokens", questions(1)),
+        point(f"prefill {DECODE_ROWS} of them", questions(DECODE_ROWS)),
         point("one decoding step, 1 answer", steps(1)),
         point(f"one decoding step, {DECODE_ROWS} answers", steps(DECODE_ROWS)),
     )
@@ -108,6 +114,7 @@ def parts_of(arm: str, questions: int, size: ModelSize = LLAVA_7B) -> Parts:
         visual if arm == "B" else round(_RETENTION * visual),
         [_QUESTION] * questions,
         rows=DECODE_ROWS,
+        question_rows=GPU_QUESTION_ROWS,
         compressed=arm != "B",
         cached=arm == "D",
     )
