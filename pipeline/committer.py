@@ -91,6 +91,9 @@ class Committer:
             {
                 "clip_id": clip.clip_id,
                 "video_id": clip.video_id,
+                "source_id": clip.source_id,
+                "start_s": clip.start_s,
+                "end_s": clip.end_s,
                 "video_path": redacted(clip.video_path or "") or None,
                 **vars(failure),
                 "error_message": redacted(failure.error_message),

@@ -17,7 +17,8 @@ from pipeline.parquet import Row
 from pipeline.run_records import RunRecords
 from pipeline.storage import Storage
 
-# Without its bytes a video is another clip than with them: these failures are over once any clip of it is answered.
+# Where a failure does not tell its file (those from before it did): without its bytes a video is another clip than with
+# them, so these are over once any clip of it is answered.
 _OF_NO_FILE = (VideoNotFoundError.__name__, SourceUnreachableError.__name__)
 
 
@@ -81,27 +82,36 @@ class Results:
         return sorted(rows, key=lambda row: tuple(str(row[name]) for name in KEY))
 
     def failures(self, answers: Sequence[Row]) -> list[Row]:
-        """The latest failure of everything that failed and has not been answered since.
+        """The latest failure of everything that failed and has not been answered since; of a replaced file, none.
 
         Args:
             answers: As `answers` gives them.
         """
-        answered = {(row["clip_id"], row["question_id"]): row["run_id"] for row in answers}
-        clips: dict[str, str] = {}
-        for (clip_id, _), run_id in answered.items():
-            clips[clip_id] = max(clips.get(clip_id, ""), run_id)
-        videos: dict[str, str] = {}
-        for answer in answers:
-            videos[answer["video_id"]] = max(videos.get(answer["video_id"], ""), answer["run_id"])
-        latest: dict[tuple[str, str | None], Row] = {}
         names = self._storage.names(f"failures/fingerprint={self.fingerprint}")
         parts = self._storage.scan(names, tables.FAILURES, tables.FAILURES.names)
-        for row in (row for part in parts for row in part.to_pylist()):
+        failures = [row for part in parts for row in part.to_pylist()]
+        answered = {(row["clip_id"], row["question_id"]): row["run_id"] for row in answers}
+        clips, videos = (_latest_runs(answers, by=name) for name in ("clip_id", "video_id"))
+        files: dict[str, tuple[str, str]] = {}
+        for row in (*answers, *failures):
+            if row["source_id"] is not None:
+                files[row["video_id"]] = max(files.get(row["video_id"], ("", "")), (row["run_id"], row["source_id"]))
+        latest: dict[tuple[str, str | None], Row] = {}
+        for row in failures:
             key = (row["clip_id"], row["question_id"])
-            if row["error_type"] in _OF_NO_FILE:
+            if row["source_id"] is None and row["error_type"] in _OF_NO_FILE:
                 since = videos.get(row["video_id"], "")
             else:
                 since = clips.get(row["clip_id"], "") if row["question_id"] is None else answered.get(key, "")
-            if since < row["run_id"] and (key not in latest or latest[key]["run_id"] <= row["run_id"]):
+            is_current = row["source_id"] is None or row["source_id"] == files[row["video_id"]][1]
+            if is_current and since < row["run_id"] and (key not in latest or latest[key]["run_id"] <= row["run_id"]):
                 latest[key] = row
         return sorted(latest.values(), key=lambda row: (row["video_id"], str(row["question_id"])))
+
+
+def _latest_runs(rows: Sequence[Row], *, by: str) -> dict[str, str]:
+    """Of each value of a column the latest run that has it."""
+    runs: dict[str, str] = {}
+    for row in rows:
+        runs[row[by]] = max(runs.get(row[by], ""), row["run_id"])
+    return runs

@@ -82,8 +82,11 @@ FAILURES = pa.schema(
         ("attempt", pa.int32()),
         ("run_id", pa.string()),
         ("question_hash", pa.string()),
+        ("source_id", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
     ]
 )
 
 # Added within format 1: parts written before do not have them, and readers take them for null (docs/compatibility.md).
-LATER_COLUMNS = {"failures": frozenset({"question_hash"})}
+LATER_COLUMNS = {"failures": frozenset({"question_hash", "source_id", "start_s", "end_s"})}

@@ -100,12 +100,12 @@ def test_rows_say_where_they_come_from(tmp_path: Path) -> None:
     at.committer.add(message("a", "q1", failures=(FAILURE,)))
     at.committer.flush()
     (answer,) = at.rows("answers")
-    expected = {"clip_id": "clip-a", "video_id": "video-a", "source_id": "source-a", "start_s": 0.5, "end_s": None}
-    expected |= {"question_id": "q1", "response": "a q1", "attempt": 2, "run_id": "run-1"}
+    both = {"clip_id": "clip-a", "video_id": "video-a", "source_id": "source-a", "start_s": 0.5, "end_s": None}
+    both |= {"attempt": 2, "run_id": "run-1"}
+    expected = {**both, "question_id": "q1", "response": "a q1"}
     assert {name: answer[name] for name in expected} == expected
     (failure,) = at.rows("failures")
-    expected = {"clip_id": "clip-a", "video_id": "video-a", "video_path": "/videos/a.mp4", "attempt": 2}
-    assert failure == {**expected, **vars(FAILURE), "run_id": "run-1"}
+    assert failure == {**both, "video_path": "/videos/a.mp4", **vars(FAILURE)}
 
 
 def test_it_commits_when_enough_rows_have_come_together(tmp_path: Path) -> None:

@@ -10,13 +10,18 @@ import numpy as np
 import pytest
 
 from pipeline.errors import WorkerDiedError
+from pipeline.ledger import Ledger
 from pipeline.planning import Clip
+from pipeline.results import Results
 from pipeline.storage import Storage
 from pipeline.token_store import TokenStore
 from tests.outputs import job_fingerprints, make_output
 from tests.runs import copy_videos, job, table
+from tests.test_ledger import failure
 
 PAGE = (Path(__file__).parent.parent / "docs" / "tables.md").read_text(encoding="utf-8")
+RUNS = ("20260101T000001-aaaaaaaa", "20260101T000002-bbbbbbbb")
+BROKEN = ("broken_again.mp4", "moving_red_disc.mp4")
 
 
 def shown(language: str) -> str:
@@ -26,20 +31,31 @@ def shown(language: str) -> str:
 
 
 def test_duckdb(sample_videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two runs the latest answers, also about a video that was replaced in between, and the failures that stand."""
+    """Of two runs the latest answers, also about videos that were replaced in between, and the failures that stand.
+
+    The page's query and `Results.failures` agree about these.
+    """
     duckdb = pytest.importorskip("duckdb", reason="the extra `dev` brings duckdb")
     videos = copy_videos(sample_videos, tmp_path, ["three_boxes.mp4", "short_flash.mp4", "moving_red_disc.mp4"])
+    shutil.copyfile(videos / "short_flash.mp4", videos / "mended.mp4")
+    shutil.copyfile(videos / "short_flash.mp4", videos / "broken_again.mp4")
     settings = job(tmp_path)
 
     def respond(run: int, clip: Clip, text: str) -> str | Exception:
-        fails_in = {("short_flash.mp4", "What happens here?"): (1,), ("moving_red_disc.mp4", text): (1, 2)}
+        fails_in = {
+            ("short_flash.mp4", "What happens here?"): (1,),
+            ("moving_red_disc.mp4", text): (1, 2),
+            ("mended.mp4", text): (1,),
+            ("broken_again.mp4", text): (1, 2),
+        }
         if run in fails_in.get((clip.video_id, text), ()):
             return WorkerDiedError(f"died in run {run}")
         return f"{run}: {clip.video_id}, {text}"
 
-    make_output(settings, lambda clip, text: respond(1, clip, text), encode=False, run_id="20260101T000001-aaaaaaaa")
-    shutil.copyfile(sample_videos / "scene_cuts.mp4", videos / "three_boxes.mp4")
-    make_output(settings, lambda clip, text: respond(2, clip, text), encode=False, run_id="20260101T000002-bbbbbbbb")
+    make_output(settings, lambda clip, text: respond(1, clip, text), encode=False, run_id=RUNS[0])
+    for name in ("three_boxes.mp4", "mended.mp4", "broken_again.mp4"):
+        shutil.copyfile(sample_videos / "scene_cuts.mp4", videos / name)
+    make_output(settings, lambda clip, text: respond(2, clip, text), encode=False, run_id=RUNS[1])
     monkeypatch.chdir(tmp_path)
     answers, failures = (
         duckdb.sql(query).fetchall() for query in shown("sql").split(";") if re.sub(r"--.*", "", query).strip()
@@ -53,10 +69,21 @@ def test_duckdb(sample_videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
             ("three_boxes.mp4", second.question, 2),
             ("short_flash.mp4", first.question, 2),
             ("short_flash.mp4", second.question, 1),
+            ("mended.mp4", first.question, 2),
+            ("mended.mp4", second.question, 2),
         )
     )
-    of_one = ("moving_red_disc.mp4", "answer", "WorkerDiedError")
-    assert failures == [(*of_one, "died in run 2")] * 2
+    of_two = [(video, "answer", "WorkerDiedError", "died in run 2") for video in BROKEN for _ in (first, second)]
+    assert sorted(failures) == of_two
+    results = Results(Storage(settings.output))
+    standing = results.failures(results.answers(()))
+    assert [(row["video_id"], row["run_id"]) for row in standing] == [(video, RUNS[1]) for video, *_ in of_two]
+    # Those that were written before failures told their file stand until the clip is answered.
+    ledger = Ledger(Storage(settings.output), print_of_both)
+    old = failure("mended.mp4", error_type="VideoNotFoundError", run_id=RUNS[0])
+    ledger.append_failures([old, failure("unknown.mp4", run_id=RUNS[0])], "older")
+    standing = results.failures(results.answers(()))
+    assert [row["video_id"] for row in standing] == [*(video for video, *_ in of_two), "unknown.mp4"]
 
 
 @pytest.mark.parametrize(("dtype", "cache_dtype"), [("float32", None), ("bfloat16", None), ("float32", "int8")])

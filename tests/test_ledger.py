@@ -61,6 +61,9 @@ def failure(video: str, question: str | None = None, **fields: object) -> dict[s
         "attempt": 1,
         "run_id": "run-1",
         "question_hash": None if question is None else f"hash-{question}",
+        "source_id": None,
+        "start_s": None,
+        "end_s": None,
     }
     return {**row, **fields}
 
