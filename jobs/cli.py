@@ -24,12 +24,12 @@ from rich.text import Text
 
 from flashvid.errors import FatalError, TransientError
 from jobs import care_commands, cluster_commands
-from jobs.assignment import assignment
 from jobs.convert_command import convert
 from jobs.doctor_command import doctor
 from jobs.evaluate_command import evaluate
 from jobs.init_command import init
 from jobs.inspect_command import inspect
+from jobs.options import Limit, Overrides, job_overrides
 from jobs.plan_command import plan
 from jobs.report_command import report
 from jobs.validate_command import schema, validate
@@ -93,10 +93,8 @@ def run(
         bool, typer.Option("--fork", help="go on with changed settings, beside the earlier answers")
     ] = False,
     address: Annotated[str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, else this machine")] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="key=value over the job file, e.g. sampling.num_frames=16"),
-    ] = None,
+    overrides: Overrides = None,
+    limit: Limit = None,
     log_json: Annotated[
         bool, typer.Option("--log-json", help="the run's log on stderr, a JSON object per line, without secrets")
     ] = False,
@@ -110,7 +108,7 @@ def run(
     from jobs.run_command import run_and_report
 
     with _resumable():
-        settings = load_job(job, dict(assignment(text, "--set") for text in overrides or []))
+        settings = load_job(job, job_overrides(overrides, limit))
         on_log = partial(print, file=sys.stderr, flush=True) if log_json else lambda _: None
         run_and_report(settings, fork=fork, address=address, on_log=on_log)
 

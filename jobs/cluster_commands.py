@@ -17,7 +17,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jobs.options import AsJson, Output, Overrides, StorageOptions, assignments, open_storage, write_json, write_rows
+from jobs.options import (
+    AsJson,
+    Limit,
+    Output,
+    Overrides,
+    StorageOptions,
+    job_overrides,
+    open_storage,
+    write_json,
+    write_rows,
+)
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -55,6 +65,7 @@ def submit(
         bool, typer.Option("--fork", help="go on with changed settings, beside the earlier answers")
     ] = False,
     overrides: Overrides = None,
+    limit: Limit = None,
     as_json: AsJson = False,
 ) -> None:
     """Hand a job in to a Ray cluster. Handed in again, it goes on from what is committed.
@@ -68,7 +79,7 @@ def submit(
     from jobs.shipping import fill_working_dir, for_cluster
 
     folders = tuple(str(Path(folder).absolute()) for folder in shared or [])
-    settings = for_cluster(load_job(job, assignments(overrides, "--set")), folders)
+    settings = for_cluster(load_job(job, job_overrides(overrides, limit)), folders)
     console = Console()
     with job_api(address) as client:
         with TemporaryDirectory(prefix="flashvid-submit-") as folder:

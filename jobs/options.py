@@ -21,6 +21,7 @@ Output = Annotated[str, typer.Argument(help="folder or URL of an output")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="key=value over the job file, e.g. sampling.num_frames=16")
 ]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="only the first so many videos: a trial")]
 StorageOptions = Annotated[
     list[str] | None,
     typer.Option("--storage-option", help="key=value for fsspec, as storage_options of a job; may be repeated"),
@@ -31,6 +32,11 @@ Fingerprint = Annotated[str | None, typer.Option(help="whose answers; default: t
 def assignments(texts: list[str] | None, option: str) -> dict[str, Any]:
     """Values by key. Raises ConfigurationError for a text that is not key=value."""
     return dict(assignment(text, option) for text in texts or [])
+
+
+def job_overrides(texts: list[str] | None, limit: int | None) -> dict[str, Any]:
+    """What `--set` and `--limit` put over a job file. Raises ConfigurationError for a text that is not key=value."""
+    return assignments(texts, "--set") | ({} if limit is None else {"limit": limit})
 
 
 def open_storage(url: str, storage_options: list[str] | None) -> Storage:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from jobs.options import AsJson, Overrides, assignments, write_json, write_rows
+from jobs.options import AsJson, Limit, Overrides, job_overrides, write_json, write_rows
 
 if TYPE_CHECKING:
     from pipeline.preview import Preview
@@ -22,6 +22,7 @@ _MAX_PROBES = 1000
 def plan(
     job: Annotated[Path, typer.Argument(help="the job file (YAML)")],
     overrides: Overrides = None,
+    limit: Limit = None,
     cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of the cluster; default: this machine's")] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs of the cluster; default: this machine's")] = None,
     gpu_memory: Annotated[
@@ -58,7 +59,7 @@ def plan(
         gpu_bytes=here.gpu_bytes if gpu_memory is None else int(gpu_memory * _GB),
     )
     found = preview(
-        load_job(job, assignments(overrides, "--set")),
+        load_job(job, job_overrides(overrides, limit)),
         hardware,
         given_rates=Rates(decode_frames_per_second, frames_per_second, answers_per_second),
         gpu_hour_price=gpu_hour_price,

@@ -169,6 +169,9 @@ class JobConfig(Settings):
     cache_dtype: CacheDtype | None = Field(
         default=None, description="int8 halves a bfloat16 cache, at a small error; default: tokens bit for bit"
     )
+    limit: int | None = Field(
+        default=None, ge=1, description="only the first so many videos of the table: a trial before the whole"
+    )
     source_id_column: str | None = Field(
         default=None,
         description="column of the videos table that says what the bytes are, for instance a checksum",

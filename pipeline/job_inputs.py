@@ -40,7 +40,7 @@ def read_inputs(job: JobConfig) -> JobInputs:
 
 
 def read_tables(job: JobConfig) -> tuple[VideoTable, QuestionTable]:
-    """Read and check the videos and the questions; no video is looked for.
+    """Read and check the videos, up to the job's `limit`, and the questions; no video is looked for.
 
     Raises:
         ConfigurationError: a table, the output or the cache is outside of `allowed_roots`.
@@ -59,4 +59,4 @@ def read_tables(job: JobConfig) -> tuple[VideoTable, QuestionTable]:
         video_columns=videos.columns,
         storage_options=job.storage_options,
     )
-    return videos, questions
+    return videos.first(job.limit), questions

@@ -74,6 +74,8 @@ def run(
     pinned = job.model.model_copy(update={"revision": model.commit or job.model.revision})
     job = job.model_copy(update={"model": pinned})
     videos, questions = read_tables(job)
+    if job.limit is not None:
+        on_notice(f"limit {job.limit}: only the first {len(videos)} videos")
     storage = Storage(job.output, job.storage_options)
     for root in {job.output: storage, job.tokens_root: Storage(job.tokens_root, job.storage_options)}.values():
         if not root.is_exclusive:

@@ -23,6 +23,7 @@ SETTINGS: dict[str, tuple[object, Effect]] = {
     "output": ("/elsewhere", "neither"),
     "cache": ("/elsewhere", "neither"),
     "cache_dtype": ("int8", "both"),
+    "limit": (3, "neither"),
     "source_id_column": ("checksum", "neither"),
     # The model's identity is hashed, not the name it was found under.
     "model.name": ("/models/tiny-random", "neither"),

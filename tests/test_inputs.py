@@ -264,6 +264,16 @@ def test_a_table_in_shards_is_the_table(tmp_path: Path) -> None:
 # Questions
 
 
+def test_the_first_videos_of_a_table(tmp_path: Path) -> None:
+    """In its order, of a folder by name; more than there are is all of them."""
+    for name in ("b.mp4", "a.mp4", "c.mp4"):
+        (tmp_path / name).touch()
+    table = read_video_table(str(tmp_path))
+    found = [[video.video_id for video in table.first(count)] for count in (1, 2, 9, None)]
+    assert found == [["a.mp4"], ["a.mp4", "b.mp4"], ["a.mp4", "b.mp4", "c.mp4"], ["a.mp4", "b.mp4", "c.mp4"]]
+    assert len(table.first(2)) == 2
+
+
 def test_the_four_ways_to_write_questions_say_the_same(tmp_path: Path) -> None:
     """Parquet, CSV, JSON Lines, or in the job itself."""
     rows: Rows = [

@@ -221,12 +221,12 @@ def test_a_few_headers_stand_for_many(sample_videos: Path, tmp_path: Path) -> No
 
 
 def test_the_command_prints_json_and_a_table(sample_videos: Path, tmp_path: Path) -> None:
-    """Given rates and hardware count; a cluster that is too small is part of the answer."""
-    copy_videos(sample_videos, tmp_path, ["moving_red_disc.mp4"])
+    """Given rates, hardware and limit count; a cluster that is too small is part of the answer."""
+    copy_videos(sample_videos, tmp_path, ["moving_red_disc.mp4", "three_boxes.mp4"])
     path = tmp_path / "job.yaml"
     path.write_text("videos: videos\nquestions: [What]\noutput: o\nmodel: {name: tiny-random}\n")
     rates = ("--frames-per-second", "3.2", "--decode-frames-per-second", "32", "--answers-per-second", "1")
-    arguments = ("plan", str(path), "--gpus", "1", "--gpu-memory", "0.001", "--gpu-hour-price", "36")
+    arguments = ("plan", str(path), "--gpus", "1", "--gpu-memory", "0.001", "--gpu-hour-price", "36", "--limit", "1")
     done = CliRunner().invoke(app, [*arguments, *rates, "--json"])
     found = json.loads(done.stdout)
     assert found["work"]["frames"] == 32

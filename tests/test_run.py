@@ -55,6 +55,24 @@ def test_a_second_run_finds_nothing_to_do(finished: Path) -> None:
     assert comparable(table(finished / "output", "answers")) == before
 
 
+def test_a_limit_is_a_trial(finished: Path, sample_videos: Path, tmp_path: Path) -> None:
+    """The first videos only; without it the run goes on from there, and says the same as one that had none."""
+    copy_videos(sample_videos, tmp_path, VIDEOS)
+    told: list[str] = []
+    # Of one video that the limit leaves out, too.
+    one = {"question": "Is it red?", "video_id": sorted(VIDEOS)[2]}
+    trial = run(job(tmp_path, limit=2, questions=[*QUESTIONS, one]), on_notice=told.append)
+    assert (trial.clips_total, trial.answers_new, told) == (2, 4, ["limit 2: only the first 2 videos"])
+    assert {row["video_id"] for row in table(tmp_path / "output", "answers")} == {*sorted(VIDEOS)[:2]}
+    whole = run(job(tmp_path, questions=[*QUESTIONS, one]))
+    assert (whole.answers_before, whole.answers_new, whole.encoder_calls) == (4, 3, 1)
+    said = [
+        {(row["video_id"], row["question"], row["response"]) for row in table(folder / "output", "answers")}
+        for folder in (finished, tmp_path)
+    ]
+    assert {row for row in said[1] if row[1] in QUESTIONS} == said[0]
+
+
 def test_a_new_question_costs_no_decode_and_no_encode(sample_videos: Path, tmp_path: Path) -> None:
     """Only the answer pool starts, and only the new answers are made; forking generation settings reuses tokens."""
     copy_videos(sample_videos, tmp_path, VIDEOS[:2])

@@ -79,6 +79,10 @@ class VideoTable:
         """Names that `{column}` in a question may use."""
         return frozenset((*_KNOWN_COLUMNS, *self._rows.column_names))
 
+    def first(self, count: int | None) -> VideoTable:
+        """The first rows only; all of them for None."""
+        return self if count is None else VideoTable(self._rows.slice(0, count), self._path, self._allowed_roots)
+
     def shards(self, count: int) -> list[VideoTable]:
         """Deal the rows out by the hash of their `video_id`, as answers are dealt out on storage.
 
