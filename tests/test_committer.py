@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,17 @@ def test_rows_say_where_they_come_from(tmp_path: Path) -> None:
     assert failure == {**both, "video_path": "/videos/a.mp4", **vars(FAILURE)}
 
 
+def test_a_question_that_failed_by_itself_counts_its_own_tries(tmp_path: Path) -> None:
+    """Its answer, or its next failure, is a later try than the clip's."""
+    at = desk(tmp_path)
+    asked = message("a", "q1", "q2", failures=(FAILURE, replace(FAILURE, question_id="q3")))
+    tries = {"q1": 5, "q3": 4}
+    at.committer.add(replace(asked, clip=replace(asked.clip, question_attempts=tries)))
+    at.committer.flush()
+    assert {row["question_id"]: row["attempt"] for row in at.rows("answers")} == {"q1": 5, "q2": 2}
+    assert {row["question_id"]: row["attempt"] for row in at.rows("failures")} == {None: 2, "q3": 4}
+
+
 def test_it_commits_when_enough_rows_have_come_together(tmp_path: Path) -> None:
     """Answers and failures count alike; a clip's rows stay together."""
     at = desk(tmp_path, rows=4)
@@ -173,7 +185,29 @@ def test_the_last_flush_waits_ten_minutes_for_storage(tmp_path: Path, away_s: fl
     assert at.answered() == ([("video-a", "q1")] if kept else [])
 
 
+@pytest.mark.parametrize(("away_s", "kept"), [(590.0, True), (620.0, False)])
+def test_a_run_sits_out_ten_minutes_without_storage(tmp_path: Path, away_s: float, kept: bool) -> None:
+    """What storage does not take waits for a later tick, and what comes meanwhile with it; then the run ends."""
+    at = desk(tmp_path, rows=1)
+    at.storage.away_until = at.clock.now + away_s
+    at.committer.add(message("a", "q1"))
+    try:
+        while at.clock.now < 650:
+            at.committer.tick()
+            at.clock.now += 1
+            if at.clock.now == 300:
+                at.committer.add(message("b", "q1"))
+    except StorageUnavailableError:
+        assert not kept
+        assert 600 < at.clock.now < 610
+        assert at.answered() == []
+    else:
+        assert kept
+        assert at.answered() == [("video-a", "q1"), ("video-b", "q1")]
+
+
 def test_an_interrupted_run_does_not_wait(tmp_path: Path) -> None:
+    """Storage that is away costs it what waits, and no time."""
     at = desk(tmp_path)
     at.committer.add(message("a", "q1"))
     at.storage.away_until, before = at.clock.now + 60, at.clock.now
@@ -191,16 +225,18 @@ def test_waiting_keeps_the_lease_alive(tmp_path: Path) -> None:
     assert len(at.storage.names("lease")) == 11
 
 
-def test_nothing_is_committed_without_the_lease(tmp_path: Path) -> None:
-    """Whoever took over has it; a run that only ticks is told when it renews."""
+@pytest.mark.parametrize("seconds", [0.0, LEASE_SECONDS / 2])
+def test_nothing_is_committed_without_the_lease(tmp_path: Path, seconds: float) -> None:
+    """Whoever took over has it, also where ours was renewed just now; a run that only ticks is told when it renews."""
     at = desk(tmp_path, rows=1)
     at.committer.add(message("a", "q1"))
     at.committer.flush()
     other = {"run_id": "run-2", "host": "elsewhere", "pid": 1, "started": "1", "nonce": "n", "released": False}
     assert at.storage.create(f"lease/{at.lease.epoch + 1:08d}.json", json.dumps(other).encode())
-    at.clock.now += LEASE_SECONDS / 2
-    with pytest.raises(OutputLockedError):
-        at.committer.tick()
+    at.clock.now += seconds
+    if seconds:
+        with pytest.raises(OutputLockedError):
+            at.committer.tick()
     at.committer.add(message("b", "q1", failures=(FAILURE,)))
     for commit in (at.committer.tick, at.committer.flush):
         with pytest.raises(OutputLockedError):
@@ -225,10 +261,13 @@ def test_a_commit_that_broke_off_half_way_is_repeated_not_doubled(
     (at.storage.break_before if moment == "before" else at.storage.break_after).add(broken_write)
     with pytest.raises(TimeoutError):
         at.committer.flush()
+    # What comes behind it is a commit of its own.
+    at.committer.add(message("f", "q1"))
     at.committer.flush()
-    assert at.answered() == [(f"video-{name}", question) for name in names for question in ("q1", "q2")]
+    answered = [(f"video-{name}", question) for name in names for question in ("q1", "q2")]
+    assert at.answered() == [*answered, ("video-f", "q1")]
     assert len(at.rows("failures")) == 1
-    assert (at.committer.answers_committed, at.committer.failures_committed) == (8, 1)
+    assert (at.committer.answers_committed, at.committer.failures_committed) == (9, 1)
 
 
 def test_failures_hold_no_secrets(tmp_path: Path) -> None:
