@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ class FlakyStorage(Storage):
         self.writes = 0
         self.break_before: set[int] = set()
         self.break_after: set[int] = set()
+        self.after_write: Callable[[], object] = lambda: None
 
     def create(self, name: str, content: bytes) -> bool:
         """Count, and break down on time."""
@@ -57,6 +59,7 @@ class FlakyStorage(Storage):
         if self.writes in self.break_before:
             raise TimeoutError("storage is away")
         created = super().create(name, content)
+        self.after_write()
         if self.writes in self.break_after:
             raise TimeoutError("the reply was lost")
         return created
@@ -244,6 +247,24 @@ def test_nothing_is_committed_without_the_lease(tmp_path: Path, seconds: float) 
     assert at.answered() == [("video-a", "q1")]
     assert at.rows("failures") == []
     assert at.committer.answers_committed == 1
+
+
+def test_a_lease_that_is_lost_within_a_commit_ends_it(tmp_path: Path) -> None:
+    """A commit of many objects may take longer than the lease lives: it is kept alive, or found lost, before each."""
+    at = desk(tmp_path)
+    for name in "abcd":  # four shards
+        at.committer.add(message(name, "q1"))
+    taken = {"run_id": "run-2", "host": "elsewhere", "pid": 1, "started": "1", "nonce": "n", "released": False}
+
+    def take_over() -> None:
+        at.storage.after_write = lambda: None
+        at.clock.now += LEASE_SECONDS + 1
+        assert at.storage.create(f"lease/{at.lease.epoch + 1:08d}.json", json.dumps(taken).encode())
+
+    at.storage.after_write = take_over
+    with pytest.raises(OutputLockedError):
+        at.committer.flush()
+    assert len(at.answered()) == 1
 
 
 @pytest.mark.parametrize("broken_write", [1, 2, 3, 4, 5])

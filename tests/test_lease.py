@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import OutputLockedError
+from pipeline.errors import OutputLockedError, StorageUnavailableError
 from pipeline.lease import LEASE_SECONDS, Lease
 from pipeline.storage import Storage
 
@@ -206,3 +206,37 @@ def test_a_lost_lease_is_noticed_before_a_commit(storage: Storage, clock: Clock,
             lease.check()
     lease.release()
     assert [record["run_id"] for record in records(storage)] == ["mine", "elsewhere"]
+
+
+class Unanswered(Storage):
+    """Takes what it is given, and does not answer at these writes."""
+
+    def __init__(self, url: str, writes: set[int]) -> None:
+        super().__init__(url)
+        self.writes, self.number = writes, 0
+
+    def create(self, name: str, content: bytes, *, within_s: float = 1.0) -> bool:
+        """As storage does, but for the reply."""
+        self.number += 1
+        created = super().create(name, content, within_s=within_s)
+        if self.number in self.writes:
+            raise StorageUnavailableError("no answer", self.url)
+        return created
+
+
+@pytest.mark.parametrize(("writes", "epochs"), [({2}, 3), ({2, 3}, 3), ({2, 4}, 4)])
+def test_a_renewal_counts_from_its_first_try(tmp_path: Path, clock: Clock, writes: set[int], epochs: int) -> None:
+    """Others may have seen the epoch then, and wait since; so what was interrupted is renewed again at once."""
+    storage = Unanswered(str(tmp_path), writes)
+    lease = Lease.acquire(storage, "run", clock=clock)
+    for _ in writes:
+        clock.now += LEASE_SECONDS / 3 + 1
+        with pytest.raises(StorageUnavailableError):
+            lease.keep_alive()
+    clock.now += 1
+    lease.keep_alive()
+    assert lease.epoch == len(storage.names("lease")) == epochs
+    # The last one began now, and lives for as long as any.
+    clock.now += LEASE_SECONDS / 3 - 1
+    lease.keep_alive()
+    assert lease.epoch == len(storage.names("lease")) == epochs
