@@ -218,6 +218,17 @@ def test_failures_of_other_words_do_not_count() -> None:
     assert make_plan([row], [mended, COLOUR], failures=old).answers_exhausted == 2
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_retry_counts_from_the_last_try_that_it_covers(order: int) -> None:
+    """Whatever order the failures are read in: after it, there are as many tries as a new clip has."""
+    row = video("a")
+    before = [replace(failed(row, None, attempt=n + 1), retried=True) for n in range(MAX_ATTEMPTS)]
+    since = [failed(row, None, attempt=MAX_ATTEMPTS + n + 1) for n in range(MAX_ATTEMPTS)]
+    (clip,) = make_plan([row], [WHAT], failures=[*before, *since[:-1]][::order]).to_encode
+    assert clip.attempt == 2 * MAX_ATTEMPTS
+    assert make_plan([row], [WHAT], failures=[*before, *since][::order]).answers_exhausted == 1
+
+
 def test_a_later_answer_supersedes_the_failures_of_its_clip() -> None:
     """A new question of a clip that failed, and then worked, starts to count from one."""
     row = video("a")
