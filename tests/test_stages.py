@@ -101,6 +101,14 @@ class Counter(Desk):
     def __init__(self) -> None:
         super().__init__()
         self.batches: list[list[str]] = []
+        self.deaths: list[int] = []
+
+    def tell(self, method: str, *arguments: object) -> Any:
+        """Note what is said of each clip that is begun alone."""
+        told = super().tell(method, *arguments)
+        if method == "begin":
+            self.deaths.append(told)
+        return told
 
     def process(self, message: ClipMessage) -> tuple[ClipMessage, Mapping[str, int]]:
         """One clip."""
@@ -139,6 +147,7 @@ def test_an_error_in_a_batch_is_the_failure_of_one_clip() -> None:
     outcomes = _run_together(counter, [ClipMessage(clip(name)) for name in ("a", "bad", "c")])
     assert counter.batches == [["clip-a", "clip-bad", "clip-c"], ["clip-a"], ["clip-bad"], ["clip-c"]]
     assert [len(outcome.failures) for outcome in outcomes] == [0, 1, 0]
+    assert counter.deaths == [0, 0, 0]
     assert counter.monitor.begin_together(["clip-a", "clip-bad", "clip-c"], "encode")
 
 

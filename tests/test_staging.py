@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -98,13 +99,22 @@ def test_a_file_larger_than_the_folder_is_read_and_not_kept(bucket: str, tmp_pat
         assert len(list((tmp_path / "files").iterdir())) == kept
 
 
+class SlowStaging(Staging):
+    """Takes its time to fetch."""
+
+    def _fetch(self, video_path: str, target: Path) -> int:
+        time.sleep(0.3)
+        return super()._fetch(video_path, target)
+
+
 def test_many_readers_fetch_once(bucket: str, tmp_path: Path) -> None:
     """All wait for the one that fetches."""
     url, begin = put(bucket, "a.mp4"), threading.Barrier(8)
 
     def read(_: int) -> int:
         begin.wait()
-        with staging(tmp_path).staged(url, "a") as video:
+        slow = SlowStaging(StagingConfig(directory=str(tmp_path)), {})
+        with slow.staged(url, "a") as video:
             assert Path(video.path).stat().st_size == MIB
             return video.fetched_bytes
 
