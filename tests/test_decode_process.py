@@ -41,6 +41,10 @@ def mischief(path: str, sampling: SamplingConfig, start_s: float | None, end_s: 
         os.kill(os.getpid(), signal.SIGKILL)
     if path == "hangs":
         time.sleep(60)
+    if path == "dawdles":
+        for _ in range(8):
+            time.sleep(0.5)
+            yield FrameBlock(2, np.array([0.0]), np.zeros((1, 4, 6, 3), dtype=np.uint8))
     if path == "swells":
         held = [np.ones(64 << 20, dtype=np.uint8) for _ in range(32)]
         del held
@@ -83,6 +87,7 @@ def test_it_decodes_as_in_this_process(sample_videos: Path) -> None:
         ("crashes", DecoderDiedError, PermanentError, "died .SIGSEGV"),
         ("is killed", WorkerDiedError, TransientError, "died .SIGKILL"),
         ("hangs", DecodeTimeoutError, TransientError, "took more than 2 s"),
+        ("dawdles", DecodeTimeoutError, TransientError, "took more than 2 s"),
         ("swells", DecodeMemoryError, PermanentError, "more memory than resources.decode.memory_limit_gb"),
         ("raises", RuntimeError, Exception, "KeyError: 'raises'"),
     ],
@@ -90,7 +95,9 @@ def test_it_decodes_as_in_this_process(sample_videos: Path) -> None:
 def test_a_bad_file_costs_only_itself(path: str, error: type[Exception], kind: type[Exception], message: str) -> None:
     """Each ends in its own error, in the middle of a clip; the clips before and after are decoded."""
     # Two seconds are for what never ends: on a busy machine the others may take as long.
-    process = DecodeProcess(time_limit_s=2.0 if path == "hangs" else 60.0, memory_limit_gb=0.5, decode=mischief)
+    process = DecodeProcess(
+        time_limit_s=2.0 if path in ("hangs", "dawdles") else 60.0, memory_limit_gb=0.5, decode=mischief
+    )
     with closing(process):
         assert process.decode_clip("good", FOUR, None, None).frames.shape == (2, 4, 6, 3)
         with pytest.raises(error, match=message) as caught:
