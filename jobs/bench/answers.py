@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from flashvid.models.decoder import CPU_QUESTION_ROWS, DECODE_ROWS
-from jobs.bench.answers_arms import QUESTIONS, Asked, Bench, Counts, pruning
+from jobs.bench.answers_arms import LOOP, QUESTIONS, Asked, Bench, Counts, pruning
 from jobs.bench.answers_model import BENCH, ModelSize
 from jobs.bench.answers_rates import BareKernels
 from jobs.bench.answers_work import AskedQuestion, PartRates, Parts, one_by_one, shared
@@ -37,14 +37,12 @@ class Scope:
     Attributes:
         num_frames: Of the clip.
         questions: How many are asked, by row.
-        most_turns: Until the control agrees.
-        naive_turns: Of arm A, whose time nobody argues about and which takes most of it.
+        most_turns: Until the control agrees. Arm A, whose time nobody argues about and which takes most of it, has one.
     """
 
     num_frames: int = 32
     questions: tuple[int, ...] = (1, 4, 16)
     most_turns: int = 20
-    naive_turns: int = 1
 
 
 QUICK = Scope(num_frames=8, questions=(1, 4), most_turns=5)
@@ -132,7 +130,7 @@ def check_same_answers(bench: Bench, questions: Sequence[str]) -> dict[str, Aske
 
 def _measure(bench: Bench, scope: Scope, number: int) -> list[ArmCost]:
     questions = QUESTIONS[:number]
-    # Also the first run of everything, which no turn counts.
+    # Also the first run of everything, which no turn counts, and the one run of arm A.
     full = check_same_answers(bench, questions)
     asked = {"A": full["A"], "B": full["B"], "C": bench.cold(questions)}
     asked |= {"C inner": bench.cold(questions, inner_pruning=True), "D": bench.warm(questions)}
@@ -142,20 +140,18 @@ def _measure(bench: Bench, scope: Scope, number: int) -> list[ArmCost]:
     shapes = {arm: (prompt, sum(one.tokens for one in lengths) // number) for arm, (prompt, lengths, _) in work.items()}
     kernels = {shape: BareKernels(bench.size, *shape, answers=min(number, DECODE_ROWS)) for shape in shapes.values()}
     actions: dict[str, Callable[[], Asked]] = {
-        "A": partial(bench.naive, questions),
         "B": partial(bench.rival, questions),
         "C": partial(bench.cold, questions),
         "C inner": partial(bench.cold, questions, inner_pruning=True),
         "D": partial(bench.warm, questions),
         _CONTROL: partial(bench.rival, questions),
     }
-    least: dict[str, dict[str, float]] = {name: {} for name in actions}
+    least: dict[str, dict[str, float]] = {"A": {_ALL: asked["A"].seconds[LOOP]}, **{name: {} for name in actions}}
     decoding, control, turns = math.inf, math.inf, 0
     while turns < _SMALLEST_TURNS or (control > CONTROL and turns < scope.most_turns):
         for name, action in actions.items():
-            if name != "A" or turns < scope.naive_turns:
-                for step, seconds in _timed(action).items():
-                    least[name][step] = min(seconds, least[name].get(step, math.inf))
+            for step, seconds in _timed(action).items():
+                least[name][step] = min(seconds, least[name].get(step, math.inf))
         for kernel in kernels.values():
             kernel.turn()
         decoding = min(decoding, cpu_seconds(bench.decode))
