@@ -24,6 +24,7 @@ from jobs.cli import app
 from pipeline import export as export_module
 from pipeline import tables
 from pipeline.cache_users import cache_users, note_cache_user
+from pipeline.errors import OutputLockedError
 from pipeline.export import export_answers
 from pipeline.forgetting import forget_video, token_roots
 from pipeline.garbage import find_garbage
@@ -209,12 +210,16 @@ def test_a_forgotten_video_is_nowhere(output: Storage, tmp_path: Path) -> None:
     theirs = elsewhere.name("bb" + 30 * "0")
     elsewhere.commit("bb" + 30 * "0", compressed_video(torch.ones(5, 6)), origin, thumbnails=[], run_id="theirs")
     assert cache.create(elsewhere.name("cc" + 30 * "0"), b"garbage")
+    # The same bytes, encoded by another output for a video of another name.
+    same = content_key(f"source-{video}", 0.5, None)
+    twin = ClipOrigin("clip", "twin", f"source-{video}", 0.5, None)
+    elsewhere.commit(same, compressed_video(torch.ones(5, 6)), twin, thumbnails=[], run_id="theirs")
     names = (("answers", "video_id"), ("failures", "video_id"), ("tokens", "video_id"))
     before = [of_others(output, name, column, video) for name, column in names]
     probes_before = of_others(output, "probes", "video_path", f"/videos/{video}")
     lease = Lease.acquire(output, "forget")
     done = forget_video(output, token_roots(output, {}), lease, video)
-    assert (done.answers, done.failures, done.tokens, done.probes) == (2, 1, 2, 2)
+    assert (done.answers, done.failures, done.tokens, done.probes) == (2, 1, 3, 2)
     assert [of_others(output, name, column, video) for name, column in names] == before
     assert of_others(output, "probes", "video_path", f"/videos/{video}") == probes_before
     assert video not in {row["video_id"] for name, _ in names for row in rows(output, name)}
@@ -223,6 +228,15 @@ def test_a_forgotten_video_is_nowhere(output: Storage, tmp_path: Path) -> None:
     assert verify(output, [output]).findings == ()
     again = forget_video(output, token_roots(output, {}), lease, video)
     assert (again.answers, again.failures, again.tokens, again.probes) == (0, 0, 0, 0)
+
+
+def test_nothing_is_forgotten_without_the_lease(output: Storage) -> None:
+    """Another run has taken it: its output is left alone."""
+    lease, before = Lease.acquire(output, "forget"), {name: output.sizes(name) for name in ("answers", "tokens")}
+    assert output.create(f"lease/{lease.epoch + 1:08d}.json", b"{}")
+    with pytest.raises(OutputLockedError):
+        forget_video(output, [output], lease, VIDEOS[0])
+    assert {name: output.sizes(name) for name in before} == before
 
 
 class DiesError(Exception):
