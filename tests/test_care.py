@@ -355,6 +355,11 @@ def test_a_retried_failure_may_be_tried_again_as_often_as_a_new_one(output: Stor
     assert FailureHistory(ledger.failure_keys(), {}, max_attempts=2).attempts("clip-bad") == 2
     ledger.append_failures([failure("bad", attempt=3, **later)], "p3")
     assert exhausted("clip-bad")
+    # What fails for good once more has to be asked for once more.
+    request_retry(output, RetryRequest("20260107T000000-gg"))
+    assert not exhausted("clip-worse")
+    ledger.append_failures([failure("worse", attempt=2, stage="encode", run_id="20260108T000000-hh")], "p4")
+    assert exhausted("clip-worse")
 
 
 def test_retry_names_an_output_without_failures(tmp_path: Path) -> None:
