@@ -23,18 +23,17 @@ from rich.console import Console
 from rich.text import Text
 
 from flashvid.errors import FatalError, TransientError
-from jobs import care_commands, cluster_commands
+from jobs import bench_commands, care_commands, cluster_commands
 from jobs.convert_command import convert
 from jobs.doctor_command import doctor
 from jobs.evaluate_command import evaluate
 from jobs.init_command import init
 from jobs.inspect_command import inspect
-from jobs.options import Limit, Overrides, job_overrides
+from jobs.options import AsJson, Limit, Overrides, job_overrides
 from jobs.plan_command import plan
 from jobs.report_command import report
 from jobs.validate_command import schema, validate
 
-_FOUND = 1
 _REFUSED = 2
 _AWAY = 3
 _SIGNALLED = 128
@@ -98,6 +97,7 @@ def run(
     log_json: Annotated[
         bool, typer.Option("--log-json", help="the run's log on stderr, a JSON object per line, without secrets")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Bring a job's output up to date: a first run, a resumed one, and one with new questions are the same command.
 
@@ -110,7 +110,7 @@ def run(
     with _resumable():
         settings = load_job(job, job_overrides(overrides, limit))
         on_log = partial(print, file=sys.stderr, flush=True) if log_json else lambda _: None
-        run_and_report(settings, fork=fork, address=address, on_log=on_log)
+        run_and_report(settings, fork=fork, address=address, on_log=on_log, as_json=as_json)
 
 
 @app.command()
@@ -132,7 +132,7 @@ def models(
     name: Annotated[
         str | None, typer.Argument(help="a directory, hub id or embedded model to look at; default: all that is known")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object, for programs")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the supported model families, their published settings, the embedded models and what each needs.
 
@@ -160,137 +160,7 @@ app.command()(doctor)
 care_commands.register(app)
 cluster_commands.register(app)
 
-bench = typer.Typer(no_args_is_help=True, help="Measure what the project claims, beside its rivals.")
-app.add_typer(bench, name="bench")
-
-
-@bench.command()
-def quality(
-    output: Annotated[Path, typer.Option(help="folder for quality.csv, frames.csv, quality.md and quality.png")],
-    model: Annotated[str, typer.Option(help="embedded name or model directory")] = "tiny",
-    quick: Annotated[bool, typer.Option("--quick", help="a quarter of the clips, no variants: 5 minutes")] = False,
-    tune: Annotated[
-        bool, typer.Option("--tune", help="other clips, never reported: for choosing settings by their result")
-    ] = False,
-    workers: Annotated[int | None, typer.Option(help="processes of one thread; default: one per core")] = None,
-) -> None:
-    """Measure accuracy against retention on generated clips, for FlashVID, its variants and its rivals.
-
-    Example: flashvid bench quality --output quality --quick
-    """
-    from jobs.bench.quality_command import bench_quality
-
-    bench_quality(
-        model, output, quick=quick, clip_set="tune" if tune else "report", workers=workers or os.cpu_count() or 1
-    )
-
-
-@bench.command()
-def answers(
-    output: Annotated[Path | None, typer.Option(help="folder for answers.csv, answers.md and answers.png")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="a short clip, few questions: to see that it works")] = False,
-) -> None:
-    """Measure what answers cost by the number of questions per video, beside the usual loop and a prefix cache.
-
-    Example: flashvid bench answers --output answers
-    """
-    from jobs.bench.answers_command import bench_answers
-
-    bench_answers(output, quick=quick)
-
-
-@bench.command()
-def compress(
-    output: Annotated[Path | None, typer.Option(help="folder for compress.csv and compress.md")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="small clips, only to see that it works")] = False,
-) -> None:
-    """Measure the time, operations and memory of compression against the matrix products that it needs.
-
-    Exit code 1 if anything is beyond its limit.
-
-    Example: flashvid bench compress --output compress
-    """
-    from jobs.bench.compress import bench_compress
-
-    if bench_compress(output, quick=quick):
-        raise typer.Exit(_FOUND)
-
-
-@bench.command()
-def decode(
-    video: Annotated[Path, typer.Argument(help="a local video file", exists=True, dir_okay=False)],
-    output: Annotated[Path | None, typer.Option(help="folder for decode.md")] = None,
-) -> None:
-    """Measure sampled frames per second of both decoders, beside ffmpeg decoding the same file to nothing.
-
-    Example: flashvid bench decode video.mp4 --output decode
-    """
-    from jobs.bench.decode import bench_decode
-
-    bench_decode(video, output)
-
-
-@bench.command("all")
-def everything(
-    output: Annotated[Path, typer.Option(help="folder that gets a folder of each")],
-    quick: Annotated[bool, typer.Option("--quick", help="only to see that it works: 4 minutes")] = False,
-) -> None:
-    """Run every benchmark but `quality`, which takes ten minutes by itself.
-
-    Exit code 1 if compression is beyond its limits.
-
-    Example: flashvid bench all --output bench --quick
-    """
-    from jobs.bench.everything import bench_all
-
-    if bench_all(output, quick=quick):
-        raise typer.Exit(_FOUND)
-
-
-@bench.command()
-def cache(
-    output: Annotated[Path | None, typer.Option(help="folder for cache.csv and cache.md")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="few turns")] = False,
-) -> None:
-    """Measure what a cached token takes, and how fast the store writes and reads it, beside plain files.
-
-    Example: flashvid bench cache --output cache
-    """
-    from jobs.bench.cache import bench_cache
-
-    bench_cache(output, quick=quick)
-
-
-@bench.command()
-def pipeline(
-    output: Annotated[Path | None, typer.Option(help="folder for pipeline.csv and pipeline.md")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="few clips, only to see that it works")] = False,
-    clips: Annotated[
-        int | None, typer.Option(help="of the run that is held against a loop; default: 48", min=1)
-    ] = None,
-) -> None:
-    """Measure what running on Ray costs: CPU time against a plain loop, idle GPUs, the driver.
-
-    Example: flashvid bench pipeline --output pipeline --clips 512
-    """
-    from jobs.bench.pipeline import bench_pipeline
-
-    bench_pipeline(output, quick=quick, clips=clips)
-
-
-@bench.command()
-def planning(
-    output: Annotated[Path | None, typer.Option(help="folder for planning.md")] = None,
-    videos: Annotated[int, typer.Option(help="rows of the videos table", min=1)] = 1_000_000,
-    questions: Annotated[int, typer.Option(help="asked of every video; half of them are answered", min=2)] = 10,
-) -> None:
-    """Measure how long planning a large job takes, half of it answered, and the driver's memory.
-
-    Example: flashvid bench planning --videos 100000
-    """
-    from jobs.bench.planning import bench_planning
-
-    bench_planning(output, num_videos=videos, num_questions=questions)
+app.add_typer(bench_commands.bench, name="bench")
 
 
 @contextmanager

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from ray.data import DataContext
+from typer.testing import CliRunner
 
 from flashvid.errors import FatalError
+from jobs.cli import app
 from pipeline.errors import QuestionChangedError, SettingsChangedError
 from pipeline.run import run
 from pipeline.summary import Progress
@@ -53,6 +56,16 @@ def test_a_second_run_finds_nothing_to_do(finished: Path) -> None:
     assert (summary.clips_planned, summary.answers_new, summary.workers) == (0, 0, ())
     assert summary.answers_before == summary.answers_total == 6
     assert comparable(table(finished / "output", "answers")) == before
+
+
+def test_the_command_tells_a_program_what_came_of_it(finished: Path, tmp_path: Path) -> None:
+    """`--json`: the summary, one object on stdout; what a person reads is on stderr."""
+    path = tmp_path / "job.json"
+    path.write_text(job(finished).model_dump_json(exclude_none=True))  # JSON is YAML
+    done = CliRunner().invoke(app, ["run", str(path), "--limit", "2", "--json"], catch_exceptions=False)
+    summary = json.loads(done.stdout)
+    assert (summary["clips_total"], summary["answers_before"], summary["answers_new"]) == (2, 4, 0)
+    assert "only the first 2 videos" in done.stderr
 
 
 def test_a_limit_is_a_trial(finished: Path, sample_videos: Path, tmp_path: Path) -> None:
