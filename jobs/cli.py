@@ -29,7 +29,7 @@ from jobs.doctor_command import doctor
 from jobs.evaluate_command import evaluate
 from jobs.init_command import init
 from jobs.inspect_command import inspect
-from jobs.options import AsJson, Limit, Overrides, job_overrides
+from jobs.options import NO_SPACE, AsJson, Limit, Overrides, job_overrides
 from jobs.plan_command import plan
 from jobs.report_command import report
 from jobs.validate_command import schema, validate
@@ -37,7 +37,8 @@ from jobs.validate_command import schema, validate
 _REFUSED = 2
 _AWAY = 3
 _SIGNALLED = 128
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Places that no file can have: below a file, say.
+_NO_PLACE = (errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -75,9 +76,9 @@ def main() -> None:
 def _exit_code(error: Exception) -> int | None:
     """The exit code of what a person can mend; None for what is a fault of ours."""
     number = getattr(error, "errno", None)
-    if isinstance(error, FatalError | PermissionError) or number == errno.EROFS:
+    if isinstance(error, FatalError | PermissionError) or number in _NO_PLACE:
         return _REFUSED
-    return _AWAY if isinstance(error, TransientError) or number in _NO_SPACE else None
+    return _AWAY if isinstance(error, TransientError) or number in NO_SPACE else None
 
 
 @app.callback()

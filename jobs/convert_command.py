@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+from jobs.options import write_file, write_line
 
 if TYPE_CHECKING:
     from jobs.benchmarks.benchmark import Benchmark, Row, Tables
@@ -52,8 +55,8 @@ def convert(
     console = Console()
     counts = f"{len(tables.videos)} videos, {len(tables.questions)} questions in {to}"
     rest = f"; {tables.left_out} without options left out" if tables.left_out else ""
-    console.print(f"{benchmark.title}: {counts}{rest}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"next: flashvid plan {jobs[0]}", markup=False, highlight=False, soft_wrap=True)
+    write_line(console, f"{benchmark.title}: {counts}{rest}")
+    write_line(console, f"next: {shlex.join(['flashvid', 'plan', str(jobs[0])])}")
 
 
 def write(benchmark: Benchmark, tables: Tables, to: Path) -> list[Path]:
@@ -83,13 +86,10 @@ def write(benchmark: Benchmark, tables: Tables, to: Path) -> list[Path]:
     jobs = {f"job-{preset}.yaml": job_text(benchmark, preset).encode() for preset in PAPER_MODELS}
     try:
         to.mkdir(parents=True, exist_ok=True)
-        for name, content in {**files, **jobs}.items():
-            with (to / name).open("xb") as file:
-                file.write(content)
-    except FileExistsError as error:
-        raise ConfigurationError("is there already: choose another folder", str(error.filename)) from None
     except OSError as error:
         raise ConfigurationError(f"can't be written: {error.strerror}", str(to)) from None
+    for name, content in {**files, **jobs}.items():
+        write_file(to / name, content)
     return [to / name for name in jobs]
 
 

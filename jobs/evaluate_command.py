@@ -42,7 +42,8 @@ def evaluate(
         Path | None, typer.Option(help="a job file whose tables count, if the run's own have moved or were corrected")
     ] = None,
     letters: Annotated[
-        str | None, typer.Option(help="how a response names its option: ranked, earliest, first, any-case")
+        str | None,
+        typer.Option(help="how a response names its option: ranked, ranked-of-four, earliest, first, any-case"),
     ] = None,
     fingerprint: Fingerprint = None,
     against_fingerprint: Annotated[str | None, typer.Option(help="the same of --against")] = None,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+
+from jobs.options import write_file, write_line
 
 _TEMPLATE = "examples/job.yaml"
 _QUESTION = "What happens in this video?"
@@ -28,7 +31,7 @@ def init(
     Example: flashvid init videos/ --question "What happens?" --model Qwen/Qwen2.5-VL-7B-Instruct
     """
     count = write_job(to, videos, question or [_QUESTION], model=model, output=output)
-    Console().print(f"{to}: {count} videos; next: flashvid plan {to}", markup=False, highlight=False, soft_wrap=True)
+    write_line(Console(), f"{to}: {count} videos; next: {shlex.join(['flashvid', 'plan', str(to)])}")
 
 
 def write_job(to: Path, videos: str, questions: Sequence[str], *, model: str, output: str) -> int:
@@ -48,7 +51,6 @@ def write_job(to: Path, videos: str, questions: Sequence[str], *, model: str, ou
     from importlib.resources import files
     from string import Template
 
-    from flashvid.errors import ConfigurationError
     from pipeline.inputs import read_videos
 
     rows = read_videos(videos)
@@ -64,13 +66,7 @@ def write_job(to: Path, videos: str, questions: Sequence[str], *, model: str, ou
         output=_quoted(output),
         model=_quoted(_seen_from(to, model) if Path(model).is_dir() else model),
     )
-    try:
-        with to.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise ConfigurationError("is there already: remove it, or write another one with --to", str(to)) from None
-    except OSError as error:
-        raise ConfigurationError(f"can't be written: {error.strerror}", str(to)) from None
+    write_file(to, text.encode())
     return len(rows)
 
 

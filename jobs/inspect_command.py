@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from jobs.options import AsJson, Fingerprint, Output, StorageOptions, open_storage, write_json
+from jobs.options import AsJson, Fingerprint, Output, StorageOptions, open_storage, write_file, write_json, write_line
 
 if TYPE_CHECKING:
     from pipeline.parquet import Row
@@ -87,10 +88,9 @@ def inspect(
         sheet_columns=columns,
         max_steps=max_steps,
     )
-    try:
-        sheet.save(to, format="PNG")
-    except OSError as error:
-        raise ConfigurationError(f"can't be written: {error.strerror}", str(to)) from None
+    png = BytesIO()
+    sheet.save(png, format="PNG")
+    write_file(to, png.getvalue(), replace=True)
     counted = account(compressed)
     console = Console()
     if as_json:
@@ -98,7 +98,7 @@ def inspect(
         write_json(console, {**described, "retention_ratio": job.compression.retention_ratio})
     else:
         sentence = f"{to}: {counted.kept} of {counted.total} tokens kept in {len(counted.segment_lengths)} segments"
-        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        write_line(console, sentence)
 
 
 def _clip(results: Results, video_id: str, clip_id: str | None) -> Row:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,6 +29,8 @@ StorageOptions = Annotated[
     list[str] | None,
     typer.Option("--storage-option", help="key=value for fsspec, as storage_options of a job; may be repeated"),
 ]
+# The same command may work later: no fault of what was asked for.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Fingerprint = Annotated[str | None, typer.Option(help="whose answers; default: those of the latest run")]
 
 
@@ -49,6 +54,48 @@ def open_storage(url: str, storage_options: list[str] | None) -> Storage:
 def write_json(console: Console, content: object) -> None:
     """One JSON object on the console's file: rich would break long lines, and NaN is no JSON."""
     console.file.write(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_line(console: Console, text: str, style: str = "") -> None:
+    """A sentence, whole and as it is: paths may hold brackets and :colons:, which rich reads as markup and emoji."""
+    console.print(Text(text, style=style), soft_wrap=True)
+
+
+def write_file(to: Path, content: bytes, *, replace: bool = False) -> None:
+    """Write a whole file or none: what stood there is lost only to a file that is complete.
+
+    Args:
+        to: The file; one that is there is refused unless `replace`.
+        content: Its bytes.
+        replace: Whether it takes the place of an earlier one; a device, such as /dev/stdout, is then written to.
+
+    Raises:
+        ConfigurationError: it is there already, or can't be written.
+        OSError: there is no space for it (`NO_SPACE`).
+    """
+    from flashvid.errors import ConfigurationError
+
+    try:
+        if replace and to.exists() and not to.is_file():
+            to.write_bytes(content)
+            return
+        place = to.resolve()
+        written = place.with_name(f".{place.name}.{os.getpid()}") if replace else place
+        with written.open("wb" if replace else "xb") as file:
+            try:
+                file.write(content)
+                file.flush()
+                if replace:
+                    written.replace(place)
+            except OSError:
+                written.unlink(missing_ok=True)
+                raise
+    except FileExistsError:
+        raise ConfigurationError("is there already: remove it, or name another place", str(to)) from None
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise
+        raise ConfigurationError(f"can't be written: {error.strerror}", str(to)) from None
 
 
 def write_rows(console: Console, rows: Iterable[tuple[str, str]], title: str | None = None) -> None:

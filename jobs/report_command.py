@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from jobs.options import Fingerprint, Output, StorageOptions, open_storage
+from jobs.options import Fingerprint, Output, StorageOptions, open_storage, write_file, write_line
 
 
 def report(
@@ -25,7 +25,6 @@ def report(
 
     Example: flashvid report output --to report.html
     """
-    from flashvid.errors import ConfigurationError
     from jobs.report.content import collect
     from jobs.report.page import render
 
@@ -39,13 +38,7 @@ def report(
         max_pictures=max_pictures,
         max_picture_bytes=max_picture_mb * 1e6,
     )
-    try:
-        to.write_text(render(content), encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(f"can't be written: {error.strerror}", str(to)) from None
-    Console().print(
-        f"{to}: {len(content.clips)} clips, {content.answers} answers, {to.stat().st_size / 1e6:.1f} MB",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    page = render(content).encode()
+    write_file(to, page, replace=True)
+    sentence = f"{to}: {len(content.clips)} clips, {content.answers} answers, {len(page) / 1e6:.1f} MB"
+    write_line(Console(), sentence)

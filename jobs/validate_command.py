@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from jobs.options import AsJson, Overrides, assignments, write_json
+from jobs.options import AsJson, Overrides, assignments, write_json, write_line
 
 if TYPE_CHECKING:
     from pipeline.config import JobConfig
@@ -35,10 +35,11 @@ def validate(
     if as_json:
         write_json(console, found)
     elif found["valid"]:
-        console.print(f"{job}: right, {found['videos']} videos, {found['answers']} answers to give", soft_wrap=True)
+        right = f"{job}: right, {found['videos']} videos, {found['answers']} answers to give"
+        write_line(console, right)
     else:
         lines = [": ".join(filter(None, (str(job), fault["where"], fault["message"]))) for fault in found["faults"]]
-        console.print("\n".join(lines), style="red", markup=False, highlight=False, soft_wrap=True)
+        write_line(console, "\n".join(lines), "red")
     if not found["valid"]:
         raise typer.Exit(_REFUSED)
 

@@ -14,7 +14,9 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from flashvid.errors import ConfigurationError
 from jobs import cli
+from jobs.options import write_file
 from pipeline.ledger import Ledger
 from pipeline.run_records import FORMAT_VERSION
 from pipeline.storage import Storage
@@ -207,6 +209,55 @@ def test_which_cluster(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys
     code, said = command(monkeypatch, capsys, *words)
     assert code == REFUSED
     assert "http://HEAD:8265" in said
+
+
+def test_an_output_below_a_file(
+    tmp_path: Path, sample_videos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No folder can be there: refused, with the path."""
+    job = tmp_path / "job.yaml"
+    job.write_text(JOB.format(videos=sample_videos, output="job.yaml/output"))
+    code, said = command(monkeypatch, capsys, "plan", str(job))
+    assert (code, said.count("\n")) == (REFUSED, 1)
+    assert f"{job}/output" in said
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_no_space_for_a_file(tmp_path: Path, replace: bool) -> None:
+    """An earlier report or picture stays as it was, and nothing half is left; `main` makes exit code 3 of the error."""
+    to = tmp_path / "report.html"
+    if replace:
+        to.write_text("the earlier one")
+    before = contents(tmp_path)
+    script = (
+        "import sys; from pathlib import Path; from jobs.options import write_file; "
+        "write_file(Path(sys.argv[1]), bytes(8192), replace=sys.argv[2] == 'True')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(to), str(replace)],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stderr.splitlines()[-1] == "OSError: [Errno 27] File too large"
+    assert contents(tmp_path) == before
+
+
+def test_a_file_takes_the_place_of_an_earlier_one_only_when_it_may(tmp_path: Path) -> None:
+    """A link stays a link, and a device is written to."""
+    to, link = tmp_path / "report.html", tmp_path / "latest.html"
+    link.symlink_to(to.name)
+    write_file(link, b"first")
+    with pytest.raises(ConfigurationError, match="is there already"):
+        write_file(to, b"second")
+    assert to.read_bytes() == b"first"
+    write_file(link, b"second", replace=True)
+    assert (to.read_bytes(), link.is_symlink(), len(list(tmp_path.iterdir()))) == (b"second", True, 2)
+    write_file(Path("/dev/null"), b"third", replace=True)
+    assert Path("/dev/null").is_char_device()
 
 
 def test_no_space(tmp_path: Path) -> None:

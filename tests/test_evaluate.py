@@ -36,8 +36,19 @@ LMMS_EVAL = {
 @pytest.mark.parametrize("response", LMMS_EVAL)
 def test_letters_are_those_of_lmms_eval(response: str) -> None:
     """Its oddities included: "Answer" holds an A."""
-    found = {name: rule(response, list("ABCDE")) for name, rule in LETTER_RULES.items()}
+    found = {name: LETTER_RULES[name](response, list("ABCDE")) for name in LMMS_EVAL[response]}
     assert found == LMMS_EVAL[response]
+
+
+@pytest.mark.parametrize(
+    ("response", "of_four", "of_eight"),
+    [("-B- rather than H", "B", "H"), ("Everything", None, "E"), ("E.", None, "E"), ("D: a Horse", "D", "D")],
+)
+def test_where_four_letters_are_asked_for(response: str, of_four: str | None, of_eight: str | None) -> None:
+    """As lmms-eval 0.7.3's `extract_mcq_answer` with A to D, as VideoMME and MLVU call it, and with its A to H."""
+    letters = list("ABCDEFGH")
+    assert LETTER_RULES["ranked-of-four"](response, letters) == of_four
+    assert LETTER_RULES["ranked"](response, letters) == of_eight
 
 
 @pytest.mark.parametrize(

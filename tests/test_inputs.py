@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,14 @@ def test_videos_that_are_not_there(tmp_path: Path, name: str, message: str) -> N
     with pytest.raises(InputTableError, match=message) as caught:
         read_videos(str(tmp_path / name))
     assert str(tmp_path / name) in str(caught.value)
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """A file system takes any bytes; no table does, and to leave the video out would be silent."""
+    (tmp_path / "good.mp4").touch()
+    (tmp_path / os.fsdecode(b"b\xff.mp4")).touch()
+    with pytest.raises(InputTableError, match=r"b\\udcff\.mp4' has a name that is not UTF-8"):
+        read_videos(str(tmp_path))
 
 
 def test_questions_may_use_every_column_some_video_has(tmp_path: Path) -> None:

@@ -109,6 +109,17 @@ def test_validate_reads_the_tables_too(tmp_path: Path, job: str, where: str, mes
     assert fault["line"] is None
 
 
+def test_validate_names_the_file_as_it_is_called(tmp_path: Path) -> None:
+    """What rich would read as markup and as an emoji is a name here."""
+    (tmp_path / "a.mp4").touch()
+    file = tmp_path / "[bold]job:smile:.yaml"
+    file.write_text("videos: .\nquestions: [What]\noutput: output\nmodel: {name: tiny}\n")
+    right = flashvid("validate", file)
+    assert right.stdout == f"{file}: right, 1 videos, 1 answers to give\n"
+    wrong = flashvid("validate", file, "--set", "modle=1")
+    assert f"{file}: --set modle: unknown key; did you mean 'model'?" in wrong.output
+
+
 def test_the_schema_accepts_what_is_accepted_and_refuses_misspelt_keys() -> None:
     """The examples, the README's job and the short forms; not an unknown key or an impossible value."""
     validator = jsonschema.Draft202012Validator(job_schema())

@@ -65,6 +65,11 @@ def ranked(response: str, letters: Sequence[str]) -> str | None:
     return None
 
 
+def ranked_of_four(response: str, letters: Sequence[str]) -> str | None:
+    """As `ranked`, with no letter behind D, even where there may be more (VideoMME and MLVU ask for A to D only)."""
+    return ranked(response, [letter for letter in letters if letter in "ABCD"])
+
+
 def earliest(response: str, letters: Sequence[str]) -> str | None:
     """The letter as "(A)", "A " or "A." whose last occurrence is the earliest (tasks/egoschema/utils.py, from MMMU).
 
@@ -117,5 +122,5 @@ def _without(text: str, marks: str) -> str:
 
 
 LETTER_RULES: Mapping[str, LetterRule] = MappingProxyType(
-    {"ranked": ranked, "earliest": earliest, "first": first, "any-case": any_case}
+    {"ranked": ranked, "ranked-of-four": ranked_of_four, "earliest": earliest, "first": first, "any-case": any_case}
 )

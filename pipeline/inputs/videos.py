@@ -113,8 +113,8 @@ def read_video_table(
         allowed_roots: As in `JobConfig`.
 
     Raises:
-        InputTableError: nothing there, no rows, a missing column, or a `video_id` that is empty or occurs twice;
-            the message names the rows.
+        InputTableError: nothing there, no rows, a missing column, a file's name that is not UTF-8, or a `video_id`
+            that is empty or occurs twice; the message names the rows.
     """
     options = storage_options or {}
     rows = _table_rows(path, options) if is_table(path) else _files(path, options)
@@ -141,6 +141,10 @@ def _files(path: str, options: Mapping[str, Any]) -> pa.Table:
     else:
         raise InputTableError("no such file or folder", path)
     files = [file for file in sorted(found) if PurePosixPath(file).suffix.lower() in VIDEO_SUFFIXES]
+    for file in files:
+        # Linux allows any bytes in a name; no table can hold these, and none of ours may leave a file out in silence.
+        if not _is_unicode(file):
+            raise InputTableError(f"the file {file!a} has a name that is not UTF-8: rename it", path)
     return pa.table(
         {
             "video_id": pa.array([file.removeprefix(fixed).lstrip("/") for file in files], pa.string()),
@@ -149,6 +153,15 @@ def _files(path: str, options: Mapping[str, Any]) -> pa.Table:
             ),
         }
     )
+
+
+def _is_unicode(name: str) -> bool:
+    """Whether a name read from a file system was UTF-8; of another, Python keeps the bytes as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _table_rows(path: str, options: Mapping[str, Any]) -> pa.Table:
