@@ -47,6 +47,7 @@ LONG_VIDEO_BENCH = {
     "correct_choice": 1,
     "subtitle_path": "86Cx_en.json",
 }
+EGO_SCHEMA = {"q_uid": "a", "question": "What?", **{f"option {index}": "x" for index in range(5)}}
 MLVU = {"video": "ego_1.mp4", "duration": 61.0, "question": "Where?", "question_type": "ego", "answer": "there"}
 
 
@@ -260,7 +261,26 @@ def test_published_numbers(
         ("video_mme", [{"videoID": "x"}], "row 1: has no 'options'"),
         ("egoschema", {"not": "a list"}, "no JSON list"),
         ("mlvu", [{**MLVU, "candidates": ["here"]}], "row 1: the answer 'there' is none of"),
+        (
+            "mlvu",
+            [{**MLVU, "task_type": "ego", "video_name": "a.mp4"}],
+            "row 1: the answer 'there' is none of 4 options",
+        ),
         ("long_video_bench", [], "no question"),
+        (
+            "long_video_bench",
+            [{**LONG_VIDEO_BENCH, "candidates": ["x", "y"], "correct_choice": 2}],
+            "none of 2 options",
+        ),
+        ("egoschema", [EGO_SCHEMA | {"answer": 5}], "row 1: the answer 5 is none of 5 options"),
+        ("egoschema", [EGO_SCHEMA | {"answer": "first"}], "row 1: the answer 'first' is none of"),
+        ("video_mme", [VIDEO_MME, VIDEO_MME | {"answer": "E"}], "row 2: the answer 'E' is none of 4 options"),
+        ("video_mme", [VIDEO_MME | {"options": "A. One."}], "row 1: 'options' is no list"),
+        (
+            "mvbench",
+            [{"video": "a.mp4", "question": "q", "candidates": "xy", "answer": "x"}],
+            "'candidates' is no list",
+        ),
         ("mvbench", "[", "no JSON list"),
     ],
 )

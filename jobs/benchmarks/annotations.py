@@ -52,3 +52,37 @@ def value(row: dict[str, Any], name: str, file: Path, number: int) -> Any:  # no
     if row.get(name) is None:
         raise InputTableError(f"has no {name!r}; its fields are {', '.join(row)}", f"{file}, row {number}")
     return row[name]
+
+
+def text(row: dict[str, Any], name: str, file: Path, number: int) -> str:
+    """A field that must be there, as text. Raises InputTableError."""
+    return str(value(row, name, file, number))
+
+
+def texts(row: dict[str, Any], name: str, file: Path, number: int) -> list[str]:
+    """A field that must hold a list, as texts. Raises InputTableError."""
+    found = value(row, name, file, number)
+    if not isinstance(found, list):
+        raise InputTableError(f"{name!r} is no list: {found!r}", f"{file}, row {number}")
+    return [str(each) for each in found]
+
+
+def letter(right: object, count: int, file: Path, number: int) -> str:
+    """The letter of an option that is given by its letter, or by its number from 0.
+
+    Args:
+        right: What the annotation says.
+        count: How many options there are.
+        file: Where it stands.
+        number: In which row.
+
+    Raises:
+        InputTableError: it is none of them.
+    """
+    letters = [chr(ord("A") + index) for index in range(count)]
+    name = str(right).strip()
+    if name in letters:
+        return name
+    if name.isdecimal() and int(name) < count:
+        return letters[int(name)]
+    raise InputTableError(f"the answer {right!r} is none of {count} options", f"{file}, row {number}")

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jobs.benchmarks.annotations import read_json, read_rows, value
+from jobs.benchmarks.annotations import letter, read_json, read_rows, text, texts, value
 from jobs.benchmarks.benchmark import Benchmark, Source, Tables, literal
 
 _NUM_OPTIONS = 5
@@ -31,10 +31,10 @@ def convert(source: Source) -> Tables:
         questions.append(
             {
                 "question_id": name,
-                "question": literal(value(row, "question", file, number)),
+                "question": literal(text(row, "question", file, number)),
                 # The pipeline's own prompt: letters, and the request for one.
                 "options": _options(row, file, number),
-                "answer": None if right in (None, "", "None") else "ABCDE"[int(right)],
+                "answer": None if right in (None, "", "None") else letter(right, _NUM_OPTIONS, file, number),
                 "video_id": name,
             }
         )
@@ -44,8 +44,8 @@ def convert(source: Source) -> Tables:
 def _options(row: dict[str, Any], file: Path, number: int) -> list[str]:
     if row.get("option"):
         # "A. ...": the letter is the prompt's to write.
-        return [re.sub(r"^[A-E]\. ?", "", str(option)) for option in row["option"]]
-    return [str(value(row, f"option {index}", file, number)) for index in range(_NUM_OPTIONS)]
+        return [re.sub(r"^[A-E]\. ?", "", option) for option in texts(row, "option", file, number)]
+    return [text(row, f"option {index}", file, number) for index in range(_NUM_OPTIONS)]
 
 
 EGOSCHEMA = Benchmark(

@@ -8,9 +8,10 @@ prompts have no place. The line break behind the prompt is left out.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from jobs.benchmarks.annotations import read_rows, value
+from jobs.benchmarks.annotations import letter, read_rows, text, texts
 from jobs.benchmarks.benchmark import Benchmark, Source, Tables, literal, unique_videos
 
 _NONE = "N/A"
@@ -21,8 +22,8 @@ def convert(source: Source) -> Tables:
     file = source.annotations
     videos, questions = [], []
     for number, row in enumerate(read_rows(file), 1):
-        path = str(value(row, "video_path", file, number))
-        right = row.get("correct_choice")
+        path = text(row, "video_path", file, number)
+        right, options = row.get("correct_choice"), _options(row, file, number)
         name = str(row.get("video_id") or path)
         videos.append(
             {
@@ -33,12 +34,12 @@ def convert(source: Source) -> Tables:
         )
         questions.append(
             {
-                "question_id": str(value(row, "id", file, number)),
-                "question": literal(value(row, "question", file, number)),
+                "question_id": text(row, "id", file, number),
+                "question": literal(text(row, "question", file, number)),
                 # The pipeline's own prompt: letters, and the request for one.
-                "options": _options(row),
+                "options": options,
                 # The test split's answers are not public, and are numbered -1.
-                "answer": None if right in (None, -1, "-1") else "ABCDE"[int(str(right))],
+                "answer": None if right in (None, -1, "-1") else letter(right, len(options), file, number),
                 "video_id": name,
                 "category": row.get("question_category"),
             }
@@ -46,8 +47,10 @@ def convert(source: Source) -> Tables:
     return Tables(unique_videos(videos), tuple(questions))
 
 
-def _options(row: dict[str, Any]) -> list[str]:
-    given = row.get("candidates") or [row.get(f"option{index}") for index in range(5)]
+def _options(row: dict[str, Any], file: Path, number: int) -> list[str]:
+    given: list[Any] = [row.get(f"option{index}") for index in range(5)]
+    if row.get("candidates"):
+        given = texts(row, "candidates", file, number)
     return [str(option) for option in given if option not in (None, _NONE)]
 
 

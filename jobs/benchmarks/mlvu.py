@@ -11,10 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jobs.benchmarks.annotations import files_of, read_rows, value
+from jobs.benchmarks.annotations import files_of, letter, read_rows, text, texts
 from jobs.benchmarks.benchmark import Benchmark, Row, Source, Tables, lettered, literal, unique_videos
 from pipeline.errors import InputTableError
 
+_NUM_LETTERS = 4
 _CHOOSE = "\nOnly give the best option.\nBest option: ("
 
 
@@ -29,14 +30,14 @@ def convert(source: Source) -> Tables:
                 left_out += 1
                 continue
             # In the authors' layout a task's videos are in a folder that is named as its file.
-            name = str(row["video_name"]) if "video_name" in row else f"{file.stem}/{value(row, 'video', file, number)}"
-            task = str(row.get("task_type") or value(row, "question_type", file, number))
-            text, right = _question(row, file, number)
+            name = str(row["video_name"]) if "video_name" in row else f"{file.stem}/{text(row, 'video', file, number)}"
+            task = str(row.get("task_type") or text(row, "question_type", file, number))
+            asked, right = _question(row, file, number)
             videos.append({"video_id": name, "video_path": str(source.videos / name)})
             questions.append(
                 {
                     "question_id": str(row.get("question_id") or f"{task}-{number}"),
-                    "question": literal(text + _CHOOSE),
+                    "question": literal(asked + _CHOOSE),
                     "answer": right,
                     "video_id": name,
                     "category": task,
@@ -47,14 +48,15 @@ def convert(source: Source) -> Tables:
 
 def _question(row: dict[str, Any], file: Path, number: int) -> tuple[str, str | None]:
     """Question with its options a line each, and the right one's letter if it is public."""
-    text, right = str(value(row, "question", file, number)), row.get("answer")
+    asked, right = text(row, "question", file, number), row.get("answer")
     if "task_type" in row:
-        return text, right
-    options = [str(option) for option in row["candidates"]]
+        # Its options stand in the question: lmms-eval looks for A to D.
+        return asked, None if right is None else letter(right, _NUM_LETTERS, file, number)
+    options = texts(row, "candidates", file, number)
     if right is not None and str(right) not in options:
         raise InputTableError(f"the answer {right!r} is none of {options}", f"{file}, row {number}")
-    letter = None if right is None else chr(ord("A") + options.index(str(right)))
-    return "\n".join([text, *lettered(options, "({}) {}"), ""]), letter
+    name = None if right is None else chr(ord("A") + options.index(str(right)))
+    return "\n".join([asked, *lettered(options, "({}) {}"), ""]), name
 
 
 MLVU = Benchmark(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from jobs.benchmarks.annotations import files_of, read_rows, value
+from jobs.benchmarks.annotations import files_of, read_rows, text, texts
 from jobs.benchmarks.benchmark import Benchmark, Source, Tables, lettered, literal, unique_videos
 from pipeline.errors import InputTableError
 
@@ -45,12 +45,12 @@ def convert(source: Source) -> Tables:
                 f"is named after no task of MVBench; these are {', '.join(sorted(_FOLDERS))}", str(file)
             )
         for number, row in enumerate(read_rows(file), 1):
-            name = f"{_FOLDERS[task]}/{value(row, 'video', file, number)}"
-            options = [str(option) for option in value(row, "candidates", file, number)]
-            right = str(value(row, "answer", file, number))
+            name = f"{_FOLDERS[task]}/{text(row, 'video', file, number)}"
+            options = texts(row, "candidates", file, number)
+            right = text(row, "answer", file, number)
             if right not in options:
                 raise InputTableError(f"the answer {right!r} is none of {options}", f"{file}, row {number}")
-            asked = f"Question:{value(row, 'question', file, number)}"
+            asked = f"Question:{text(row, 'question', file, number)}"
             lines = [asked, "Option:", *lettered(options, "({}) {}"), "Only give the best option."]
             videos.append({"video_id": name, "video_path": str(source.videos / name)})
             questions.append(

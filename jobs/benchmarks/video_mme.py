@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from jobs.benchmarks.annotations import read_rows, value
+from jobs.benchmarks.annotations import letter, read_rows, text, texts
 from jobs.benchmarks.benchmark import Benchmark, Row, Source, Tables, literal, unique_videos
 from pipeline.errors import InputTableError, UnreadableVideoError
 from pipeline.probing import read_probe
@@ -32,21 +32,22 @@ def convert(source: Source) -> Tables:
     rows = read_rows(source.annotations)
     videos, questions = [], []
     for number, row in enumerate(rows, 1):
-        name = str(value(row, "videoID", source.annotations, number))
+        name = text(row, "videoID", source.annotations, number)
         video: Row = {"video_id": name, "video_path": str(_video(source.videos, name))}
         video.update({column: row.get(column) for column in ("duration", "domain", "sub_category")})
-        options = [str(option) for option in value(row, "options", source.annotations, number)]
-        asked = [_TASK, value(row, "question", source.annotations, number), *options]
+        options = texts(row, "options", source.annotations, number)
+        asked = [_TASK, text(row, "question", source.annotations, number), *options]
         if source.subtitles is None:
-            text = literal("\n".join([*asked, _CHOOSE]))
+            prompt = literal("\n".join([*asked, _CHOOSE]))
         else:
-            text = _WITH_SUBTITLES + literal("\n".join([*asked, "The best answer is:"]))
+            prompt = _WITH_SUBTITLES + literal("\n".join([*asked, "The best answer is:"]))
+        right = row.get("answer")
         videos.append(video)
         questions.append(
             {
-                "question_id": str(value(row, "question_id", source.annotations, number)),
-                "question": text,
-                "answer": row.get("answer"),
+                "question_id": text(row, "question_id", source.annotations, number),
+                "question": prompt,
+                "answer": None if right is None else letter(right, len(options), source.annotations, number),
                 "video_id": name,
                 "category": row.get("task_type"),
             }
@@ -74,9 +75,9 @@ def _subtitles(file: Path, video: Row, num_frames: int) -> str:
     fps, total = header.fps or 0.0, header.num_frames
     frames = [int(index * (total - 1) / max(num_frames - 1, 1)) for index in range(num_frames)]
     shown = []
-    for start, end, text in spoken_lines(file.read_text(encoding="utf-8")):
+    for start, end, line in spoken_lines(file.read_text(encoding="utf-8")):
         first, last = int(start * fps), int(end * fps)
-        if any(first <= frame < last for frame in frames) and (spoken := _SPOKEN.search(text)):
+        if any(first <= frame < last for frame in frames) and (spoken := _SPOKEN.search(line)):
             shown.append(spoken[1])
     return "\n".join(shown)
 
