@@ -69,7 +69,7 @@ class SourceUnreachableError(TransientError):
 
 
 class StorageUnavailableError(TransientError):
-    """The store of the output or the cache did not answer in time, however often it was asked."""
+    """The store of the output, the cache or the input tables did not answer, however often it was asked."""
 
 
 class ClusterUnreachableError(TransientError):

@@ -14,7 +14,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ import pyarrow.dataset as ds
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from flashvid.errors import ConfigurationError
+from flashvid.errors import ConfigurationError, FatalError
 from pipeline.errors import StorageUnavailableError
 
 # For one object, all tries together. A write under the lease has to end well before another host may take over: below
@@ -45,13 +45,34 @@ def resolve(url: str, storage_options: Mapping[str, Any] | None = None) -> tuple
     """Return the fsspec filesystem of a URL and the path inside it (absolute for local files).
 
     Listings are never cached: they decide what work is left. Filesystems are: each holds open connections.
+
+    Raises:
+        ConfigurationError: a protocol that nobody knows, whose package is missing, or that these options don't fit.
     """
-    fs, path = (
-        fsspec.core.url_to_fs(url, use_listings_cache=False, **(storage_options or {}))
-        if "://" in url
-        else (LocalFileSystem(), str(Path(url).absolute()))
-    )
+    if "://" not in url:
+        return LocalFileSystem(), str(Path(url).absolute())
+    try:
+        fs, path = fsspec.core.url_to_fs(url, use_listings_cache=False, **(storage_options or {}))
+    except (ValueError, ImportError, TypeError) as error:
+        raise ConfigurationError(f"can't be opened: {error}", url) from None
     return fs, path
+
+
+@contextmanager
+def answering(url: str) -> Iterator[None]:
+    """What a store says of a path stays as it is; a remote one that says nothing is one error, with the URL.
+
+    Raises:
+        StorageUnavailableError: no answer. Every filesystem has errors of its own for that.
+    """
+    try:
+        yield
+    except (FatalError, IsADirectoryError, *_FINAL_ERRORS):
+        raise
+    except Exception as error:
+        if "://" not in url:
+            raise
+        raise StorageUnavailableError(f"no answer ({str(error) or type(error).__name__})", url) from error
 
 
 class Storage:
@@ -202,6 +223,11 @@ class Storage:
                 _create_local(Path(self.path(name)), content)
             else:
                 self._call(self.fs.pipe_file, self.path(name), content, mode="create", within_s=within_s)
+        except FileNotFoundError as error:
+            if self.is_local:
+                raise
+            # Object stores know no folders that would have to be made first: it is the bucket that is missing.
+            raise ConfigurationError(f"can't be written to: {error}", self.url) from None
         except OSError as error:
             # SeaweedFS's refusal reaches us as EINVAL, others' as FileExistsError.
             if not isinstance(error, FileExistsError) and error.errno != errno.EINVAL:

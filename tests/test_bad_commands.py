@@ -39,10 +39,34 @@ class DeniedFileSystem(MemoryFileSystem):  # type: ignore[misc]
     ls = info = find = cat_file = pipe_file = _refuse
 
 
+class SilentFileSystem(MemoryFileSystem):  # type: ignore[misc]
+    """A store that can't be reached; as botocore's, its error is no OSError."""
+
+    protocol: ClassVar[str] = "silent"
+    cachable = False
+
+    def _fail(self, *_: object, **__: object) -> Any:
+        raise RuntimeError("Could not connect to the endpoint")
+
+    isdir = ls = info = find = glob = cat_file = _fail
+
+
+class NoBucketFileSystem(MemoryFileSystem):  # type: ignore[misc]
+    """A store without the bucket that is meant."""
+
+    protocol: ClassVar[str] = "nobucket"
+    cachable = False
+
+    def pipe_file(self, *_: object, **__: object) -> Any:
+        """As s3fs answers a PUT."""
+        raise FileNotFoundError("The specified bucket does not exist")
+
+
 @pytest.fixture(autouse=True)
-def denied_store() -> None:
-    """denied:// for this test; registered again for each, which changes nothing."""
-    fsspec.register_implementation("denied", DeniedFileSystem, clobber=True)
+def stores() -> None:
+    """denied:// and its like for this test; registered again for each, which changes nothing."""
+    for store in (DeniedFileSystem, SilentFileSystem, NoBucketFileSystem):
+        fsspec.register_implementation(store.protocol, store, clobber=True)
 
 
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
@@ -209,6 +233,44 @@ def test_which_cluster(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys
     code, said = command(monkeypatch, capsys, *words)
     assert code == REFUSED
     assert "http://HEAD:8265" in said
+
+
+@pytest.mark.parametrize("name", ["init", "validate", "plan", "run"])
+@pytest.mark.parametrize("videos", ["silent://bucket/videos", "silent://bucket/videos.csv", "silent://bucket/*.mp4"])
+def test_videos_in_a_store_that_is_away(
+    name: str, videos: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 3: the same command may work later."""
+    job = tmp_path / "job.yaml"
+    job.write_text(JOB.format(videos=videos, output="output"))
+    code, said = command(monkeypatch, capsys, name, videos if name == "init" else str(job))
+    assert code == AWAY
+    assert said == f"StorageUnavailableError: {videos}: no answer (Could not connect to the endpoint)\n"
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize("url", ["nosuch://bucket/out", "denied:/nosuch://x"])
+def test_a_url_of_a_kind_that_nobody_knows(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Refused by name."""
+    code, said = command(monkeypatch, capsys, "status", url)
+    assert (code, said.count("\n")) == (REFUSED, 1)
+    assert f"{url}: can't be opened: Protocol not known" in said
+
+
+def test_a_bucket_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Refused by name; the output stays as it is."""
+    output = make_output(tmp_path)
+    before = contents(output)
+    code, said = command(monkeypatch, capsys, "export", str(output), "nobucket://typo/out")
+    assert code == REFUSED
+    assert said == (
+        "ConfigurationError: nobucket://typo/out: can't be written to: The specified bucket does not exist\n"
+    )
+    assert contents(output) == before
 
 
 def test_an_output_below_a_file(

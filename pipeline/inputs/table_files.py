@@ -13,7 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputTableError
-from pipeline.storage import resolve
+from pipeline.storage import answering, resolve
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
 
@@ -32,11 +32,13 @@ def read_table(path: str, storage_options: Mapping[str, Any]) -> pa.Table:
 
     Raises:
         InputTableError: the file is missing or can't be parsed; names the file and the parser's reason.
+        StorageUnavailableError: its store does not answer.
     """
     fs, inner = resolve(path, storage_options)
     suffix = PurePosixPath(path).suffix.lower()
     try:
-        content = fs.cat_file(inner)
+        with answering(path):
+            content = fs.cat_file(inner)
     except FileNotFoundError:
         raise InputTableError("no such file", path) from None
     except IsADirectoryError:

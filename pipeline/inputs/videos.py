@@ -17,7 +17,7 @@ from pipeline.errors import InputTableError
 from pipeline.inputs.allowed import refusal
 from pipeline.inputs.table_files import is_table, read_table
 from pipeline.keys import shard_of
-from pipeline.storage import resolve
+from pipeline.storage import answering, resolve
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".mpeg"})
 _KNOWN_COLUMNS = ("video_id", "video_path", "start_s", "end_s")
@@ -115,6 +115,7 @@ def read_video_table(
     Raises:
         InputTableError: nothing there, no rows, a missing column, a file's name that is not UTF-8, or a `video_id`
             that is empty or occurs twice; the message names the rows.
+        StorageUnavailableError: the store of a table, a folder or a glob does not answer.
     """
     options = storage_options or {}
     rows = _table_rows(path, options) if is_table(path) else _files(path, options)
@@ -130,16 +131,17 @@ def read_video_table(
 
 def _files(path: str, options: Mapping[str, Any]) -> pa.Table:
     fs, inner = resolve(path, options)
-    # What is there under this very name comes first: "clip [a1].mp4" is a file, and would match nothing as a glob.
-    if fs.isdir(inner):
-        fixed, found = inner.rstrip("/"), fs.find(inner)
-    elif fs.exists(inner):
-        fixed, found = inner.rsplit("/", 1)[0], [inner]
-    elif any(character in path for character in "*?["):
-        fixed = inner[: min(inner.find(c) for c in "*?[" if c in inner)].rsplit("/", 1)[0]
-        found = fs.glob(inner)
-    else:
-        raise InputTableError("no such file or folder", path)
+    with answering(path):
+        # What is there under this very name comes first: "clip [a1].mp4" is a file, and would match nothing as a glob.
+        if fs.isdir(inner):
+            fixed, found = inner.rstrip("/"), fs.find(inner)
+        elif fs.exists(inner):
+            fixed, found = inner.rsplit("/", 1)[0], [inner]
+        elif any(character in path for character in "*?["):
+            fixed = inner[: min(inner.find(c) for c in "*?[" if c in inner)].rsplit("/", 1)[0]
+            found = fs.glob(inner)
+        else:
+            raise InputTableError("no such file or folder", path)
     files = [file for file in sorted(found) if PurePosixPath(file).suffix.lower() in VIDEO_SUFFIXES]
     for file in files:
         # Linux allows any bytes in a name; no table can hold these, and none of ours may leave a file out in silence.
