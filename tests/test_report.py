@@ -119,6 +119,14 @@ def test_failures_are_grouped_by_cause_with_the_command(page: Path) -> None:
     assert "43 further clips are not in this file" in render(limited)
 
 
+def test_a_command_to_copy_works_from_any_folder(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the report was asked for with a relative path."""
+    monkeypatch.chdir(page.parent)
+    content = collect(Storage("output"), max_clips=0, max_pictures=0)
+    assert content.output == f"{page.parent}/output"
+    assert f"flashvid retry {page.parent}/output " in str(content.failures[1].retry)
+
+
 def test_numbers_and_pictures_are_the_outputs(sample_videos: Path, tmp_path: Path) -> None:
     """Summary, busy share, thumbnails, and what became of each token of the pictured moment."""
     copy_videos(sample_videos, tmp_path, ["moving_red_disc.mp4", "three_boxes.mp4"])

@@ -121,12 +121,14 @@ def collect(
     clips = [
         _clip(by_clip.get(clip_id, []), failed.get(clip_id, []), pictures.by_clip.get(clip_id)) for clip_id in shown
     ]
+    # A page is read anywhere: a command to copy from it names a local output by its whole path.
+    place = storage.root if storage.is_local else storage.url
     ended = [end for start, end in RunRecords(storage).ended() if start["answers_fingerprint"] == results.fingerprint]
     return ReportContent(
-        output=storage.url,
+        output=place,
         record=record,
         runs=tuple(ended),
-        failures=_grouped(failures, storage.url),
+        failures=_grouped(failures, place),
         clips=tuple(clips),
         answers=len(answers),
         clips_left_out=max(0, len(clip_ids) - max_clips),
