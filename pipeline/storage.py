@@ -23,6 +23,7 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 import pyarrow.dataset as ds
+from botocore.exceptions import NoCredentialsError
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
@@ -33,6 +34,8 @@ from pipeline.errors import StorageUnavailableError
 # half the lease's life (`pipeline.lease.LEASE_SECONDS`).
 WRITE_SECONDS = 25.0
 _READ_SECONDS = 60.0
+# Where nobody has given this process credentials: a machine's own may be slow to come, but mostly there are none.
+_CREDENTIALS_SECONDS = 5.0
 _FIRST_PAUSE_S = 0.2
 _SCAN_THREADS = 16
 _TEMPORARY = ".uploading-"
@@ -248,16 +251,18 @@ class Storage:
         """Call a method of the filesystem, on remote ones again and again until it answers or the time is over."""
         if self.is_local:
             return method(*arguments, **options)
-        until, pause = time.monotonic() + within_s, _FIRST_PAUSE_S
+        begun, pause = time.monotonic(), _FIRST_PAUSE_S
         while True:
             if has_timeout and isinstance(self.fs, AsyncFileSystem):
-                options["timeout"] = max(until - time.monotonic(), 1e-3)
+                options["timeout"] = max(begun + within_s - time.monotonic(), 1e-3)
             try:
                 return method(*arguments, **options)
             except Exception as error:
                 if isinstance(error, _FINAL_ERRORS) or getattr(error, "errno", None) in _FINAL_NUMBERS:
                     raise
-                if time.monotonic() + pause >= until:
+                if isinstance(error, NoCredentialsError):
+                    within_s = min(within_s, _CREDENTIALS_SECONDS)
+                if time.monotonic() + pause >= begun + within_s:
                     reason = str(error) or type(error).__name__
                     raise StorageUnavailableError(f"no answer within {within_s:.0f} s ({reason})", self.url) from error
             self._traffic["requests_repeated"] += 1

@@ -107,6 +107,17 @@ def test_a_store_that_is_away_is_an_error_in_time(aws_environment: None, monkeyp
         storage._create("a", b"content", 1.0)
 
 
+def test_missing_credentials_are_an_error_soon(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not after a minute: nobody who forgot them wants to wait for what will not come."""
+    del aws_environment
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(storage_module, "_CREDENTIALS_SECONDS", 0.5)
+    options = {"endpoint_url": f"http://127.0.0.1:{free_port()}", "skip_instance_cache": True}
+    with pytest.raises(StorageUnavailableError, match=r"no answer within 0 s \(Unable to locate credentials\)"):
+        Storage("s3://bucket/output", options).exists("a")
+
+
 def test_a_write_ends_before_the_lease_does() -> None:
     """One that begins a third into the lease's life, or after a renewal that took its whole time."""
     assert WRITE_SECONDS < LEASE_SECONDS / 2
