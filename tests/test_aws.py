@@ -31,6 +31,25 @@ def test_ray_takes_it(cluster: dict[str, Any]) -> None:
         validate_config(prepare_config(cluster))
 
 
+def test_nodes_install_nothing(cluster: dict[str, Any]) -> None:
+    """With Ray's defaults filled in, which fetch a nightly build of Ray and need rights that our user lacks."""
+    prepared = prepare_config(cluster)
+    assert [prepared[f"{who}setup_commands"] for who in ("", "head_", "worker_")] == [[], [], []]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    # The head's autoscaler imports it.
+    assert any(requirement.startswith("boto3") for requirement in extras["cluster"])
+
+
+def test_the_head_shares_what_prometheus_reads(cluster: dict[str, Any]) -> None:
+    """Ray's list of nodes is in the container's /tmp/ray, and Prometheus outside; the image's user owns the folder."""
+    prometheus = yaml.safe_load((ROOT / "infra" / "prometheus" / "prometheus.yaml").read_text())
+    ((read,),) = (scraped["file_sd_configs"][0]["files"] for scraped in prometheus["scrape_configs"])
+    folder = str(Path(read).parent)
+    assert f"--volume {folder}:{folder}" in cluster["docker"]["run_options"]
+    (command,) = cluster["initialization_commands"]
+    assert {folder, "/opt/models", "--owner"} <= set(command.split())
+
+
 @pytest.mark.parametrize("node_type", ["head", "decode", "gpu"])
 def test_ec2_takes_its_machines(cluster: dict[str, Any], node_type: str) -> None:
     """By the description of RunInstances that AWS publishes, which botocore carries; and instance types that exist."""

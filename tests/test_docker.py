@@ -55,6 +55,33 @@ def test_both_images_are_careful() -> None:
     assert re.fullmatch(r"PYTHON_IMAGE=python:3\.\d+\.\d+-slim-\w+", base)
 
 
+def test_ray_up_finds_its_tools() -> None:
+    """The package of each program that its commands call in a container, and the home that it mounts the token into."""
+    for target in ("cpu", "cuda"):
+        runs = [text for name, text in stages()[target] if name == "RUN"]
+        (install,) = (command for text in runs for command in text.split("&&") if "apt-get install" in command)
+        assert {"openssh-client", "rsync", "wget"} <= set(install.split())
+        (user,) = (command for text in runs for command in text.split("&&") if "useradd" in command)
+        assert "--create-home" in user
+        # Ray's `DockerCommandRunner.run_init` reads HOME of the image's environment, and takes /root without.
+        words = [word for name, text in stages()[target] if name == "ENV" for word in text.split()]
+        environment = dict(word.split("=", 1) for word in words)
+        assert environment["HOME"] == f"/home/{user.split()[-1]}" == dict(stages()[target])["WORKDIR"]
+
+
+def test_login_shells_find_our_programs(tmp_path: Path) -> None:
+    """The Dockerfile's own line, in a shell that has Debian's PATH only."""
+    for target in ("cpu", "cuda"):
+        (line,) = (text for name, text in stages()[target] if name == "RUN" and "/etc/profile.d/" in text)
+        written = tmp_path / f"{target}.sh"
+        made, _, path = line.rpartition(" > ")
+        assert Path(path).match("/etc/profile.d/*.sh")
+        subprocess.run(["bash", "-c", f"{made} > {shlex.quote(str(written))}"], check=True)  # noqa: S607
+        asked = ["env", "-i", "PATH=/usr/bin:/bin", "bash", "-c", f". {shlex.quote(str(written))}; printenv PATH"]
+        found = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+        assert found.strip() == "/opt/flashvid/bin:/usr/bin:/bin"
+
+
 def test_packages_are_those_of_the_constraints() -> None:
     """Each install names constraints.txt, or installs our own wheel and nothing with it."""
     installs = [
