@@ -8,7 +8,11 @@ import subprocess
 import sys
 import tomllib
 from fnmatch import fnmatch
+from importlib import metadata
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 DOCKERFILE = ROOT / "infra" / "docker" / "Dockerfile"
@@ -51,6 +55,8 @@ def test_both_images_are_careful() -> None:
         # The user is dropped to last: nothing but copies after it.
         names = [name for name, _ in stages()[target]]
         assert "RUN" not in names[names.index("USER") :]
+    # One image from elsewhere, which the builder can name by its digest.
+    assert {text.split()[0] for name, text in instructions() if name == "FROM"} - stages().keys() == {"${PYTHON_IMAGE}"}
     (base,) = (text for name, text in instructions() if name == "ARG")
     assert re.fullmatch(r"PYTHON_IMAGE=python:3\.\d+\.\d+-slim-\w+", base)
 
@@ -107,6 +113,29 @@ def test_the_list_of_requirements_is_made_of_the_project() -> None:
     made = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert made.stdout.splitlines() == [*project["dependencies"], *project["optional-dependencies"]["cluster"]]
+
+
+def test_every_package_of_the_images_is_pinned() -> None:
+    """Also those that others bring, as their metadata says; what torch's CUDA build brings, it pins itself."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {canonicalize_name(line.split("==")[0]) for line in lines if "==" in line and not line.startswith("#")}
+    todo = [Requirement(line) for line in (*project["dependencies"], *project["optional-dependencies"]["cluster"])]
+    seen: set[tuple[str, frozenset[str]]] = set()
+    while todo:
+        wanted = todo.pop()
+        name, extras = canonicalize_name(wanted.name), frozenset(wanted.extras)
+        if (name, extras) in seen:
+            continue
+        seen.add((name, extras))
+        todo += [
+            one
+            for one in map(Requirement, metadata.requires(name) or [])
+            if one.marker is None or any(one.marker.evaluate({"extra": extra}) for extra in (extras or {""}))
+            if not (name == "torch" and one.name.startswith(("cuda", "nvidia", "triton")))
+        ]
+    assert {name for name, _ in seen} - pinned == set()
+    assert len(seen) > 60
 
 
 def test_what_is_copied_reaches_docker_and_nothing_else_does() -> None:

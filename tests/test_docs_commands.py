@@ -96,10 +96,16 @@ NOT_RUN = {
         "kubectl -n flashvid get rayjob flashvid --watch",
         "kubectl -n flashvid logs job/flashvid --follow",
         """kubectl -n flashvid patch rayjob flashvid --type merge -p '{"spec": {"suspend": true}}'""",
-        "kubectl port-forward service/...-head-svc 8265",
+        "kubectl apply -f infra/kubernetes/base/namespace.yaml",
+        "kubectl -n flashvid delete rayjob flashvid",
+        "kubectl -n flashvid delete secret flashvid-ray-token",
+        "kubectl -n flashvid exec $(kubectl -n flashvid get pod -l ray.io/node-type=head -o name) "
+        "-c ray-head -- ray status",
+        "kubectl -n flashvid port-forward service/$(kubectl -n flashvid get rayjob flashvid "
+        "-o jsonpath={.status.rayClusterName})-head-svc 8265",
         "kubectl delete -k infra/kubernetes/overlays/spot",
     ),
-    "needs EC2": ("ray dashboard infra/aws/cluster.yaml",),
+    "needs EC2": ("ray dashboard infra/aws/cluster.yaml", "ray exec infra/aws/cluster.yaml 'ray status'"),
     "is Ray's own, and looks at a cluster or at one's home": (
         "ray get-auth-token --generate",
         "ray list actors --filter state=RESTARTING",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import tomllib
@@ -188,6 +189,42 @@ def test_the_job_file_is_a_job() -> None:
     (mount,) = (mount for mount in head["containers"][0]["volumeMounts"] if mount["name"] == volume)
     assert kinds["RayJob"]["spec"]["entrypoint"] == f"flashvid run {mount['mountPath']}/job.yaml"
     assert kinds["RayJob"]["spec"]["backoffLimit"] > 0
+
+
+def test_runbooks_name_what_is_there() -> None:
+    """The names in every `kubectl` line of docs/operations.md are those of the manifests and of KubeRay's schema."""
+    kinds = by_kind(render(FOLDER / "overlays/spot"))
+    job = kinds["RayJob"]
+    cluster = job["spec"]["rayClusterSpec"]
+    text = (ROOT / "docs" / "operations.md").read_text()
+    lines = re.findall(r"kubectl (?:-n|apply|delete|exec|port-forward|patch|get|logs)[^`\n]*", text)
+    assert len(lines) >= 9
+    assert all(
+        f"-n {job['metadata']['namespace']} " in line
+        for line in lines
+        if not re.match(r"kubectl (apply|delete) -", line)
+    )
+    assert {name for line in lines for name in re.findall(r" (?:get|delete|patch) rayjob (\S+)", line)} == {
+        job["metadata"]["name"]
+    }
+    (secret, key) = re.findall(r"create secret generic (\S+) --from-literal=(\w+)=", text)[0]
+    assert (secret, key) == (cluster["authOptions"]["secretName"], "auth_token")
+    assert text.index("base/namespace.yaml") < text.index("create secret") < text.index("kubectl apply -k")
+    containers = {container["name"] for container in cluster["headGroupSpec"]["template"]["spec"]["containers"]}
+    assert set(re.findall(r" -c (\S+) -- ", text)) == containers
+    for path in re.findall(r"kubectl \w+ -[fk] (\S+)", text):
+        assert (ROOT / path.strip("`,.")).exists(), path
+    # The namespaces that the network policy lets in.
+    doors = {
+        peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+        for rule in kinds["NetworkPolicy"]["spec"]["ingress"]
+        for peer in rule["from"]
+        if "namespaceSelector" in peer
+    }
+    assert doors == {"kuberay-operator", "monitoring"}
+    assert all(f"`{door}`" in text for door in doors)
+    for name in re.findall(r"jsonpath={\.status\.(\w+)}", text):
+        assert name in schema("RayJob").schema["properties"]["status"]["properties"]
 
 
 def test_spot_workers_and_a_head_that_stays() -> None:
