@@ -39,7 +39,7 @@ class LocalCluster(JobApi):
 @contextmanager
 def local_cluster(num_cpus: int) -> Iterator[LocalCluster]:
     """Start a head, wait for its job API, and end what was started and nothing else."""
-    ports = _free_ports(3)
+    ports = _free_ports(5)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     # Seconds between two exports of metrics; Ray's own is 10.
     environment |= {"RAY_metrics_report_interval_ms": "500", "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -53,6 +53,9 @@ def local_cluster(num_cpus: int) -> Iterator[LocalCluster]:
             "dashboard-host": "127.0.0.1",
             "dashboard-port": ports[1],
             "metrics-export-port": ports[2],
+            # Ray's own choice is the same for every Ray of a machine: the second has no agent, and takes no jobs.
+            "dashboard-agent-listen-port": ports[3],
+            "ray-client-server-port": ports[4],
             "num-cpus": num_cpus,
             "object-store-memory": 200_000_000,
             "temp-dir": folder,
