@@ -125,6 +125,8 @@ def seaweed_server(folder: Path) -> Iterator[ObjectStore]:
             str(weed()), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
             f"-master.port={free_port()}", f"-volume.port={free_port()}", f"-filer.port={free_port()}",
             "-volume.max=20", "-master.volumeSizeLimitMB=64", "-s3", f"-s3.port={port}", f"-s3.config={config}",
+            # On fixed ports, which a second store of this machine would want, too.
+            "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false",
         ]  # fmt: skip
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:

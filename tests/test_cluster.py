@@ -71,6 +71,11 @@ def test_a_job_that_is_handed_in_again_resumes(cluster: StandIn, sample_videos: 
         # Most of them sampled down, so that this is counted, too.
         sampling={"fps": 12.0, "max_frames": 16},
         storage_options={"endpoint_url": cluster.state["endpoint_url"]},
+        # The machine's own folder has these very files after an earlier run of this test, and nothing would be fetched.
+        resources={
+            **{stage: {"concurrency": 1} for stage in ("decode", "encode", "answer")},
+            "staging": {"directory": str(tmp_path / "staging")},
+        },
     )
     job_file.write_text(settings.model_dump_json(exclude_none=True))  # JSON is YAML
 
@@ -94,6 +99,12 @@ def test_a_job_that_is_handed_in_again_resumes(cluster: StandIn, sample_videos: 
     answers = _rows(cluster, output, "answers")
     assert len({(row["video_id"], row["question_id"]) for row in answers}) == len(answers) == CLIPS * QUESTIONS
     assert [row["video_id"] for row in _rows(cluster, output, "failures")] == ["broken.mp4"]
+    # The same file has the same answers, whichever of the two runs gave them; and both gave some.
+    said: dict[tuple[int, str], set[str]] = defaultdict(set)
+    for row in answers:
+        said[int(row["video_id"].removesuffix(".mp4")) % len(SAMPLES), row["question_id"]].add(row["response"])
+    assert {len(responses) for responses in said.values()} == {1}
+    assert len({row["run_id"] for row in answers}) == 2
     end = _end(cluster, output)
     assert (end["answers_before"], end["answers_new"]) == (before, CLIPS * QUESTIONS - before)
 

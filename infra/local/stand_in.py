@@ -183,6 +183,8 @@ def _start_store(start: _Starter, port: int) -> None:
     options = {
         "dir": data, "ip": _HOST, "ip.bind": _HOST, "master.port": master, "volume.port": volume, "filer.port": filer,
         "volume.max": 20, "master.volumeSizeLimitMB": 64, "s3.port": port, "s3.config": config,
+        # Servers that nobody asked for, on fixed ports: a second store here would end for them. And no reports.
+        "s3.port.iceberg": 0, "s3.port.lance": 0, "master.telemetry": "false",
     }  # fmt: skip
     weed = shutil.which("weed", path=f"{_BIN}{os.pathsep}{os.environ['PATH']}") or "weed"
     command = [weed, "server", "-s3", *(f"-{name}={value}" for name, value in options.items())]
