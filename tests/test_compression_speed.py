@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,6 +117,14 @@ def test_what_is_beyond_its_limit_is_said() -> None:
         assert problem.startswith(f"{measurement.frames} x 196 x 3584 at 0.10, attn_div x 1: ")
     assert "grow" in missed_limits([replace(good, operations=200), longer], [])[0]
     assert "parted" in missed_limits([good], [replace(tie, largest_gap=1e-5)])[0]
+
+
+def test_a_checkout_has_its_naive_implementation_from_anywhere(tmp_path: Path) -> None:
+    """Also for the command `flashvid`, which does not import from the folder it is called in."""
+    script = "from jobs.bench.compress import naive; assert naive() is not None"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 0
 
 
 @pytest.mark.slow

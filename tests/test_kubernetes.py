@@ -255,10 +255,26 @@ def test_a_job_for_kueue_waits_to_be_admitted() -> None:
 
 def test_the_cluster_that_stays_has_the_same_nodes() -> None:
     """As the job's own."""
-    kinds = by_kind(render(FOLDER / "overlays/cluster"))
-    base = by_kind(render(FOLDER / "base"))["RayJob"]
-    assert kinds["RayCluster"]["spec"] == {**base["spec"]["rayClusterSpec"], "suspend": False}
-    assert kinds["RayCluster"]["metadata"] == base["metadata"]
+    assert_same_nodes(FOLDER / "overlays/cluster", FOLDER / "base")
+
+
+def test_the_cluster_that_stays_over_spot_machines(tmp_path: Path) -> None:
+    """As its comment says: one word changed."""
+    folder = shutil.copytree(FOLDER, tmp_path / "kubernetes")
+    kustomization = folder / "overlays/cluster/kustomization.yaml"
+    text = kustomization.read_text()
+    assert text.count("  - ../../base\n") == 1
+    kustomization.write_text(text.replace("  - ../../base\n", "  - ../spot\n"))
+    assert_same_nodes(kustomization.parent, FOLDER / "overlays/spot")
+    (cluster,) = (manifest for manifest in render(kustomization.parent) if manifest["kind"] == "RayCluster")
+    schema("RayCluster").validate(cluster)
+
+
+def assert_same_nodes(of_cluster: Path, of_job: Path) -> None:
+    """The cluster that an overlay makes stay is the one that another makes for a job."""
+    cluster, job = by_kind(render(of_cluster))["RayCluster"], by_kind(render(of_job))["RayJob"]
+    assert cluster["spec"] == {**job["spec"]["rayClusterSpec"], "suspend": False}
+    assert cluster["metadata"] == job["metadata"]
 
 
 def _groups(cluster: dict[str, Any]) -> list[dict[str, Any]]:

@@ -52,7 +52,7 @@ class Scope:
     planned: tuple[int, ...] = (10_000, 100_000)
 
 
-QUICK = Scope(clips=6, sleeping=20, executed=100, planned=(10_000,))
+QUICK = Scope(clips=2, sleeping=10, executed=20, planned=(1000,))
 # The bottleneck is encode, as on GPUs; the others have half of their time to spare.
 _SLEEPS = {"decode": 0.1, "encode": 0.4, "answer": 0.1}
 _NOTHING = dict.fromkeys(_SLEEPS, 0.0)
