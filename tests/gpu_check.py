@@ -9,16 +9,19 @@ import json
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 
 from flashvid import CompressionConfig, compress
 from flashvid.models import GenerationConfig, load_model
+from flashvid.models.resizing import move_frames
 from jobs.bench.answers_arms import QUESTIONS, Bench
 from jobs.bench.answers_model import BENCH, ModelSize
 from jobs.bench.cost import drifting_clip
@@ -115,6 +118,29 @@ def compression_time() -> str:
     return said
 
 
+def copies_do_not_wait() -> str:
+    """Frames go to the GPU while kernels run there: the call returns before these end, and every byte arrives."""
+    frames = np.random.default_rng(0).integers(0, 256, (16, 448, 448, 3), dtype=np.uint8)
+    device, busy = torch.device("cuda"), torch.randn(8192, 8192, device="cuda")
+    # Once without being timed: the first call pins the memory, the first product loads its kernel.
+    move_frames(frames, device)
+    busy @ busy
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(50):
+        busy @ busy
+    moved = move_frames(frames, device)
+    returned = time.perf_counter() - started
+    torch.cuda.synchronize()
+    ended = time.perf_counter() - started
+    if not np.array_equal(moved.cpu().numpy(), frames.transpose(0, 3, 1, 2)):
+        raise UnmetError("frames arrive as other bytes")
+    said = f"the call returned after {returned * 1e3:.0f} ms, the kernels before it ended after {ended * 1e3:.0f}"
+    if returned > ended / 2:
+        raise UnmetError(said)
+    return said
+
+
 def device_pinning() -> str:
     """Ray gives every actor a GPU of its own, and torch in it sees that one only."""
     done = subprocess.run([sys.executable, "-c", _PINNING], stdout=subprocess.PIPE, text=True, timeout=300, check=True)
@@ -153,6 +179,7 @@ CHECKS: tuple[Callable[[], str], ...] = (
     bfloat16_agreement,
     answers_agree,
     compression_time,
+    copies_do_not_wait,
     device_pinning,
     flash_attention,
 )

@@ -21,6 +21,7 @@ from torch import Tensor
 from flashvid.config import InnerPruningConfig
 from flashvid.models import CompressedVideo, VideoModel, load_model, resolve_model
 from flashvid.models.decoder import Decoder
+from flashvid.models.kv_slots import KVSlots
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.models.prefill import prefill_prefix, prefill_questions
 from flashvid.models.types import LanguageSide
@@ -82,12 +83,12 @@ def run_parts(
 ) -> Run:
     """As `run_prompt`, of a prompt that is laid out already."""
     (prefilled,) = prefill_questions(decoder, prefill_prefix(decoder, prefix, pruning), [suffix], pruning)
-    rows, ids = [prefilled.logits], [greedy(prefilled.logits)]
+    rows, ids, slots = [prefilled.logits], [greedy(prefilled.logits)], KVSlots([prefilled.cache])
     while len(ids) < 16:
         position = suffix.next_position + len(ids) - 1
-        rows.append(decoder.step([ids[-1]], [position], [prefilled.cache])[0])
+        rows.append(decoder.step([ids[-1]], [position], [slots])[0])
         ids.append(greedy(rows[-1]))
-    return Run(prefix, suffix, prefilled.kept, torch.stack(rows), ids, list(prefilled.cache.lengths))
+    return Run(prefix, suffix, prefilled.kept, torch.stack(rows), ids, list(*slots.lengths))
 
 
 def logits_error(run: Run, expected: dict[str, Tensor]) -> float:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from flashvid.models import CompressedVideo, VideoModel
-from flashvid.models.kv_cache import KVCache
+from flashvid.models.kv_slots import KVSlots
 from pipeline.inputs import Question, QuestionTable
 from pipeline.messages import ClipMessage
 from pipeline.monitor import RunMonitor
@@ -82,9 +82,9 @@ def steps(model: VideoModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     step = model.language.decoder.step
 
-    def noted(ids: Sequence[int], positions: Sequence[int], caches: Sequence[KVCache]) -> Tensor:
+    def noted(ids: Sequence[int], positions: Sequence[int], batches: Sequence[KVSlots]) -> Tensor:
         seen.append(len(ids))
-        return step(ids, positions, caches)
+        return step(ids, positions, batches)
 
     monkeypatch.setattr(model.language.decoder, "step", noted)
     return seen
@@ -161,11 +161,11 @@ def test_out_of_memory_halves_a_batch_of_clips(
     step = model.language.decoder.step
     sizes: list[int] = []
 
-    def narrow(ids: Sequence[int], positions: Sequence[int], caches: Sequence[KVCache]) -> Tensor:
+    def narrow(ids: Sequence[int], positions: Sequence[int], batches: Sequence[KVSlots]) -> Tensor:
         sizes.append(len(ids))
         if len(ids) > 2:
             raise torch.cuda.OutOfMemoryError("injected")
-        return step(ids, positions, caches)
+        return step(ids, positions, batches)
 
     monkeypatch.setattr(model.language.decoder, "step", narrow)
     outcomes = Answerer(model, tokens, **settings).work(NAMES)

@@ -24,7 +24,9 @@ from flashvid.config import InnerPruningConfig
 from flashvid.errors import ConfigurationError
 from flashvid.models.decoder import DECODE_ROWS, Decoder
 from flashvid.models.kv_cache import KVCache
+from flashvid.models.kv_slots import KVSlots
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
+from jobs.bench.cost import CountOperations
 from tests.reference import REFERENCE, Vector, load_vector
 from tests.reference_e2e import compare_run, run_parts
 
@@ -113,23 +115,55 @@ def test_layers_may_be_run_apart(kind: str) -> None:
     assert torch.equal(whole, rest)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_step_is_the_same_in_any_company(dtype: torch.dtype) -> None:
-    """Bit for bit: alone, among others, in another place; with caches of other lengths beside it."""
-    model, head = stock_model("qwen2_5_vl")
-    decoder = Decoder(model.to(dtype), head.to(dtype))
-    caches = []
-    for length in range(5, 5 + DECODE_ROWS):
+def begun_caches(decoder: Decoder, lengths: Sequence[int]) -> list[KVCache]:
+    """Caches of prompts of these lengths."""
+    caches = [KVCache(3) for _ in lengths]
+    for cache, length in zip(caches, lengths, strict=True):
         embeddings, positions = prompt_of("qwen2_5_vl", length)
-        caches.append(KVCache(3))
-        decoder.forward(embeddings.to(dtype), positions, caches[-1], range(3))
-    tokens, positions_now = list(range(DECODE_ROWS)), list(range(100, 100 + DECODE_ROWS))
-    together = decoder.step(tokens, positions_now, [cache.fork() for cache in caches])
+        decoder.forward(embeddings.to(decoder.dtype), positions, cache, range(3))
+    return caches
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_is_the_same_in_any_company(dtype: torch.dtype, attention: str) -> None:
+    """Bit for bit: alone, among others, in another place; with slots of other lengths and sizes beside it."""
+    model, head = stock_model("qwen2_5_vl", attn_implementation=attention)
+    decoder = Decoder(model.to(dtype), head.to(dtype))
+    # Up to 64 tokens have slots of one size, more of another.
+    caches = begun_caches(decoder, range(65 - DECODE_ROWS // 2, 65 + DECODE_ROWS // 2))
+    sizes = {KVSlots.size_of(cache) for cache in caches}
+    short, long = caches[: DECODE_ROWS // 2], caches[DECODE_ROWS // 2 :]
+    assert [KVSlots.size_of(caches[0]), KVSlots.size_of(caches[-1])] == sorted(sizes)
+    tokens, positions = list(range(DECODE_ROWS)), list(range(100, 100 + DECODE_ROWS))
+    together = decoder.step(tokens, positions, [KVSlots(short), KVSlots(long)])
     for row in range(DECODE_ROWS):
-        alone = decoder.step([tokens[row]], [positions_now[row]], [caches[row].fork()])
+        alone = decoder.step([tokens[row]], [positions[row]], [KVSlots([caches[row]])])
         assert torch.equal(alone[0], together[row])
-    reverse = decoder.step(tokens[::-1], positions_now[::-1], [cache.fork() for cache in caches[::-1]])
+    reverse = decoder.step(tokens[::-1], positions[::-1], [KVSlots(long[::-1]), KVSlots(short[::-1])])
     assert torch.equal(reverse.flip(0), together)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_slot_is_the_same_when_others_leave(dtype: torch.dtype, attention: str) -> None:
+    """Bit for bit over more steps than a slot has room for at first, while others end; caches stay as they were."""
+    model, head = stock_model("qwen2_5_vl", attn_implementation=attention)
+    decoder = Decoder(model.to(dtype), head.to(dtype))
+    caches = begun_caches(decoder, (30, 31, 32, 33))
+    before = [cache[1].keys.clone() for cache in caches]
+    alone = KVSlots(caches[2:3])
+    expected = [decoder.step([step], [100 + step], [alone])[0] for step in range(140)]
+    slots, place, leave = KVSlots(caches), 2, {20: [1, 2, 3], 70: [1, 2], 100: [0]}
+    for step in range(140):
+        if step in leave:
+            slots.keep(leave[step])
+            place = leave[step].index(place)
+        count = len(slots)
+        found = decoder.step([step] * count, [100 + step] * count, [slots])
+        assert torch.equal(found[place], expected[step])
+    assert slots.lengths == [(172,) * 3] == alone.lengths
+    assert all(torch.equal(cache[1].keys, keys) for cache, keys in zip(caches, before, strict=True))
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -175,25 +209,54 @@ def test_a_fork_changes_nothing_for_the_other() -> None:
     model, head = stock_model("qwen2")
     decoder, cache = Decoder(model, head), KVCache(3)
     embeddings, positions = prompt_of("qwen2", 10)
+
+    def grow(token: int, position: int, grown: KVCache) -> Tensor:
+        """The states of one more token."""
+        return decoder.forward(decoder.embed([token]), torch.tensor([[position]]), grown, range(3))[0]
+
     decoder.forward(embeddings, positions, cache, range(3))
     first, second = cache.fork(), cache.fork()
-    expected = decoder.step([7], [60], [cache.fork()])
-    assert not torch.equal(decoder.step([8], [60], [first]), expected)
-    assert torch.equal(decoder.step([7], [60], [second]), expected)
-    assert torch.equal(decoder.step([7], [60], [cache]), expected)
-    after = decoder.step([9], [61], [second.fork()])
-    assert torch.equal(decoder.step([9], [61], [second]), after)
+    expected = grow(7, 60, cache.fork())
+    assert not torch.equal(grow(8, 60, first), expected)
+    assert torch.equal(grow(7, 60, second), expected)
+    assert torch.equal(grow(7, 60, cache), expected)
+    after = grow(9, 61, second.fork())
+    assert torch.equal(grow(9, 61, second), after)
     assert (cache.lengths[0], first.lengths[0], second.lengths[0]) == (11, 11, 12)
 
 
-def test_a_cache_grows_past_its_room() -> None:
-    """Many steps: as one pass over the same tokens."""
-    model, head = stock_model("qwen2")
-    decoder, stepped, at_once = Decoder(model, head), KVCache(3), KVCache(3)
-    ids = list(range(150))
-    rows = [decoder.step([token], [position], [stepped])[0] for position, token in enumerate(ids)]
-    hidden, _ = decoder.forward(decoder.embed(ids), torch.arange(150).unsqueeze(0), at_once, range(3))
-    assert torch.allclose(torch.stack(rows), decoder.logits(hidden), rtol=0, atol=5e-4)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("start", [1, 63, 64, 65])
+def test_steps_equal_one_pass(start: int, attention: str) -> None:
+    """More of them than a slot has room for at first: as one pass over the same tokens."""
+    model, head = stock_model("qwen2", attn_implementation=attention)
+    decoder, cache, at_once = Decoder(model, head), KVCache(3), KVCache(3)
+    ids = list(range(start + 140))
+    places = torch.arange(len(ids)).unsqueeze(0)
+    decoder.forward(decoder.embed(ids[:start]), places[:, :start], cache, range(3))
+    slots = KVSlots([cache])
+    rows = [decoder.step([ids[position]], [position], [slots])[0] for position in range(start, len(ids))]
+    hidden, _ = decoder.forward(decoder.embed(ids), places, at_once, range(3))
+    assert torch.allclose(torch.stack(rows), decoder.logits(hidden[start:]), rtol=0, atol=5e-4)
+
+
+def test_slots_are_of_one_size() -> None:
+    """A slot's size follows from the answer in it, never from its neighbours."""
+    decoder = Decoder(*stock_model("qwen2_5_vl"))
+    with pytest.raises(ValueError, match="size"):
+        KVSlots(begun_caches(decoder, (64, 65)))
+
+
+def test_a_step_costs_no_more_operations_for_many_answers() -> None:
+    """What Python and a GPU's launches cost hangs on the number of operations."""
+    decoder = Decoder(*stock_model("qwen2_5_vl"))
+    counts = []
+    for number in (1, DECODE_ROWS):
+        slots = KVSlots(begun_caches(decoder, [20] * number))
+        with CountOperations() as operations:
+            decoder.step([1] * number, [20] * number, [slots])
+        counts.append(operations.count)
+    assert counts[1] <= counts[0]
 
 
 def test_what_this_loop_cannot_run_is_refused() -> None:

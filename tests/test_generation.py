@@ -18,6 +18,7 @@ from flashvid.models import Answer, ClipQuestions, CompressedVideo, GenerationCo
 from flashvid.models.decoder import DECODE_ROWS, Decoder
 from flashvid.models.generation import Batch, Ending, Generated, Prompt, SharedPrompts
 from flashvid.models.kv_cache import KVCache
+from flashvid.models.kv_slots import KVSlots
 from tests.embedded_model import GENERATION, QUARTER, QUESTIONS, TIMES, TINY, video
 
 MANY = tuple(f"Is there a {colour} {shape}?" for colour in ("red", "blue", "green") for shape in "abcdefgh")
@@ -40,12 +41,12 @@ class NarrowDecoder(Decoder):
         self.batches: list[int] = []
         self.tokens: list[int] = []
 
-    def step(self, tokens: Sequence[int], positions: Sequence[int], caches: Sequence[KVCache]) -> Tensor:
-        """As the decoder does, and only then too much: the caches have grown."""
-        logits = super().step(tokens, positions, caches)
-        self.batches.append(len(caches))
-        self.tokens.append(sum(cache.lengths[0] for cache in caches))
-        if len(caches) > self.most or sum(cache.lengths[0] for cache in caches) > self.longest:
+    def step(self, tokens: Sequence[int], positions: Sequence[int], batches: Sequence[KVSlots]) -> Tensor:
+        """As the decoder does, and only then too much: the slots have grown."""
+        logits = super().step(tokens, positions, batches)
+        self.batches.append(len(tokens))
+        self.tokens.append(sum(lengths[0] for slots in batches for lengths in slots.lengths))
+        if self.batches[-1] > self.most or self.tokens[-1] > self.longest:
             raise torch.cuda.OutOfMemoryError("injected")
         return logits
 
@@ -134,7 +135,7 @@ class NarrowPrefill(Decoder):
     def forward_together(
         self, hidden: Tensor, positions: Tensor, sequences: Sequence[tuple[KVCache, int]], layers: range
     ) -> tuple[Tensor, Tensor | None]:
-        """As the decoder does, and only then too much: the caches have grown."""
+        """As the decoder does, and only then too much: the slots have grown."""
         found = super().forward_together(hidden, positions, sequences, layers)
         self.asked.append(len(sequences))
         if len(sequences) > self.most:

@@ -26,6 +26,7 @@ from torch.nn import functional
 from flashvid.errors import ConfigurationError, InvalidFeaturesError, ModelLoadError
 from flashvid.models import load_preprocessor, resolve_model
 from flashvid.models.qwen2_5_vl.preprocess import QwenFramePreprocessor
+from flashvid.models.resizing import move_frames
 
 # As the published Qwen2.5-VL models have it.
 PUBLISHED = QwenFramePreprocessor(14, 2, 2, min_pixels=56 * 56, max_pixels=28 * 28 * 1280)
@@ -204,3 +205,15 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     (folder / "preprocessor_config.json").write_text("{")
     with pytest.raises(ModelLoadError, match=r"preprocessor_config\.json can't be read"):
         load_preprocessor(str(folder))
+
+
+def test_frames_move_without_being_shared() -> None:
+    """Read-only frames, as they arrive from another process: the same bytes, channels first, in memory of their own."""
+    frames = noise(3, 8, 6)
+    given = frames.copy()
+    given.flags.writeable = False
+    moved = move_frames(given, torch.device("cpu"))
+    assert moved.is_contiguous()
+    assert np.array_equal(moved.numpy(), frames.transpose(0, 3, 1, 2))
+    moved.zero_()
+    assert np.array_equal(given, frames)

@@ -7,7 +7,6 @@ of different lengths in a batch without padding. Tokens are packed: `[L, D]`, se
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,11 +14,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb, eager_attention_forward
+from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from flashvid.errors import ConfigurationError
+from flashvid.models.decoder_attention import (
+    Attend,
+    PackedSequences,
+    SequenceAttention,
+    SlotAttention,
+    check_implementation,
+)
 from flashvid.models.kv_cache import KVCache
+from flashvid.models.kv_slots import KVSlots
 
 # Rows of every matrix product while decoding, filled up with rows that count for nothing. Kernels add up a row's
 # products in an order that depends on how many rows there are, never on which; so a token's logits are the same bits
@@ -28,9 +34,6 @@ DECODE_ROWS = 16
 # Likewise while questions are prefilled, on a CPU and on a GPU: as many as one pass over the weights is worth. A GPU
 # takes as long for 128 rows as for one, a CPU's products are as fast with 64 as with more.
 CPU_QUESTION_ROWS, GPU_QUESTION_ROWS = 64, 128
-
-# Sequences packed one behind the other: each one's cache, and how many of the tokens are its own.
-_Packed = Sequence[tuple[KVCache, int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +87,7 @@ class Decoder:
         if any(kind != "full_attention" for kind in getattr(self._model.config, "layer_types", None) or ()):
             raise ConfigurationError("a decoder with sliding-window attention is not supported")
         self._implementation: str = self._model.config._attn_implementation or "eager"
-        self._attention = _attention_named(self._implementation)
+        check_implementation(self._implementation)
 
     @torch.no_grad()
     def embed(self, ids: Sequence[int]) -> Tensor:
@@ -115,12 +118,13 @@ class Decoder:
         """
         if len(hidden) == 0:
             return hidden, None
-        hidden, queries = self._run(hidden, positions, [(cache, len(hidden))], layers, deepstack=deepstack)
+        attend = SequenceAttention(self._implementation, [(cache, len(hidden))])
+        hidden, queries = self._run(hidden, positions, attend, layers, deepstack=deepstack)
         return hidden, None if queries is None else queries[-1]
 
     @torch.no_grad()
     def forward_together(
-        self, hidden: Tensor, positions: Tensor, sequences: _Packed, layers: range
+        self, hidden: Tensor, positions: Tensor, sequences: PackedSequences, layers: range
     ) -> tuple[Tensor, Tensor | None]:
         """Run tokens of several sequences through some layers, each on top of what these layers hold of it.
 
@@ -139,7 +143,7 @@ class Decoder:
         hidden, queries = self._run(
             functional.pad(hidden, (0, 0, 0, filling)),
             functional.pad(positions, (0, filling)),
-            sequences,
+            SequenceAttention(self._implementation, sequences),
             layers,
             rows=self.question_rows,
         )
@@ -147,16 +151,16 @@ class Decoder:
         return hidden[:total], None if queries is None else queries[last]
 
     @torch.no_grad()
-    def step(self, tokens: Sequence[int], positions: Sequence[int], caches: Sequence[KVCache]) -> Tensor:
-        """Run the newest token of up to `DECODE_ROWS` sequences through all layers, as one batch.
+    def step(self, tokens: Sequence[int], positions: Sequence[int], batches: Sequence[KVSlots]) -> Tensor:
+        """Run the newest token of up to `DECODE_ROWS` sequences through all layers.
 
         Args:
-            tokens: One id for each sequence.
+            tokens: One id for each slot, batch after batch.
             positions: And its position, the same in every row of positions.
-            caches: Each grows by one token.
+            batches: Each slot grows by one token.
 
         Returns:
-            `[B, V]`: each sequence's logits, bit for bit the same whichever other sequences are in the batch.
+            `[B, V]`: each sequence's logits, bit for bit the same whichever others are in the step.
 
         Raises:
             ValueError: more sequences than rows.
@@ -166,7 +170,8 @@ class Decoder:
             raise ValueError(f"a step has {DECODE_ROWS} rows, not {len(tokens)}")
         hidden = self.embed([*tokens, *[0] * filling])
         places = torch.tensor([[*positions, *[0] * filling]])
-        hidden, _ = self._run(hidden, places, [(cache, 1) for cache in caches], range(self.num_layers))
+        attend = SlotAttention(self._implementation, batches)
+        hidden, _ = self._run(hidden, places, attend, range(self.num_layers))
         return self.logits(hidden)[: len(tokens)]
 
     @torch.no_grad()
@@ -190,7 +195,7 @@ class Decoder:
         self,
         hidden: Tensor,
         positions: Tensor,
-        sequences: _Packed,
+        attend: Attend,
         layers: range,
         *,
         rows: int | None = None,
@@ -198,28 +203,19 @@ class Decoder:
     ) -> tuple[Tensor, Tensor | None]:
         """Packed tokens through some layers: states `[L, D]`, and rotated queries `[L, H, d]` of the last of them."""
         rotary, queries = self._rotary(hidden, positions), None
-        # One mask for all layers of a length: out of a bool, torch would make another in every layer.
-        masks: dict[tuple[int, int], Tensor | None] = {}
         for layer in layers:
-            hidden, queries = self._layer(layer, hidden, rotary, sequences, masks, rows)
+            hidden, queries = self._layer(layer, hidden, rotary, attend, rows)
             if deepstack is not None:
                 hidden = deepstack.add_to(hidden, layer)
         return hidden, queries
 
     def _layer(
-        self,
-        index: int,
-        hidden: Tensor,
-        rotary: tuple[Tensor, Tensor],
-        sequences: _Packed,
-        masks: dict[tuple[int, int], Tensor | None],
-        rows: int | None,
+        self, index: int, hidden: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend, rows: int | None
     ) -> tuple[Tensor, Tensor]:
         """One layer over packed tokens `[L, D]`: new states, and the rotated queries `[L, H, d]`.
 
         Tokens behind those that the sequences add up to fill rows; nothing attends to them and they attend to nothing.
-        Matrix products are made of `rows` tokens at a time, of all without. `masks` are those made so far, by a
-        sequence's new tokens and all of them.
+        Matrix products are made of `rows` tokens at a time, of all without.
         """
         layer = self._model.layers[index]
         attention = layer.self_attn
@@ -233,43 +229,10 @@ class Decoder:
         # [1, heads, L, d], as rotary embedding and attention functions want them.
         queries, keys, values = (part.transpose(0, 1).unsqueeze(0) for part in (queries, keys, values))
         queries, keys = apply_rotary_pos_emb(queries, keys, *rotary)
-        attended = hidden.new_zeros(len(hidden), queries.shape[1] * attention.head_dim)
-        first = 0
-        for cache, length in sequences:
-            span = slice(first, first + length)
-            all_keys, all_values = cache[index].append(keys[0, :, span], values[0, :, span])
-            shape_of_mask = (length, all_keys.shape[1])
-            if shape_of_mask not in masks:
-                masks[shape_of_mask] = _causal_mask(self._implementation, *shape_of_mask, hidden)
-            mask = masks[shape_of_mask]
-            attended[span] = self._attend(attention, queries[:, :, span], all_keys, all_values, mask)
-            first += length
+        attended = attend(index, attention, queries[0], keys[0], values[0])
         hidden = hidden + _in_blocks(attention.o_proj, attended, rows)
         hidden = hidden + _in_blocks(layer.mlp, layer.post_attention_layernorm(hidden), rows)
         return hidden, queries[0].transpose(0, 1)
-
-    def _attend(
-        self, attention: nn.Module, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
-    ) -> Tensor:
-        """Causal attention of one sequence's newest L tokens `[1, H, L, d]` to all `[G, P + L, d]`; `[L, H * d]`."""
-        scaling = cast("float", attention.scaling)
-        if mask is not None and self._implementation == "sdpa" and self.device.type == "cpu":
-            # Transformers repeats every key and value for its group of queries here, since masked kernels of CUDA want
-            # that; the CPU's does not, and the sums are the same bits.
-            grouped = functional.scaled_dot_product_attention(
-                queries, keys.unsqueeze(0), values.unsqueeze(0), mask, scale=scaling, enable_gqa=True
-            )
-            return grouped.transpose(1, 2).reshape(queries.shape[2], -1)
-        output, _ = self._attention(
-            attention,
-            queries,
-            keys.unsqueeze(0),
-            values.unsqueeze(0),
-            mask,
-            scaling=scaling,
-            dropout=0.0,
-        )
-        return cast("Tensor", output.reshape(queries.shape[2], -1))
 
 
 def _in_blocks(module: Callable[[Tensor], Tensor], states: Tensor, rows: int | None) -> Tensor:
@@ -277,20 +240,3 @@ def _in_blocks(module: Callable[[Tensor], Tensor], states: Tensor, rows: int | N
     if rows is None or len(states) == rows:
         return module(states)
     return torch.cat([module(block) for block in torch.split(states, rows)])
-
-
-def _causal_mask(implementation: str, length: int, total: int, like: Tensor) -> Tensor | None:
-    """Which of `total` keys each of the newest `length` tokens sees, as an attention implementation wants it."""
-    # Without a mask, sdpa and flash attention are causal; but sdpa only if nothing is cached.
-    if length == 1 or "flash" in implementation or (implementation == "sdpa" and length == total):
-        return None
-    seen = torch.ones(length, total, dtype=torch.bool, device=like.device).tril(total - length)
-    # Transformers' own eager masks hold the least number, sdpa makes an infinite one of False.
-    unseen = torch.finfo(like.dtype).min if implementation == "eager" else -math.inf
-    return like.new_zeros(length, total).masked_fill_(~seen, unseen)[None, None]
-
-
-def _attention_named(implementation: str) -> Any:  # noqa: ANN401 - a function of transformers
-    if implementation not in ("eager", "sdpa") and "flash_attention" not in implementation:
-        raise ConfigurationError(f"attention implementation {implementation!r} is none of eager, sdpa, flash_attention")
-    return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)

@@ -2,7 +2,7 @@
 
 What is generated for a question does not depend on which others are in the batch, bit for bit on one machine with one
 number of threads: a prefix is prefilled alone, the matrix products of questions and of decoding steps always have the
-same number of rows, and attention runs over each sequence by itself, at its own length.
+same number of rows, and attention runs over each sequence by itself, at a size that follows from its own length.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 
@@ -17,6 +18,7 @@ from flashvid.config import InnerPruningConfig
 from flashvid.models.decoder import DECODE_ROWS, Decoder
 from flashvid.models.json_grammar import JsonGrammar
 from flashvid.models.kv_cache import KVCache
+from flashvid.models.kv_slots import KVSlots
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.models.prefill import PrefilledPrefix, PrefilledPrompt, prefill_prefix, prefill_questions
 from flashvid.models.sampling import TokenSampler
@@ -97,14 +99,38 @@ class Place:
 
 @dataclass(eq=False)
 class Answering:
-    """A prompt that is being answered: the one thing here that changes, and only inside its batch."""
+    """A prompt that is being answered; it changes, and only inside its batch."""
 
     place: Place
     suffix: QuestionSuffix
-    cache: KVCache
     sampler: TokenSampler
     prefill_work: TokenLayers
     ids: list[int]
+
+
+@dataclass(eq=False)
+class Together:
+    """Prompts that are being answered in slots of the same tensors, one each."""
+
+    answers: list[Answering]
+    slots: KVSlots
+
+    @classmethod
+    def of(cls, begun: Sequence[tuple[Answering, KVCache]]) -> list[Self]:
+        """Put answers with their caches into slots, those of one size together."""
+        by_size: dict[tuple[int, ...], list[tuple[Answering, KVCache]]] = {}
+        for answering, cache in begun:
+            by_size.setdefault(KVSlots.size_of(cache), []).append((answering, cache))
+        return [
+            cls([answering for answering, _ in equal], KVSlots([cache for _, cache in equal]))
+            for equal in by_size.values()
+        ]
+
+    def keep(self, remaining: Sequence[int]) -> None:
+        """Leave out all but these."""
+        if remaining and len(remaining) < len(self.answers):
+            self.slots.keep(remaining)
+        self.answers = [self.answers[index] for index in remaining]
 
 
 class Batch:
@@ -142,7 +168,7 @@ class Batch:
         self._max_batch_tokens = max_batch_tokens
         self._max_sequences = DECODE_ROWS
         self._waiting = deque(Place(g, p) for g, group in enumerate(groups) for p in range(len(group.prompts)))
-        self._running: list[Answering] = []
+        self._running: list[Together] = []
         self._shared: tuple[int, PrefilledPrefix] | None = None
         self._done: dict[Place, Generated] = {}
 
@@ -157,9 +183,9 @@ class Batch:
             attempted = 0
             try:
                 while places := self._admissible():
-                    attempted = len(self._running) + len(places)
+                    attempted = len(self._answering()) + len(places)
                     self._admit(places)
-                attempted = len(self._running)
+                attempted = len(self._answering())
                 self._step()
             except torch.cuda.OutOfMemoryError:
                 if attempted < 2:
@@ -167,11 +193,14 @@ class Batch:
                 self._start_again(attempted // 2)
         return [[self._done[Place(g, p)] for p in range(len(group.prompts))] for g, group in enumerate(self._groups)]
 
+    def _answering(self) -> list[Answering]:
+        return [answering for together in self._running for answering in together.answers]
+
     def _admissible(self) -> list[Place]:
         """The next waiting prompts of one prefix that there is room for; one at least if nothing is running."""
         found: list[Place] = []
         for place in self._waiting:
-            others = [*(answering.place for answering in self._running), *found]
+            others = [*(answering.place for answering in self._answering()), *found]
             tokens = len(self._groups[place.group].prefix.embeddings) + sum(map(self._num_tokens, [*others, place]))
             if others and (len(others) >= self._max_sequences or tokens > self._max_batch_tokens):
                 break
@@ -193,6 +222,7 @@ class Batch:
         prompts, shared = [self._groups[group].prompts[place.prompt] for place in places], self._prefix(group)
         suffixes = [prompt.suffix for prompt in prompts]
         prefilled = prefill_questions(self._decoder, shared, suffixes, self._pruning)
+        begun = []
         for place, prompt, run in zip(places, prompts, prefilled, strict=True):
             work = TokenLayers(shared.token_layers, run.token_layers, 0, run.visual_token_layers)
             if prompt.options:
@@ -200,9 +230,12 @@ class Batch:
             else:
                 json = self._grammar.begin() if self._grammar is not None else None
                 sampler = TokenSampler(self._generation, prompt.key, json)
-                answering = Answering(place, prompt.suffix, run.cache, sampler, work, [sampler.choose(run.logits)])
+                answering = Answering(place, prompt.suffix, sampler, work, [sampler.choose(run.logits)])
                 if not self._finish(answering):
-                    self._running.append(answering)
+                    begun.append((answering, run.cache))
+        self._running += Together.of(begun)
+        # Not before: without memory for their slots they are still waiting.
+        for _ in places:
             self._waiting.popleft()
 
     def _prefix(self, group: int) -> PrefilledPrefix:
@@ -213,16 +246,19 @@ class Batch:
 
     def _step(self) -> None:
         """One more token for every running answer; those that end leave."""
-        if not self._running:
+        answers = self._answering()
+        if not answers:
             return
         logits = self._decoder.step(
-            [answering.ids[-1] for answering in self._running],
-            [answering.suffix.next_position + len(answering.ids) - 1 for answering in self._running],
-            [answering.cache for answering in self._running],
+            [answering.ids[-1] for answering in answers],
+            [answering.suffix.next_position + len(answering.ids) - 1 for answering in answers],
+            [together.slots for together in self._running],
         )
-        for answering, row in zip(self._running, logits, strict=True):
+        for answering, row in zip(answers, logits, strict=True):
             answering.ids.append(answering.sampler.choose(row))
-        self._running = [answering for answering in self._running if not self._finish(answering)]
+        for together in self._running:
+            together.keep([i for i, answering in enumerate(together.answers) if not self._finish(answering)])
+        self._running = [together for together in self._running if together.answers]
 
     def _finish(self, answering: Answering) -> bool:
         """Whether it has ended; then its result is noted."""
@@ -257,5 +293,5 @@ class Batch:
         answer comes out the same.
         """
         self._max_sequences = max_sequences
-        self._waiting.extendleft(answering.place for answering in reversed(self._running))
+        self._waiting.extendleft(answering.place for answering in reversed(self._answering()))
         self._running, self._shared = [], None

@@ -1,13 +1,11 @@
-"""Keys and values of one sequence: layers may differ in length, and a common beginning is shared until it grows."""
+"""Keys and values of one sequence while it is prefilled: layers may differ in length, and a beginning may be shared."""
 
 from __future__ import annotations
 
 from typing import Self
 
+import torch
 from torch import Tensor
-
-# Tokens a layer has room for beyond those it needs, so that a generated token does not move all before it.
-_ROOM = 64
 
 
 class KVCache:
@@ -26,56 +24,42 @@ class KVCache:
         return tuple(layer.length for layer in self._layers)
 
     def fork(self) -> Self:
-        """A second sequence with the same beginning. Memory is shared until either grows, then copied by that one."""
+        """A second sequence with the same beginning, whose memory is shared until either grows."""
         forked = type(self)(0)
         forked._layers = [layer.fork() for layer in self._layers]
         return forked
 
 
 class LayerCache:
-    """Keys and values of one sequence in one layer.
+    """Keys and values of one sequence in one layer. Tensors in it are replaced and never written to."""
 
-    Attributes:
-        length: Tokens in it.
-    """
+    def __init__(self, tokens: tuple[Tensor, Tensor] | None = None) -> None:
+        self._tokens = tokens
 
-    def __init__(self) -> None:
-        self.length = 0
-        self._buffers: tuple[Tensor, Tensor] | None = None
-        self._capacity = 0
+    @property
+    def length(self) -> int:
+        """Tokens in it."""
+        return 0 if self._tokens is None else self._tokens[0].shape[1]
+
+    @property
+    def tokens(self) -> tuple[Tensor, Tensor]:
+        """Keys, rotated, and values, `[G, length, d]` each of G key-value heads; there must be any."""
+        assert self._tokens is not None  # noqa: S101 - for the type checker
+        return self._tokens
 
     @property
     def keys(self) -> Tensor:
-        """`[G, length, d]`, rotated, of G key-value heads; there must be any."""
-        return self._views()[0]
+        """The first of `tokens`."""
+        return self.tokens[0]
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add `[G, L, d]` each at the end; everything, `[G, length, d]` each, as views of the cache."""
-        start, self.length = self.length, self.length + keys.shape[1]
-        if self.length > self._capacity:
-            self._grow(keys, values, start)
-        assert self._buffers is not None  # noqa: S101 - for the type checker
-        for buffer, new in zip(self._buffers, (keys, values), strict=True):
-            buffer[:, start : self.length] = new
-        return self._views()
+        """Add `[G, L, d]` each at the end; everything, `[G, length, d]` each."""
+        if self._tokens is None:
+            self._tokens = (keys.contiguous(), values.contiguous())
+        else:
+            self._tokens = (torch.cat([self._tokens[0], keys], dim=1), torch.cat([self._tokens[1], values], dim=1))
+        return self._tokens
 
     def fork(self) -> LayerCache:
-        """The same tokens, without room: whichever of the two is appended to makes itself another buffer."""
-        forked = LayerCache()
-        forked.length, forked._buffers = self.length, self._buffers
-        # Neither may write into what is now shared, though only this one could reach room behind its tokens.
-        self._capacity = 0
-        return forked
-
-    def _grow(self, keys: Tensor, values: Tensor, filled: int) -> None:
-        self._capacity = self.length + _ROOM
-        grown = tuple(new.new_empty(new.shape[0], self._capacity, new.shape[2]) for new in (keys, values))
-        if self._buffers is not None:
-            for buffer, old in zip(grown, self._buffers, strict=True):
-                buffer[:, :filled] = old[:, :filled]
-        self._buffers = (grown[0], grown[1])
-
-    def _views(self) -> tuple[Tensor, Tensor]:
-        assert self._buffers is not None  # noqa: S101 - for the type checker
-        keys, values = self._buffers
-        return keys[:, : self.length], values[:, : self.length]
+        """The same tokens."""
+        return LayerCache(self._tokens)

@@ -91,7 +91,7 @@ class BareKernels:
             ),
             "decode": (
                 _products(DECODE_ROWS, weights, layers),
-                _attention(heads, width, 1, last, causal=True, copies=answers * layers),
+                _step_attention(heads, width, last, answers, layers),
                 _moved(decoding_bytes(size) // 4),
             ),
         }
@@ -120,9 +120,7 @@ def _products(rows: int, shapes: list[tuple[int, int]], layers: int) -> _Kernel:
     return _Kernel(work, lambda: [functional.linear(states[weight.shape[1]], weight) for weight in weights])
 
 
-def _attention(
-    heads: tuple[int, int], width: int, queries: int, keys: int, *, causal: bool, copies: int = 1
-) -> _Kernel:
+def _attention(heads: tuple[int, int], width: int, queries: int, keys: int, *, causal: bool) -> _Kernel:
     """The last queries to all keys; causal, each to those up to itself.
 
     Args:
@@ -131,11 +129,10 @@ def _attention(
         queries: How many.
         keys: How many.
         causal: Whether it is.
-        copies: Different keys and values that are gone through.
     """
     own, shared = heads
     query = torch.randn(1, own, queries, width // own)
-    pairs = torch.randn(copies, 2, 1, shared, keys, width // own)
+    key, value = torch.randn(2, 1, shared, keys, width // own)
     seen = queries * (keys - queries) + queries * (queries + 1) / 2 if causal else queries * keys
     alone = causal and queries == keys
     mask: Tensor | None = None
@@ -143,11 +140,21 @@ def _attention(
         hidden = torch.ones(queries, keys, dtype=torch.bool).triu(keys - queries + 1)
         mask = torch.zeros(queries, keys).masked_fill_(hidden, -math.inf)
     return _Kernel(
-        4 * width * seen * copies,
-        lambda: [
-            functional.scaled_dot_product_attention(query, key, value, mask, is_causal=alone, enable_gqa=own > shared)
-            for key, value in pairs
-        ],
+        4 * width * seen,
+        lambda: functional.scaled_dot_product_attention(
+            query, key, value, mask, is_causal=alone, enable_gqa=own > shared
+        ),
+    )
+
+
+def _step_attention(heads: tuple[int, int], width: int, keys: int, answers: int, layers: int) -> _Kernel:
+    """One query of each answer to its own keys, in so many layers; heads with the same keys are taken together."""
+    own, shared = heads
+    query = torch.randn(answers, shared, own // shared, width // own)
+    pairs = torch.randn(layers, 2, answers, shared, keys, width // own)
+    return _Kernel(
+        4 * width * keys * answers * layers,
+        lambda: [functional.scaled_dot_product_attention(query, key, value) for key, value in pairs],
     )
 
 
