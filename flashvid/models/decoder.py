@@ -170,6 +170,8 @@ class Decoder:
             raise ValueError(f"a step has {DECODE_ROWS} rows, not {len(tokens)}")
         hidden = self.embed([*tokens, *[0] * filling])
         places = torch.tensor([[*positions, *[0] * filling]])
+        for slots in batches:
+            slots.advance()
         attend = SlotAttention(self._implementation, batches)
         hidden, _ = self._run(hidden, places, attend, range(self.num_layers))
         return self.logits(hidden)[: len(tokens)]

@@ -80,8 +80,6 @@ class SlotAttention:
         # Flash attention takes no mask, and has nothing to gain on one query.
         self._attend = _eager if implementation == "eager" else _sdpa
         self._batches = batches
-        for slots in batches:
-            slots.advance()
 
     def __call__(self, layer: int, attention: nn.Module, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """See `Attend`."""

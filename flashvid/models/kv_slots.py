@@ -58,7 +58,7 @@ class KVSlots:
             keys, values = zip(*(cache[index].tokens for cache in caches), strict=True)
             self._keys.append(_stacked(keys, capacity))
             self._values.append(_stacked(values, capacity))
-            if (lengths := self._layer(index)) not in self._extents:
+            if (lengths := self._starts_in(index)) not in self._extents:
                 self._extents[lengths] = _extent(lengths, self._keys[-1])
         self._every = torch.arange(len(caches), device=self._keys[0].device)
 
@@ -96,24 +96,25 @@ class KVSlots:
         Returns:
             All keys and all values `[S, G, C, d]`, and what to add to scores: `[S, 1, 1, C]`.
         """
-        extent = self._extents[self._layer(layer)]
+        extent = self._extents[self._starts_in(layer)]
         for slots, new in ((self._keys[layer], keys), (self._values[layer], values)):
             slots[self._every, :, extent.newest] = new
         return self._keys[layer], self._values[layer], extent.mask
 
     def keep(self, slots: Sequence[int]) -> None:
         """Leave out all but these slots."""
-        extents = {layer: self._extents[self._layer(layer)] for layer in range(len(self._keys))}
+        extents = {layer: self._extents[self._starts_in(layer)] for layer in range(len(self._keys))}
         chosen = torch.tensor(slots, device=self._keys[0].device)
         self._every = self._every[: len(slots)]
         self._starts = [self._starts[slot] for slot in slots]
         self._keys = [keys[chosen] for keys in self._keys]
         self._values = [values[chosen] for values in self._values]
         self._extents = {
-            self._layer(layer): _Extent(extent.newest[chosen], extent.mask[chosen]) for layer, extent in extents.items()
+            self._starts_in(layer): _Extent(extent.newest[chosen], extent.mask[chosen])
+            for layer, extent in extents.items()
         }
 
-    def _layer(self, index: int) -> tuple[int, ...]:
+    def _starts_in(self, index: int) -> tuple[int, ...]:
         """Tokens that each slot began with in a layer; layers that agree in that share an extent."""
         return tuple(starts[index] for starts in self._starts)
 
