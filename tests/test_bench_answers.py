@@ -128,7 +128,7 @@ def test_when_the_cache_has_paid_for_itself(seconds: dict[str, float], question:
 
 def test_bare_kernels_have_rates() -> None:
     """A part's products, attention and bytes; what a part does not have takes no time."""
-    kernels = BareKernels(TINY, 40, 6, run_seconds=0.001)
+    kernels = BareKernels(TINY, 40, 6, 1, run_seconds=0.001)
     kernels.turn()
     rates = kernels.rates()
     for part in (rates.encode, rates.prefix, rates.questions):

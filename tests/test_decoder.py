@@ -22,7 +22,7 @@ from transformers import (
 
 from flashvid.config import InnerPruningConfig
 from flashvid.errors import ConfigurationError
-from flashvid.models.decoder import DECODE_ROWS, Decoder
+from flashvid.models.decoder import CPU_QUESTION_ROWS, DECODE_ROWS, Decoder
 from flashvid.models.kv_cache import KVCache
 from flashvid.models.kv_slots import KVSlots
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
@@ -172,7 +172,7 @@ def test_pieces_are_the_same_in_any_company(dtype: torch.dtype, attention: str) 
     """Bit for bit: alone, or in another order; a block, a token, more than two blocks. And near a plain run."""
     model, head = stock_model("qwen2_5_vl", attn_implementation=attention)
     decoder = Decoder(model.to(dtype), head.to(dtype))
-    lengths = (decoder.question_rows, 1, 7, 2 * decoder.question_rows + 3, 30)
+    lengths = (CPU_QUESTION_ROWS, 1, 7, 2 * CPU_QUESTION_ROWS + 3, 30)
     pieces = [prompt_of("qwen2_5_vl", length) for length in lengths]
     begun = [KVCache(3) for _ in lengths]
     for number, cache in enumerate(begun):
@@ -250,6 +250,8 @@ def test_slots_are_of_one_size() -> None:
 def test_a_step_costs_no_more_operations_for_many_answers() -> None:
     """What Python and a GPU's launches cost hangs on the number of operations."""
     decoder = Decoder(*stock_model("qwen2_5_vl"))
+    # Trying them out is done once.
+    assert decoder.decode_rows.interchangeable[-1] == DECODE_ROWS
     counts = []
     for number in (1, DECODE_ROWS):
         slots = KVSlots(begun_caches(decoder, [20] * number))

@@ -28,7 +28,8 @@ def test_an_interrupted_run_is_gone_on_with(
     for index in range(CLIPS):
         (videos / f"{index:02}.mp4").write_bytes((sample_videos / "three_boxes.mp4").read_bytes())
     job_file = tmp_path / "job.json"
-    settings = job(tmp_path, sampling={"num_frames": 16}, generation={"max_new_tokens": 128})
+    # Long answers, so that most are still to be given when the first are there.
+    settings = job(tmp_path, sampling={"num_frames": 16}, generation={"max_new_tokens": 512})
     job_file.write_text(settings.model_dump_json(exclude_unset=True))
     output = tmp_path / "output"
     command = [FLASHVID, "run", str(job_file)]

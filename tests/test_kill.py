@@ -43,6 +43,17 @@ def _without_place(answers: list[dict[str, Any]]) -> list[Any]:
     return comparable([{name: value for name, value in row.items() if name not in places} for row in answers])
 
 
+def _at_work(stage: str) -> psutil.Process | None:
+    """A stage's actor that has work in its hands. Ray's processes are children of ours: nobody else's are found."""
+    for process in psutil.Process().children(recursive=True):
+        # Ray's title of an actor names the method that it is running; other helpers of Ray come and go.
+        with suppress(psutil.NoSuchProcess):
+            title = " ".join(process.cmdline())
+            if f"{stage}Stage" in title and "submit" in title:
+                return process
+    return None
+
+
 @pytest.fixture(scope="module")
 def undisturbed(sample_videos: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
     """The output of a run that nobody killed, and its videos."""
@@ -74,13 +85,11 @@ def test_killing_an_actor_loses_and_repeats_nothing(undisturbed: Path, stage: st
     """
     killed: list[int] = []
 
-    def kill_once(progress: Progress) -> None:
-        if progress.clips_done >= 2 and not killed:
-            # Ray's processes are children of ours: nobody else's actors are touched.
-            for process in psutil.Process().children(recursive=True):
-                if not killed and f"{stage}Stage" in " ".join(process.cmdline()):
-                    killed.append(process.pid)
-                    process.send_signal(by)
+    def kill_once(_: Progress) -> None:
+        # At work: a stage may have ended before the first answers are there, and nothing would take its actor's place.
+        if not killed and (actor := _at_work(stage)):
+            killed.append(actor.pid)
+            actor.send_signal(by)
 
     output = f"{by.name}-{stage}"
     summary = run(_job(undisturbed, output), on_progress=kill_once)
@@ -102,15 +111,9 @@ def test_killing_an_actor_with_several_clips_in_its_hands(undisturbed: Path) -> 
     killed: list[int] = []
 
     def kill_once(progress: Progress) -> None:
-        if killed or progress.clips_done:
-            return
-        for process in psutil.Process().children(recursive=True):
-            # Ray's title of an actor names the method that it is running; other helpers of Ray come and go.
-            with suppress(psutil.NoSuchProcess):
-                title = " ".join(process.cmdline())
-                if not killed and "AnswerStage" in title and "submit" in title:
-                    killed.append(process.pid)
-                    process.kill()
+        if not killed and not progress.clips_done and (actor := _at_work("Answer")):
+            killed.append(actor.pid)
+            actor.kill()
 
     batched = _job(undisturbed, "batched").model_copy(update={"cache": str(undisturbed / "undisturbed")})
     summary = run(batched, on_progress=kill_once)

@@ -188,6 +188,9 @@ def test_the_video_is_prefilled_once(model: VideoModel, compressed: CompressedVi
     """Counted in the last layer: the video, all questions in blocks, then a step per token of the longest answer."""
     language = model.language
     assert isinstance(language, QwenLanguage)
+    decoder = language.decoder
+    # Trying them out runs layers, too, the first time.
+    assert [rows.interchangeable[-1] for rows in (decoder.decode_rows, decoder.question_rows)] == [DECODE_ROWS, 64]
     lengths: list[int] = []
     hook = language.decoder._model.layers[-1].mlp.register_forward_pre_hook(
         lambda _module, given: lengths.append(len(given[0]))
@@ -196,12 +199,14 @@ def test_the_video_is_prefilled_once(model: VideoModel, compressed: CompressedVi
         answers = model.answer(compressed, QUESTIONS, GENERATION)
     finally:
         hook.remove()
-    shared, rows = {answer.num_shared_tokens for answer in answers}, language.decoder.question_rows
+    shared = {answer.num_shared_tokens for answer in answers}
     assert len(shared) == 1
-    num_own = sum(answer.num_prompt_tokens - answer.num_shared_tokens for answer in answers)
-    prefilled = [*shared, *[rows] * math.ceil(num_own / rows)]
+    whole, rest = divmod(sum(answer.num_prompt_tokens - answer.num_shared_tokens for answer in answers), 64)
+    prefilled = [*shared, *[64] * whole, decoder.question_rows.filled(rest)]
     assert lengths[: len(prefilled)] == prefilled
-    assert lengths[len(prefilled) :] == [DECODE_ROWS] * max(answer.num_generated_tokens - 1 for answer in answers)
+    generated = [answer.num_generated_tokens - 1 for answer in answers]
+    steps = [sum(length > step for length in generated) for step in range(max(generated))]
+    assert lengths[len(prefilled) :] == [decoder.decode_rows.filled(running) for running in steps]
     assert all(answer.num_visual_tokens == len(compressed.tokens) for answer in answers)
 
 

@@ -26,14 +26,18 @@ from flashvid.models.decoder_attention import (
 )
 from flashvid.models.kv_cache import KVCache
 from flashvid.models.kv_slots import KVSlots
+from flashvid.models.row_sizes import Product, RowSizes
 
-# Rows of every matrix product while decoding, filled up with rows that count for nothing. Kernels add up a row's
-# products in an order that depends on how many rows there are, never on which; so a token's logits are the same bits
-# in any company. Reading the weights is what a step costs, and 16 rows read them once.
+# Rows of a matrix product while decoding, at most. Fewer are filled up with rows that count for nothing, so that a
+# token's logits are the same bits in any company (row_sizes.py). Reading the weights is what a step costs, and 16 rows
+# read them once.
 DECODE_ROWS = 16
 # Likewise while questions are prefilled, on a CPU and on a GPU: as many as one pass over the weights is worth. A GPU
 # takes as long for 128 rows as for one, a CPU's products are as fast with 64 as with more.
 CPU_QUESTION_ROWS, GPU_QUESTION_ROWS = 64, 128
+# Fewer rows are less work on a CPU only, where these are tried.
+_CPU_DECODE_SIZES = (4, 8, DECODE_ROWS)
+_CPU_QUESTION_SIZES = (8, 16, 24, 32, 48, CPU_QUESTION_ROWS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +68,8 @@ class Decoder:
         num_layers: Layers there are.
         dtype: Of weights, embeddings and logits.
         device: Where it runs.
-        question_rows: Rows of every matrix product in `forward_together`.
+        decode_rows: Sizes of the matrix products in `step` and `first_logits`.
+        question_rows: And in `forward_together`.
     """
 
     def __init__(self, model: nn.Module, head: Tensor) -> None:
@@ -83,7 +88,7 @@ class Decoder:
         self.num_layers = len(self._model.layers)
         self.dtype = head.dtype
         self.device = head.device
-        self.question_rows = CPU_QUESTION_ROWS if head.device.type == "cpu" else GPU_QUESTION_ROWS
+        self.decode_rows, self.question_rows = self._row_sizes()
         if any(kind != "full_attention" for kind in getattr(self._model.config, "layer_types", None) or ()):
             raise ConfigurationError("a decoder with sliding-window attention is not supported")
         self._implementation: str = self._model.config._attn_implementation or "eager"
@@ -139,13 +144,13 @@ class Decoder:
             sequences are there.
         """
         total = len(hidden)
-        filling = -total % self.question_rows
+        filling = self.question_rows.filled(total) - total
         hidden, queries = self._run(
             functional.pad(hidden, (0, 0, 0, filling)),
             functional.pad(positions, (0, filling)),
             SequenceAttention(self._implementation, sequences),
             layers,
-            rows=self.question_rows,
+            rows=self.question_rows.most,
         )
         last = torch.tensor([length for _, length in sequences], device=self.device).cumsum(dim=0) - 1
         return hidden[:total], None if queries is None else queries[last]
@@ -165,9 +170,9 @@ class Decoder:
         Raises:
             ValueError: more sequences than rows.
         """
-        filling = DECODE_ROWS - len(tokens)
-        if filling < 0:
-            raise ValueError(f"a step has {DECODE_ROWS} rows, not {len(tokens)}")
+        if len(tokens) > DECODE_ROWS:
+            raise ValueError(f"a step has at most {DECODE_ROWS} rows, not {len(tokens)}")
+        filling = self.decode_rows.filled(len(tokens)) - len(tokens)
         hidden = self.embed([*tokens, *[0] * filling])
         places = torch.tensor([[*positions, *[0] * filling]])
         for slots in batches:
@@ -179,12 +184,28 @@ class Decoder:
     @torch.no_grad()
     def first_logits(self, hidden: Sequence[Tensor]) -> Tensor:
         """Logits `[B, V]` of the last states `[D]` of up to `DECODE_ROWS` prompts, the same bits in any company."""
-        filling = DECODE_ROWS - len(hidden)
+        filling = self.decode_rows.filled(len(hidden)) - len(hidden)
         return self.logits(functional.pad(torch.stack([*hidden]), (0, 0, 0, filling)))[: len(hidden)]
 
     def last_query_scaling(self, layer: int) -> float:
         """What a layer's attention multiplies its products by."""
         return float(self._model.layers[layer].self_attn.scaling)
+
+    def _row_sizes(self) -> tuple[RowSizes, RowSizes]:
+        """For decoding steps and for questions. One layer stands for all: they are of the same shapes."""
+        layer = self._model.layers[0]
+        attention = layer.self_attn
+        linear = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
+        products: list[Product] = [(module, module.in_features) for module in linear]
+        products.append((layer.mlp, self._head.shape[1]))
+        heads: list[Product] = [(lambda states: functional.linear(states, self._head), self._head.shape[1])]
+        on_cpu = self.device.type == "cpu"
+        decode = _CPU_DECODE_SIZES if on_cpu else (DECODE_ROWS,)
+        questions = _CPU_QUESTION_SIZES if on_cpu else (GPU_QUESTION_ROWS,)
+        return (
+            RowSizes([*products, *heads], decode, self.dtype, self.device),
+            RowSizes(products, questions, self.dtype, self.device),
+        )
 
     def _rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         # The modules want [batch, L], or [3, batch, L] where there are three rows or may be.

@@ -137,8 +137,12 @@ def _measure(bench: Bench, scope: Scope, number: int) -> list[ArmCost]:
     if asked["D"].responses != asked["C"].responses:
         raise ValueError(f"arm D answers {asked['D'].responses}, arm C {asked['C'].responses}")
     work = {arm: counted_work(bench, arm, asked[arm], full["B"]) for arm in ARMS}
-    shapes = {arm: (prompt, sum(one.tokens for one in lengths) // number) for arm, (prompt, lengths, _) in work.items()}
-    kernels = {shape: BareKernels(bench.size, *shape, answers=min(number, DECODE_ROWS)) for shape in shapes.values()}
+    # Prompt, question, and how many answers are given together.
+    shapes = {
+        arm: (prompt, sum(one.tokens for one in lengths) // number, 1 if arm == "A" else min(number, DECODE_ROWS))
+        for arm, (prompt, lengths, _) in work.items()
+    }
+    kernels = {shape: BareKernels(bench.size, *shape) for shape in shapes.values()}
     actions: dict[str, Callable[[], Asked]] = {
         "B": partial(bench.rival, questions),
         "C": partial(bench.cold, questions),

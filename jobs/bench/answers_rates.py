@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flashvid.models.decoder import CPU_QUESTION_ROWS, DECODE_ROWS
+from flashvid.models.decoder import CPU_QUESTION_ROWS
 from jobs.bench.answers_model import ModelSize
 from jobs.bench.answers_work import PartRates, Rates, decoding_bytes
 from jobs.bench.cost import cpu_seconds
@@ -49,7 +49,7 @@ class BareKernels:
     """The kernels of one prompt length and one question length, in float32; the best of all turns counts."""
 
     def __init__(
-        self, size: ModelSize, prompt: int, question: int, answers: int = 1, run_seconds: float = _RUN_SECONDS
+        self, size: ModelSize, prompt: int, question: int, answers: int, run_seconds: float = _RUN_SECONDS
     ) -> None:
         """Make the tensors.
 
@@ -57,7 +57,7 @@ class BareKernels:
             size: Of the model.
             prompt: Tokens of the prefix that questions share.
             question: Tokens behind it.
-            answers: That are decoded together.
+            answers: That are decoded together, after their questions were prefilled together.
             run_seconds: CPU time of one measurement.
         """
         self._run_seconds = run_seconds
@@ -67,6 +67,8 @@ class BareKernels:
         weights = [(width, width), (width, kv), (width, kv), (width, width)]
         weights += [(width, size.mlp), (width, size.mlp), (size.mlp, width)]
         heads, layers = (size.heads, size.kv_heads), size.layers
+        # As many rows as there are, and not what they are filled up to: that is none of the work.
+        rows = min(question * answers, CPU_QUESTION_ROWS)
         tower_heads, last = (size.vision_heads,) * 2, prompt + question
         frames = torch.randn(8, size.frame_tokens, width)
         self._kernels = {
@@ -84,13 +86,13 @@ class BareKernels:
                 _activation(torch.randn(prompt, size.mlp), functional.silu),
             ),
             "questions": (
-                _products(CPU_QUESTION_ROWS, weights, layers),
+                _products(rows, weights, layers),
                 _attention(heads, width, question, last, causal=True),
-                _moved(CPU_QUESTION_ROWS * size.mlp),
-                _activation(torch.randn(CPU_QUESTION_ROWS, size.mlp), functional.silu),
+                _moved(rows * size.mlp),
+                _activation(torch.randn(rows, size.mlp), functional.silu),
             ),
             "decode": (
-                _products(DECODE_ROWS, weights, layers),
+                _products(answers, weights, layers),
                 _step_attention(heads, width, last, answers, layers),
                 _moved(decoding_bytes(size) // 4),
             ),
