@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import csv
 import math
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from flashvid.models import Answer
-from jobs.bench.answers import QUICK, AnswerCosts, ArmCost, check_same_answers, counted_work
+from flashvid.models.decoder import Decoder
+from flashvid.models.handle import MAX_BATCH_TOKENS
+from jobs.bench import answers
+from jobs.bench.answers import (
+    ARMS,
+    QUICK,
+    AnswerCosts,
+    ArmCost,
+    Scope,
+    check_same_answers,
+    counted_work,
+    measure_answers,
+)
 from jobs.bench.answers_arms import QUESTIONS, Bench, Counts
-from jobs.bench.answers_command import break_even
+from jobs.bench.answers_command import answers_markdown, break_even, predicted_seconds, write_answers
 from jobs.bench.answers_model import BENCH, ModelSize
 from jobs.bench.answers_rates import BareKernels
 from jobs.bench.answers_work import (
@@ -25,6 +41,7 @@ from jobs.bench.answers_work import (
     layer_parameters,
     prefill,
 )
+from jobs.bench.turns import Patience
 
 TINY = ModelSize(16, 24, 2, 2, 5, 32, 40, 4, 4, 2, 480, 4)
 
@@ -77,7 +94,9 @@ def test_seconds_of_work() -> None:
 
 def test_all_tokens_give_the_same_answers(bench: Bench) -> None:
     """Stock transformers, the shared prefill, and compression that keeps everything; counts by hand."""
-    asked = check_same_answers(bench, QUESTIONS[:2])
+    two = QUESTIONS[:2]
+    asked = {"A": bench.naive(two), "B": bench.rival(two), "C at 1.0": bench.cold(two, 1.0)}
+    check_same_answers(asked)
     layers = {arm: found.counts.token_layers_prefilled for arm, found in asked.items()}
     shared, own = bench_lengths(asked["B"].answers)
     assert layers == {
@@ -98,7 +117,7 @@ def test_counted_work_is_the_work_done(bench: Bench, inner_pruning: bool) -> Non
     """The products of prefill, counted from lengths, are those of the token-layers that the decoder reports."""
     asked = bench.cold(QUESTIONS[:3], 0.2, inner_pruning=inner_pruning)
     arm = "C inner" if inner_pruning else "C"
-    _, _, parts = counted_work(bench, arm, asked, asked)
+    _, _, parts = counted_work(bench, arm, asked)
     assert (parts.prefix + parts.questions).products == 2 * layer_parameters(TINY) * asked.counts.token_layers_prefilled
     assert asked.counts.bytes_written > 0
 
@@ -118,11 +137,7 @@ def test_the_cache_needs_neither_frames_nor_encoder(bench: Bench) -> None:
 )
 def test_when_the_cache_has_paid_for_itself(seconds: dict[str, float], question: int | None) -> None:
     """Building takes C - D, every question spares B - D; never, where it spares nothing."""
-    nothing, rates = Parts(*[Work()] * 5), PartRates.same(Rates(1, 1, 1))
-    costs = tuple(
-        ArmCost(arm, 1, time, {}, {}, rates, nothing, Counts(0, 0, 0, 0, 0, 0), 0.0, 3, 1, ())
-        for arm, time in seconds.items()
-    )
+    costs = tuple(cost_of(arm, time) for arm, time in seconds.items())
     assert break_even(AnswerCosts(QUICK, costs), "B") == question
 
 
@@ -135,6 +150,101 @@ def test_bare_kernels_have_rates() -> None:
         assert all(0 < rate < math.inf for rate in (part.products, part.attention, part.bytes, part.activations))
     assert rates.compress.seconds(Work(attention=1, moved=1)) == 0
     assert rates.decode.activations == math.inf
+
+
+def cost_of(arm: str, seconds: float, *, control: float = 0.0, asked: tuple[AskedQuestion, ...] = ()) -> ArmCost:
+    """An arm of which little is known but how long it took."""
+    return ArmCost(
+        arm=arm,
+        questions=1,
+        seconds=seconds,
+        steps={},
+        limits=dict.fromkeys(("frames", "encode", "compress", "prefix", "questions", "decode"), 0.1),
+        rates=PartRates.same(Rates(1, 1, 1)),
+        parts=Parts(*[Work()] * 5),
+        counts=Counts(0, 0, 0, 0, 0, 0, 0),
+        control=control,
+        turns=3,
+        prompt=6272 if arm in "AB" else 627,
+        asked=asked,
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "control_b", "control_d", "told"),
+    [
+        (3.0, 0.01, 0.02, True),
+        # Within the band in which the same arm differs from itself.
+        (1.04, 0.01, 0.02, False),
+        (0.96, 0.01, 0.02, False),
+        (1.06, 0.01, 0.02, True),
+        # A control that was not reached, of either arm: nothing is claimed, however large.
+        (3.0, 0.06, 0.02, False),
+        (3.0, 0.01, 0.30, False),
+    ],
+)
+def test_no_claim_inside_the_band(seconds: float, control_b: float, control_d: float, told: bool) -> None:
+    """Nor with a control that does not agree with itself; the report then says of which arms."""
+    question = (AskedQuestion(30, 8),)
+    costs = tuple(
+        cost_of(arm, seconds if arm in "AB" else 1.0, control=control_d if arm == "D" else control_b, asked=question)
+        for arm in ARMS
+    )
+    text = answers_markdown(AnswerCosts(QUICK, costs), "idle")
+    cells = next(line.split("|") for line in text.splitlines() if line.startswith("| 1 | D | 1.000"))
+    assert [cell.strip() for cell in cells[6:8]] == ([f"{seconds:.1f}x"] * 2 if told else ["", ""])
+    assert ("No claim is made of" in text) == (max(control_b, control_d) > 0.05)
+
+
+def test_a_prediction_is_of_the_papers_model() -> None:
+    """Compression and the cache spare what they spare; a question more costs little where the prefix is shared."""
+    one, four = (tuple([AskedQuestion(30, 8)] * number) for number in (1, 4))
+    seconds = {arm: predicted_seconds(cost_of(arm, 1.0, asked=one), 32) for arm in ARMS}
+    assert seconds["D"] < seconds["C inner"] < seconds["B"]
+    assert seconds["D"] < seconds["C"] < seconds["B"]
+    # 14 GB of weights at four fifths of 3.35 TB/s, seven steps and a prefill.
+    assert 8 * 0.0052 < seconds["D"] < 0.1
+    assert predicted_seconds(cost_of("A", 1.0, asked=four), 32) == pytest.approx(4 * seconds["A"], rel=0.01)
+    assert predicted_seconds(cost_of("B", 1.0, asked=four), 32) < 1.1 * seconds["B"]
+
+
+def test_measured_written_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it at a tiny size: turns of each arm, counts, the tables, and a file of figures."""
+    monkeypatch.setattr(answers, "BareKernels", partial(BareKernels, run_seconds=0.001))
+    scope = Scope(num_frames=4, questions=(1, 3), loop_turns=(2, 1), patience=Patience(least=2, most=2))
+    found = measure_answers(scope, TINY)
+    assert [(cost.questions, cost.arm) for cost in found.costs] == [(n, arm) for n in (1, 3) for arm in ARMS]
+    assert [found.of("A", number).turns for number in (1, 3)] == [2, 1]
+    assert all(cost.turns == 2 for cost in found.costs if cost.arm != "A")
+    assert all(cost.seconds > 0 and cost.limit > 0 for cost in found.costs)
+    # A control for arms of seconds, another for the one from the cache.
+    assert found.of("B", 3).control == found.of("A", 3).control == found.of("C", 3).control != found.of("D", 3).control
+    # Every answer of the second has its own keys and values, and a tenth of the tokens needs fewer.
+    held = {arm: found.of(arm, 3).counts.kv_bytes for arm in ARMS}
+    assert held["A"] < held["C"] == held["D"] < held["B"]
+    write_answers(tmp_path, found, "idle")
+    text = (tmp_path / "answers.md").read_text()
+    assert text.count("\n| 3 | C inner |") == 3
+    with (tmp_path / "answers.csv").open() as file:
+        rows = [*csv.DictReader(file)]
+    assert [(int(row["questions"]), row["arm"]) for row in rows] == [(n, arm) for n in (1, 3) for arm in ARMS]
+    assert [float(row["cpu_seconds"]) for row in rows] == [cost.seconds for cost in found.costs]
+    assert (tmp_path / "answers.png").stat().st_size > 1000
+
+
+def test_the_rival_decodes_all_answers_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where all tokens times sixteen are more than the handle would hold by default."""
+    bench, sizes, step = Bench(tmp_path, TINY, 256), [], Decoder.step
+
+    def counted(self: Decoder, tokens: list[int], *others: Any) -> Any:
+        sizes.append(len(tokens))
+        return step(self, tokens, *others)
+
+    monkeypatch.setattr(Decoder, "step", counted)
+    asked = bench.rival(QUESTIONS)
+    assert 16 * asked.answers[0].num_prompt_tokens > MAX_BATCH_TOKENS
+    assert sizes[0] == 16
+    assert len(sizes) == max(answer.num_generated_tokens for answer in asked.answers) - 1
 
 
 def bench_lengths(answers: tuple[Answer, ...]) -> tuple[int, list[int]]:

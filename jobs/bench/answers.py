@@ -1,13 +1,12 @@
 """`flashvid bench answers`: what an answer costs, by the number of questions per video, beside the loop and the rival.
 
-One process, one thread, CPU time. The arms run in turns and the least of several turns counts; turns go on until an arm
-that runs twice under two names (the A/A control) agrees with itself within 5 %. The bare kernels that limits are
-made of run in the same turns.
+One process, one thread, CPU time. The arms run in turns and the least of several turns counts; turns go on until two
+arms that run twice under two names (the A/A controls, one of seconds and one of tenths) agree with themselves within
+5 %. The bare kernels that limits are made of run in the same turns.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,17 +16,18 @@ from tempfile import TemporaryDirectory
 import torch
 
 from flashvid.models.decoder import CPU_QUESTION_ROWS, DECODE_ROWS
-from jobs.bench.answers_arms import LOOP, QUESTIONS, Asked, Bench, Counts, pruning
+from jobs.bench.answers_arms import QUESTIONS, Asked, Bench, Counts, pruning
 from jobs.bench.answers_model import BENCH, ModelSize
 from jobs.bench.answers_rates import BareKernels
 from jobs.bench.answers_work import AskedQuestion, PartRates, Parts, one_by_one, shared
 from jobs.bench.cost import cpu_seconds
+from jobs.bench.turns import ALL, Patience, take_turns
 
-CONTROL = 0.05
 ARMS = ("A", "B", "C", "C inner", "D")
-_CONTROL_ARM, _CONTROL = "B", "control"
-_ALL = "all"
-_SMALLEST_TURNS = 3
+# The arm that runs twice for its own control and for those that take as long: D takes a tenth of what others do.
+_CONTROL_OF = {"A": "B", "B": "B", "C": "B", "C inner": "B", "D": "D"}
+
+_PATIENCE, _QUICK_PATIENCE = Patience(least=3, most=20, seconds=150), Patience(least=2, most=3, seconds=20)
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,17 @@ class Scope:
     Attributes:
         num_frames: Of the clip.
         questions: How many are asked, by row.
-        most_turns: Until the control agrees. Arm A, whose time nobody argues about and which takes most of it, has one.
+        loop_turns: That arm A takes part in, by row: with 16 questions one of them takes more than a minute.
+        patience: How long each row goes on for its controls.
     """
 
     num_frames: int = 32
     questions: tuple[int, ...] = (1, 4, 16)
-    most_turns: int = 20
+    loop_turns: tuple[int, ...] = (3, 2, 1)
+    patience: Patience = _PATIENCE
 
 
-QUICK = Scope(num_frames=8, questions=(1, 4), most_turns=5)
+QUICK = Scope(num_frames=8, questions=(1, 4), loop_turns=(2, 1), patience=_QUICK_PATIENCE)
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ class ArmCost:
         rates: These.
         parts: Its counted work.
         counts: What it did.
-        control: By how much the control differed from itself in these turns.
-        turns: Measured.
+        control: By how much the control of its scale differed from itself in these turns.
+        turns: Its own.
         prompt: Tokens of the prefix that questions share.
         asked: Lengths of the questions.
     """
@@ -109,86 +111,103 @@ def measure_answers(scope: Scope, size: ModelSize = BENCH) -> AnswerCosts:
     try:
         with TemporaryDirectory(prefix="flashvid-bench-") as folder:
             bench = Bench(Path(folder), size, scope.num_frames)
-            costs = [cost for number in scope.questions for cost in _measure(bench, scope, number)]
+            # Without the clock: what arm A does at first only; the others run once more for each number of questions.
+            bench.naive(QUESTIONS[:1])
+            rows = zip(scope.questions, scope.loop_turns, strict=True)
+            costs = [cost for number, turns in rows for cost in _measure(bench, scope.patience, number, turns)]
     finally:
         torch.set_num_threads(threads)
     return AnswerCosts(scope, tuple(costs))
 
 
-def check_same_answers(bench: Bench, questions: Sequence[str]) -> dict[str, Asked]:
-    """Ask the arms that keep every token, A, B and C at retention 1.
+def check_same_answers(asked: Mapping[str, Asked]) -> None:
+    """Whether arms answer alike.
 
     Raises:
-        ValueError: their answers differ.
+        ValueError: they do not.
     """
-    asked = {"A": bench.naive(questions), "B": bench.rival(questions), "C at 1.0": bench.cold(questions, 1.0)}
-    for arm, found in asked.items():
-        if found.responses != asked["A"].responses:
-            raise ValueError(f"arm {arm} answers {found.responses}, arm A {asked['A'].responses}")
-    return asked
+    (first, expected), *others = asked.items()
+    for arm, found in others:
+        if found.responses != expected.responses:
+            raise ValueError(f"arm {arm} answers {found.responses}, arm {first} {expected.responses}")
 
 
-def _measure(bench: Bench, scope: Scope, number: int) -> list[ArmCost]:
+def _measure(bench: Bench, patience: Patience, number: int, loop_turns: int) -> list[ArmCost]:
     questions = QUESTIONS[:number]
-    # Also the first run of everything, which no turn counts, and the one run of arm A.
-    full = check_same_answers(bench, questions)
-    asked = {"A": full["A"], "B": full["B"], "C": bench.cold(questions)}
-    asked |= {"C inner": bench.cold(questions, inner_pruning=True), "D": bench.warm(questions)}
-    if asked["D"].responses != asked["C"].responses:
-        raise ValueError(f"arm D answers {asked['D'].responses}, arm C {asked['C'].responses}")
-    work = {arm: counted_work(bench, arm, asked[arm], full["B"]) for arm in ARMS}
-    # Prompt, question, and how many answers are given together.
-    shapes = {
-        arm: (prompt, sum(one.tokens for one in lengths) // number, 1 if arm == "A" else min(number, DECODE_ROWS))
-        for arm, (prompt, lengths, _) in work.items()
-    }
-    kernels = {shape: BareKernels(bench.size, *shape) for shape in shapes.values()}
     actions: dict[str, Callable[[], Asked]] = {
+        "A": partial(bench.naive, questions),
         "B": partial(bench.rival, questions),
         "C": partial(bench.cold, questions),
         "C inner": partial(bench.cold, questions, inner_pruning=True),
         "D": partial(bench.warm, questions),
-        _CONTROL: partial(bench.rival, questions),
     }
-    least: dict[str, dict[str, float]] = {"A": {_ALL: asked["A"].seconds[LOOP]}, **{name: {} for name in actions}}
-    decoding, control, turns = math.inf, math.inf, 0
-    while turns < _SMALLEST_TURNS or (control > CONTROL and turns < scope.most_turns):
-        for name, action in actions.items():
-            for step, seconds in _timed(action).items():
-                least[name][step] = min(seconds, least[name].get(step, math.inf))
+    asked = {arm: action() for arm, action in actions.items() if arm != "A"}
+    check_same_answers({arm: asked[arm] for arm in "CD"})
+
+    def timed(arm: str) -> dict[str, float]:
+        found: list[Asked] = []
+        seconds = cpu_seconds(lambda: found.append(actions[arm]()))
+        asked[arm] = found[0]
+        return {ALL: seconds, **found[0].seconds}
+
+    # Arm A's prompts and answers are arm B's: that they are is checked when it has run.
+    work = {arm: counted_work(bench, arm, asked["B" if arm == "A" else arm]) for arm in ARMS}
+    kernels = {shape: BareKernels(bench.size, *shape) for shape in {_shape(arm, *work[arm][:2]) for arm in ARMS}}
+    decoding: list[float] = []
+
+    def limits() -> None:
         for kernel in kernels.values():
             kernel.turn()
-        decoding = min(decoding, cpu_seconds(bench.decode))
-        control, turns = abs(least[_CONTROL][_ALL] / least[_CONTROL_ARM][_ALL] - 1), turns + 1
+        decoding.append(cpu_seconds(bench.decode))
+
+    turns = take_turns(
+        {arm: partial(timed, arm) for arm in ARMS},
+        twice=[*dict.fromkeys(_CONTROL_OF.values())],
+        patience=patience,
+        fewer={"A": loop_turns},
+        beside=limits,
+    )
+    check_same_answers({"A": asked["A"], "B": asked["B"], "C at 1.0": bench.cold(questions, 1.0)})
     costs = []
     for arm in ARMS:
-        counts, (prompt, lengths, parts), rates = asked[arm].counts, work[arm], kernels[shapes[arm]].rates()
-        limits = {"frames": decoding * counts.frames_decoded / bench.num_frames, **parts.seconds(rates)}
-        steps = dict(least[arm])
-        seconds = steps.pop(_ALL)
+        prompt, lengths, parts = work[arm]
+        rates, counts = kernels[_shape(arm, prompt, lengths)].rates(), asked[arm].counts
+        frames = min(decoding) * counts.frames_decoded / bench.num_frames
+        steps = dict(turns.least[arm])
         costs.append(
-            ArmCost(arm, number, seconds, steps, limits, rates, parts, counts, control, turns, prompt, lengths)
+            ArmCost(
+                arm=arm,
+                questions=number,
+                seconds=steps.pop(ALL),
+                steps=steps,
+                limits={"frames": frames, **parts.seconds(rates)},
+                rates=rates,
+                parts=parts,
+                counts=counts,
+                control=turns.controls[_CONTROL_OF[arm]],
+                turns=turns.number[arm],
+                prompt=prompt,
+                asked=lengths,
+            )
         )
     return costs
 
 
-def _timed(action: Callable[[], Asked]) -> dict[str, float]:
-    """CPU time of an arm's steps, and of it all."""
-    found: list[Asked] = []
-    seconds = cpu_seconds(lambda: found.append(action()))
-    return {_ALL: seconds, **found[0].seconds}
+def _shape(arm: str, prompt: int, lengths: Sequence[AskedQuestion]) -> tuple[int, int, int]:
+    """Of an arm's kernels: the prompt, a question, and how many answers are given together."""
+    number = len(lengths)
+    return prompt, sum(one.tokens for one in lengths) // number, 1 if arm == "A" else min(number, DECODE_ROWS)
 
 
-def counted_work(bench: Bench, arm: str, asked: Asked, rival: Asked) -> tuple[int, tuple[AskedQuestion, ...], Parts]:
+def counted_work(bench: Bench, arm: str, asked: Asked) -> tuple[int, tuple[AskedQuestion, ...], Parts]:
     """Tokens of the shared prompt, lengths of the questions, and what they cost at least.
 
     Args:
         bench: What was asked.
         arm: Of `ARMS`.
-        asked: What came of it.
-        rival: Arm B's, whose prompts and answers are those of arm A.
+        asked: What came of it; for arm A of arm B, whose prompts and answers are the same.
     """
-    answers, size = asked.answers or rival.answers, bench.size
+    answers, size = asked.answers, bench.size
     split = pruning().pruning_layer if arm == "C inner" else size.layers
     behind = size.layers - split
     prompt = answers[0].num_shared_tokens
@@ -210,6 +229,7 @@ def work_of(
     *,
     split: int,
     text: int = 0,
+    rows: int = DECODE_ROWS,
     question_rows: int = CPU_QUESTION_ROWS,
 ) -> Parts:
     """An arm's work in a model of any size; see `answers_work.shared`."""
@@ -220,7 +240,7 @@ def work_of(
         num_frames,
         prompt,
         questions,
-        rows=DECODE_ROWS,
+        rows=rows,
         question_rows=question_rows,
         compressed=arm != "B",
         cached=arm == "D",

@@ -15,6 +15,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from flashvid import CompressionConfig, InnerPruningConfig
 from flashvid.models import Answer, CompressedVideo, GenerationConfig, VideoModel, VisualFeatures, load_model
+from flashvid.models.decoder import DECODE_ROWS
 from flashvid.models.llava.preprocess import LlavaFramePreprocessor
 from flashvid.presets import preset_named
 from jobs.bench.answers_model import ModelSize, write_clip, write_model
@@ -28,10 +29,11 @@ _PRESET = preset_named("llava_onevision")
 _SUBJECTS = ("it", "that", "blue", "there")
 _ASKED = ("What is {}?", "When is {}?", "Who has {}?", "Why is {}?")
 QUESTIONS = tuple(asked.format(subject) for subject in _SUBJECTS for asked in _ASKED)
-# The one step of arm A.
-LOOP = "loop"
 # Of every arm.
 _MAX_NEW_TOKENS = 8
+# As many as all arms have with the most questions: a batch that is cut up decodes with fewer answers at a time, which
+# with all tokens would be the handle's bound of memory and not the rival's way.
+_MAX_BATCH_TOKENS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Counts:
         generated_tokens: Of all answers.
         bytes_written: To the token store.
         bytes_read: From it.
+        kv_bytes: Keys and values that are held at a time, of the shared prefix and of each answer.
     """
 
     frames_decoded: int
@@ -53,6 +56,7 @@ class Counts:
     generated_tokens: int
     bytes_written: int
     bytes_read: int
+    kv_bytes: int
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Asked:
         responses: One per question.
         counts: What was done for them.
         answers: As the handle gave them; none from the stock loop.
-        seconds: CPU time by step; the stock loop is one.
+        seconds: CPU time by step; none of the stock loop.
     """
 
     responses: tuple[str, ...]
@@ -110,9 +114,8 @@ class Bench:
 
     def naive(self, questions: Sequence[str]) -> Asked:
         """A: decode, encode, prefill and answer for every question, with stock transformers."""
-        watch = Stopwatch()
         chat, ends = self._model.language.chat, sorted(self._model.language.chat.end_tokens)
-        responses, prompts, generated = [], 0, 0
+        responses, prompts, generated, longest = [], 0, 0, 0
         for question in questions:
             pictures = self._pictures(self.decode())
             before, after = chat.around_video(question, self._generation.system_prompt)
@@ -131,10 +134,12 @@ class Bench:
             # As the handle gives a text: without blanks around it.
             responses.append(chat.text(found).strip())
             prompts, generated = prompts + ids.shape[1], generated + len(found)
-        number = len(questions)
-        counts = Counts(number * self.num_frames, number, prompts * self.size.layers, generated, 0, 0)
-        watch.lap(LOOP)
-        return Asked(tuple(responses), counts, seconds=watch.seconds)
+            longest = max(longest, ids.shape[1] + len(found) - 1)
+        number, layers = len(questions), self.size.layers
+        held = longest * layers * self.size.kv_bytes
+        return Asked(
+            tuple(responses), Counts(number * self.num_frames, number, prompts * layers, generated, 0, 0, held)
+        )
 
     def rival(self, questions: Sequence[str]) -> Asked:
         """B: stock vision once, all its tokens, one prefill for all questions, and these decoded together."""
@@ -202,16 +207,22 @@ class Bench:
         encoded: int,
         pruning: InnerPruningConfig | None = None,
     ) -> Asked:
-        answers = self._model.answer(compressed, questions, self._generation, pruning=pruning)
+        answers = self._model.answer(
+            compressed, questions, self._generation, pruning=pruning, max_batch_tokens=_MAX_BATCH_TOKENS
+        )
         watch.lap("answer")
         traffic: Mapping[str, int] = self._storage.take_traffic()
+        shared = answers[0].token_layers.shared
+        own = sorted((a.token_layers.prompt + a.token_layers.generated for a in answers), reverse=True)[:DECODE_ROWS]
         counts = Counts(
             frames_decoded=encoded * self.num_frames,
             encoder_calls=encoded,
-            token_layers_prefilled=answers[0].token_layers.shared + sum(a.token_layers.prompt for a in answers),
+            token_layers_prefilled=shared + sum(a.token_layers.prompt for a in answers),
             generated_tokens=sum(answer.num_generated_tokens for answer in answers),
             bytes_written=traffic.get("bytes_written", 0),
             bytes_read=traffic.get("bytes_read", 0),
+            # Each answer has a copy of the prefix of its own.
+            kv_bytes=(shared * (1 + len(own)) + sum(own)) * self.size.kv_bytes,
         )
         return Asked(tuple(answer.response for answer in answers), counts, tuple(answers), watch.seconds)
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 
 from flashvid.models.decoder import GPU_QUESTION_ROWS
-from jobs.bench.answers import ARMS, CONTROL, QUICK, AnswerCosts, ArmCost, Scope, measure_answers, work_of
+from jobs.bench.answers import ARMS, QUICK, AnswerCosts, ArmCost, Scope, measure_answers, work_of
 from jobs.bench.answers_model import LLAVA_7B
-from jobs.bench.answers_work import H100, PartRates
+from jobs.bench.answers_work import GPU_DECODE_ROWS, H100, PartRates
 from jobs.bench.environment import describe_environment
+from jobs.bench.results import can_plot, write_report, write_rows
+from jobs.bench.turns import CONTROL, settled, told_ratio
 
 # Of 28 layers the paper prunes before the 20th, here 3 of 4 layers come before it.
 _SPLIT_7B = 21
@@ -31,16 +31,19 @@ def bench_answers(output: Path | None = None, *, quick: bool = False) -> AnswerC
     """
     before = os.getloadavg()[0]
     found = measure_answers(QUICK if quick else Scope())
-    text = answers_markdown(found, f"load of the machine {before:.1f} before, {os.getloadavg()[0]:.1f} after")
-    print(text)
+    beside = f"load of the machine {before:.1f} before, {os.getloadavg()[0]:.1f} after"
+    print(answers_markdown(found, beside))
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "answers.md").write_text(text, encoding="utf-8")
-        _write_csv(output / "answers.csv", found)
-        # A table without its picture is worth having; matplotlib comes with the extra `bench`.
-        if find_spec("matplotlib") is not None:
-            _plot(output / "answers.png", found)
+        write_answers(output, found, beside)
     return found
+
+
+def write_answers(output: Path, found: AnswerCosts, beside: str) -> None:
+    """Write `answers.md`, `answers.csv` and `answers.png` into a folder; `beside` as in `answers_markdown`."""
+    write_report(output, "answers", answers_markdown(found, beside))
+    write_rows(output / "answers.csv", _figures(found))
+    if can_plot():
+        _plot(output / "answers.png", found)
 
 
 def predicted_seconds(cost: ArmCost, num_frames: int) -> float:
@@ -48,7 +51,14 @@ def predicted_seconds(cost: ArmCost, num_frames: int) -> float:
     split = _SPLIT_7B if cost.arm == "C inner" else LLAVA_7B.layers
     # What stands before the video is a few tokens of system prompt, which run behind the pruning: left out.
     parts = work_of(
-        cost.arm, LLAVA_7B, num_frames, cost.prompt, cost.asked, split=split, question_rows=GPU_QUESTION_ROWS
+        cost.arm,
+        LLAVA_7B,
+        num_frames,
+        cost.prompt,
+        cost.asked,
+        split=split,
+        rows=GPU_DECODE_ROWS,
+        question_rows=GPU_QUESTION_ROWS,
     )
     return sum(parts.seconds(PartRates.same(H100)).values())
 
@@ -91,16 +101,18 @@ def answers_markdown(found: AnswerCosts, beside: str) -> str:
         )
     lines += [
         "",
-        f"A and B: their time as a multiple of the arm's; not told where it is within the control or {CONTROL:.0%}.",
+        f"A and B: their time as a multiple of the arm's; not told where it is within {CONTROL:.0%} of the same, nor "
+        f"where a control (B twice; for D, D twice) is above that. {_unsettled(found)}",
         "",
-        "| Q | arm | frames decoded | encoder calls | token-layers prefilled | tokens generated | written | read |",
-        "|---" * 8 + "|",
+        "| Q | arm | frames decoded | encoder calls | token-layers prefilled | tokens generated | written | read "
+        "| keys and values, MB |",
+        "|---" * 9 + "|",
     ]
     for cost in found.costs:
         c = cost.counts
         lines.append(
             f"| {cost.questions} | {cost.arm} | {c.frames_decoded} | {c.encoder_calls} | {c.token_layers_prefilled} "
-            f"| {c.generated_tokens} | {c.bytes_written} | {c.bytes_read} |"
+            f"| {c.generated_tokens} | {c.bytes_written} | {c.bytes_read} | {c.kv_bytes / 1e6:.1f} |"
         )
     paid = ((arm, break_even(found, arm)) for arm in "AB")
     lines += [
@@ -147,13 +159,18 @@ def _steps(found: AnswerCosts) -> list[str]:
 
 
 def _ratio(cost: ArmCost, other: ArmCost) -> str:
-    """No claim inside the A/A band."""
-    ratio = other.seconds / cost.seconds
-    return f"{ratio:.1f}x" if abs(ratio - 1) > max(cost.control, CONTROL) else ""
+    """No claim inside the A/A band, and none at all where one of the controls was not reached."""
+    return told_ratio(other.seconds / cost.seconds, cost.control, other.control)
 
 
-def _write_csv(path: Path, found: AnswerCosts) -> None:
-    rows = [
+def _unsettled(found: AnswerCosts) -> str:
+    """For which arms nothing is claimed."""
+    missing = [f"{cost.arm} at Q = {cost.questions}" for cost in found.costs if not settled(cost.control)]
+    return f"No claim is made of {', '.join(missing)}: the control was not reached in time." if missing else ""
+
+
+def _figures(found: AnswerCosts) -> list[dict[str, object]]:
+    return [
         {
             "arm": cost.arm,
             "questions": cost.questions,
@@ -167,10 +184,6 @@ def _write_csv(path: Path, found: AnswerCosts) -> None:
         }
         for cost in found.costs
     ]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*rows[0]])
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _plot(path: Path, found: AnswerCosts) -> None:

@@ -64,6 +64,11 @@ class ModelSize:
         """Visual tokens of a frame."""
         return math.ceil(self.patches / 2) ** 2
 
+    @property
+    def kv_bytes(self) -> int:
+        """Of a token's key and value in one decoder layer."""
+        return 2 * self.kv_heads * self.width // self.heads * self.value_bytes
+
 
 # Vision : prefill of all tokens stand as 785 : 1221 in FLOPs at 32 x 196 tokens (the paper, LLaVA-OneVision).
 BENCH = ModelSize(192, 576, 3, 4, 27, 256, 1536, 4, 4, 2, 480, 4)

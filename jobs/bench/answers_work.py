@@ -13,7 +13,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
+from flashvid.models.decoder import DECODE_ROWS
 from jobs.bench.answers_model import ModelSize
+
+# Answers that a GPU decodes together.
+GPU_DECODE_ROWS = DECODE_ROWS
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,6 @@ def decoding(size: ModelSize, prompt: int, questions: Sequence[AskedQuestion], *
         questions: Their lengths.
         rows: Answers that are decoded together.
     """
-    kv_bytes = 2 * size.kv_heads * size.width // size.heads * size.value_bytes
     head = size.width * size.vocabulary
     weights = size.layers * layer_parameters(size) + head
     total = Work(products=2 * head * len(questions))
@@ -184,7 +187,7 @@ def decoding(size: ModelSize, prompt: int, questions: Sequence[AskedQuestion], *
             total += Work(
                 2 * weights * len(running),
                 4 * size.width * seen * size.layers,
-                step_bytes=decoding_bytes(size) + seen * kv_bytes * size.layers,
+                step_bytes=decoding_bytes(size) + seen * size.kv_bytes * size.layers,
             )
     return total
 

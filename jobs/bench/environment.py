@@ -11,11 +11,20 @@ from pathlib import Path
 _PACKAGES = ("flashvid-pipeline", "torch", "transformers", "numpy")
 
 
+def environment_columns() -> dict[str, str]:
+    """Commit, versions and machine by name, for tables of figures."""
+    packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
+    return {
+        "commit": _commit(),
+        "versions": f"Python {platform.python_version()}, {packages}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores ({_processor()})",
+    }
+
+
 def describe_environment() -> str:
     """One line: commit, Python, packages, processor, cores."""
-    packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
-    machine = f"{platform.machine()}, {os.cpu_count()} cores ({_processor()})"
-    return f"commit {_commit()}, Python {platform.python_version()}, {packages}; {machine}"
+    where = environment_columns()
+    return f"commit {where['commit']}, {where['versions']}; {where['machine']}"
 
 
 def _commit() -> str:

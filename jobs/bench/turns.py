@@ -1,0 +1,115 @@
+"""Turns: what is compared runs one after the other, again and again, and of every arm the least counts.
+
+Of each scale of time one arm runs twice a turn under two names. By how much these two differ (the A/A control) is what
+a difference between two arms has to exceed.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+# Within which a control has to agree with itself; no difference below it is told either.
+CONTROL = 0.05
+# The step whose time is that of them all, and which controls compare.
+ALL = "all"
+
+# Runs an arm; its seconds by step, `ALL` among them.
+Arm = Callable[[], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long turns go on for a control to agree.
+
+    Attributes:
+        least: Turns at least.
+        most: And at most.
+        seconds: Wall time behind which no turn begins but the least ones.
+    """
+
+    least: int = 3
+    most: int = 20
+    seconds: float = math.inf
+
+
+@dataclass(frozen=True)
+class Turns:
+    """What came of them.
+
+    Attributes:
+        least: Of each arm the least seconds by step.
+        number: Of each arm its turns.
+        controls: Of each arm that ran twice, by how much the two differ, as a share.
+    """
+
+    least: Mapping[str, Mapping[str, float]]
+    number: Mapping[str, int]
+    controls: Mapping[str, float]
+
+    @property
+    def settled(self) -> bool:
+        """Whether every control agrees with itself."""
+        return settled(*self.controls.values())
+
+
+@dataclass
+class _Least:
+    """The least of an arm so far."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    number: int = 0
+
+    def note(self, seconds: Mapping[str, float]) -> None:
+        self.number += 1
+        for step, spent in seconds.items():
+            self.seconds[step] = min(spent, self.seconds.get(step, math.inf))
+
+
+def take_turns(
+    arms: Mapping[str, Arm],
+    *,
+    twice: Sequence[str],
+    patience: Patience,
+    fewer: Mapping[str, int] | None = None,
+    beside: Callable[[], object] = lambda: None,
+) -> Turns:
+    """Run all arms in turns until every control agrees, or patience ends.
+
+    Args:
+        arms: By name, in the order of a turn.
+        twice: Those that run once more at the end of a turn, for the control.
+        patience: How long to go on.
+        fewer: Arms that take too long for every turn, and how many they take part in.
+        beside: Runs at the end of every turn.
+    """
+    begun, fewer = time.monotonic(), fewer or {}
+    found, again = {name: _Least() for name in arms}, {name: _Least() for name in twice}
+    controls = dict.fromkeys(twice, math.inf)
+    turns = 0
+    while turns < patience.least or (
+        not settled(*controls.values()) and turns < patience.most and time.monotonic() - begun < patience.seconds
+    ):
+        for name, arm in arms.items():
+            if turns < fewer.get(name, patience.most):
+                found[name].note(arm())
+        for name in twice:
+            again[name].note(arms[name]())
+            controls[name] = abs(again[name].seconds[ALL] / found[name].seconds[ALL] - 1)
+        beside()
+        turns += 1
+    return Turns(
+        {name: one.seconds for name, one in found.items()}, {name: one.number for name, one in found.items()}, controls
+    )
+
+
+def settled(*controls: float) -> bool:
+    """Whether controls agree with themselves: with one that does not, nothing is claimed."""
+    return all(control <= CONTROL for control in controls)
+
+
+def told_ratio(value: float, *controls: float) -> str:
+    """A ratio for a table; empty where a control did not agree, or within the band in which the same differs."""
+    return f"{value:.1f}x" if settled(*controls) and abs(value - 1) > CONTROL else ""
