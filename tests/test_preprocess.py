@@ -22,11 +22,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from flashvid.errors import ConfigurationError, InvalidFeaturesError, ModelLoadError
 from flashvid.models import load_preprocessor, resolve_model
 from flashvid.models.qwen2_5_vl.preprocess import QwenFramePreprocessor
-from flashvid.models.resizing import move_frames
+from flashvid.models.resizing import move_frames, normalize
 
 # As the published Qwen2.5-VL models have it.
 PUBLISHED = QwenFramePreprocessor(14, 2, 2, min_pixels=56 * 56, max_pixels=28 * 28 * 1280)
@@ -208,12 +209,45 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
 
 
 def test_frames_move_without_being_shared() -> None:
-    """Read-only frames, as they arrive from another process: the same bytes, channels first, in memory of their own."""
+    """Read-only frames, as they arrive from another process: the same bytes as they lie, in memory of their own."""
     frames = noise(3, 8, 6)
     given = frames.copy()
     given.flags.writeable = False
     moved = move_frames(given, torch.device("cpu"))
     assert moved.is_contiguous()
-    assert np.array_equal(moved.numpy(), frames.transpose(0, 3, 1, 2))
+    assert np.array_equal(moved.numpy(), frames)
     moved.zero_()
     assert np.array_equal(given, frames)
+
+
+def test_normalised_frames_are_those_of_arithmetic() -> None:
+    """Bit for bit what the processors' formula gives, channels first and in that order in memory."""
+    frames, mean, std = noise(3, 8, 6), PUBLISHED.image_mean, PUBLISHED.image_std
+    pixels = torch.from_numpy(frames.transpose(0, 3, 1, 2).astype(np.float32))
+    scaled = [torch.tensor(values).view(3, 1, 1) * 255 for values in (mean, std)]
+    found = normalize(frames, torch.device("cpu"), mean, std)
+    assert found.is_contiguous()
+    assert torch.equal(found, (pixels - scaled[0]) / scaled[1])
+
+
+class _Copies(TorchFunctionMode):
+    """Notes the bytes and numbers of this side that are given to a device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run it; what makes tensors of numbers copies them, whatever device it is asked for."""
+        out = func(*args, **(kwargs or {}))
+        crosses = any(isinstance(one, torch.Tensor) and one.device != out.device for one in args)
+        if crosses or func in (torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy):
+            self.found.append(f"{func.__name__} {out.dtype}")
+        return out
+
+
+def test_only_bytes_are_moved_to_the_device() -> None:
+    """One copy, of the frames: mean and deviation in a tensor of their own would each make the CPU wait for a GPU."""
+    with _Copies() as copies:
+        normalize(noise(3, 8, 6), torch.device("meta"), PUBLISHED.image_mean, PUBLISHED.image_std)
+    assert copies.found == ["to torch.uint8"]

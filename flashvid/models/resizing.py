@@ -33,26 +33,35 @@ def resize_frames(frames: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[n
 
 
 def normalize(frames: NDArray[np.uint8], device: torch.device, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Bytes `[F, H, W, 3]` to float32 `[F, 3, H, W]`, normalised on the device: only bytes are moved there."""
-    pixels = move_frames(frames, device).float()
+    """Bytes `[F, H, W, 3]` to float32 `[F, 3, H, W]`, normalised on the device: only bytes are moved there.
+
+    On CUDA the call returns without waiting for it.
+    """
+    moved = move_frames(frames, device)
+    count, height, width, channels = moved.shape
+    pixels = torch.empty((count, channels, height, width), device=device).copy_(moved.permute(0, 3, 1, 2))
     # Processors fold the division by 255 into mean and deviation.
-    scaled_mean = torch.tensor(mean, device=device).view(3, 1, 1) * 255
-    scaled_std = torch.tensor(std, device=device).view(3, 1, 1) * 255
-    return pixels.sub_(scaled_mean).div_(scaled_std)
+    return pixels.sub_(_constants(mean, device) * 255).div_(_constants(std, device) * 255)
+
+
+def _constants(values: Sequence[float], device: torch.device) -> Tensor:
+    """Float32 `[3, 1, 1]`, one a channel. Kernels get a number with their call; a tensor's copy would be waited for."""
+    constants = torch.empty((len(values), 1, 1), device=device)
+    for place, value in zip(constants, values, strict=True):
+        place.fill_(value)
+    return constants
 
 
 def move_frames(frames: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """Bytes `[F, H, W, 3]` to `[F, 3, H, W]` on a device, `frames` not changed; on CUDA without waiting for it.
+    """Bytes as they lie `[F, H, W, 3]` on a device, `frames` not changed; on CUDA without waiting for it.
 
     A copy out of pageable memory begins when all kernels before it have ended, and the CPU waits for that; out of
     pinned memory it does not, so that the next block of frames is resized while the tower is at this one. Torch keeps
     pinned memory until the device has read it, and for the next block.
     """
-    count, height, width, channels = frames.shape
-    shape = (count, channels, height, width)
-    pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    pixels = torch.empty(frames.shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
     # The one copy on this side. Views of other processes' buffers are read-only, which torch would warn of.
-    pixels.numpy()[:] = frames.transpose(0, 3, 1, 2)
+    pixels.numpy()[:] = frames
     return pixels.to(device, non_blocking=pixels.is_pinned())
 
 
