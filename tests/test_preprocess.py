@@ -240,6 +240,8 @@ class _Copies(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run it; what makes tensors of numbers copies them, whatever device it is asked for."""
         out = func(*args, **(kwargs or {}))
+        if not isinstance(out, torch.Tensor):
+            return out
         crosses = any(isinstance(one, torch.Tensor) and one.device != out.device for one in args)
         if crosses or func in (torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy):
             self.found.append(f"{func.__name__} {out.dtype}")
