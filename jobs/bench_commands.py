@@ -113,24 +113,27 @@ def cache(
 
 @bench.command()
 def pipeline(
-    output: Annotated[Path | None, typer.Option(help="folder for pipeline.csv and pipeline.md")] = None,
+    output: Annotated[Path | None, typer.Option(help="folder for pipeline.csv, pipeline.md and pipeline.png")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="few clips, only to see that it works")] = False,
     clips: Annotated[
         int | None, typer.Option(help="of the run that is held against a loop; default: 48", min=1)
     ] = None,
+    turns: Annotated[
+        int | None, typer.Option(help="of run and loop; default: 2; with one there is no control", min=1)
+    ] = None,
 ) -> None:
     """Measure what running on Ray costs: CPU time against a plain loop, idle GPUs, the driver.
 
-    Example: flashvid bench pipeline --output pipeline --clips 512
+    Example: flashvid bench pipeline --output pipeline --clips 512 --turns 2
     """
     from jobs.bench.pipeline import bench_pipeline
 
-    bench_pipeline(output, quick=quick, clips=clips)
+    bench_pipeline(output, quick=quick, clips=clips, turns=turns)
 
 
 @bench.command()
 def planning(
-    output: Annotated[Path | None, typer.Option(help="folder for planning.md")] = None,
+    output: Annotated[Path | None, typer.Option(help="folder for planning.csv and planning.md")] = None,
     videos: Annotated[int, typer.Option(help="rows of the videos table", min=1)] = 1_000_000,
     questions: Annotated[int, typer.Option(help="asked of every video; half of them are answered", min=2)] = 10,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -14,11 +15,12 @@ import pytest
 
 from flashvid.models import load_model, load_preprocessor
 from jobs.bench.cache import measure_cache
-from jobs.bench.pipeline import Distribution, PipelineCosts, pipeline_markdown
+from jobs.bench.distribution import Distribution
+from jobs.bench.pipeline import PipelineCosts, pipeline_markdown, write_pipeline
 from jobs.bench.plain_loop import run_loop
 from jobs.bench.planning import PlanningCost
-from jobs.bench.process_tree import Kind, look, run_measured
-from jobs.bench.sleeping import Asleep, Sleeps
+from jobs.bench.process_tree import ProcessTree, run_measured
+from jobs.bench.sleeping import Asleep, Sleeps, seconds_within
 from pipeline.config import SamplingConfig
 from pipeline.decoding import decode_clip
 from pipeline.planning import PlanCounts
@@ -34,7 +36,7 @@ if len(sys.argv) < 2:
     child_seconds = child.stdout.readline()
 while time.process_time() < 0.3:
     pass
-print(time.process_time(), child_seconds.strip() if child else "", child.pid if child else "", flush=True)
+print(time.process_time(), child_seconds.strip() if child else "", flush=True)
 sys.stdin.readline()
 if child:
     child.communicate(chr(10))
@@ -49,13 +51,29 @@ def test_processes_are_found_with_their_time() -> None:
         assert child.stdout is not None
         child.stdin.write(_BURNING.replace("\n", "\1") + "\n")
         child.stdin.flush()
-        own, grandchild, pid = child.stdout.readline().split()
-        found: dict[int, tuple[Kind, float]] = {}
-        look(child.pid, found)
+        own, grandchild = child.stdout.readline().split()
+        tree = ProcessTree({child.pid: "driver"})
+        tree.look()
         child.communicate("\n")
-    assert found[child.pid] == ("driver", pytest.approx(float(own), abs=0.1))
-    assert found[int(pid)] == ("workers", pytest.approx(float(grandchild), abs=0.1))
-    assert os.getpid() not in found
+    seconds = {"driver": float(own), "workers": float(grandchild), "daemons": 0}
+    assert tree.cpu_seconds == pytest.approx(seconds, abs=0.1)
+    # What is gone is remembered.
+    tree.look()
+    assert tree.cpu_seconds == pytest.approx(seconds, abs=0.1)
+
+
+def test_a_command_is_measured_beside_what_works_for_it() -> None:
+    """What others took before is not the command's; what they take meanwhile is."""
+    burn = "import time\nwhile time.process_time() < {}: pass\n"
+    helper = [sys.executable, "-c", burn.format(0.4) + "print(flush=True)\n" + burn.format(0.9) + "input()"]
+    with subprocess.Popen(helper, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        tree = ProcessTree({other.pid: "daemons"})
+        command = [sys.executable, "-c", burn.format(0.5) + "time.sleep(2)"]
+        found = run_measured(command, os.environ, tree)
+        other.communicate("\n")
+    assert found == pytest.approx({"driver": 0.5, "workers": 0.0, "daemons": 0.5}, abs=0.15)
 
 
 def test_a_command_that_fails() -> None:
@@ -64,11 +82,16 @@ def test_a_command_that_fails() -> None:
         run_measured([sys.executable, "-c", "raise SystemExit(3)"], os.environ)
 
 
-def test_ratios_and_their_report() -> None:
-    """Daemons count in one of the two; growth is of throughput."""
-    spread = Distribution(
-        10, 2.0, {"driver": 0.1, "workers": 2.1, "daemons": 0.3}, {"driver": 5, "workers": 9, "daemons": 1}
+def distribution(*loops: float) -> Distribution:
+    """Of ten clips."""
+    return Distribution(
+        10, loops, {"driver": 0.1, "workers": 2.1, "daemons": 0.3}, {"driver": 5, "workers": 9, "daemons": 1}
     )
+
+
+def test_ratios_and_their_report(tmp_path: Path) -> None:
+    """Daemons count in one of the two; growth is of throughput."""
+    spread = distribution(2.06, 2.0)
     assert spread.ratio == pytest.approx(1.1)
     assert spread.ratio_with_daemons == pytest.approx(1.25)
     one, two = Asleep(2.0, 0.95, 0.01, 4 << 20), Asleep(3.8, 0.9, 0.01, 4 << 20)
@@ -76,8 +99,25 @@ def test_ratios_and_their_report() -> None:
     costs = PipelineCosts(spread, one, two, (1000, one), (planned,))
     assert costs.growth == pytest.approx(1.9)
     text = pipeline_markdown(costs, "idle")
-    assert "| 1.10x | 1.25x | 1.25x |" in text
+    assert "| 1.10x | 1.25x | 1.25x | met |" in text
+    assert "the loop beside itself: 3.0%." in text
     assert "| planned | 10,000 | 0.20 | 300 |" in text
+    write_pipeline(tmp_path, costs, "idle")
+    assert (tmp_path / "pipeline.md").read_text() == text
+    assert (tmp_path / "pipeline.png").stat().st_size > 1000
+    with (tmp_path / "pipeline.csv").open() as file:
+        rows = [*csv.DictReader(file)]
+    assert {row["figure"]: row["value"] for row in rows}["ratio"] == "1.1"
+    assert all(row["commit"] and row["machine"] and "torch" in row["versions"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("loops", "verdict"),
+    [((2.0, 2.05), "met"), ((1.9, 1.95), "not met"), ((2.0, 2.2), "no claim"), ((2.0,), "no claim")],
+)
+def test_no_verdict_without_a_control(loops: tuple[float, ...], verdict: str) -> None:
+    """The loop has to agree with itself, and one turn says nothing of that."""
+    assert distribution(*loops).verdict == verdict
 
 
 def test_the_loop_gives_the_runs_answers(sample_videos: Path, tmp_path: Path) -> None:
@@ -109,20 +149,33 @@ def test_cached_tokens_are_smaller_than_their_values() -> None:
     assert int8.token_bytes < 0.5 * plain.token_bytes < exact.token_bytes < plain.token_bytes
 
 
-def _measure(sleeps: Sleeps) -> Asleep:
+def _measure(*several: Sleeps) -> list[Asleep]:
     """In a process of its own: this one may be connected to another test's Ray."""
-    command = [sys.executable, "-m", "jobs.bench.sleeping", json.dumps(asdict(sleeps))]
+    command = [sys.executable, "-m", "jobs.bench.sleeping", json.dumps([asdict(sleeps) for sleeps in several])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
-    return Asleep(**json.loads(done.stdout.splitlines()[-1]))
+    return [Asleep(**found) for found in json.loads(done.stdout.splitlines()[-1])]
+
+
+def test_seconds_of_actors_in_a_time() -> None:
+    """Spans that begin before it or end behind it count in part, others not at all."""
+    spans = [(0.0, 1.0), (1.5, 3.0), (2.0, 4.5), (9.0, 10.0)]
+    assert seconds_within(spans, 0.5, 4.0) == pytest.approx(0.5 + 1.5 + 2.0)
+    assert seconds_within([], 0.5, 4.0) == 0
 
 
 @pytest.mark.slow
 def test_stages_that_sleep() -> None:
-    """The graph runs to its end with stages of ours, and no actor sleeps longer than there is time."""
-    found = _measure(Sleeps(12, 1, {"decode": 0.05, "encode": 0.2, "answer": 0.05}))
-    assert found.clips_per_second > 0
-    assert found.busy == pytest.approx(0.2 * found.clips_per_second)
-    assert found.driver_bytes > 100_000_000
+    """One graph behind the other runs to its end; encode actors are busy by their own clocks."""
+    seconds = {"decode": 0.05, "encode": 0.2, "answer": 0.05}
+    nothing, one, two = _measure(
+        Sleeps(4, 1, dict.fromkeys(seconds, 0.0)), Sleeps(20, 1, seconds), Sleeps(40, 2, seconds)
+    )
+    # Whatever else the machine does, an actor has no more time than there is, and little is left of it.
+    for found in (one, two):
+        assert found.clips_per_second > 0
+        assert 0.2 < found.busy <= 1.0
+    assert nothing.busy < 0.2
+    assert nothing.driver_bytes > 100_000_000
 
 
 @pytest.mark.slow
@@ -130,5 +183,5 @@ def test_a_pool_grows_between_its_bounds() -> None:
     """`concurrency: [1, 2]`: one encode actor has more to do than it can, and gets another, and no third."""
     # Longer than an actor takes to start on a busy machine.
     seconds = {"decode": 0.05, "encode": 2.5, "answer": 0.05}
-    assert _measure(Sleeps(40, 1, seconds, most_encode_actors=2)).encode_actors == 2
-    assert _measure(Sleeps(4, 1, seconds)).encode_actors == 1
+    found = _measure(Sleeps(40, 1, seconds, most_encode_actors=2), Sleeps(4, 1, seconds))
+    assert [one.encode_actors for one in found] == [2, 1]

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 
 from flashvid.models import resolve_model
 from jobs.bench.environment import describe_environment
+from jobs.bench.results import write_report, write_rows
 from pipeline import tables
 from pipeline.cluster import connected
 from pipeline.committer import Committer
@@ -46,8 +48,8 @@ class PlanningCost:
     Attributes:
         counts: What was planned.
         seconds: Wall time from the tables on storage to the plan, Ray's start apart.
-        cpu_seconds: CPU time of the driver meanwhile, Ray's start included.
-        ray_seconds: Wall time of Ray's start.
+        cpu_seconds: CPU time of the driver meanwhile, connecting to Ray included, and starting one if there is none.
+        ray_seconds: Wall time of that.
         driver_bytes: Largest resident memory of the driver's process, what it shares with Ray's object store included.
         imports_bytes: That of the process before it began.
     """
@@ -61,22 +63,30 @@ class PlanningCost:
 
 
 def bench_planning(output: Path | None, *, num_videos: int, num_questions: int) -> PlanningCost:
-    """Measure planning, print what it took, and write it to `planning.md`."""
+    """Measure planning, print what it took, and write it to `planning.md` and `planning.csv`."""
     cost = measure_planning(num_videos, num_questions)
     text = _markdown(cost, num_questions)
     print(text)
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "planning.md").write_text(text, encoding="utf-8")
+        write_report(output, "planning", text)
+        write_rows(output / "planning.csv", [planning_figures(cost, num_questions)])
     return cost
 
 
-def measure_planning(num_videos: int, num_questions: int) -> PlanningCost:
-    """Make the tables, and plan in a process of its own."""
+def planning_figures(cost: PlanningCost, num_questions: int) -> dict[str, object]:
+    """A row for a table."""
+    figures = {name: value for name, value in asdict(cost).items() if name != "counts"}
+    return {"questions": num_questions, **asdict(cost.counts), **figures}
+
+
+def measure_planning(num_videos: int, num_questions: int, environment: Mapping[str, str] | None = None) -> PlanningCost:
+    """Make the tables, and plan in a process of its own, with these variables in place of ours."""
     with tempfile.TemporaryDirectory() as folder:
         fill(Path(folder), num_videos, num_questions)
         command = [sys.executable, "-m", "jobs.bench.planning", folder]
-        measured = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own
+        measured = subprocess.run(  # noqa: S603 - our own
+            command, env=environment, check=True, stdout=subprocess.PIPE, text=True
+        )
     found = json.loads(measured.stdout.splitlines()[-1])
     return PlanningCost(**{**found, "counts": PlanCounts(**found["counts"])})
 

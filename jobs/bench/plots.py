@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from importlib.util import find_spec
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flashvid.errors import ConfigurationError
 from jobs.bench.measurement import FULL
 from jobs.bench.quality_table import ALL, QualityRow
 
@@ -14,11 +12,8 @@ from jobs.bench.quality_table import ALL, QualityRow
 def plot_quality(path: Path, rows: Sequence[QualityRow], methods: Sequence[str]) -> None:
     """Draw relative accuracy against realised tokens, a line with its interval for every method.
 
-    Raises:
-        ConfigurationError: matplotlib is not installed.
+    `results.can_plot` says whether pictures can be drawn at all.
     """
-    if find_spec("matplotlib") is None:
-        raise ConfigurationError("plots need matplotlib: pip install 'flashvid-pipeline[bench]'")
     # The figure class itself, not pyplot: no global state, no display.
     from matplotlib.figure import Figure
 
@@ -37,4 +32,19 @@ def plot_quality(path: Path, rows: Sequence[QualityRow], methods: Sequence[str])
     axes.set_ylabel("accuracy relative to full tokens")
     axes.grid(visible=True, alpha=0.3)
     axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+def plot_bars(path: Path, values: Mapping[str, float], title: str) -> None:
+    """Draw a bar for every name; NaN has none."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1 + 0.3 * len(values)), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.barh([*values], [*values.values()])
+    axes.bar_label(bars, fmt="%.3g", padding=3)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.set_xlabel(title)
+    axes.grid(visible=True, axis="x", alpha=0.3)
     figure.savefig(path, dpi=150)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 Kind = Literal["driver", "workers", "daemons"]
+KINDS: tuple[Kind, ...] = ("driver", "workers", "daemons")
 
 # A process that ends between two looks takes at most so much with it that nobody saw.
 _LOOK_S = 0.2
@@ -28,65 +28,93 @@ _DAEMONS = (
 )
 
 
-@dataclass(frozen=True)
-class CommandCost:
-    """What a command took.
+class ProcessTree:
+    """Processes that come from some known ones, those that left their parents included, and their CPU time so far."""
 
-    Attributes:
-        cpu_seconds: By kind: the command's own process, Ray's daemons, and everything else (actors, and what they
-            start).
-        stdout: What it printed.
-    """
+    def __init__(self, roots: Mapping[int, Kind] | None = None) -> None:
+        """Begin with these, by process id."""
+        self._roots: dict[int, Kind] = dict(roots or {})
+        # By process id and start, since ids come back.
+        self._seconds: dict[tuple[int, int], tuple[Kind, float]] = {}
 
-    cpu_seconds: Mapping[Kind, float]
-    stdout: str
+    def add(self, pid: int, kind: Kind) -> None:
+        """Another one to begin with."""
+        self._roots[pid] = kind
+
+    def look(self) -> None:
+        """Note the CPU time of every process there is."""
+        pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+        found = {pid: stat for pid in pids if (stat := _stat(pid))}
+        known = {*self._roots, *(pid for pid, start in self._seconds if pid in found and found[pid].start == start)}
+        grown = True
+        while grown:
+            new = {pid for pid, stat in found.items() if stat.parent in known and pid not in known}
+            known |= new
+            grown = bool(new)
+        for pid in known & found.keys():
+            stat = found[pid]
+            self._seconds[pid, stat.start] = (self._roots.get(pid) or _kind(pid), stat.seconds)
+
+    @property
+    def cpu_seconds(self) -> dict[Kind, float]:
+        """Of all processes up to the last look, by kind."""
+        total: dict[Kind, float] = dict.fromkeys(KINDS, 0.0)
+        for kind, seconds in self._seconds.values():
+            total[kind] += seconds
+        return total
 
 
-def run_measured(command: Sequence[str], environment: Mapping[str, str]) -> CommandCost:
-    """Run a command to its end and add up its processes, those that left their parents included.
+def run_measured(
+    command: Sequence[str], environment: Mapping[str, str], tree: ProcessTree | None = None
+) -> dict[Kind, float]:
+    """Run a command to its end; CPU seconds by kind: its own process, Ray's daemons, and everything else (actors).
+
+    Args:
+        command: What to run.
+        environment: Its variables.
+        tree: What else works for it; None for what it starts itself.
 
     Raises:
         subprocess.CalledProcessError: it failed.
     """
-    seconds: dict[int, tuple[Kind, float]] = {}
-    process = subprocess.Popen(command, env=dict(environment), stdout=subprocess.PIPE, text=True)  # noqa: S603 - ours
-    with process:
+    tree = tree or ProcessTree()
+    tree.look()
+    before = tree.cpu_seconds
+    with subprocess.Popen(command, env=dict(environment), stdout=subprocess.DEVNULL) as process:  # noqa: S603 - ours
+        tree.add(process.pid, "driver")
         while process.poll() is None:
-            look(process.pid, seconds)
+            tree.look()
             time.sleep(_LOOK_S)
-        assert process.stdout is not None  # noqa: S101 - for the type checker
-        stdout = process.stdout.read()
+    tree.look()
     if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, list(command), stdout)
-    total: dict[Kind, float] = defaultdict(float)
-    for kind, spent in seconds.values():
-        total[kind] += spent
-    return CommandCost(dict(total), stdout)
+        raise subprocess.CalledProcessError(process.returncode, list(command))
+    return {kind: seconds - before[kind] for kind, seconds in tree.cpu_seconds.items()}
 
 
-def look(root: int, seconds: dict[int, tuple[Kind, float]]) -> None:
-    """Note the CPU time of every process that comes from `root`, or from one that did."""
-    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-    found = {pid: stat for pid in pids if (stat := _stat(pid))}
-    known = {root, *seconds}
-    grown = True
-    while grown:
-        new = {pid for pid, (parent, _) in found.items() if parent in known and pid not in known}
-        known |= new
-        grown = bool(new)
-    for pid in known & found.keys():
-        seconds[pid] = ("driver" if pid == root else _kind(pid), found[pid][1])
+@dataclass(frozen=True)
+class _Stat:
+    """A process.
+
+    Attributes:
+        parent: Its id.
+        seconds: CPU time.
+        start: In clock ticks since the machine was started.
+    """
+
+    parent: int
+    seconds: float
+    start: int
 
 
-def _stat(pid: int) -> tuple[int, float] | None:
-    """Parent and CPU seconds of a process; None if it is gone."""
+def _stat(pid: int) -> _Stat | None:
+    """A process; None if it is gone."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The name, in brackets, may hold blanks.
     fields = text.rpartition(")")[2].split()
-    return int(fields[1]), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return _Stat(int(fields[1]), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), int(fields[19]))
 
 
 def _kind(pid: int) -> Kind:

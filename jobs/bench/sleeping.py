@@ -1,7 +1,8 @@
 """A run's graph with stages that only sleep: what the distribution costs when the work itself costs nothing.
 
 Run as a process of its own, whose CPU time and memory are then the driver's alone:
-`python -m jobs.bench.sleeping '{"num_clips": 8, ...}'` prints what `Asleep` says as one line of JSON.
+`python -m jobs.bench.sleeping '[{"num_clips": 8, ...}, ...]'` runs one after the other on one Ray and prints what
+`Asleep` says of each as one line of JSON.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -38,8 +38,8 @@ from pipeline.stages import StageSettings
 from pipeline.stages.stage import Stage
 from pipeline.storage import Storage
 
-# The first outcomes come while actors are still starting.
-_STEADY_FROM = 0.25
+# The first outcomes come while actors are still starting; behind the last ones nothing waits any more.
+_STEADY = (0.25, 0.95)
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class Asleep:
 
     Attributes:
         clips_per_second: In the steady state.
-        busy: Share of the steady state that an encode actor slept for clips.
+        busy: Share of the steady state that encode actors slept for clips, by their own clocks.
         driver_seconds: CPU time of the driver, per clip, the start of Ray apart.
-        driver_bytes: Largest resident memory of the driver.
+        driver_bytes: Largest resident memory of the driver so far.
         encode_actors: That were started.
     """
 
@@ -86,12 +86,16 @@ class _Sleeping(Stage):
         self.announce()
 
     def process(self, message: ClipMessage) -> tuple[ClipMessage, Mapping[str, int]]:
-        """Sleep; the last stage answers, so that there is something to commit."""
+        """Sleep; the last stage answers, so that there is something to commit: when encode began and ended."""
+        begun = time.monotonic()
         time.sleep(float(message.clip.columns[self.name] or 0))
-        if self.name != "answer":
-            return message, {}
-        rows = tuple({"question_id": question, "response": "asleep"} for question in message.clip.question_ids)
-        return replace(message, answers=rows), {}
+        if self.name == "encode":
+            # The clock is the machine's, the same in every process.
+            return replace(message, answers=({"response": json.dumps([begun, time.monotonic()])},)), {}
+        if self.name == "answer":
+            rows = ({**message.answers[0], "question_id": question} for question in message.clip.question_ids)
+            return replace(message, answers=tuple(rows)), {}
+        return message, {}
 
 
 class SleepingDecode(_Sleeping):
@@ -112,27 +116,28 @@ class SleepingAnswer(_Sleeping):
     name = "answer"
 
 
-def measure(sleeps: Sleeps) -> Asleep:
-    """Run the graph on a Ray of its own, and commit what comes of it."""
-    with TemporaryDirectory(prefix="flashvid-bench-") as folder:
-        job = JobConfig.model_validate(
-            {"videos": folder, "questions": ["?"], "output": str(Path(folder) / "output"), "model": {"name": "tiny"}}
-        )
-        # As `pipeline.cluster.connected` does; logical GPUs it has no use for.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-        ray.init(
-            address="local",
-            num_cpus=4,
-            num_gpus=(sleeps.most_encode_actors or sleeps.encode_actors) + 1,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-        try:
-            return _measure(sleeps, job)
-        finally:
-            ray.shutdown()
+def measure(several: Sequence[Sleeps]) -> list[Asleep]:
+    """Run the graph for each on a Ray of their own, and commit what comes of it."""
+    # As `pipeline.cluster.connected` does; logical GPUs it has no use for.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    ray.init(
+        address="local",
+        num_cpus=4,
+        num_gpus=max(sleeps.most_encode_actors or sleeps.encode_actors for sleeps in several) + 1,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    found = []
+    try:
+        for sleeps in several:
+            with TemporaryDirectory(prefix="flashvid-bench-") as folder:
+                job = {"videos": folder, "questions": ["?"], "output": f"{folder}/output", "model": {"name": "tiny"}}
+                found.append(_measure(sleeps, JobConfig.model_validate(job)))
+    finally:
+        ray.shutdown()
+    return found
 
 
 def _measure(sleeps: Sleeps, job: JobConfig) -> Asleep:
@@ -145,19 +150,29 @@ def _measure(sleeps: Sleeps, job: JobConfig) -> Asleep:
     settings = StageSettings(job, lease.run_id, tokens_fingerprint="0" * 16, model_identity="", monitor=monitor)
     committer = Committer(Ledger(storage, "0" * 16), lease, CommitConfig())
     stages = (SleepingDecode, SleepingEncode, SleepingAnswer)
-    times, begun = [], time.process_time()
+    times, asleep, begun = [], [], time.process_time()
     for message in stream(_plan(sleeps), pools, settings, QuestionTable(()), stages):
         times.append(time.monotonic())
+        asleep.append(json.loads(message.answers[0]["response"]))
         committer.add(message)
         committer.tick()
     committer.flush()
     driver_seconds = (time.process_time() - begun) / sleeps.num_clips
     lease.release()
-    steady = times[int(_STEADY_FROM * len(times)) :]
+    first, last = (int(share * len(times)) for share in _STEADY)
+    steady = times[first : last + 1]
     rate = (len(steady) - 1) / (steady[-1] - steady[0])
     started = sum(worker.stage == "encode" for worker in ray.get(monitor.activity.remote()).workers)
-    busy = rate * sleeps.seconds["encode"] / sleeps.encode_actors
+    # Its handles travelled to the actors, so Ray would keep it.
+    ray.kill(monitor)
+    slept = seconds_within(asleep, steady[0], steady[-1])
+    busy = slept / sleeps.encode_actors / (steady[-1] - steady[0])
     return Asleep(rate, busy, driver_seconds, peak_bytes(), started)
+
+
+def seconds_within(spans: Iterable[tuple[float, float]], first: float, last: float) -> float:
+    """How much of these spans lies in another, all of them added up."""
+    return sum(max(0.0, min(end, last) - max(begin, first)) for begin, end in spans)
 
 
 def _plan(sleeps: Sleeps) -> RunPlan:
@@ -171,4 +186,5 @@ def _plan(sleeps: Sleeps) -> RunPlan:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(measure(Sleeps(**json.loads(sys.argv[1]))))))
+    asked = [Sleeps(**sleeps) for sleeps in json.loads(sys.argv[1])]
+    print(json.dumps([asdict(found) for found in measure(asked)]))
