@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,13 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from flashvid.models import load_model, load_preprocessor
-from jobs.bench.cache import measure_cache
+from jobs.bench.cache import bench_cache, measure_cache
 from jobs.bench.distribution import Distribution
 from jobs.bench.pipeline import PipelineCosts, pipeline_markdown, write_pipeline
 from jobs.bench.plain_loop import run_loop
 from jobs.bench.planning import PlanningCost
 from jobs.bench.process_tree import ProcessTree, run_measured
 from jobs.bench.sleeping import Asleep, Sleeps, seconds_within
+from jobs.bench.turns import Patience
 from pipeline.config import SamplingConfig
 from pipeline.decoding import decode_clip
 from pipeline.planning import PlanCounts
@@ -144,9 +146,26 @@ def test_the_loop_gives_the_runs_answers(sample_videos: Path, tmp_path: Path) ->
 
 def test_cached_tokens_are_smaller_than_their_values() -> None:
     """A plain file is the values, two bytes each; the store packs them, and int8 takes less than half."""
-    plain, exact, int8 = measure_cache(1)
+    plain, exact, int8 = measure_cache(Patience(least=2, most=2))
     assert plain.token_bytes == 2 * 3584
     assert int8.token_bytes < 0.5 * plain.token_bytes < exact.token_bytes < plain.token_bytes
+    assert [one.turns for one in (plain, exact, int8)] == [2, 2, 2]
+    # A plain file is waited for, and is little work.
+    assert plain.write_mb_per_cpu_second > plain.write_mb_per_second > 0
+    assert 0 < plain.control < math.inf
+
+
+def test_the_cache_is_written_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A report, figures and a picture; where a control was not reached, nothing is claimed."""
+    bench_cache(tmp_path, quick=True)
+    text = (tmp_path / "cache.md").read_text()
+    assert text in capsys.readouterr().out
+    with (tmp_path / "cache.csv").open() as file:
+        rows = [*csv.DictReader(file)]
+    assert [row["kind"] for row in rows] == ["plain file", "bfloat16", "int8"]
+    assert all(row["commit"] and row["machine"] for row in rows)
+    assert ("nothing is claimed" in text) == (float(rows[0]["control"]) > 0.05)
+    assert (tmp_path / "cache.png").stat().st_size > 1000
 
 
 def _measure(*several: Sleeps) -> list[Asleep]:

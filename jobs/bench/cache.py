@@ -1,17 +1,16 @@
 """`flashvid bench cache`: what a cached token takes, and how fast the token store writes and reads it.
 
-Beside it a file of the bare values, written as durably: to a temporary name, fsync, rename. Wall time, since storage is
-waited for; the least of several turns. Reads come from the page cache: what is measured is our own work, not the disk.
+Beside it a file of the bare values, written as durably: to a temporary name, fsync, rename. CPU time, which is our own
+work, and wall time, since storage is waited for; the least of several turns, in which each kind runs once and one of
+them twice, for the control. Reads come from the page cache: it is not the disk that is measured.
 """
 
 from __future__ import annotations
 
-import csv
-import math
 import os
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,7 +18,11 @@ import numpy as np
 import torch
 
 from flashvid.models import CompressedVideo
+from jobs.bench.cost import spent
 from jobs.bench.environment import describe_environment
+from jobs.bench.plots import plot_bars
+from jobs.bench.results import can_plot, write_report, write_rows
+from jobs.bench.turns import ALL, Patience, take_turns, unsettled
 from pipeline.config import CacheDtype
 from pipeline.keys import digest
 from pipeline.storage import Storage
@@ -27,7 +30,9 @@ from pipeline.token_store import ClipOrigin, TokenStore
 
 # A clip of LLaVA-OneVision-7B at a tenth: 32 x 196 tokens of width 3584, of which 628 are left.
 _STEPS, _SIDE, _WIDTH, _KEPT = 32, 14, 3584, 628
-_TURNS, _QUICK_TURNS = 20, 3
+_PATIENCE, _QUICK = Patience(least=20, most=100, seconds=60), Patience(least=3, most=3)
+# The kind that runs twice.
+_CONTROL_KIND = "bfloat16"
 
 
 @dataclass(frozen=True)
@@ -39,61 +44,92 @@ class CacheSpeed:
         token_bytes: That a token takes on storage, everything counted.
         write_mb_per_second: Megabytes of the tokens in bfloat16, whatever they take on storage.
         read_mb_per_second: The same.
+        write_mb_per_cpu_second: Of CPU time.
+        read_mb_per_cpu_second: Of CPU time.
+        turns: Measured.
+        control: By how much the kind that ran twice differed from itself in CPU time.
     """
 
     kind: str
     token_bytes: float
     write_mb_per_second: float
     read_mb_per_second: float
+    write_mb_per_cpu_second: float
+    read_mb_per_cpu_second: float
+    turns: int
+    control: float
 
 
 def bench_cache(output: Path | None = None, *, quick: bool = False) -> list[CacheSpeed]:
-    """Measure, print a table, and write `cache.md` and `cache.csv`.
+    """Measure, print a table, and write `cache.md`, `cache.csv` and `cache.png`.
 
     Args:
         output: A folder, made if need be; None writes nothing.
         quick: Few turns.
     """
-    speeds = measure_cache(_QUICK_TURNS if quick else _TURNS)
+    speeds = measure_cache(_QUICK if quick else _PATIENCE)
     rows = "".join(
         f"| {speed.kind} | {speed.token_bytes:,.0f} | {speed.token_bytes / (2 * _WIDTH):.3f} "
+        f"| {speed.write_mb_per_cpu_second:,.0f} | {speed.read_mb_per_cpu_second:,.0f} "
         f"| {speed.write_mb_per_second:,.0f} | {speed.read_mb_per_second:,.0f} |\n"
         for speed in speeds
     )
     text = (
-        f"# The cache\n\n{_KEPT} tokens of width {_WIDTH}; {describe_environment()}.\n\n"
-        "| kind | bytes per token | of bfloat16's values | written, MB/s of bfloat16 | read, MB/s of bfloat16 |\n"
-        f"|---|---|---|---|---|\n{rows}"
+        f"# The cache\n\n{_KEPT} tokens of width {_WIDTH}, the least of {speeds[0].turns} turns; MB are of bfloat16's "
+        f"values; control, {_CONTROL_KIND} beside itself: {speeds[0].control:.1%}; {describe_environment()}.\n\n"
+        "| kind | bytes per token | of bfloat16's values | written, MB per CPU second | read, MB per CPU second "
+        f"| written, MB/s | read, MB/s |\n|---|---|---|---|---|---|---|\n{rows}{unsettled(speeds[0].control)}"
     )
     print(text)
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "cache.md").write_text(text, encoding="utf-8")
-        with (output / "cache.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [*asdict(speeds[0])])
-            writer.writeheader()
-            writer.writerows(asdict(speed) for speed in speeds)
+        write_report(output, "cache", text)
+        write_rows(output / "cache.csv", [asdict(speed) for speed in speeds])
+        if can_plot():
+            rates = {f"{speed.kind}, written": speed.write_mb_per_cpu_second for speed in speeds}
+            rates |= {f"{speed.kind}, read": speed.read_mb_per_cpu_second for speed in speeds}
+            plot_bars(output / "cache.png", rates, "MB of bfloat16's values per CPU second")
     return speeds
 
 
-def measure_cache(turns: int) -> list[CacheSpeed]:
+def measure_cache(patience: Patience) -> list[CacheSpeed]:
     """Write and read one clip's tokens in every kind, in turns."""
     video = _video()
     values = 2 * video.tokens.numel() / 1e6
     with TemporaryDirectory(prefix="flashvid-bench-") as folder:
-        kinds: list[_Plain | _Stored] = [
-            _Plain(Path(folder)),
-            _Stored(Path(folder), "bfloat16", None),
-            _Stored(Path(folder), "int8", "int8"),
-        ]
-        least = [[math.inf, math.inf] for _ in kinds]
-        for turn in range(turns):
-            for kind, times in zip(kinds, least, strict=True):
-                times[0] = min(times[0], _seconds(lambda: kind.write(video, turn)))  # noqa: B023
-                times[1] = min(times[1], _seconds(lambda: kind.read(turn)))  # noqa: B023
+        kinds = {
+            kind.name: kind
+            for kind in (
+                _Plain(Path(folder)),
+                _Stored(Path(folder), _CONTROL_KIND, None),
+                _Stored(Path(folder), "int8", "int8"),
+            )
+        }
+        numbers, sizes = count(), {}
+
+        def run(name: str) -> dict[str, float]:
+            kind, number = kinds[name], next(numbers)
+            write, read = spent(lambda: kind.write(video, number)), spent(lambda: kind.read(number))
+            sizes[name] = kind.take_away(number)
+            steps = {"write": write.wall, "read": read.wall, "write, CPU": write.cpu, "read, CPU": read.cpu}
+            return {ALL: write.cpu + read.cpu, **steps}
+
+        arms = {name: partial(run, name) for name in kinds}
+        # The first of everything loads libraries.
+        for arm in arms.values():
+            arm()
+        turns = take_turns(arms, twice=[_CONTROL_KIND], patience=patience)
         return [
-            CacheSpeed(kind.name, kind.bytes(0) / _KEPT, values / write, values / read)
-            for kind, (write, read) in zip(kinds, least, strict=True)
+            CacheSpeed(
+                name,
+                sizes[name] / _KEPT,
+                values / least["write"],
+                values / least["read"],
+                values / least["write, CPU"],
+                values / least["read, CPU"],
+                turns=turns.number[name],
+                control=turns.controls[_CONTROL_KIND],
+            )
+            for name, least in turns.least.items()
         ]
 
 
@@ -102,8 +138,8 @@ class _Stored:
 
     def __init__(self, folder: Path, name: str, cache_dtype: CacheDtype | None) -> None:
         self.name = name
-        self._storage = Storage(str(folder / name))
-        self._store = TokenStore(self._storage, "0" * 16, cache_dtype)
+        self._folder = folder / name
+        self._store = TokenStore(Storage(str(self._folder)), "0" * 16, cache_dtype)
 
     def write(self, video: CompressedVideo, turn: int) -> None:
         key = digest("cache", turn)
@@ -112,9 +148,8 @@ class _Stored:
     def read(self, turn: int) -> None:
         self._store.read(digest("cache", turn))
 
-    def bytes(self, turn: int) -> int:
-        name = self._store.name(digest("cache", turn))
-        return self._storage.sizes(name.rpartition("/")[0])[name]
+    def take_away(self, turn: int) -> int:
+        return _take_away(self._folder / self._store.name(digest("cache", turn)))
 
 
 class _Plain:
@@ -137,8 +172,15 @@ class _Plain:
         content = bytearray((self._folder / f"{turn}.bin").read_bytes())
         torch.frombuffer(content, dtype=torch.bfloat16).reshape(_KEPT, _WIDTH)
 
-    def bytes(self, turn: int) -> int:
-        return (self._folder / f"{turn}.bin").stat().st_size
+    def take_away(self, turn: int) -> int:
+        return _take_away(self._folder / f"{turn}.bin")
+
+
+def _take_away(path: Path) -> int:
+    """Delete a file; its size."""
+    size = path.stat().st_size
+    path.unlink()
+    return size
 
 
 def _video() -> CompressedVideo:
@@ -154,9 +196,3 @@ def _video() -> CompressedVideo:
         frame_timestamps=np.arange(_STEPS, dtype=np.float64),
         segment_lengths=(_STEPS,),
     )
-
-
-def _seconds(action: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    action()
-    return time.perf_counter() - begun

@@ -10,7 +10,7 @@ from jobs.bench.answers_command import bench_answers
 from jobs.bench.answers_model import write_clip
 from jobs.bench.cache import bench_cache
 from jobs.bench.compress import bench_compress
-from jobs.bench.decode import bench_decode
+from jobs.bench.decode import PATIENCE, QUICK, bench_decode
 from jobs.bench.environment import describe_environment
 from jobs.bench.pipeline import bench_pipeline
 
@@ -52,4 +52,4 @@ def bench_all(output: Path, *, quick: bool = False) -> list[str]:
 def _decode(folder: Path, *, quick: bool) -> None:
     video = folder / "clip.mp4"
     write_clip(video, _QUICK_DECODE_FRAMES if quick else _DECODE_FRAMES)
-    bench_decode(video, folder)
+    bench_decode(video, folder, QUICK if quick else PATIENCE)

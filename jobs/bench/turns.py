@@ -113,3 +113,10 @@ def settled(*controls: float) -> bool:
 def told_ratio(value: float, *controls: float) -> str:
     """A ratio for a table; empty where a control did not agree, or within the band in which the same differs."""
     return f"{value:.1f}x" if settled(*controls) and abs(value - 1) > CONTROL else ""
+
+
+def unsettled(*controls: float) -> str:
+    """A sentence for below a table, where a control was not reached."""
+    return (
+        "" if settled(*controls) else f"\nA control is above {CONTROL:.0%}: of what differs here nothing is claimed.\n"
+    )
