@@ -51,7 +51,7 @@ def answers(
 
 @bench.command()
 def compress(
-    output: Annotated[Path | None, typer.Option(help="folder for compress.csv and compress.md")] = None,
+    output: Annotated[Path | None, typer.Option(help="folder for compress.csv, compress.md and compress.png")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="small clips, only to see that it works")] = False,
 ) -> None:
     """Measure the time, operations and memory of compression against the matrix products that it needs.
@@ -69,7 +69,7 @@ def compress(
 @bench.command()
 def decode(
     video: Annotated[Path, typer.Argument(help="a local video file", exists=True, dir_okay=False)],
-    output: Annotated[Path | None, typer.Option(help="folder for decode.md")] = None,
+    output: Annotated[Path | None, typer.Option(help="folder for decode.csv, decode.md and decode.png")] = None,
 ) -> None:
     """Measure sampled frames per second of both decoders, beside ffmpeg decoding the same file to nothing.
 
@@ -99,7 +99,7 @@ def everything(
 
 @bench.command()
 def cache(
-    output: Annotated[Path | None, typer.Option(help="folder for cache.csv and cache.md")] = None,
+    output: Annotated[Path | None, typer.Option(help="folder for cache.csv, cache.md and cache.png")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="few turns")] = False,
 ) -> None:
     """Measure what a cached token takes, and how fast the store writes and reads it, beside plain files.

@@ -57,7 +57,8 @@ def test_rows_relate_to_full_tokens_on_the_same_questions(tmp_path: Path) -> Non
     write_csv(tmp_path / "quality.csv", rows)
     header = (tmp_path / "quality.csv").read_text().splitlines()[0].replace('"', "")
     assert header == (
-        "method,retention,realised_tokens,family,seed,n,accuracy,first_answer_accuracy,relative,ci_low,ci_high"
+        "method,retention,realised_tokens,family,seed,n,accuracy,first_answer_accuracy,relative,ci_low,ci_high,"
+        "commit,versions,machine"
     )
     assert [one.method for one in read_csv(tmp_path / "quality.csv")] == [one.method for one in rows]
     assert "| tome | 0.10 | 52.0 | 4 | 0.250 | 0.500 | 0.333 |" in markdown(rows)

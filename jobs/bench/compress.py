@@ -1,32 +1,35 @@
 """How fast `compress` is, and whether that is within its limits: `flashvid bench compress`.
 
-One process and one thread, in CPU time, since other work on the machine changes wall-clock time. What is compared runs
-in turns; each figure is the least of five. The bare matrix products are measured twice under two names, and a round is
-repeated until these two (the A/A control) agree within 5 %. The other methods of the registry follow, at retentions at
-which whole frames and whole grids come out at the same number of tokens, and what one and two threads make of the same
-clips.
+One process and one thread, in CPU time, since other work on the machine changes wall-clock time. All settings of a clip
+run in the same turns; each figure is the least of several. The bare matrix products run twice a turn under two names,
+and turns go on until these two (the A/A control) agree within 5 %, or time is over. The other methods of the registry
+follow, at retentions at which whole frames and whole grids come out at the same number of tokens, and what one and two
+threads make of the same clips.
 """
 
 from __future__ import annotations
 
-import csv
 import math
 import runpy
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flashvid import CompressionConfig, compress
-from jobs.bench.cost import CountOperations, drifting_clip, least_of_turns, peak_extra_bytes
+from flashvid import CompressionConfig, CompressionResult, compress
+from jobs.bench.cost import SHORTEST_SECONDS, CountOperations, cpu_seconds, drifting_clip, peak_extra_bytes
 from jobs.bench.environment import describe_environment
-from jobs.bench.rivals import RivalMeasurement, measure_rivals, rivals_table
+from jobs.bench.plots import plot_bars
+from jobs.bench.results import can_plot, write_report, write_rows
+from jobs.bench.rivals import measure_rivals, rivals_table
 from jobs.bench.thread_counts import ThreadDifferences, compare_thread_counts, threads_table
+from jobs.bench.turns import ALL, CONTROL, Patience, take_turns
 
 SHAPES = ((32, 196, 3584), (64, 169, 3584), (128, 196, 3584), (384, 196, 3584))
 RETENTIONS = (0.10, 0.25)
@@ -42,10 +45,10 @@ QUICK_SHAPES = ((8, 49, 256), (16, 49, 256))
 NAIVE_SHAPES = ((4, 36, 64), (32, 196, 3584))
 THREADS_SHAPE, QUICK_THREADS_SHAPE = (32, 196, 1024), (4, 36, 64)
 SEEDS = 5
-# Of three calls each; a long clip's take seconds, in which what disturbs evens out.
-REPEATS, LONG_REPEATS, LONG_FRAMES = 5, 3, 384
-CONTROL = 0.05
-MOST_ROUNDS = 10
+# A long clip's calls take seconds, in which what disturbs evens out.
+PATIENCE, LONG_PATIENCE, LONG_FRAMES = Patience(5, 20, seconds=75), Patience(3, 20, seconds=75), 384
+QUICK_PATIENCE = Patience(2, 4, seconds=5)
+_PRODUCTS = "products"
 # Of the bare products, by the number of frames; of the naive implementation's time; and what else is promised.
 TIMES_PRODUCTS, TIMES_PRODUCTS_OF_32_FRAMES = 2.0, 1.8
 TIMES_NAIVE = 0.75
@@ -72,7 +75,7 @@ class Measurement:
     naive_differing: int
     """Indices that the naive implementation keeps and ours does not, or -1 where it did not run."""
     control: float
-    rounds: int
+    turns: int
     operations: int
     peak_extra_memory: float
 
@@ -123,49 +126,58 @@ def naive() -> Callable[[Any, Any, CompressionConfig], Any] | None:
     return found
 
 
-def measure(shape: tuple[int, int, int], config: CompressionConfig) -> Measurement:
-    """One clip under one setting."""
+def measure(shape: tuple[int, int, int], configs: Sequence[CompressionConfig], patience: Patience) -> list[Measurement]:
+    """One clip under several settings, in the same turns."""
     features, scores = drifting_clip(*shape)
+    # Short calls run several times a turn.
+    runs = math.ceil(SHORTEST_SECONDS / max(cpu_seconds(lambda: bare_products(features)), 1e-6))
 
-    def ours() -> object:
-        return compress(features, scores, config)
+    def timed(action: Callable[[], object]) -> dict[str, float]:
+        return {ALL: cpu_seconds(lambda: [action() for _ in range(runs)]) / runs}
 
-    def products() -> object:
-        return bare_products(features)
-
-    best, control, rounds = [math.inf] * 3, math.inf, 0
-    repeats = LONG_REPEATS if shape[0] >= LONG_FRAMES else REPEATS
-    while control > CONTROL and rounds < MOST_ROUNDS:
-        best = least_of_turns([products, ours, products], repeats)
-        control, rounds = abs(best[0] / best[2] - 1), rounds + 1
-    with CountOperations() as operations:
-        kept = compress(features, scores, config).indices.tolist()
-    # The reference's mode leaves some decisions to rounding: the naive implementation refuses those.
-    in_python = None if config.reference_compatible or shape not in NAIVE_SHAPES else naive()
-    naive_seconds, naive_differing = math.nan, -1
-    if in_python is not None:
-        start = time.process_time()
-        slots, _ = in_python(features.numpy(), scores.numpy(), config)
-        naive_seconds = time.process_time() - start
-        naive_differing = len({slot.index for slot in slots} - {*kept})
-    bare = min(best[0], best[2])
-    return Measurement(
-        *shape,
-        config.retention_ratio,
-        config.expansion,
-        config.token_selection_method,
-        config.reference_compatible,
-        len(kept),
-        best[1],
-        bare,
-        best[1] / bare,
-        naive_seconds,
-        naive_differing,
-        control,
-        rounds,
-        operations.count,
-        peak_extra_bytes(ours) / (4 * features.numel()),
+    ours = {str(number): partial(compress, features, scores, config) for number, config in enumerate(configs)}
+    actions: dict[str, Callable[[], object]] = {_PRODUCTS: partial(bare_products, features), **ours}
+    turns = take_turns(
+        {name: partial(timed, action) for name, action in actions.items()},
+        twice=[_PRODUCTS],
+        patience=patience,
     )
+    bare = turns.least[_PRODUCTS][ALL]
+    measurements = []
+    for name, config in zip(ours, configs, strict=True):
+        found: list[CompressionResult] = []
+        with CountOperations() as operations:
+            peak = peak_extra_bytes(lambda: found.append(ours[name]()))  # noqa: B023 - called at once
+        kept = found[0].indices.tolist()
+        # The reference's mode leaves some decisions to rounding: the naive implementation refuses those.
+        in_python = None if config.reference_compatible or shape not in NAIVE_SHAPES else naive()
+        naive_seconds, naive_differing = math.nan, -1
+        if in_python is not None:
+            start = time.process_time()
+            slots, _ = in_python(features.numpy(), scores.numpy(), config)
+            naive_seconds = time.process_time() - start
+            naive_differing = len({slot.index for slot in slots} - {*kept})
+        seconds = turns.least[name][ALL]
+        measurements.append(
+            Measurement(
+                *shape,
+                config.retention_ratio,
+                config.expansion,
+                config.token_selection_method,
+                config.reference_compatible,
+                len(kept),
+                seconds,
+                bare,
+                seconds / bare,
+                naive_seconds,
+                naive_differing,
+                turns.controls[_PRODUCTS],
+                turns.number[name],
+                operations.count,
+                peak / (4 * features.numel()),
+            )
+        )
+    return measurements
 
 
 def markdown_table(measurements: list[Measurement]) -> str:
@@ -201,7 +213,7 @@ def missed_limits(measurements: Sequence[Measurement], differences: Sequence[Thr
 
 
 def bench_compress(output: Path | None = None, *, quick: bool = False) -> list[str]:
-    """Measure, print a line each, and write `compress.csv`, `compress.md` and the other methods' to `output`.
+    """Measure, print a line each, and write `compress.csv`, `compress.md`, `compress.png` and the other methods'.
 
     Args:
         output: A folder, made if need be; None writes nothing.
@@ -214,12 +226,13 @@ def bench_compress(output: Path | None = None, *, quick: bool = False) -> list[s
     torch.set_num_threads(1)
     try:
         measurements = []
+        configs = [CompressionConfig(retention_ratio=ratio, **more) for ratio in RETENTIONS for more in SETTINGS]
         print("\n".join(markdown_table([]).splitlines()))
         for shape in (NAIVE_SHAPES[0], *(QUICK_SHAPES if quick else SHAPES)):
-            for retention_ratio in RETENTIONS:
-                for more in SETTINGS:
-                    measurements.append(measure(shape, CompressionConfig(retention_ratio=retention_ratio, **more)))
-                    print(markdown_table(measurements[-1:]).splitlines()[-1], flush=True)
+            patience = LONG_PATIENCE if shape[0] >= LONG_FRAMES else PATIENCE
+            found = measure(shape, configs, QUICK_PATIENCE if quick else patience)
+            measurements += found
+            print("\n".join(markdown_table(found).splitlines()[2:]), flush=True)
         rivals_shape = (QUICK_SHAPES if quick else SHAPES)[0]
         rivals = [m for ratio in RIVAL_RETENTIONS for m in measure_rivals(drifting_clip(*rivals_shape), ratio)]
         threads_shape = QUICK_THREADS_SHAPE if quick else THREADS_SHAPE
@@ -231,18 +244,13 @@ def bench_compress(output: Path | None = None, *, quick: bool = False) -> list[s
     tables = rivals_table(rivals, rivals_shape), threads_table(differences, threads_shape), verdict
     print("", *tables, sep="\n")
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        write_table(output / "compress.csv", measurements)
-        write_table(output / "compress_methods.csv", rivals)
-        write_table(output / "compress_threads.csv", differences)
         text = "\n".join([describe_environment() + "\n", markdown_table(measurements), *tables])
-        (output / "compress.md").write_text(text, encoding="utf-8")
+        write_report(output, "compress", text)
+        write_rows(output / "compress.csv", [asdict(one) for one in measurements])
+        write_rows(output / "compress_methods.csv", [asdict(one) for one in rivals])
+        write_rows(output / "compress_threads.csv", [asdict(one) for one in differences])
+        if can_plot():
+            largest = [one for one in measurements if one.frames == max(m.frames for m in measurements)]
+            times = {f"{one.clip} at {one.retention_ratio:.2f}, {one.arm}": one.times_products for one in largest}
+            plot_bars(output / "compress.png", times, "CPU time as a multiple of the bare products'")
     return missed
-
-
-def write_table(path: Path, rows: Sequence[Measurement | RivalMeasurement | ThreadDifferences]) -> None:
-    """Rows of one kind, at least one, as CSV."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(rows[0])])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)

@@ -49,7 +49,7 @@ class Scope:
 
     clips: int = 48
     turns: int = 2
-    sleeping: int = 60
+    sleeping: int = 45
     executed: int = 1000
     planned: tuple[int, ...] = (10_000, 100_000)
 

@@ -20,6 +20,7 @@ from jobs.bench.more_frames import FEW_FRAMES, FIRST_LONG_CLIP, measure_views
 from jobs.bench.plots import plot_quality
 from jobs.bench.quality import FIRST_CLIPS, MAIN_RETENTION, QUICK, ClipSet, Scope, default_arms, measure
 from jobs.bench.quality_table import QualityRow, family_markdown, markdown, quality_rows, write_csv
+from jobs.bench.results import can_plot
 
 _LONG_CLIPS, _QUICK_LONG_CLIPS = 480, 48
 
@@ -49,7 +50,8 @@ def bench_quality(
     cached = measure_cached_tokens(model, scope)
     write_csv(output / "quality.csv", rows)
     write_csv(output / "frames.csv", long_rows)
-    plot_quality(output / "quality.png", rows, [arm.name for arm in METHOD_ARMS])
+    if can_plot():
+        plot_quality(output / "quality.png", rows, [arm.name for arm in METHOD_ARMS])
     text = _report(model, rows, long_rows, cached, minutes=(time.monotonic() - began) / 60)
     (output / "quality.md").write_text(text, encoding="utf-8")
     console.print(Text(text), soft_wrap=True)

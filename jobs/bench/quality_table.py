@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from pyarrow import csv
 
 from jobs.bench.bootstrap import ratio_interval
 from jobs.bench.measurement import FULL, Measurement
+from jobs.bench.results import write_rows
 
 ALL = "all"
 
@@ -90,8 +90,7 @@ def _row(members: Sequence[Measurement], right: dict[tuple[int, int], bool], fam
 
 def write_csv(path: Path, rows: Sequence[QualityRow]) -> None:
     """Write rows as CSV, numbers rounded to what they mean."""
-    table = pa.Table.from_pylist([{name: _rounded(value) for name, value in asdict(row).items()} for row in rows])
-    csv.write_csv(table, path)
+    write_rows(path, [{name: _rounded(value) for name, value in asdict(row).items()} for row in rows])
 
 
 def read_csv(path: Path) -> list[QualityRow]:

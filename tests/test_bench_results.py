@@ -1,0 +1,46 @@
+"""What every benchmark leaves behind: figures that say where they are from, and pictures where they can be drawn."""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+from pathlib import Path
+
+import pytest
+
+from jobs.bench import results
+from jobs.bench.environment import describe_environment, environment_columns
+from jobs.bench.plots import plot_bars
+from jobs.bench.results import NO_PLOTS, can_plot, write_report, write_rows
+
+
+def test_rows_say_where_they_are_from(tmp_path: Path) -> None:
+    """Commit, versions and machine in each, behind its own columns; the same that stands in the reports."""
+    write_rows(tmp_path / "new" / "x.csv", [{"a": 1, "b": "one, two"}, {"a": 2, "b": None}])
+    with (tmp_path / "new" / "x.csv").open() as file:
+        rows = [*csv.DictReader(file)]
+    where = environment_columns()
+    assert rows == [{"a": "1", "b": "one, two", **where}, {"a": "2", "b": "", **where}]
+    assert platform.python_version() in where["versions"]
+    assert f"{os.cpu_count()} cores" in where["machine"]
+    assert all(value in describe_environment() for value in where.values())
+
+
+def test_a_report_makes_its_folder(tmp_path: Path) -> None:
+    write_report(tmp_path / "a" / "b", "x", "text\n")
+    assert (tmp_path / "a" / "b" / "x.md").read_text() == "text\n"
+
+
+def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is said, in one line; with it, nothing is."""
+    assert can_plot()
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(results, "find_spec", lambda _: None)
+    assert not can_plot()
+    assert capsys.readouterr().out == f"{NO_PLOTS}\n"
+
+
+def test_bars(tmp_path: Path) -> None:
+    plot_bars(tmp_path / "x.png", {"one": 1.0, "two": 2.5}, "of something")
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
