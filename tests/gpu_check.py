@@ -104,7 +104,7 @@ def bfloat16_logits(device: str = "cuda", size: ModelSize = BENCH) -> str:
 
 def _first_logits(language: LanguageSide, video: CompressedVideo) -> Tensor:
     """`[4, V]` float32 on the CPU: what the first token of each answer is chosen by."""
-    prompts = [language.chat.around_video(question, None) for question in QUESTIONS[:4]]
+    prompts = [language.chat.around_video(question, GenerationConfig().system_prompt) for question in QUESTIONS[:4]]
     prefix = language.prefix(prompts[0][0], video)
     suffixes = [language.suffix(before, after, video) for before, after in prompts]
     shared = prefill_prefix(language.decoder, prefix, None)

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from jobs.bench.answers_model import LLAVA_7B
-from jobs.bench.answers_work import Rates, Work
-from jobs.bench.roofline import gpu_seconds, large_job, parts_of, point, points, with_tables
+from jobs.bench.answers_work import GPU_DECODE_ROWS, Rates, Work
+from jobs.bench.dispatch import count_operations, dispatch_seconds
+from jobs.bench.gpu_parts import DISPATCH_SECONDS, dispatched_seconds, gpu_seconds, operations, parts_of, prefilled
+from jobs.bench.large_job import driver_hours, job_hours, large_job, large_job_table
+from jobs.bench.roofline import point, points, with_tables
 from pipeline.estimates import duration
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
@@ -28,7 +31,7 @@ def test_a_document_without_a_place() -> None:
 
 def test_a_point() -> None:
     """Operations over bytes; time by what takes longer, and by what is moved besides."""
-    found = point("x", Work(products=100, moved=10, step_bytes=40), Rates(products=10, attention=1, bytes=2))
+    found = point("x", Work(products=100, moved=10, step_bytes=40), 7, Rates(products=10, attention=1, bytes=2))
     assert (found.flops, found.bytes, found.intensity) == (100, 50, 2)
     assert found.seconds == 40 / 2 + 10 / 2
 
@@ -38,14 +41,15 @@ def test_a_decoding_step_reads_the_weights() -> None:
     layers = 28 * (2 * 3584 * (3584 + 512) + 3 * 3584 * 18944)
     head = 3584 * 152064
     assert layers == pytest.approx(6.52e9, rel=0.005)
-    one, sixteen = (
-        next(p for p in points() if p.name == f"one decoding step, {name}") for name in ("1 answer", "16 answers")
+    rows = GPU_DECODE_ROWS
+    one, full = (
+        next(p for p in points() if p.name == f"one decoding step, {name}") for name in ("1 answer", f"{rows} answers")
     )
     cached = 627 + 30 + 1
     assert one.bytes == 2 * (layers + head) + cached * 28 * 2 * 512 * 2
     assert one.flops == 2 * (layers + head) + 4 * 3584 * 28 * cached
-    assert sixteen.flops == 16 * one.flops
-    assert sixteen.bytes - one.bytes == 15 * cached * 28 * 2 * 512 * 2
+    assert full.flops == rows * one.flops
+    assert full.bytes - one.bytes == (rows - 1) * cached * 28 * 2 * 512 * 2
 
 
 def test_prefilling_a_tenth_is_a_tenth_of_the_products() -> None:
@@ -74,3 +78,43 @@ def test_the_large_job_uses_every_gpu() -> None:
     needed = 1_000_000 * sum(gpu_seconds("C", 20).values()) / 64 / 3600
     assert lasts.hours is not None
     assert needed <= lasts.hours < 1.1 * needed
+
+
+def test_operations_are_those_of_28_layers() -> None:
+    """A decoding step is as many operations a layer as on two layers, and a prefix does not hang on its length."""
+    counted, shorter = operations(), count_operations(4, 30, (1, 4, 16))
+    assert counted.prefix == shorter.prefix
+    assert counted.step == shorter.step
+    assert 28 * 40 < counted.step < 28 * 120
+    # A tower's blocks of 16 frames: two of them here, one there.
+    assert counted.encode > 1.5 * shorter.encode
+    assert prefilled(counted, 1) == counted.questions[1]
+    assert prefilled(counted, 16) == counted.questions[16]
+    assert counted.questions[1] < prefilled(counted, 8) < counted.questions[16]
+
+
+def test_an_operation_takes_some_microseconds() -> None:
+    """Of the same order as the one that the document counts with, on any machine."""
+    assert DISPATCH_SECONDS / 10 < dispatch_seconds() < 30 * DISPATCH_SECONDS
+
+
+def test_python_only_adds() -> None:
+    """Steps wait for it, long prefixes do not; what an arm does not do costs nothing."""
+    for arm in "BCD":
+        kernels, python = gpu_seconds(arm, 4), dispatched_seconds(arm, 4)
+        assert all(python[part] >= kernels[part] for part in kernels)
+        assert [part for part in kernels if not python[part]] == [part for part in kernels if not kernels[part]]
+    steps = dispatched_seconds("D", 1)["decode"]
+    assert steps == pytest.approx(15 * operations().step * DISPATCH_SECONDS)
+    assert dispatched_seconds("B", 1)["prefix"] == gpu_seconds("B", 1)["prefix"]
+
+
+def test_the_large_job_waits_for_its_driver() -> None:
+    """A million clips at 17 ms of one process; jobs side by side share them until GPUs are what is waited for."""
+    assert driver_hours() == pytest.approx(1e6 * 0.017 / 3600)
+    assert job_hours() < driver_hours()
+    assert job_hours(dispatched=True) > job_hours()
+    table = large_job_table()
+    assert "| hours of one job | 4.7: its driver takes 17 ms of CPU a clip and passes on 59 a second |" in table
+    # The whole plan in memory: 730 bytes a video.
+    assert "8 GB are full with 10 million videos, after 17 minutes" in table

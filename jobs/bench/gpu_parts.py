@@ -1,0 +1,66 @@
+"""A clip on an H100, part by part: least time of its counted work in LLaVA-OneVision-7B, and what Python adds."""
+
+from __future__ import annotations
+
+from flashvid.models.decoder import GPU_QUESTION_ROWS
+from jobs.bench.answers_model import LLAVA_7B, ModelSize
+from jobs.bench.answers_work import GPU_DECODE_ROWS, H100, AskedQuestion, PartRates, Parts, shared
+from jobs.bench.dispatch import Operations, count_operations
+
+FRAMES, RETENTION = 32, 0.1
+# A question with the chat around it, and a short answer.
+QUESTION = AskedQuestion(tokens=30, generated=16)
+# CPU time of an operation on the host that this was written on, by `python -m jobs.bench.dispatch`.
+DISPATCH_SECONDS = 4.3e-6
+# A CPU decodes so many answers together, and for the number of a step's operations it does not matter how many.
+_COUNTED_TOGETHER = (1, 4, 16)
+
+
+def parts_of(arm: str, questions: int, size: ModelSize = LLAVA_7B) -> Parts:
+    """The work of a clip with so many questions: B (all tokens), C (ours, cold) or D (ours, from the cache)."""
+    visual = FRAMES * size.frame_tokens
+    return shared(
+        size,
+        FRAMES,
+        visual if arm == "B" else round(RETENTION * visual),
+        [QUESTION] * questions,
+        rows=GPU_DECODE_ROWS,
+        question_rows=GPU_QUESTION_ROWS,
+        compressed=arm != "B",
+        cached=arm == "D",
+    )
+
+
+def gpu_seconds(arm: str, questions: int) -> dict[str, float]:
+    """Of an H100, by part."""
+    return parts_of(arm, questions).seconds(PartRates.same(H100))
+
+
+def operations() -> Operations:
+    """Of every part, counted."""
+    return count_operations(FRAMES, QUESTION.tokens, _COUNTED_TOGETHER)
+
+
+def dispatched_seconds(arm: str, questions: int) -> dict[str, float]:
+    """Time of each part on an H100 whose operations Python dispatches: what takes longer, they or the kernels.
+
+    An operation goes to the GPU while earlier ones run there, so the two do not add up; but a part waits for the one
+    before it, and a step for its tokens.
+    """
+    counted, kernels = operations(), gpu_seconds(arm, questions)
+    batches = [min(GPU_DECODE_ROWS, questions - first) for first in range(0, questions, GPU_DECODE_ROWS)]
+    number = {
+        "encode": counted.encode,
+        "compress": counted.compress,
+        "prefix": counted.prefix,
+        "questions": sum(prefilled(counted, batch) for batch in batches),
+        "decode": len(batches) * (QUESTION.generated - 1) * counted.step,
+    }
+    return {part: max(least, number[part] * DISPATCH_SECONDS) if least else 0.0 for part, least in kernels.items()}
+
+
+def prefilled(counted: Operations, together: int) -> float:
+    """Operations of so many questions, between those that were counted on a straight line."""
+    low, *_, high = _COUNTED_TOGETHER
+    each = (counted.questions[high] - counted.questions[low]) / (high - low)
+    return counted.questions[low] + each * (together - low)

@@ -1,0 +1,124 @@
+"""A large job on paper, through the estimates of `flashvid plan`: hours, cost, bytes, requests, and what bounds it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from jobs.bench.answers_model import LLAVA_7B
+from jobs.bench.gpu_parts import DISPATCH_SECONDS, FRAMES, RETENTION, dispatched_seconds, gpu_seconds
+from pipeline import estimates
+from pipeline.resources import Pool, Pools
+
+# The large job. Prices and sizes are assumptions, and stand in the table.
+_VIDEOS, _ASKED, _GPUS = 1_000_000, 20, 64
+_CPUS_PER_GPU, _GPU_HOUR, _VIDEO_BYTES = 24, 3.0, 112_500_000
+# The probe reads a file's packets, in ranges of s3fs' block size; decode then fetches the file.
+_READS, _RANGE_BYTES = 2, 50 << 20
+# A frame of a video with keyframes 8 s apart means decoding half of these 8 s: 125 frames, of which one CPU decodes 683
+# a second (docs/decoding.md).
+_DECODE_RATE = 683 / 125
+# Bytes that a cached token takes on storage, by `flashvid bench cache`.
+_TOKEN_BYTES: Mapping[str, int] = {"bfloat16": 5597, "int8": 3253}
+# CPU time of the driver for a clip, by `flashvid bench pipeline`: nothing else of a job is done by one process.
+_DRIVER_SECONDS = 0.017
+# Planning as many videos with ten questions, half of them answered, by `flashvid bench planning`; and the same process
+# before it begins.
+_PLANNING_SECONDS, _PLANNING_BYTES, _EMPTY_BYTES, _MEMORY_BYTES = 98.7, 1.20e9, 0.47e9, 8e9
+
+
+def large_job(*, dispatched: bool = False) -> tuple[estimates.Work, estimates.Rates, Pools]:
+    """What `flashvid plan` would count and be given for the large job.
+
+    Args:
+        dispatched: Whether GPUs wait for Python where its operations take longer than their kernels.
+    """
+    visual = FRAMES * LLAVA_7B.frame_tokens
+    kept = round(RETENTION * visual)
+    todo = estimates.Work(
+        clips_known=_VIDEOS,
+        frames=_VIDEOS * FRAMES,
+        visual_tokens=_VIDEOS * visual,
+        kept_tokens=_VIDEOS * kept,
+        answers=_VIDEOS * _ASKED,
+        answers_retried=0,
+        largest_clip=None,
+        read_bytes=_VIDEOS * _READS * _VIDEO_BYTES,
+        unsized_files=0,
+        write_bytes=_VIDEOS * kept * _TOKEN_BYTES["bfloat16"],
+    )
+    seconds = (dispatched_seconds if dispatched else gpu_seconds)("C", _ASKED)
+    encoded = seconds["encode"] + seconds["compress"]
+    answered = seconds["prefix"] + seconds["questions"] + seconds["decode"]
+    rates = estimates.Rates(_DECODE_RATE, FRAMES / encoded, _ASKED / answered)
+    encode = max(1, round(_GPUS * encoded / (encoded + answered)))
+    pools = Pools(Pool(_CPUS_PER_GPU * _GPUS, 1, 0), Pool(encode, 0, 1), Pool(_GPUS - encode, 0, 1), 2 * encode + 2)
+    return todo, rates, pools
+
+
+def job_hours(*, dispatched: bool = False) -> float:
+    """Of all GPUs, if nothing but them and the decoders bounds it."""
+    hours = estimates.duration(*large_job(dispatched=dispatched), num_gpus=_GPUS, gpu_hour_price=_GPU_HOUR).hours
+    assert hours is not None  # noqa: S101 - every rate is given
+    return hours
+
+
+def driver_hours() -> float:
+    """What one job's driver takes to pass all clips on."""
+    return _VIDEOS * _DRIVER_SECONDS / 3600
+
+
+def large_job_table() -> str:
+    """Hours, bytes, requests and cost of the large job."""
+    todo, rates, pools = large_job()
+    lasts = estimates.duration(todo, rates, pools, num_gpus=_GPUS, gpu_hour_price=_GPU_HOUR)
+    assert lasts.hours is not None  # noqa: S101 - every rate is given
+    assert lasts.cost is not None  # noqa: S101
+    clips_per_second = _VIDEOS / lasts.hours / 3600
+    python_hours, drivers = job_hours(dispatched=True), math.ceil(driver_hours() / lasts.hours)
+    rows = {
+        "actors": f"{pools.decode.size:,} decode ({_CPUS_PER_GPU} CPUs a GPU), {pools.encode.size} encode, "
+        f"{pools.answer.size} answer",
+        "hours, stage by stage": ", ".join(f"{stage} {hours:.2f}" for stage, hours in lasts.stage_hours.items()),
+        "hours, with every GPU busy": f"{lasts.hours:.2f}, {clips_per_second:,.0f} clips a second",
+        "hours of one job": f"{driver_hours():.1f}: its driver takes {_DRIVER_SECONDS * 1e3:g} ms of CPU a clip and "
+        f"passes on {1 / _DRIVER_SECONDS:,.0f} a second",
+        f"hours of {drivers} jobs": f"{max(lasts.hours, driver_hours() / drivers):.2f}: each has a part of the videos "
+        "table, all have one cache",
+        "hours, where Python dispatches": f"{python_hours:.2f} at {DISPATCH_SECONDS * 1e6:g} microseconds an operation "
+        f"(above), in {math.ceil(driver_hours() / python_hours)} jobs",
+        "cost": f"${lasts.cost:,.0f} at ${_GPU_HOUR:g} a GPU hour",
+        "read": f"{todo.read_bytes / 1e12:,.0f} TB of video ({_VIDEO_BYTES / 1e6:g} MB each, 1.5 Mbit/s; by the probe "
+        f"before the run, and by decode, {_VIDEOS * _VIDEO_BYTES / lasts.hours / 3600 / 1e9:,.1f} GB/s)",
+        "tokens written": ", ".join(
+            f"{todo.kept_tokens * size / 1e12:.2f} TB in {kind}" for kind, size in _TOKEN_BYTES.items()
+        ),
+        "requests": f"{(1 + math.ceil(_VIDEO_BYTES / _RANGE_BYTES)) * _VIDEOS / 1e6:.0f} million GET of videos, "
+        f"{2 * _VIDEOS / 1e6:.0f} million HEAD, "
+        f"{_VIDEOS / 1e6:.0f} million PUT and {_VIDEOS / 1e6:.0f} million GET of tokens, "
+        f"{todo.answers // 1000:,} PUT of answers",
+        "planning": _planning(),
+        "asked again, warm": f"{_warm_hours():.2f} hours on {_GPUS} answer actors",
+        "with all tokens, one prefill a video": f"{_rival_hours():.2f} hours of {_GPUS} GPUs",
+    }
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+def _planning() -> str:
+    """What it takes, and where it breaks: a driver holds its plan in memory."""
+    video_bytes = (_PLANNING_BYTES - _EMPTY_BYTES) / _VIDEOS
+    most = (_MEMORY_BYTES - _EMPTY_BYTES) / video_bytes
+    minutes = most / _VIDEOS * _PLANNING_SECONDS / 60
+    return (
+        f"{_PLANNING_SECONDS:g} s and {_PLANNING_BYTES / 1e9:.2f} GB of the driver (10 questions, half of them answered), "
+        f"{video_bytes:,.0f} bytes a video: {_MEMORY_BYTES / 1e9:g} GB are full with {most / 1e6:.0f} million videos, "
+        f"after {minutes:.0f} minutes"
+    )
+
+
+def _warm_hours() -> float:
+    return _VIDEOS * sum(gpu_seconds("D", _ASKED).values()) / _GPUS / 3600
+
+
+def _rival_hours() -> float:
+    return _VIDEOS * sum(gpu_seconds("B", _ASKED).values()) / _GPUS / 3600
