@@ -111,8 +111,8 @@ def _planning() -> str:
     minutes = most / _VIDEOS * _PLANNING_SECONDS / 60
     return (
         f"{_PLANNING_SECONDS:g} s and {_PLANNING_BYTES / 1e9:.2f} GB of the driver (10 questions, half of them "
-        f"answered), {video_bytes:,.0f} bytes a video: {_MEMORY_BYTES / 1e9:g} GB are full with {most / 1e6:.0f} million videos, "
-        f"after {minutes:.0f} minutes"
+        f"answered), {video_bytes:,.0f} bytes a video: {_MEMORY_BYTES / 1e9:g} GB are full with {most / 1e6:.0f} million "
+        f"videos, after {minutes:.0f} minutes"
     )
 
 
