@@ -19,9 +19,9 @@ from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 from flashvid.errors import ConfigurationError
 from flashvid.models.decoder_attention import (
     Attend,
-    PackedSequences,
     SequenceAttention,
     SlotAttention,
+    SlotTokens,
     check_implementation,
 )
 from flashvid.models.kv_cache import KVCache
@@ -29,14 +29,13 @@ from flashvid.models.kv_slots import KVSlots
 from flashvid.models.row_sizes import Product, RowSizes
 
 # Rows of a matrix product while decoding, at most. Fewer are filled up with rows that count for nothing, so that a
-# token's logits are the same bits in any company (row_sizes.py). Reading the weights is what a step costs, and 16 rows
-# read them once.
-DECODE_ROWS = 16
-# Likewise while questions are prefilled, on a CPU and on a GPU: as many as one pass over the weights is worth. A GPU
-# takes as long for 128 rows as for one, a CPU's products are as fast with 64 as with more.
-CPU_QUESTION_ROWS, GPU_QUESTION_ROWS = 64, 128
+# token's logits are the same bits in any company (row_sizes.py). Reading the weights is what a step costs: a GPU takes
+# as long for 64 rows as for one (and for 128, whose caches would seldom fit), a CPU gains little beyond 16.
+CPU_DECODE_ROWS, GPU_DECODE_ROWS = 16, 64
+# Likewise while questions are prefilled: as many as one pass over the weights is worth.
+CPU_QUESTION_ROWS, GPU_QUESTION_ROWS = 64, 256
 # Fewer rows are less work on a CPU only, where these are tried.
-_CPU_DECODE_SIZES = (4, 8, DECODE_ROWS)
+_CPU_DECODE_SIZES = (4, 8, CPU_DECODE_ROWS)
 _CPU_QUESTION_SIZES = (8, 16, 24, 32, 48, CPU_QUESTION_ROWS)
 
 
@@ -123,69 +122,76 @@ class Decoder:
         """
         if len(hidden) == 0:
             return hidden, None
-        attend = SequenceAttention(self._implementation, [(cache, len(hidden))])
+        attend = SequenceAttention(self._implementation, cache)
         hidden, queries = self._run(hidden, positions, attend, layers, deepstack=deepstack)
         return hidden, None if queries is None else queries[-1]
 
     @torch.no_grad()
     def forward_together(
-        self, hidden: Tensor, positions: Tensor, sequences: PackedSequences, layers: range
+        self, hidden: Tensor, positions: Tensor, batches: Sequence[SlotTokens], layers: range
     ) -> tuple[Tensor, Tensor | None]:
-        """Run tokens of several sequences through some layers, each on top of what these layers hold of it.
+        """Run tokens of several slots through some layers, each on top of what these layers hold of it.
 
         Args:
-            hidden: `[L, D]`, one sequence behind the other.
+            hidden: `[L, D]`, one slot's tokens behind the other's, batch after batch.
             positions: `[R, L]` int64.
-            sequences: Each one's cache, which grows, and how many of the tokens are its own: at least one, L together.
+            batches: Whose they are; the slots grow by them.
             layers: Which.
 
         Returns:
-            As `forward`, of every sequence: `[L, D]`, and `[S, H, d]` or None. Bit for bit the same whichever other
-            sequences are there.
+            States behind the layers `[L, D]`, and of each of S slots the last token's rotated query in the last of
+            them `[S, H, d]`; None if there were no layers. Bit for bit the same whichever other slots are there.
         """
+        counts = [count for batch in batches for count in batch.counts]
         total = len(hidden)
         filling = self.question_rows.filled(total) - total
         hidden, queries = self._run(
             functional.pad(hidden, (0, 0, 0, filling)),
             functional.pad(positions, (0, filling)),
-            SequenceAttention(self._implementation, sequences),
+            SlotAttention(self._implementation, batches),
             layers,
             rows=self.question_rows.most,
         )
-        last = torch.tensor([length for _, length in sequences], device=self.device).cumsum(dim=0) - 1
+        last = torch.tensor(counts, device=self.device).cumsum(dim=0) - 1
         return hidden[:total], None if queries is None else queries[last]
 
     @torch.no_grad()
     def step(self, tokens: Sequence[int], positions: Sequence[int], batches: Sequence[KVSlots]) -> Tensor:
-        """Run the newest token of up to `DECODE_ROWS` sequences through all layers.
+        """Run the newest token of some slots through all layers.
 
         Args:
-            tokens: One id for each slot, batch after batch.
+            tokens: One id for each slot, batch after batch; as many as there are `decode_rows` at most.
             positions: And its position, the same in every row of positions.
             batches: Each slot grows by one token.
 
         Returns:
-            `[B, V]`: each sequence's logits, bit for bit the same whichever others are in the step.
+            `[B, V]`: each slot's logits, bit for bit the same whichever others are in the step.
 
         Raises:
-            ValueError: more sequences than rows.
+            ValueError: more slots than rows.
         """
-        if len(tokens) > DECODE_ROWS:
-            raise ValueError(f"a step has at most {DECODE_ROWS} rows, not {len(tokens)}")
+        if len(tokens) > self.decode_rows.most:
+            raise ValueError(f"a step has at most {self.decode_rows.most} rows, not {len(tokens)}")
         filling = self.decode_rows.filled(len(tokens)) - len(tokens)
         hidden = self.embed([*tokens, *[0] * filling])
         places = torch.tensor([[*positions, *[0] * filling]])
-        for slots in batches:
-            slots.advance()
-        attend = SlotAttention(self._implementation, batches)
+        singles = [SlotTokens(slots, [1] * len(slots), padded=1) for slots in batches]
+        attend = SlotAttention(self._implementation, singles)
         hidden, _ = self._run(hidden, places, attend, range(self.num_layers))
         return self.logits(hidden)[: len(tokens)]
 
     @torch.no_grad()
     def first_logits(self, hidden: Sequence[Tensor]) -> Tensor:
-        """Logits `[B, V]` of the last states `[D]` of up to `DECODE_ROWS` prompts, the same bits in any company."""
+        """Logits `[B, V]` of the last states `[D]` of as many prompts as a step has rows, the same in any company."""
         filling = self.decode_rows.filled(len(hidden)) - len(hidden)
         return self.logits(functional.pad(torch.stack([*hidden]), (0, 0, 0, filling)))[: len(hidden)]
+
+    @property
+    def no_tokens(self) -> Tensor:
+        """The keys, or the values, of no token: `[G, 0, d]`."""
+        attention = self._model.layers[0].self_attn
+        width = attention.head_dim
+        return self._head.new_empty(attention.k_proj.out_features // width, 0, width)
 
     def last_query_scaling(self, layer: int) -> float:
         """What a layer's attention multiplies its products by."""
@@ -200,7 +206,7 @@ class Decoder:
         products.append((layer.mlp, self._head.shape[1]))
         heads: list[Product] = [(lambda states: functional.linear(states, self._head), self._head.shape[1])]
         on_cpu = self.device.type == "cpu"
-        decode = _CPU_DECODE_SIZES if on_cpu else (DECODE_ROWS,)
+        decode = _CPU_DECODE_SIZES if on_cpu else (GPU_DECODE_ROWS,)
         questions = _CPU_QUESTION_SIZES if on_cpu else (GPU_QUESTION_ROWS,)
         return (
             RowSizes([*products, *heads], decode, self.dtype, self.device),

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from flashvid.models.decoder import CPU_QUESTION_ROWS, DECODE_ROWS
+from flashvid.models.decoder import CPU_DECODE_ROWS, CPU_QUESTION_ROWS
 from jobs.bench.answers_arms import LOOP, QUESTIONS, Asked, Bench, Counts, pruning
 from jobs.bench.answers_model import BENCH, ModelSize
 from jobs.bench.answers_rates import BareKernels
@@ -139,7 +139,7 @@ def _measure(bench: Bench, scope: Scope, number: int) -> list[ArmCost]:
     work = {arm: counted_work(bench, arm, asked[arm], full["B"]) for arm in ARMS}
     # Prompt, question, and how many answers are given together.
     shapes = {
-        arm: (prompt, sum(one.tokens for one in lengths) // number, 1 if arm == "A" else min(number, DECODE_ROWS))
+        arm: (prompt, sum(one.tokens for one in lengths) // number, 1 if arm == "A" else min(number, CPU_DECODE_ROWS))
         for arm, (prompt, lengths, _) in work.items()
     }
     kernels = {shape: BareKernels(bench.size, *shape) for shape in shapes.values()}
@@ -220,7 +220,7 @@ def work_of(
         num_frames,
         prompt,
         questions,
-        rows=DECODE_ROWS,
+        rows=CPU_DECODE_ROWS,
         question_rows=question_rows,
         compressed=arm != "B",
         cached=arm == "D",

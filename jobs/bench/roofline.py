@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from flashvid.models.decoder import DECODE_ROWS, GPU_QUESTION_ROWS
+from flashvid.models.decoder import GPU_DECODE_ROWS, GPU_QUESTION_ROWS
 from jobs.bench.answers_model import LLAVA_7B, ModelSize
 from jobs.bench.answers_work import (
     H100,
@@ -84,7 +84,7 @@ def points(size: ModelSize = LLAVA_7B) -> tuple[RooflinePoint, ...]:
 
     def steps(rows: int) -> Work:
         # Without the first token, which comes from the prefill.
-        whole = decoding(size, kept, [step] * rows, rows=DECODE_ROWS)
+        whole = decoding(size, kept, [step] * rows, rows=GPU_DECODE_ROWS)
         return Work(whole.products - rows * once.products, whole.attention, 0, 0, whole.step_bytes)
 
     def questions(number: int) -> Work:
@@ -99,9 +99,9 @@ def points(size: ModelSize = LLAVA_7B) -> tuple[RooflinePoint, ...]:
         point(f"prefill all {visual:,} tokens", prefill(size, 0, visual, size.layers)),
         point(f"prefill {kept:,} tokens, a tenth", prefill(size, 0, kept, size.layers)),
         point(f"prefill one question of {_QUESTION.tokens} tokens", questions(1)),
-        point(f"prefill {DECODE_ROWS} of them", questions(DECODE_ROWS)),
+        point(f"prefill {GPU_DECODE_ROWS} of them", questions(GPU_DECODE_ROWS)),
         point("one decoding step, 1 answer", steps(1)),
-        point(f"one decoding step, {DECODE_ROWS} answers", steps(DECODE_ROWS)),
+        point(f"one decoding step, {GPU_DECODE_ROWS} answers", steps(GPU_DECODE_ROWS)),
     )
 
 
@@ -113,7 +113,7 @@ def parts_of(arm: str, questions: int, size: ModelSize = LLAVA_7B) -> Parts:
         _FRAMES,
         visual if arm == "B" else round(_RETENTION * visual),
         [_QUESTION] * questions,
-        rows=DECODE_ROWS,
+        rows=GPU_DECODE_ROWS,
         question_rows=GPU_QUESTION_ROWS,
         compressed=arm != "B",
         cached=arm == "D",
