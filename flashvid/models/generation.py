@@ -146,9 +146,11 @@ class Batch:
             attempted = 0
             try:
                 if self._has_rows():
-                    while places := self._admissible():
+                    admitted: list[Place] = []
+                    while places := self._admissible(admitted):
                         attempted = len(self._answering()) + len(places)
                         self._admit(places)
+                        admitted += places
                     self._most_running = len(self._answering())
                 attempted = len(self._answering())
                 self._step()
@@ -168,11 +170,16 @@ class Batch:
         """
         return len(self._answering()) <= self._most_running * _REFILL_BELOW
 
-    def _admissible(self) -> list[Place]:
-        """The next waiting prompts of one prefix that there is room for; one at least if nothing is running."""
+    def _admissible(self, admitted: Sequence[Place]) -> list[Place]:
+        """The next waiting prompts of one prefix that there is room for; one at least if nothing is running.
+
+        Args:
+            admitted: Just now. One that has ended with its first token makes no room for another yet.
+        """
         found: list[Place] = []
+        running = {*(answering.place for answering in self._answering()), *admitted}
         for place in self._waiting:
-            others = [*(answering.place for answering in self._answering()), *found]
+            others = [*running, *found]
             tokens = len(self._groups[place.group].prefix.embeddings) + sum(map(self._num_tokens, [*others, place]))
             if others and (len(others) >= self._max_sequences or tokens > self._max_batch_tokens):
                 break
