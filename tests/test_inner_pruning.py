@@ -176,7 +176,9 @@ def test_work_is_counted_as_it_is_done(
     seen: list[int] = []
     layers = model.language.decoder._model.layers
     hooks = [
-        layer.mlp.register_forward_pre_hook(lambda _module, given: seen.append(int(given[0].any(dim=1).sum())))
+        layer.mlp.down_proj.register_forward_pre_hook(
+            lambda _module, given: seen.append(int(given[0].any(dim=1).sum()))
+        )
         for layer in layers
     ]
     try:

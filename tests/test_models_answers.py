@@ -192,7 +192,7 @@ def test_the_video_is_prefilled_once(model: VideoModel, compressed: CompressedVi
     # Trying them out runs layers, too, the first time.
     assert [rows.interchangeable[-1] for rows in (decoder.decode_rows, decoder.question_rows)] == [CPU_DECODE_ROWS, 64]
     lengths: list[int] = []
-    hook = language.decoder._model.layers[-1].mlp.register_forward_pre_hook(
+    hook = language.decoder._model.layers[-1].mlp.down_proj.register_forward_pre_hook(
         lambda _module, given: lengths.append(len(given[0]))
     )
     try:

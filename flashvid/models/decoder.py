@@ -1,20 +1,19 @@
 """Our loop over the layers of a Hugging Face decoder: embed, rotary, layers, norm, head.
 
-One runner for Qwen2, Qwen2.5-VL's text model and Qwen3-VL's. It takes the modules and leaves their forward methods
-alone, since those allow neither a cache whose layers differ in length, nor stopping between two layers, nor sequences
+One runner for Qwen2, Qwen2.5-VL's text model and Qwen3-VL's. It takes the modules' weights and not their forward
+methods, since those allow neither a cache whose layers differ in length, nor stopping between two layers, nor sequences
 of different lengths in a batch without padding. Tokens are packed: `[L, D]`, sequence after sequence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from flashvid.errors import ConfigurationError
 from flashvid.models.decoder_attention import (
@@ -24,6 +23,7 @@ from flashvid.models.decoder_attention import (
     SlotTokens,
     check_implementation,
 )
+from flashvid.models.decoder_layer import DecoderLayer, Rotary, rms_norm
 from flashvid.models.kv_cache import KVCache
 from flashvid.models.kv_slots import KVSlots
 from flashvid.models.row_sizes import Product, RowSizes
@@ -84,7 +84,8 @@ class Decoder:
         # Submodules differ in class between the families and not in what is used of them.
         self._model = cast("Any", model)
         self._head = head
-        self.num_layers = len(self._model.layers)
+        self._layers = [DecoderLayer(index, layer) for index, layer in enumerate(self._model.layers)]
+        self.num_layers = len(self._layers)
         self.dtype = head.dtype
         self.device = head.device
         self.decode_rows, self.question_rows = self._row_sizes()
@@ -101,7 +102,7 @@ class Decoder:
     @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states `[L, D]` behind the last layer to logits `[L, V]`."""
-        return functional.linear(self._model.norm(hidden), self._head)
+        return functional.linear(rms_norm(self._model.norm, hidden), self._head)
 
     @torch.no_grad()
     def forward(
@@ -199,26 +200,23 @@ class Decoder:
 
     def _row_sizes(self) -> tuple[RowSizes, RowSizes]:
         """For decoding steps and for questions. One layer stands for all: they are of the same shapes."""
-        layer = self._model.layers[0]
-        attention = layer.self_attn
-        linear = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
-        products: list[Product] = [(module, module.in_features) for module in linear]
-        products.append((layer.mlp, self._head.shape[1]))
-        heads: list[Product] = [(lambda states: functional.linear(states, self._head), self._head.shape[1])]
+        products = self._layers[0].products
+        head: Product = (lambda states: functional.linear(states, self._head), self._head.shape[1])
         on_cpu = self.device.type == "cpu"
         decode = _CPU_DECODE_SIZES if on_cpu else (GPU_DECODE_ROWS,)
         questions = _CPU_QUESTION_SIZES if on_cpu else (GPU_QUESTION_ROWS,)
         return (
-            RowSizes([*products, *heads], decode, self.dtype, self.device),
+            RowSizes([*products, head], decode, self.dtype, self.device),
             RowSizes(products, questions, self.dtype, self.device),
         )
 
-    def _rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        # The modules want [batch, L], or [3, batch, L] where there are three rows or may be.
+    def _rotary(self, hidden: Tensor, positions: Tensor) -> Rotary:
+        # The module wants [batch, L], or [3, batch, L] where there are three rows or may be.
         ids = positions.to(self.device)
         multimodal = getattr(self._model.rotary_emb, "mrope_section", None) is not None
         cos, sin = self._model.rotary_emb(hidden.unsqueeze(0), ids.unsqueeze(1) if multimodal else ids)
-        return cos, sin
+        first, second = sin[0].chunk(2, dim=-1)
+        return cos[0].unsqueeze(1), torch.cat([-first, second], dim=-1).unsqueeze(1)
 
     def _run(
         self,
@@ -230,42 +228,13 @@ class Decoder:
         rows: int | None = None,
         deepstack: Deepstack | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Packed tokens through some layers: states `[L, D]`, and rotated queries `[L, H, d]` of the last of them."""
+        """Packed tokens through some layers: states `[L, D]`, and rotated queries `[L, H, d]` of the last of them.
+
+        Tokens behind those that attention knows of fill rows; nothing attends to them and they attend to nothing.
+        """
         rotary, queries = self._rotary(hidden, positions), None
         for layer in layers:
-            hidden, queries = self._layer(layer, hidden, rotary, attend, rows)
+            hidden, queries = self._layers[layer](hidden, rotary, attend, rows)
             if deepstack is not None:
                 hidden = deepstack.add_to(hidden, layer)
         return hidden, queries
-
-    def _layer(
-        self, index: int, hidden: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend, rows: int | None
-    ) -> tuple[Tensor, Tensor]:
-        """One layer over packed tokens `[L, D]`: new states, and the rotated queries `[L, H, d]`.
-
-        Tokens behind those that the sequences add up to fill rows; nothing attends to them and they attend to nothing.
-        Matrix products are made of `rows` tokens at a time, of all without.
-        """
-        layer = self._model.layers[index]
-        attention = layer.self_attn
-        normed = layer.input_layernorm(hidden)
-        shape = (len(hidden), -1, attention.head_dim)
-        queries = _in_blocks(attention.q_proj, normed, rows).view(shape)
-        keys = _in_blocks(attention.k_proj, normed, rows).view(shape)
-        values = _in_blocks(attention.v_proj, normed, rows).view(shape)
-        if hasattr(attention, "q_norm"):
-            queries, keys = attention.q_norm(queries), attention.k_norm(keys)
-        # [1, heads, L, d], as rotary embedding and attention functions want them.
-        queries, keys, values = (part.transpose(0, 1).unsqueeze(0) for part in (queries, keys, values))
-        queries, keys = apply_rotary_pos_emb(queries, keys, *rotary)
-        attended = attend(index, attention, queries[0], keys[0], values[0])
-        hidden = hidden + _in_blocks(attention.o_proj, attended, rows)
-        hidden = hidden + _in_blocks(layer.mlp, layer.post_attention_layernorm(hidden), rows)
-        return hidden, queries[0].transpose(0, 1)
-
-
-def _in_blocks(module: Callable[[Tensor], Tensor], states: Tensor, rows: int | None) -> Tensor:
-    """What a module makes of states `[L, D]`, so many rows at a time."""
-    if rows is None or len(states) == rows:
-        return module(states)
-    return torch.cat([module(block) for block in torch.split(states, rows)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any, cast
 
 import torch
@@ -21,7 +20,7 @@ from flashvid.models.kv_slots import KVSlots, Section
 # Queries of a slot that are run together with those of others, at most: more are worth a call of their own, without a
 # mask that is as large as all of them times their keys.
 _MOST_PADDED = 256
-# A layer's number and attention module, rotated queries `[H, L, d]`, keys and values `[G, L, d]` of the new tokens,
+# A layer's number and attention module, rotated queries `[L, H, d]`, keys and values `[L, G, d]` of the new tokens,
 # which it adds to the caches; what these attend to `[L, H * d]`. Tokens behind those of the sequences get zeros.
 Attend = Callable[[int, nn.Module, Tensor, Tensor, Tensor], Tensor]
 
@@ -45,7 +44,8 @@ class SequenceAttention:
 
     def __call__(self, layer: int, attention: nn.Module, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """See `Attend`."""
-        return self._attend(attention, queries, *self._cache[layer].append(keys, values))
+        cached = self._cache[layer].append(keys.transpose(0, 1), values.transpose(0, 1))
+        return self._attend(attention, queries.transpose(0, 1), *cached)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,35 +72,34 @@ class SlotAttention:
         # Flash attention takes no mask, and has nothing to gain on few queries.
         self._together = _eager if implementation == "eager" else _sdpa
         self._batches = batches
-        # Of each batch the places in the section that is being run.
-        self._places: dict[int, _Places] = {}
+        # Of each batch, in the section that is being run.
+        self._places: list[_Places] = []
 
     def __call__(self, layer: int, attention: nn.Module, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """See `Attend`."""
-        heads, tokens, width = queries.shape
-        attended = queries.new_zeros(tokens, heads * width)
-        first = 0
-        for number, batch in enumerate(self._batches):
-            span = slice(first, first + sum(batch.counts))
-            section = batch.slots.section(layer)
-            if number not in self._places or self._places[number].section is not section:
-                self._places[number] = _Places(section, batch, heads // keys.shape[0])
-            places = self._places[number]
-            own = queries[:, span].transpose(0, 1)
-            all_keys, all_values = places.put(layer, *(part[:, span].transpose(0, 1) for part in (keys, values)))
-            if batch.padded <= _MOST_PADDED:
+        attended = []
+        counts = [places.tokens for places in self._in(layer, queries.shape[1] // keys.shape[1])]
+        filling = len(queries) - sum(counts)
+        parts = (torch.split_with_sizes(part, [*counts, filling]) for part in (queries, keys, values))
+        for places, own, *new in zip(self._places, *parts, strict=False):
+            all_keys, all_values = places.put(layer, *new)
+            if places.mask is not None:
                 scaling = cast("float", attention.scaling)
                 output = self._together(places.padded(own), all_keys, all_values, places.mask, scaling)
-                attended[span] = places.unpadded(output)
+                attended.append(places.unpadded(output))
             else:
-                parts = torch.split(own, list(batch.counts))
-                for slot, (part, length, place) in enumerate(zip(parts, places.lengths, places.spans, strict=True)):
+                for slot, (part, length) in enumerate(zip(own.split(places.counts), places.lengths, strict=True)):
                     seen = (tensor[slot, :, :length] for tensor in (all_keys, all_values))
-                    attended[first + place.start : first + place.stop] = self._alone(
-                        attention, part.transpose(0, 1), *seen
-                    )
-            first = span.stop
-        return attended
+                    attended.append(self._alone(attention, part.transpose(0, 1), *seen))
+        if filling:
+            attended.append(queries.new_zeros(filling, queries[0].numel()))
+        return attended[0] if len(attended) == 1 else torch.cat(attended)
+
+    def _in(self, layer: int, heads_per_group: int) -> list[_Places]:
+        """The places in a layer's section; where a section begins, the slots grow by the tokens."""
+        if not self._places or layer not in self._places[0].section.layers:
+            self._places = [_Places(batch.slots.section(layer), batch, heads_per_group) for batch in self._batches]
+        return self._places
 
 
 class _Places:
@@ -108,6 +107,7 @@ class _Places:
 
     def __init__(self, section: Section, batch: SlotTokens, heads_per_group: int) -> None:
         self.section = section
+        self.counts, self.tokens = [*batch.counts], sum(batch.counts)
         self._slots, self._padded, self._heads = len(batch.counts), batch.padded, heads_per_group
         device, before = section.lengths.device, section.lengths
         self._each = torch.arange(self._slots, device=device)
@@ -118,15 +118,14 @@ class _Places:
         else:
             counts = torch.tensor(batch.counts, device=device)
             firsts = counts.cumsum(dim=0) - counts
-            self._slot_of = self._each.repeat_interleave(counts, output_size=sum(batch.counts))
-            self._offset_of = torch.arange(sum(batch.counts), device=device) - firsts[self._slot_of]
+            self._slot_of = self._each.repeat_interleave(counts, output_size=self.tokens)
+            self._offset_of = torch.arange(self.tokens, device=device) - firsts[self._slot_of]
             self._place_of = before[self._slot_of] + self._offset_of
             section.lengths = before + counts
         section.fullest += max(batch.counts)
+        self.mask: Tensor | None = None
         if batch.padded > _MOST_PADDED:
             self.lengths: list[int] = section.lengths.tolist()
-            stops = [*accumulate(batch.counts)]
-            self.spans = [slice(stop - count, stop) for stop, count in zip(stops, batch.counts, strict=True)]
         else:
             # What fills up sees something, too: a row of nothing is not a number.
             last = before[:, None] + torch.arange(batch.padded, device=device)
