@@ -19,8 +19,9 @@ from flashvid.config import InnerPruningConfig
 from flashvid.models.decoder import Decoder
 from flashvid.models.json_grammar import JsonGrammar
 from flashvid.models.kv_cache import KVCache
+from flashvid.models.kv_slots import slot_size
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
-from flashvid.models.prefill import PrefilledPrefix, prefill_prefix, prefill_questions
+from flashvid.models.prefill import PrefilledPrefix, padded_length, prefill_prefix, prefill_questions
 from flashvid.models.running import Answering, Place, Together, joined
 from flashvid.models.sampling import TokenSampler
 from flashvid.models.types import FinishReason, GenerationConfig, TokenLayers
@@ -189,11 +190,11 @@ class Batch:
         return found
 
     def _num_tokens(self, place: Place) -> int:
-        """Tokens that a prompt's cache may come to hold."""
+        """Tokens that a prompt's slot has room for, or may come to hold."""
         group = self._groups[place.group]
-        return (
-            len(group.prefix.embeddings) + len(group.prompts[place.prompt].suffix.ids) + self._generation.max_new_tokens
-        )
+        shared, suffix = len(group.prefix.embeddings), group.prompts[place.prompt].suffix
+        whole = shared + len(suffix.ids) + self._generation.max_new_tokens
+        return max(whole, slot_size(shared + padded_length(suffix)))
 
     def _admit(self, places: Sequence[Place]) -> None:
         """Prefill the first waiting prompts, which share a prefix, and choose first tokens or score options."""

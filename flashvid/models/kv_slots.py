@@ -19,6 +19,11 @@ _ROOM = 64
 _GROWTH = 256
 
 
+def slot_size(tokens: int) -> int:
+    """What a slot that begins with so many tokens has room for, until it grows."""
+    return -(-tokens // _ROOM) * _ROOM + _ROOM
+
+
 @dataclass(eq=False)
 class Section:
     """Neighbouring layers in which a slot holds the same tokens.
@@ -74,7 +79,7 @@ class KVSlots:
         """
         length = cache[layers[0]].length
         groups, _, width = self._like.shape
-        shape = (slots, groups, -(-(length + tokens) // _ROOM) * _ROOM + _ROOM, width)
+        shape = (slots, groups, slot_size(length + tokens), width)
         begun: tuple[list[Tensor], list[Tensor]] = ([], [])
         for layer in layers:
             for tensors, part in zip(begun, cache[layer].tokens if length else (self._like,) * 2, strict=True):

@@ -158,11 +158,16 @@ class _Questions:
         return SlotTokens(self.slots, self.counts, self.padded)
 
 
+def padded_length(suffix: QuestionSuffix) -> int:
+    """Queries that attention has for a question."""
+    return -(-len(suffix.ids) // _PADDING) * _PADDING
+
+
 def _by_length(suffixes: Sequence[QuestionSuffix]) -> dict[int, list[int]]:
     """Questions by what their lengths are padded to."""
     found: dict[int, list[int]] = {}
     for member, suffix in enumerate(suffixes):
-        found.setdefault(-(-len(suffix.ids) // _PADDING) * _PADDING, []).append(member)
+        found.setdefault(padded_length(suffix), []).append(member)
     return found
 
 
