@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,47 @@ def test_decoded_frames_fit_the_nodes_that_stay() -> None:
     assert made.max_decoded_clips >= made.decode.most
     frame_bytes = 3 * preprocess._MAX_PIXELS
     held = made.max_decoded_clips * shipped.sampling.max_frames * frame_bytes
-    memory = int(decode["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"].removesuffix("Gi")) * GIB
+    memory = gibibytes(decode["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"]) * GIB
     assert held <= 0.3 * memory * decode["minReplicas"]
+
+
+def gibibytes(quantity: str) -> int:
+    """Of a quantity in Gi."""
+    assert quantity.endswith("Gi")
+    return int(quantity.removesuffix("Gi"))
+
+
+# Of logs, and of what Ray spills.
+SPILL_GIB = 20
+# What the runbook allows for a model and for one video.
+MODEL_GB, VIDEO_GB = 60, 4
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_no_pod_is_evicted_for_its_disk(overlay: str) -> None:
+    """What a pod may write is within what it asks for; nodes have disks for that, as the runbook says."""
+    cluster, shipped = ray_cluster(render(FOLDER / overlay)), job(overlay).resources
+    pods = {group["groupName"]: group for group in cluster["workerGroupSpecs"]} | {"head": cluster["headGroupSpec"]}
+    actors = int(pods["decode"]["rayStartParams"]["num-cpus"])
+    staged = {"decode": shipped.staging.max_gb + actors * VIDEO_GB}
+    disks = {}
+    for name, group in pods.items():
+        spec = group["template"]["spec"]
+        (container,) = spec["containers"]
+        resources = container["resources"]
+        assert resources["requests"]["ephemeral-storage"] == resources["limits"]["ephemeral-storage"]
+        limit = gibibytes(resources["limits"]["ephemeral-storage"])
+        volumes = sum(gibibytes(volume["emptyDir"]["sizeLimit"]) for volume in spec["volumes"] if "emptyDir" in volume)
+        assert staged.get(name, 0) + volumes + SPILL_GIB <= limit, name
+        assert (volumes >= MODEL_GB) == (name != "decode")
+        disks[name] = limit * GIB / 1e9
+    text = OPERATIONS.read_text()
+    assert f"a model of at most {MODEL_GB} GB and for videos of at most {VIDEO_GB} GB each" in text
+    told = re.search(r"root disks of (\d+) GB for `decode` and (\d+) GB for the head and `gpu`", text)
+    assert told is not None
+    # Images take up to 15 GB, and the kubelet keeps a tenth of a disk free.
+    assert disks["decode"] + 15 <= 0.9 * int(told[1])
+    assert max(disks["head"], disks["gpu"]) + 15 <= 0.9 * int(told[2])
 
 
 def test_it_fits_the_machines_of_ec2() -> None:
