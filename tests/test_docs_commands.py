@@ -105,7 +105,14 @@ NOT_RUN = {
         "-o jsonpath={.status.rayClusterName})-head-svc 8265",
         "kubectl delete -k infra/kubernetes/overlays/spot",
     ),
-    "needs EC2": ("ray dashboard infra/aws/cluster.yaml", "ray exec infra/aws/cluster.yaml 'ray status'"),
+    "needs EC2": (
+        'aws ec2 create-security-group --group-name flashvid --description "flashvid on Ray" --vpc-id VPC',
+        "aws ec2 authorize-security-group-ingress --group-id GROUP --protocol all --source-group GROUP",
+        "aws ec2 authorize-security-group-ingress --group-id GROUP --protocol tcp --port 22 --cidr 10.0.0.0/8",
+        'aws ec2 describe-subnets --subnet-ids SUBNET SUBNET SUBNET --query "Subnets[].MapPublicIpOnLaunch"',
+        "ray dashboard infra/aws/cluster.yaml",
+        "ray exec infra/aws/cluster.yaml 'ray status'",
+    ),
     "is Ray's own, and looks at a cluster or at one's home": (
         "ray get-auth-token --generate",
         "ray list actors --filter state=RESTARTING",
