@@ -103,6 +103,8 @@ NOT_RUN = {
         "-c ray-head -- ray status",
         "kubectl -n flashvid port-forward service/$(kubectl -n flashvid get rayjob flashvid "
         "-o jsonpath={.status.rayClusterName})-head-svc 8265",
+        "kubectl -n flashvid exec $(kubectl -n flashvid get pod -l app.kubernetes.io/component=gpu -o name | head -1) "
+        "-- flashvid doctor",
         "kubectl delete -k infra/kubernetes/overlays/spot",
     ),
     "needs EC2": (
