@@ -103,6 +103,11 @@ NOT_RUN = {
         "-c ray-head -- ray status",
         "kubectl -n flashvid port-forward service/$(kubectl -n flashvid get rayjob flashvid "
         "-o jsonpath={.status.rayClusterName})-head-svc 8265",
+        "export HEAD=$(kubectl -n flashvid get pod -l ray.io/node-type=head -o jsonpath={.items[0].status.podIP})",
+        "kubectl -n flashvid exec $(kubectl -n flashvid get pod -l app.kubernetes.io/component=decode -o name | head -1) "
+        "-- wget -qO- -T 5 http://$HEAD:8080/metrics",
+        "kubectl run probe --namespace default --rm -i --restart=Never --image=busybox:1.37 "
+        "-- wget -qO- -T 5 http://$HEAD:8080/metrics",
         "kubectl -n flashvid exec $(kubectl -n flashvid get pod -l app.kubernetes.io/component=gpu -o name | head -1) "
         "-- flashvid doctor",
         "kubectl delete -k infra/kubernetes/overlays/spot",

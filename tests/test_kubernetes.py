@@ -204,6 +204,8 @@ def test_runbooks_name_what_is_there() -> None:
     assert text.index("base/namespace.yaml") < text.index("create secret") < text.index("kubectl apply -k")
     containers = {container["name"] for container in cluster["headGroupSpec"]["template"]["spec"]["containers"]}
     assert set(re.findall(r" -c (\S+) -- ", text)) == containers
+    components = set(re.findall(r"-l app\.kubernetes\.io/component=(\w+)", text))
+    assert components <= {group["groupName"] for group in cluster["workerGroupSpecs"]}
     for path in re.findall(r"kubectl \w+ -[fk] (\S+)", text):
         assert (ROOT / path.strip("`,.")).exists(), path
     # The namespaces that the network policy lets in.
