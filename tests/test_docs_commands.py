@@ -91,6 +91,9 @@ NOT_RUN = {
     "runs these tests, or the checks beside them": ("make help", "make check", "make test", "make test-slow"),
     "we are on no index yet": ("pip install 'flashvid-pipeline[cluster]'",),
     "needs a Kubernetes cluster": (
+        "kubectl apply -f infra/prometheus/pod-monitor.yaml",
+        "kubectl apply -f infra/prometheus/prometheus-rule.yaml",
+        "kubectl get prometheus -A -o \"jsonpath={.items[*].spec['podMonitorSelector','ruleSelector']}\"",
         "kubectl -n flashvid create secret generic flashvid-ray-token "
         '--from-literal=auth_token="$(openssl rand -hex 32)"',
         "kubectl -n flashvid get rayjob flashvid --watch",
@@ -104,8 +107,8 @@ NOT_RUN = {
         "kubectl -n flashvid port-forward service/$(kubectl -n flashvid get rayjob flashvid "
         "-o jsonpath={.status.rayClusterName})-head-svc 8265",
         "export HEAD=$(kubectl -n flashvid get pod -l ray.io/node-type=head -o jsonpath={.items[0].status.podIP})",
-        "kubectl -n flashvid exec $(kubectl -n flashvid get pod -l app.kubernetes.io/component=decode -o name | head -1) "
-        "-- wget -qO- -T 5 http://$HEAD:8080/metrics",
+        "kubectl -n flashvid exec $(kubectl -n flashvid get pod "
+        "-l app.kubernetes.io/component=decode -o name | head -1) -- wget -qO- -T 5 http://$HEAD:8080/metrics",
         "kubectl run probe --namespace default --rm -i --restart=Never --image=busybox:1.37 "
         "-- wget -qO- -T 5 http://$HEAD:8080/metrics",
         "kubectl -n flashvid exec $(kubectl -n flashvid get pod -l app.kubernetes.io/component=gpu -o name | head -1) "
