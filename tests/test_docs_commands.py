@@ -63,6 +63,7 @@ ELSEWHERE = {
     "flashvid doctor job.yaml --address HOST:PORT": "test_doctor.py",
     "flashvid submit job.yaml --address http://HEAD:8265": "test_submit.py",
     "flashvid submit job.yaml --address http://127.0.0.1:8265": "test_submit.py",
+    "flashvid submit job.yaml --address http://127.0.0.1:8265 --wait": "test_submit.py",
     "flashvid run --log-json": "test_run_log.py",
     "flashvid convert NAME ANNOTATIONS FOLDER --videos VIDEOS": "test_benchmarks.py",
     "flashvid evaluate FOLDER/output-llava_onevision --benchmark NAME": "test_benchmarks.py",
@@ -111,6 +112,13 @@ NOT_RUN = {
         "-l app.kubernetes.io/component=decode -o name | head -1) -- wget -qO- -T 5 http://$HEAD:8080/metrics",
         "kubectl run probe --namespace default --rm -i --restart=Never --image=busybox:1.37 "
         "-- wget -qO- -T 5 http://$HEAD:8080/metrics",
+        "kubectl apply -k infra/kubernetes/overlays/cluster",
+        "kubectl -n flashvid wait raycluster flashvid --for=condition=RayClusterProvisioned --timeout=30m",
+        "kubectl -n flashvid port-forward service/flashvid-head-svc 8265",
+        "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$(kubectl -n flashvid get secret flashvid-ray-token "
+        "-o jsonpath={.data.auth_token} | base64 -d)",
+        """kubectl -n flashvid patch raycluster flashvid --type merge -p '{"spec": {"suspend": true}}'""",
+        "kubectl delete -k infra/kubernetes/overlays/cluster",
         "kubectl -n flashvid exec $(kubectl -n flashvid get pod -l app.kubernetes.io/component=gpu -o name | head -1) "
         "-- flashvid doctor",
         "kubectl delete -k infra/kubernetes/overlays/spot",

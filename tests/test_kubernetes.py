@@ -180,7 +180,6 @@ def test_the_job_file_is_a_job() -> None:
     (volume,) = (volume["name"] for volume in head["volumes"] if volume.get("configMap") == {"name": "flashvid-job"})
     (mount,) = (mount for mount in head["containers"][0]["volumeMounts"] if mount["name"] == volume)
     assert kinds["RayJob"]["spec"]["entrypoint"] == f"flashvid run {mount['mountPath']}/job.yaml"
-    assert kinds["RayJob"]["spec"]["backoffLimit"] > 0
 
 
 def test_runbooks_name_what_is_there() -> None:
