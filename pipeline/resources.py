@@ -185,10 +185,10 @@ def _check(pools: Pools, cpus_per_node: Sequence[float], gpus_per_node: Sequence
         )
     wishes = [pool.num_gpus for pool in active.values() for _ in range(pool.size) if pool.num_gpus > 0]
     if not _fits(sorted(wishes, reverse=True), [1.0 for node in gpus_per_node for _ in range(node)], gpus_per_node):
-        raise ClusterTooSmallError(
-            f"the pools can't be placed on {sum(gpus_per_node)} GPUs ({asked}); "
-            "lower resources.encode or resources.answer: concurrency, or num_gpus so that actors share a GPU"
-        )
+        fix = "lower resources.encode or resources.answer: concurrency, or num_gpus so that actors share a GPU"
+        if not gpus_per_node:
+            fix = "wait until a node with one has joined, or leave resources.*.num_gpus out to run on CPUs"
+        raise ClusterTooSmallError(f"the pools can't be placed on {sum(gpus_per_node)} GPUs ({asked}); {fix}")
 
 
 def _cpus_fit(wishes: Sequence[float], cpus_per_node: Sequence[float]) -> bool:

@@ -133,7 +133,7 @@ def test_shares_that_fit_are_accepted(gpus: tuple[int, ...], encode: dict[str, A
         (2, (2,), {"encode": {"concurrency": 2, "num_gpus": 0.6}, "answer": {"num_gpus": 0.6}}, "on 2 GPUs"),
         # Two whole devices exist, on two nodes.
         (2, (1, 1), {"encode": {"num_gpus": 2.0}, "answer": {"num_gpus": 0.0}}, "on 2 GPUs"),
-        (2, (), {"encode": {"num_gpus": 0.5}}, "can't be placed on 0 GPUs"),
+        (2, (), {"encode": {"num_gpus": 0.5}}, r"can't be placed on 0 GPUs .*wait until a node with one has joined"),
         (2, (), {"decode": {"concurrency": 3}}, r"reserve 3 CPUs and the cluster has 2 .*lower resources\.\*\."),
         (2, (), {"encode": {"num_cpus": 1.5}}, r"reserve 2\.5 CPUs and the cluster has 2"),
         (0.5, (), {}, r"reserve 1 CPUs and the cluster has 0\.5"),
