@@ -143,7 +143,7 @@ def _graph(
         sources.append(_source(_deals(plan, "cached")))
     first, *others = sources
     joined: Dataset = first.union(*others) if others else first
-    together = clips_per_batch(counts.clips_planned, counts.answers_planned, pools.answer.most, encodes=encodes)
+    together = clips_per_batch(counts.clips_planned, counts.answers_planned, pools.answer, encodes=encodes)
     return _stage(joined, answer, pools.answer, settings, questions, batch_size=together)
 
 

@@ -26,8 +26,8 @@ def model_on_this_node(
 
     Args:
         model: The job's, its revision pinned.
-        identity: `ModelSource.identity` of the model that the driver found; None asks for a complete one only, for
-            those who need no weights.
+        identity: `ModelSource.identity` of the model that the driver found; None for those who need no weights: none
+            are fetched, looked for or compared. A hub model is the driver's all the same, since its commit is pinned.
         sleep: Waits so many seconds.
 
     Raises:
@@ -36,7 +36,7 @@ def model_on_this_node(
     waited, pause = 0.0, _FIRST_PAUSE_S
     while True:
         try:
-            source = resolve_model(model.name, model.revision)
+            source = resolve_model(model.name, model.revision, weights=identity is not None)
             if identity in (None, source.identity):
                 return source
             problem = f"this node's is {source.identity}, the run was planned with {identity}"

@@ -15,7 +15,7 @@ _ROUNDING = 1e-9
 # CPUs: enough for Ray not to take a node without any.
 _PRESENCE = 0.01
 # Questions that a decoding step of the library has room for (`flashvid.models.decoder`; importing it loads torch).
-DECODE_ROWS = 16
+CPU_DECODE_ROWS, GPU_DECODE_ROWS = 16, 64
 # Of each answer actor, at least: it waits for its first one for no longer than a sixteenth of the run.
 _BATCHES_WHILE_ENCODING = 16
 
@@ -107,21 +107,22 @@ def plan_pools(
     return present
 
 
-def clips_per_batch(num_clips: int, num_answers: int, num_actors: int, *, encodes: bool) -> int:
+def clips_per_batch(num_clips: int, num_answers: int, pool: Pool, *, encodes: bool) -> int:
     """How many clips an answer actor gets at a time.
 
-    A step of the decoder costs about the same for one question as for `DECODE_ROWS`, so clips with few questions share
-    a batch; but no actor goes without while others have several clips. Where clips are still to be encoded, a batch
+    A step of the decoder costs about the same for one question as for all its rows, so clips with few questions share a
+    batch; but no actor goes without while others have several clips. Where clips are still to be encoded, a batch
     waits for its last one, and is a small share of them all: the first answers are not long in coming.
 
     Args:
         num_clips: Clips of the plan.
         num_answers: Their open questions.
-        num_actors: Of the answer pool.
+        pool: The answer pool.
         encodes: Whether any of the clips has to be encoded.
     """
-    enough = DECODE_ROWS * num_clips // max(1, num_answers)
-    batches = num_actors * (_BATCHES_WHILE_ENCODING if encodes else 1)
+    rows = GPU_DECODE_ROWS if pool.num_gpus else CPU_DECODE_ROWS
+    enough = rows * num_clips // max(1, num_answers)
+    batches = pool.most * (_BATCHES_WHILE_ENCODING if encodes else 1)
     return max(1, min(enough, num_clips // batches))
 
 
@@ -184,10 +185,10 @@ def _check(pools: Pools, cpus_per_node: Sequence[float], gpus_per_node: Sequence
         )
     wishes = [pool.num_gpus for pool in active.values() for _ in range(pool.size) if pool.num_gpus > 0]
     if not _fits(sorted(wishes, reverse=True), [1.0 for node in gpus_per_node for _ in range(node)], gpus_per_node):
-        raise ClusterTooSmallError(
-            f"the pools can't be placed on {sum(gpus_per_node)} GPUs ({asked}); "
-            "lower resources.encode or resources.answer: concurrency, or num_gpus so that actors share a GPU"
-        )
+        fix = "lower resources.encode or resources.answer: concurrency, or num_gpus so that actors share a GPU"
+        if not gpus_per_node:
+            fix = "wait until a node with one has joined, or leave resources.*.num_gpus out to run on CPUs"
+        raise ClusterTooSmallError(f"the pools can't be placed on {sum(gpus_per_node)} GPUs ({asked}); {fix}")
 
 
 def _cpus_fit(wishes: Sequence[float], cpus_per_node: Sequence[float]) -> bool:

@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import Qwen2Config, Qwen2Model
 
 from flashvid.models.decoder import Decoder
-from flashvid.models.kv_cache import KVCache
-from flashvid.models.kv_slots import KVSlots
+from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
+from flashvid.models.prefill import prefill_prefix, prefill_questions
 
 # Two layers as wide as Qwen2-7B's, with a small vocabulary.
 QWEN2_7B: Mapping[str, int] = {
@@ -22,6 +22,7 @@ QWEN2_7B: Mapping[str, int] = {
     "vocab_size": 4096,
     "max_position_embeddings": 4096,
 }
+_PREFIX, _STEPS = 50, 3
 
 
 def random_decoder(sizes: Mapping[str, int], device: str, dtype: torch.dtype, attention: str = "sdpa") -> Decoder:
@@ -32,59 +33,48 @@ def random_decoder(sizes: Mapping[str, int], device: str, dtype: torch.dtype, at
     return Decoder(model.to(device, dtype), head.to(device, dtype))
 
 
-def differing_steps(decoder: Decoder) -> int:
-    """Rows of a full decoding step that come out otherwise when alone, or among the same ones in another order."""
+def differing(decoder: Decoder) -> tuple[int, int]:
+    """Of as many questions as a step has rows: how many come out otherwise alone or in another order.
+
+    Returns:
+        Those whose first logits do, and those whose logits of the steps behind do.
+    """
     rows = decoder.decode_rows.most
-    # Up to 64 tokens have slots of one size, more of another.
-    caches = [_begun(decoder, length) for length in range(65 - rows // 2, 65 + rows // 2)]
-    tokens, positions = [*range(rows)], [*range(100, 100 + rows)]
-    half = rows // 2
-    together = decoder.step(tokens, positions, [KVSlots(caches[:half]), KVSlots(caches[half:])])
-    slots = [KVSlots(caches[: half - 1 : -1]), KVSlots(caches[half - 1 :: -1])]
-    reverse = decoder.step(tokens[::-1], positions[::-1], slots).flip(0)
-    alone = [decoder.step([token], [100 + token], [KVSlots([caches[token]])])[0] for token in tokens]
-    return sum(
-        not (torch.equal(one, together[row]) and torch.equal(reverse[row], together[row]))
-        for row, one in enumerate(alone)
-    )
+    shared = prefill_prefix(decoder, _prefix(decoder), None)
+    # From one token to more than two blocks.
+    lengths = [1, 7, 30, 33, 2 * decoder.question_rows.most + 3]
+    suffixes = [_suffix(lengths[number % len(lengths)], number) for number in range(rows)]
+
+    def run(order: Sequence[int]) -> dict[int, list[Tensor]]:
+        """Logits of each question, of its first token and of each step."""
+        batches = prefill_questions(decoder, shared, [suffixes[number] for number in order], None)
+        numbers = [order[prompt.question] for batch in batches for prompt in batch.prompts]
+        found = [[prompt.logits] for batch in batches for prompt in batch.prompts]
+        for step in range(_STEPS):
+            positions = [suffixes[number].next_position + step for number in numbers]
+            logits = decoder.step([*numbers], positions, [batch.slots for batch in batches])
+            for own, row in zip(found, logits, strict=True):
+                own.append(row)
+        return dict(zip(numbers, found, strict=True))
+
+    together, reverse = run(range(rows)), run(range(rows)[::-1])
+    first = later = 0
+    for number, found in together.items():
+        others = (reverse[number], run([number])[number])
+        first += not all(torch.equal(found[0], other[0]) for other in others)
+        later += not all(torch.equal(*pair) for other in others for pair in zip(found[1:], other[1:], strict=True))
+    return first, later
 
 
-def differing_pieces(decoder: Decoder) -> int:
-    """Questions prefilled together that come out otherwise when alone or in another order: states and logits."""
-    block = decoder.question_rows.most
-    lengths = (block, 1, 7, 2 * block + 3, 30)
-    begun = [_begun(decoder, 5 + 9 * number) for number in range(len(lengths))]
-
-    def run(order: Sequence[int]) -> dict[int, tuple[Tensor, Tensor]]:
-        pieces = [_prompt(decoder, lengths[piece]) for piece in order]
-        hidden, _ = decoder.forward_together(
-            torch.cat([embeddings for embeddings, _ in pieces]),
-            torch.cat([positions for _, positions in pieces], dim=1),
-            [(begun[piece].fork(), lengths[piece]) for piece in order],
-            range(decoder.num_layers),
-        )
-        states = torch.split(hidden, [lengths[piece] for piece in order])
-        logits = decoder.first_logits([own[-1] for own in states])
-        return {piece: found for piece, *found in zip(order, states, logits, strict=True)}  # type: ignore[misc]
-
-    together, reverse = run(range(len(lengths))), run(range(len(lengths))[::-1])
-    others = {piece: (reverse[piece], run([piece])[piece]) for piece in together}
-    return sum(
-        not all(torch.equal(*pair) for other in others[piece] for pair in zip(found, other, strict=True))
-        for piece, found in together.items()
-    )
+def _prefix(decoder: Decoder) -> SharedPrefix:
+    """What all questions share."""
+    embeddings = decoder.embed([*range(_PREFIX)])
+    none = torch.zeros(_PREFIX, dtype=torch.bool)
+    return SharedPrefix(embeddings, torch.arange(_PREFIX).unsqueeze(0), none, none)
 
 
-def _prompt(decoder: Decoder, length: int) -> tuple[Tensor, Tensor]:
-    """Embeddings `[length, D]` and positions `[1, length]`."""
-    generator = torch.Generator().manual_seed(length)
-    width = decoder.embed([0]).shape[1]
-    embeddings = torch.randn(length, width, generator=generator).to(decoder.device, decoder.dtype)
-    return embeddings, torch.arange(length).unsqueeze(0)
-
-
-def _begun(decoder: Decoder, length: int) -> KVCache:
-    """The cache of a prompt."""
-    cache = KVCache(decoder.num_layers)
-    decoder.forward(*_prompt(decoder, length), cache, range(decoder.num_layers))
-    return cache
+def _suffix(length: int, number: int) -> QuestionSuffix:
+    """A question of its own."""
+    ids = tuple((7 * number + token) % 256 for token in range(length))
+    positions = torch.arange(_PREFIX, _PREFIX + length).unsqueeze(0)
+    return QuestionSuffix(ids, positions, _PREFIX + length)

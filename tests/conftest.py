@@ -12,12 +12,15 @@ import ray
 import torch
 from hypothesis import settings
 
+from pipeline.stages.device import DEVICE_VARIABLE
 from tests.sample_videos import make_sample_videos
 
 pytest_plugins = ["tests.embedded_model", "tests.object_stores"]
 
 # The tests' matrices are tiny: threads would only wait for each other, on a busy machine for seconds.
 torch.set_num_threads(1)
+# The GPUs of the tests' Ray are a number. Every process that a test starts inherits it.
+os.environ[DEVICE_VARIABLE] = "cpu"
 # The same examples every time: a search for new ones belongs to a person's machine, not to everybody's CI.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")

@@ -28,7 +28,7 @@ from flashvid.models.types import LanguageSide
 from jobs.bench.answers_arms import QUESTIONS, Bench
 from jobs.bench.answers_model import BENCH, ModelSize
 from jobs.bench.cost import drifting_clip, peak_extra_bytes
-from tests.company import QWEN2_7B, differing_pieces, differing_steps, random_decoder
+from tests.company import QWEN2_7B, differing, random_decoder
 
 # The paper's LLaVA-OneVision-7B clip, and the most that compressing it may take on a data centre GPU.
 _SHAPE, _GOAL_MS = (32, 196, 3584), 5.0
@@ -36,7 +36,7 @@ _RUNS = 30
 # Of the clip that a small random model looks at.
 _NUM_FRAMES = 8
 # bfloat16 has 8 bits of mantissa: features and logits are good to about a hundredth, and few tokens change places.
-_FEATURE_ERROR, _SAME_TOKENS, _LOGIT_ERROR = 0.03, 0.9, 0.03
+_FEATURE_ERROR, _SAME_TOKENS, _LOGIT_ERROR = 0.03, 0.9, 0.05
 # Of each way to answer: random weights have near ties, which TensorFloat or another order of adding up may turn.
 _SAME_ANSWERS = 0.5
 _WAYS: dict[str, CompressionConfig | None] = {"all tokens": None, "a tenth": CompressionConfig(retention_ratio=0.1)}
@@ -109,7 +109,8 @@ def _first_logits(language: LanguageSide, video: CompressedVideo) -> Tensor:
     suffixes = [language.suffix(before, after, video) for before, after in prompts]
     shared = prefill_prefix(language.decoder, prefix, None)
     prefilled = prefill_questions(language.decoder, shared, suffixes, None)
-    return torch.stack([one.logits for one in prefilled]).float().cpu()
+    by_question = {prompt.question: prompt.logits for batch in prefilled for prompt in batch.prompts}
+    return torch.stack([by_question[question] for question in range(len(suffixes))]).float().cpu()
 
 
 def answers_agree(device: str = "cuda", size: ModelSize = BENCH) -> str:
@@ -142,14 +143,12 @@ def agreement(found: Mapping[str, Sequence[Sequence[str]]]) -> str:
 
 def the_same_in_any_company(device: str = "cuda", sizes: Mapping[str, int] = QWEN2_7B) -> str:
     """An answer's bits do not hang on which others are decoded or prefilled with it, in either precision."""
-    differing = {}
+    numbers = {}
     for dtype in (torch.float32, torch.bfloat16):
-        decoder = random_decoder(sizes, device, dtype)
         kind = str(dtype).removeprefix("torch.")
-        differing[f"{kind} steps"] = differing_steps(decoder)
-        differing[f"{kind} questions"] = differing_pieces(decoder)
-    said = ", ".join(f"{number} {what} differ" for what, number in differing.items())
-    if any(differing.values()):
+        numbers[f"{kind} questions"], numbers[f"{kind} answers"] = differing(random_decoder(sizes, device, dtype))
+    said = ", ".join(f"{number} {what} differ" for what, number in numbers.items())
+    if any(numbers.values()):
         raise UnmetError(said)
     return said
 

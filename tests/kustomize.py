@@ -36,6 +36,13 @@ def by_kind(manifests: list[Manifest]) -> dict[str, Manifest]:
     return {manifest["kind"]: manifest for manifest in manifests}
 
 
+def ray_cluster(manifests: list[Manifest]) -> Manifest:
+    """The Ray cluster among manifests, whichever kind holds it."""
+    kinds = by_kind(manifests)
+    cluster: Manifest = kinds["RayJob"]["spec"]["rayClusterSpec"] if "RayJob" in kinds else kinds["RayCluster"]["spec"]
+    return cluster
+
+
 def _load(path: Path) -> list[Any]:
     return list(yaml.safe_load_all(path.read_text()))
 

@@ -21,10 +21,9 @@ from torch import Tensor
 from flashvid.config import InnerPruningConfig
 from flashvid.models import CompressedVideo, VideoModel, load_model, resolve_model
 from flashvid.models.decoder import Decoder
-from flashvid.models.kv_slots import KVSlots
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
-from flashvid.models.prefill import prefill_prefix, prefill_questions
 from flashvid.models.types import LanguageSide
+from tests.prefilled import prefill_one
 from tests.reference import Vector, vector_paths
 
 SUPPRESSED = 511  # the reference never lets this one win, so that every run has 16 tokens
@@ -82,8 +81,8 @@ def run_parts(
     decoder: Decoder, prefix: SharedPrefix, suffix: QuestionSuffix, pruning: InnerPruningConfig | None
 ) -> Run:
     """As `run_prompt`, of a prompt that is laid out already."""
-    (prefilled,) = prefill_questions(decoder, prefill_prefix(decoder, prefix, pruning), [suffix], pruning)
-    rows, ids, slots = [prefilled.logits], [greedy(prefilled.logits)], KVSlots([prefilled.cache])
+    slots, prefilled = prefill_one(decoder, prefix, suffix, pruning)
+    rows, ids = [prefilled.logits], [greedy(prefilled.logits)]
     while len(ids) < 16:
         position = suffix.next_position + len(ids) - 1
         rows.append(decoder.step([ids[-1]], [position], [slots])[0])

@@ -6,11 +6,14 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import boto3
 import botocore.session
 import jsonschema
 import pytest
 import yaml
 from botocore.validate import ParamValidator
+from moto import mock_aws
+from ray.autoscaler._private.aws.config import _configure_security_group, _configure_subnet
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 ROOT = Path(__file__).parent.parent
@@ -53,7 +56,10 @@ def test_the_head_shares_what_prometheus_reads(cluster: dict[str, Any]) -> None:
 @pytest.mark.parametrize("node_type", ["head", "decode", "gpu"])
 def test_ec2_takes_its_machines(cluster: dict[str, Any], node_type: str) -> None:
     """By the description of RunInstances that AWS publishes, which botocore carries; and instance types that exist."""
-    request = {"MinCount": 1, "MaxCount": 1, **cluster["available_node_types"][node_type]["node_config"]}
+    written = dict(cluster["available_node_types"][node_type]["node_config"])
+    # Ray takes one after the other of these, until there is a machine.
+    subnets = written.pop("SubnetIds")
+    request = {"MinCount": 1, "MaxCount": 1, "SubnetId": subnets[0], **written}
     model = botocore.session.get_session().get_service_model("ec2")
     report = ParamValidator().validate(request, model.operation_model("RunInstances").input_shape)
     assert not report.has_errors(), report.generate_report()
@@ -67,11 +73,41 @@ def test_nothing_is_open(cluster: dict[str, Any]) -> None:
     (start,) = (command for command in cluster["head_start_ray_commands"] if "ray start" in command)
     assert "--dashboard-host=127.0.0.1" in start
     assert cluster["provider"]["use_internal_ips"] is True
-    (rule,) = cluster["provider"]["security_group"]["IpPermissions"]
-    assert (rule["FromPort"], rule["ToPort"], rule["IpRanges"]) == (22, 22, [{"CidrIp": "10.0.0.0/8"}])
     for node in cluster["available_node_types"].values():
         assert node["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
         assert all(disk["Ebs"]["Encrypted"] for disk in node["node_config"]["BlockDeviceMappings"])
+
+
+def test_the_network_is_ours_and_not_rays(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own preparation, on a stand-in for EC2: it makes no group, changes none, and takes the private subnets."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "none")
+    with mock_aws():
+        ec2 = boto3.resource("ec2", region_name=cluster["provider"]["region"])
+        vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")
+        # As the runbook makes them.
+        group = vpc.create_security_group(GroupName="flashvid", Description="flashvid on Ray")
+        group.authorize_ingress(IpPermissions=[{"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group.id}]}])
+        region = cluster["provider"]["region"]
+        places = {f"{region}{zone}": f"10.0.{index}.0/24" for index, zone in enumerate("abc")}
+        subnets = [vpc.create_subnet(CidrBlock=block, AvailabilityZone=zone).id for zone, block in places.items()]
+        before = _rules(ec2)
+        prepared = prepare_config(cluster)
+        for node_type in prepared["available_node_types"].values():
+            node = node_type["node_config"]
+            assert (len(node["SecurityGroupIds"]), len(node["SubnetIds"])) == (1, len(subnets))
+            node |= {"SecurityGroupIds": [group.id], "SubnetIds": subnets}
+        prepared = _configure_security_group(_configure_subnet(prepared))
+        assert _rules(ec2) == before
+        assert "0.0.0.0/0" not in str(before[group.id])
+        for node_type in prepared["available_node_types"].values():
+            node = node_type["node_config"]
+            assert (node["SecurityGroupIds"], node["SubnetIds"]) == ([group.id], subnets)
+
+
+def _rules(ec2: Any) -> dict[str, Any]:
+    """What every security group lets in."""
+    return {group.id: group.ip_permissions for group in ec2.security_groups.all()}
 
 
 def test_spot_workers_and_a_head_that_stays(cluster: dict[str, Any]) -> None:

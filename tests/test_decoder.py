@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,14 @@ from transformers import (
 
 from flashvid.config import InnerPruningConfig
 from flashvid.errors import ConfigurationError
-from flashvid.models.decoder import CPU_QUESTION_ROWS, DECODE_ROWS, Decoder
+from flashvid.models.decoder import CPU_DECODE_ROWS as ROWS
+from flashvid.models.decoder import CPU_QUESTION_ROWS, Decoder
+from flashvid.models.decoder_attention import SlotTokens
 from flashvid.models.kv_cache import KVCache
-from flashvid.models.kv_slots import KVSlots
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
+from flashvid.models.running import Together, joined
 from jobs.bench.cost import CountOperations
+from tests.prefilled import in_slots
 from tests.reference import REFERENCE, Vector, load_vector
 from tests.reference_e2e import compare_run, run_parts
 
@@ -115,11 +119,11 @@ def test_layers_may_be_run_apart(kind: str) -> None:
     assert torch.equal(whole, rest)
 
 
-def begun_caches(decoder: Decoder, lengths: Sequence[int]) -> list[KVCache]:
+def begun_caches(decoder: Decoder, lengths: Sequence[int], kind: str = "qwen2_5_vl") -> list[KVCache]:
     """Caches of prompts of these lengths."""
     caches = [KVCache(3) for _ in lengths]
     for cache, length in zip(caches, lengths, strict=True):
-        embeddings, positions = prompt_of("qwen2_5_vl", length)
+        embeddings, positions = prompt_of(kind, length)
         decoder.forward(embeddings.to(decoder.dtype), positions, cache, range(3))
     return caches
 
@@ -130,17 +134,18 @@ def test_a_step_is_the_same_in_any_company(dtype: torch.dtype, attention: str) -
     """Bit for bit: alone, among others, in another place; with slots of other lengths and sizes beside it."""
     model, head = stock_model("qwen2_5_vl", attn_implementation=attention)
     decoder = Decoder(model.to(dtype), head.to(dtype))
-    # Up to 64 tokens have slots of one size, more of another.
-    caches = begun_caches(decoder, range(65 - DECODE_ROWS // 2, 65 + DECODE_ROWS // 2))
-    sizes = {KVSlots.size_of(cache) for cache in caches}
-    short, long = caches[: DECODE_ROWS // 2], caches[DECODE_ROWS // 2 :]
-    assert [KVSlots.size_of(caches[0]), KVSlots.size_of(caches[-1])] == sorted(sizes)
-    tokens, positions = list(range(DECODE_ROWS)), list(range(100, 100 + DECODE_ROWS))
-    together = decoder.step(tokens, positions, [KVSlots(short), KVSlots(long)])
-    for row in range(DECODE_ROWS):
-        alone = decoder.step([tokens[row]], [positions[row]], [KVSlots([caches[row]])])
+    # Up to 63 tokens and one more have slots of one size, more of another.
+    caches = begun_caches(decoder, range(64 - ROWS // 2, 64 + ROWS // 2))
+    short, long = caches[: ROWS // 2], caches[ROWS // 2 :]
+    assert in_slots(decoder, short).size != in_slots(decoder, long).size
+    tokens, positions = list(range(ROWS)), list(range(100, 100 + ROWS))
+    together = decoder.step(tokens, positions, [in_slots(decoder, short), in_slots(decoder, long)])
+    for row in range(ROWS):
+        alone = decoder.step([tokens[row]], [positions[row]], [in_slots(decoder, [caches[row]])])
         assert torch.equal(alone[0], together[row])
-    reverse = decoder.step(tokens[::-1], positions[::-1], [KVSlots(long[::-1]), KVSlots(short[::-1])])
+    reverse = decoder.step(
+        tokens[::-1], positions[::-1], [in_slots(decoder, long[::-1]), in_slots(decoder, short[::-1])]
+    )
     assert torch.equal(reverse.flip(0), together)
 
 
@@ -150,41 +155,67 @@ def test_a_slot_is_the_same_when_others_leave(dtype: torch.dtype, attention: str
     """Bit for bit over more steps than a slot has room for at first, while others end; caches stay as they were."""
     model, head = stock_model("qwen2_5_vl", attn_implementation=attention)
     decoder = Decoder(model.to(dtype), head.to(dtype))
-    caches = begun_caches(decoder, (30, 31, 32, 33))
-    before = [cache[1].keys.clone() for cache in caches]
-    alone = KVSlots(caches[2:3])
-    expected = [decoder.step([step], [100 + step], [alone])[0] for step in range(140)]
-    slots, place, leave = KVSlots(caches), 2, {20: [1, 2, 3], 70: [1, 2], 100: [0]}
-    for step in range(140):
-        if step in leave:
-            slots.keep(leave[step])
-            place = leave[step].index(place)
-        count = len(slots)
-        found = decoder.step([step] * count, [100 + step] * count, [slots])
-        assert torch.equal(found[place], expected[step])
-    assert slots.lengths == [(172,) * 3] == alone.lengths
-    assert all(torch.equal(cache[1].keys, keys) for cache, keys in zip(caches, before, strict=True))
+    # Each is full at another step, and then in tensors of another size until the others are full, too.
+    caches = dict(zip("abcd", begun_caches(decoder, (30, 31, 32, 33)), strict=True))
+    before = [cache[1].keys.clone() for cache in caches.values()]
+
+    def run(names: str, leaving: dict[int, str]) -> tuple[list[Tensor], list[Any], set[int]]:
+        """Logits of c in 140 steps, the groups at their end, and how many there were."""
+        running: list[Any] = [Together([*names], in_slots(decoder, [caches[name] for name in names]))]  # type: ignore[list-item]
+        logits, counts = [], set()
+        for number in range(140):
+            running = joined([*running, *(larger for group in running for larger in group.take_grown())])
+            running = [group for group in running if group.answers]
+            order = [name for group in running for name in group.answers]
+            count = len(order)
+            rows = decoder.step([number] * count, [100 + number] * count, [group.slots for group in running])
+            logits.append(rows[order.index("c")])
+            for group in running:
+                group.leave([index for index, name in enumerate(group.answers) if name in leaving.get(number, "")])
+            running = [group for group in running if group.answers]
+            counts.add(len(running))
+        return logits, running, counts
+
+    expected, (alone,), _ = run("c", {})
+    found, (group,), counts = run("abcd", {20: "a", 96: "d", 120: "b"})
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    assert counts == {1, 2}
+    assert group.slots.lengths == [(172,) * 3] == alone.slots.lengths
+    assert all(torch.equal(cache[1].keys, keys) for cache, keys in zip(caches.values(), before, strict=True))
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_pieces_are_the_same_in_any_company(dtype: torch.dtype, attention: str) -> None:
-    """Bit for bit: alone, or in another order; a block, a token, more than two blocks. And near a plain run."""
+    """Bit for bit: alone, or in another order; a token, blocks, more than are padded. And near a plain run."""
     model, head = stock_model("qwen2_5_vl", attn_implementation=attention)
     decoder = Decoder(model.to(dtype), head.to(dtype))
-    lengths = (CPU_QUESTION_ROWS, 1, 7, 2 * CPU_QUESTION_ROWS + 3, 30)
+    lengths = (CPU_QUESTION_ROWS, 1, 7, 2 * CPU_QUESTION_ROWS + 3, 30, 260)
     pieces = [prompt_of("qwen2_5_vl", length) for length in lengths]
     begun = [KVCache(3) for _ in lengths]
     for number, cache in enumerate(begun):
         embeddings, positions = prompt_of("qwen2_5_vl", 5 + 9 * number)
         decoder.forward(embeddings.to(dtype), positions, cache, range(3))
 
+    sizes: set[tuple[int, ...]] = set()
+
     def run(order: Sequence[int]) -> dict[int, list[Tensor]]:
         """States, last query and logits of each piece."""
+        # Neighbours in the same tensors where they may be.
+        batches: list[SlotTokens] = []
+        for piece in order:
+            padded = -(-lengths[piece] // 32) * 32
+            slots = in_slots(decoder, [begun[piece]], padded)
+            if batches and (slots.size, padded) == (batches[-1].slots.size, batches[-1].padded):
+                batches[-1].slots.join(slots)
+                batches[-1] = replace(batches[-1], counts=[*batches[-1].counts, lengths[piece]])
+            else:
+                batches.append(SlotTokens(slots, [lengths[piece]], padded))
+        sizes.add(tuple(len(batch.counts) for batch in batches))
         hidden, queries = decoder.forward_together(
             torch.cat([pieces[piece][0] for piece in order]).to(dtype),
             torch.cat([pieces[piece][1] for piece in order], dim=1),
-            [(begun[piece].fork(), lengths[piece]) for piece in order],
+            batches,
             range(3),
         )
         assert queries is not None
@@ -192,7 +223,8 @@ def test_pieces_are_the_same_in_any_company(dtype: torch.dtype, attention: str) 
         logits = decoder.first_logits([own[-1] for own in states])
         return {piece: [*found] for piece, *found in zip(order, states, queries, logits, strict=True)}
 
-    together, reverse = run(range(len(lengths))), run(range(len(lengths))[::-1])
+    together, reverse = run(range(len(lengths))), run((5, 4, 1, 2, 3, 0))
+    assert sizes == {(1, 2, 1, 1, 1), (1, 1, 2, 1, 1)}
     tolerance = 2e-5 if dtype == torch.float32 else 0.1
     for piece, (embeddings, positions) in enumerate(pieces):
         for found in (reverse, run([piece])):
@@ -234,8 +266,10 @@ def test_steps_equal_one_pass(start: int, attention: str) -> None:
     ids = list(range(start + 140))
     places = torch.arange(len(ids)).unsqueeze(0)
     decoder.forward(decoder.embed(ids[:start]), places[:, :start], cache, range(3))
-    slots = KVSlots([cache])
-    rows = [decoder.step([ids[position]], [position], [slots])[0] for position in range(start, len(ids))]
+    slots, rows = in_slots(decoder, [cache]), []
+    for position in range(start, len(ids)):
+        slots = slots.take_grown([0]) if slots.full() else slots
+        rows.append(decoder.step([ids[position]], [position], [slots])[0])
     hidden, _ = decoder.forward(decoder.embed(ids), places, at_once, range(3))
     assert torch.allclose(torch.stack(rows), decoder.logits(hidden[start:]), rtol=0, atol=5e-4)
 
@@ -244,21 +278,37 @@ def test_slots_are_of_one_size() -> None:
     """A slot's size follows from the answer in it, never from its neighbours."""
     decoder = Decoder(*stock_model("qwen2_5_vl"))
     with pytest.raises(ValueError, match="size"):
-        KVSlots(begun_caches(decoder, (64, 65)))
+        in_slots(decoder, begun_caches(decoder, (63, 64)))
 
 
-def test_a_step_costs_no_more_operations_for_many_answers() -> None:
-    """What Python and a GPU's launches cost hangs on the number of operations."""
-    decoder = Decoder(*stock_model("qwen2_5_vl"))
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_costs_few_operations_however_many_answers(kind: str) -> None:
+    """What Python and a GPU's launches cost hangs on the number of operations; stock layers take twice as many."""
+    decoder = Decoder(*stock_model(kind))
     # Trying them out is done once.
-    assert decoder.decode_rows.interchangeable[-1] == DECODE_ROWS
+    assert decoder.decode_rows.interchangeable[-1] == ROWS
     counts = []
-    for number in (1, DECODE_ROWS):
-        slots = KVSlots(begun_caches(decoder, [20] * number))
+    for number in (1, ROWS):
+        slots = in_slots(decoder, begun_caches(decoder, [20] * number, kind))
         with CountOperations() as operations:
             decoder.step([1] * number, [20] * number, [slots])
         counts.append(operations.count)
-    assert counts[1] <= counts[0]
+    # Of three layers, and of what stands around them.
+    assert counts[1] <= counts[0] <= 3 * 55 + 60
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_models_weights_stay_what_and_where_they_are(kind: str) -> None:
+    """Projections that are run as one are views of one tensor: the stock model computes as before, nothing is twice."""
+    model, head = stock_model(kind)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    Decoder(model, head)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    for layer in model.layers:
+        for modules in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("mlp.gate_proj", "mlp.up_proj"):
+            weights = [layer.get_submodule(name).weight for name in modules]
+            assert len({weight.untyped_storage().data_ptr() for weight in weights}) == 1
+            assert weights[0].untyped_storage().nbytes() == sum(weight.nbytes for weight in weights)
 
 
 def test_what_this_loop_cannot_run_is_refused() -> None:

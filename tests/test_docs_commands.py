@@ -63,6 +63,7 @@ ELSEWHERE = {
     "flashvid doctor job.yaml --address HOST:PORT": "test_doctor.py",
     "flashvid submit job.yaml --address http://HEAD:8265": "test_submit.py",
     "flashvid submit job.yaml --address http://127.0.0.1:8265": "test_submit.py",
+    "flashvid submit job.yaml --address http://127.0.0.1:8265 --wait": "test_submit.py",
     "flashvid run --log-json": "test_run_log.py",
     "flashvid convert NAME ANNOTATIONS FOLDER --videos VIDEOS": "test_benchmarks.py",
     "flashvid evaluate FOLDER/output-llava_onevision --benchmark NAME": "test_benchmarks.py",
@@ -91,6 +92,9 @@ NOT_RUN = {
     "runs these tests, or the checks beside them": ("make help", "make check", "make test", "make test-slow"),
     "we are on no index yet": ("pip install 'flashvid-pipeline[cluster]'",),
     "needs a Kubernetes cluster": (
+        "kubectl apply -f infra/prometheus/pod-monitor.yaml",
+        "kubectl apply -f infra/prometheus/prometheus-rule.yaml",
+        "kubectl get prometheus -A -o \"jsonpath={.items[*].spec['podMonitorSelector','ruleSelector']}\"",
         "kubectl -n flashvid create secret generic flashvid-ray-token "
         '--from-literal=auth_token="$(openssl rand -hex 32)"',
         "kubectl -n flashvid get rayjob flashvid --watch",
@@ -103,9 +107,30 @@ NOT_RUN = {
         "-c ray-head -- ray status",
         "kubectl -n flashvid port-forward service/$(kubectl -n flashvid get rayjob flashvid "
         "-o jsonpath={.status.rayClusterName})-head-svc 8265",
+        "export HEAD=$(kubectl -n flashvid get pod -l ray.io/node-type=head -o jsonpath={.items[0].status.podIP})",
+        "kubectl -n flashvid exec $(kubectl -n flashvid get pod "
+        "-l app.kubernetes.io/component=decode -o name | head -1) -- wget -qO- -T 5 http://$HEAD:8080/metrics",
+        "kubectl run probe --namespace default --rm -i --restart=Never --image=busybox:1.37 "
+        "-- wget -qO- -T 5 http://$HEAD:8080/metrics",
+        "kubectl apply -k infra/kubernetes/overlays/cluster",
+        "kubectl -n flashvid wait raycluster flashvid --for=condition=RayClusterProvisioned --timeout=30m",
+        "kubectl -n flashvid port-forward service/flashvid-head-svc 8265",
+        "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$(kubectl -n flashvid get secret flashvid-ray-token "
+        "-o jsonpath={.data.auth_token} | base64 -d)",
+        """kubectl -n flashvid patch raycluster flashvid --type merge -p '{"spec": {"suspend": true}}'""",
+        "kubectl delete -k infra/kubernetes/overlays/cluster",
+        "kubectl -n flashvid exec $(kubectl -n flashvid get pod -l app.kubernetes.io/component=gpu -o name | head -1) "
+        "-- flashvid doctor",
         "kubectl delete -k infra/kubernetes/overlays/spot",
     ),
-    "needs EC2": ("ray dashboard infra/aws/cluster.yaml", "ray exec infra/aws/cluster.yaml 'ray status'"),
+    "needs EC2": (
+        'aws ec2 create-security-group --group-name flashvid --description "flashvid on Ray" --vpc-id VPC',
+        "aws ec2 authorize-security-group-ingress --group-id GROUP --protocol all --source-group GROUP",
+        "aws ec2 authorize-security-group-ingress --group-id GROUP --protocol tcp --port 22 --cidr 10.0.0.0/8",
+        'aws ec2 describe-subnets --subnet-ids SUBNET SUBNET SUBNET --query "Subnets[].MapPublicIpOnLaunch"',
+        "ray dashboard infra/aws/cluster.yaml",
+        "ray exec infra/aws/cluster.yaml 'ray status'",
+    ),
     "is Ray's own, and looks at a cluster or at one's home": (
         "ray get-auth-token --generate",
         "ray list actors --filter state=RESTARTING",

@@ -15,7 +15,8 @@ from torch import Tensor
 from flashvid.config import InnerPruningConfig
 from flashvid.errors import ConfigurationError
 from flashvid.models import Answer, ClipQuestions, CompressedVideo, GenerationConfig, VideoModel, load_model
-from flashvid.models.decoder import DECODE_ROWS, Decoder
+from flashvid.models.decoder import CPU_DECODE_ROWS, Decoder
+from flashvid.models.decoder_attention import SlotTokens
 from flashvid.models.generation import Batch, Ending, Generated, Prompt, SharedPrompts
 from flashvid.models.kv_cache import KVCache
 from flashvid.models.kv_slots import KVSlots
@@ -73,7 +74,7 @@ def run_batch(
 @pytest.mark.parametrize("generation", [GENERATION, WARM], ids=["greedy", "drawn"])
 def test_more_questions_than_rows(model: VideoModel, compressed: CompressedVideo, generation: GenerationConfig) -> None:
     """Some wait until others have left; each is answered as if it were alone."""
-    assert len(MANY) > DECODE_ROWS
+    assert len(MANY) > CPU_DECODE_ROWS
     together = model.answer(compressed, MANY, generation, pruning=PRUNING)
     for question, answer in zip(MANY, together, strict=True):
         assert model.answer(compressed, [question], generation, pruning=PRUNING) == [answer]
@@ -97,6 +98,20 @@ def test_finished_answers_leave_the_batch(model: VideoModel, videos: list[Compre
     lengths = [len(generated.ids) for group in found for generated in group]
     assert len(set(lengths)) > 1
     assert decoder.batches == [sum(length > step for length in lengths) for step in range(1, max(lengths))]
+
+
+def test_rows_are_refilled_several_at_a_time(model: VideoModel, videos: list[CompressedVideo]) -> None:
+    """A question that took the first free row would read all weights alone: a quarter of the rows is waited for."""
+    asked = [f"{question} {'Or ' * number}" for number, question in enumerate(MANY * 2)]
+    prompts = groups(model, videos[:1], asked)
+    decoder = NarrowPrefill(model.language.decoder, most=99)
+    found = run_batch(model, decoder, prompts)
+    assert len({len(generated.ids) for generated in found[0]}) > 1
+    # With inner pruning each goes through the decoder in two parts.
+    admitted = decoder.asked[::2]
+    assert sum(admitted) == len(asked)
+    assert admitted[0] == CPU_DECODE_ROWS
+    assert min(admitted[:-1]) >= CPU_DECODE_ROWS // 4
 
 
 @pytest.mark.parametrize("max_batch_tokens", [1, 150, 400, 900])
@@ -133,12 +148,12 @@ class NarrowPrefill(Decoder):
         self.asked: list[int] = []
 
     def forward_together(
-        self, hidden: Tensor, positions: Tensor, sequences: Sequence[tuple[KVCache, int]], layers: range
+        self, hidden: Tensor, positions: Tensor, batches: Sequence[SlotTokens], layers: range
     ) -> tuple[Tensor, Tensor | None]:
         """As the decoder does, and only then too much: the slots have grown."""
-        found = super().forward_together(hidden, positions, sequences, layers)
-        self.asked.append(len(sequences))
-        if len(sequences) > self.most:
+        found = super().forward_together(hidden, positions, batches, layers)
+        self.asked.append(sum(len(batch.counts) for batch in batches))
+        if self.asked[-1] > self.most:
             raise torch.cuda.OutOfMemoryError("injected")
         return found
 

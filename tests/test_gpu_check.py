@@ -9,7 +9,7 @@ import torch
 
 from flashvid.models.decoder import Decoder
 from tests import gpu_check
-from tests.company import QWEN2_7B, differing_pieces, differing_steps, random_decoder
+from tests.company import QWEN2_7B, differing, random_decoder
 from tests.test_bench_answers import TINY
 
 SMALL = QWEN2_7B | {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -66,7 +66,7 @@ def test_the_checks_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert equal == "4 of 4 answers are equal with all tokens, 4 of 4 answers are equal with a tenth"
     assert "features differ by" in gpu_check.bfloat16_agreement("cpu", TINY)
     assert "differ by at most" in gpu_check.attention_agreement("eager", "cpu", TINY)
-    assert gpu_check.the_same_in_any_company("cpu", SMALL).startswith("0 float32 steps differ, 0 float32 questions")
+    assert gpu_check.the_same_in_any_company("cpu", SMALL).startswith("0 float32 questions differ, 0 float32 answers")
     monkeypatch.setattr(gpu_check, "_GOAL_MS", 1000)
     assert "ms (goal 1000)" in gpu_check.compression_time("cpu", (4, 9, 16))
     monkeypatch.setattr(gpu_check, "_GOAL_MS", 0)
@@ -114,7 +114,6 @@ def test_company_that_changes_an_answer_is_found(attention: str) -> None:
             return super().logits(hidden) + hidden[:, :1].sum()
 
     decoder = random_decoder(SMALL, "cpu", torch.float32, attention)
-    assert (differing_steps(decoder), differing_pieces(decoder)) == (0, 0)
+    assert differing(decoder) == (0, 0)
     decoder.__class__ = Wrong
-    assert differing_steps(decoder) == decoder.decode_rows.most
-    assert differing_pieces(decoder) == 5
+    assert differing(decoder) == (decoder.decode_rows.most, decoder.decode_rows.most)

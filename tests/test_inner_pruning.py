@@ -18,6 +18,7 @@ from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.models.prefill import prefill_prefix, prefill_questions
 from flashvid.pruning import kept_positions, last_query_attention
 from tests.embedded_model import GENERATION, QUESTIONS, TINY
+from tests.prefilled import prefill_one
 
 PRUNINGS = [
     InnerPruningConfig(pruning_layer=layer, llm_retention_ratio=ratio) for layer in (1, 2) for ratio in (0.1, 0.3, 1.0)
@@ -119,7 +120,7 @@ def test_sharing_is_the_published_method(compressed: CompressedVideo, pruning: I
     for question in QUESTIONS:
         prefix, suffix = laid_out(model, compressed, question)
         kept, logits = published(model, prefix, suffix, pruning)
-        (found,) = prefill_questions(decoder, prefill_prefix(decoder, prefix, pruning), [suffix], pruning)
+        _, found = prefill_one(decoder, prefix, suffix, pruning)
         assert found.kept.tolist() == kept.tolist()
         assert torch.allclose(found.logits, logits, rtol=0, atol=1e-4)
 
@@ -144,7 +145,7 @@ def test_questions_decide_what_is_kept(model: VideoModel, compressed: Compressed
     prompts = [laid_out(model, compressed, question) for question in QUESTIONS]
     shared = prefill_prefix(decoder, prompts[0][0], pruning)
     found = prefill_questions(decoder, shared, [suffix for _, suffix in prompts], pruning)
-    kept = {tuple(one.kept.tolist()) for one in found}
+    kept = {tuple(one.kept.tolist()) for together in found for one in together.prompts}
     assert len(kept) > 1
     answers = model.answer(compressed, QUESTIONS, GENERATION, pruning=pruning)
     plain = model.answer(compressed, QUESTIONS, GENERATION)
@@ -175,7 +176,9 @@ def test_work_is_counted_as_it_is_done(
     seen: list[int] = []
     layers = model.language.decoder._model.layers
     hooks = [
-        layer.mlp.register_forward_pre_hook(lambda _module, given: seen.append(int(given[0].any(dim=1).sum())))
+        layer.mlp.down_proj.register_forward_pre_hook(
+            lambda _module, given: seen.append(int(given[0].any(dim=1).sum()))
+        )
         for layer in layers
     ]
     try:
@@ -211,10 +214,10 @@ def test_a_prompt_without_a_video(model: VideoModel, pruning: InnerPruningConfig
     none = torch.zeros(num_shared, dtype=torch.bool)
     prefix = SharedPrefix(decoder.embed(ids[:num_shared]), positions[:, :num_shared], none, none)
     suffix = QuestionSuffix(ids[num_shared:], positions[:, num_shared:], 12)
-    (found,) = prefill_questions(decoder, prefill_prefix(decoder, prefix, pruning), [suffix], pruning)
+    slots, found = prefill_one(decoder, prefix, suffix, pruning)
     assert torch.allclose(found.logits, decoder.logits(whole[-1:])[0], rtol=0, atol=1e-4)
     assert found.kept.tolist() == [*range(12)]
-    assert found.cache.lengths == (12, 12, 12)
+    assert slots.lengths == [(12, 12, 12)]
 
 
 def test_a_question_needs_a_token(model: VideoModel) -> None:

@@ -18,13 +18,13 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from flashvid.errors import ConfigurationError, InvalidFeaturesError
 from flashvid.models import ClipQuestions, CompressedVideo, GenerationConfig, VideoModel, VisualFeatures, load_model
-from flashvid.models.decoder import DECODE_ROWS
-from flashvid.models.prefill import prefill_prefix, prefill_questions
+from flashvid.models.decoder import CPU_DECODE_ROWS
 from flashvid.models.prompt import ChatPrompt
 from flashvid.models.qwen2_5_vl.language import QwenLanguage
 from flashvid.models.qwen2_5_vl.positions import prompt_positions, seconds_per_step
 from flashvid.models.qwen2_5_vl.preprocess import QwenFramePreprocessor
 from tests.embedded_model import GENERATION, QUARTER, QUESTIONS, TIMES, TINY, video
+from tests.prefilled import prefill_one
 
 
 def copy_of_tiny(folder: Path, **generation: Any) -> Path:
@@ -129,7 +129,7 @@ def test_a_video_longer_than_wide_at_our_positions_in_stock(model: VideoModel) -
         video_grid_thw=torch.tensor([grid]),
         position_ids=positions.unsqueeze(1),
     ).logits[0, -1]
-    (ours,) = prefill_questions(language.decoder, prefill_prefix(language.decoder, prefix, None), [suffix], None)
+    _, ours = prefill_one(language.decoder, prefix, suffix, None)
     torch.testing.assert_close(ours.logits, logits.detach(), rtol=1e-4, atol=1e-4)
 
 
@@ -190,9 +190,9 @@ def test_the_video_is_prefilled_once(model: VideoModel, compressed: CompressedVi
     assert isinstance(language, QwenLanguage)
     decoder = language.decoder
     # Trying them out runs layers, too, the first time.
-    assert [rows.interchangeable[-1] for rows in (decoder.decode_rows, decoder.question_rows)] == [DECODE_ROWS, 64]
+    assert [rows.interchangeable[-1] for rows in (decoder.decode_rows, decoder.question_rows)] == [CPU_DECODE_ROWS, 64]
     lengths: list[int] = []
-    hook = language.decoder._model.layers[-1].mlp.register_forward_pre_hook(
+    hook = language.decoder._model.layers[-1].mlp.down_proj.register_forward_pre_hook(
         lambda _module, given: lengths.append(len(given[0]))
     )
     try:

@@ -91,6 +91,19 @@ def test_the_dashboard_is_what_its_code_makes(tmp_path: Path) -> None:
     assert (tmp_path / "dashboard.json").read_text() == (GRAFANA / "dashboard.json").read_text()
 
 
+def test_the_operators_rules_are_the_rules(tmp_path: Path) -> None:
+    """Committed after the last change of these; with the labels by which the operator finds both manifests."""
+    script = Path(shutil.copy(PROMETHEUS / "build_rule.py", tmp_path))
+    shutil.copy(PROMETHEUS / "rules.yaml", tmp_path)
+    subprocess.run([sys.executable, script], check=True)
+    committed = PROMETHEUS / "prometheus-rule.yaml"
+    assert (tmp_path / "prometheus-rule.yaml").read_text() == committed.read_text()
+    rule, monitor = _load(committed), _load(PROMETHEUS / "pod-monitor.yaml")
+    assert rule["spec"] == _load(PROMETHEUS / "rules.yaml")
+    assert rule["metadata"] == monitor["metadata"]
+    assert rule["metadata"]["labels"] == {"release": "prometheus"}
+
+
 def test_panels_do_not_overlap() -> None:
     """Each place of the grid belongs to one."""
     seen: set[tuple[int, int]] = set()

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
 from flashvid.errors import ModelLoadError
-from flashvid.models import resolve_model
+from flashvid.models import load_model, resolve_model, sources
 from pipeline.config import ModelConfig
+from pipeline.monitor import RunMonitor
 from pipeline.node_model import model_on_this_node
+from pipeline.stages import StageSettings
+from pipeline.stages.decode import DecodeStage
+from tests.helpers import job
 
 EMBEDDED = resolve_model("tiny-random")
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Waiting:
@@ -56,12 +62,47 @@ def test_a_node_without_the_model_waits_until_all_of_it_is_there(tmp_path: Path)
     assert sleep.pauses == [1.0, 2.0, 4.0]
 
 
-def test_who_needs_no_weights_does_not_compare_them(tmp_path: Path) -> None:
-    target = tmp_path / "model"
-    shutil.copytree(EMBEDDED.path, target)
-    sleep = Waiting()
+def test_who_needs_no_weights_does_not_wait_for_them(tmp_path: Path) -> None:
+    """Half a copy is enough for decoding; what it reads has to be there."""
+    target, sleep = tmp_path / "model", Waiting()
+    shutil.copytree(EMBEDDED.path, target, ignore=shutil.ignore_patterns("*.safetensors"))
     assert model_on_this_node(ModelConfig(name=str(target)), None, sleep=sleep).path == target
     assert sleep.pauses == []
+    (target / "tokenizer.json").unlink()
+    with pytest.raises(ModelLoadError, match=r"there is no tokenizer\.json"):
+        model_on_this_node(ModelConfig(name=str(target), wait_s=0), None, sleep=sleep)
+
+
+class QuietDecodeStage(DecodeStage):
+    """Without a Ray to announce itself to."""
+
+    def announce(self) -> None:
+        """To nobody."""
+
+
+def test_a_decode_actor_never_fetches_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its node has room for a model's settings only; who needs all of the same commit gets the rest afterwards."""
+    snapshot = tmp_path / "models--owner--model" / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+
+    def download(name: str, *, revision: str, allow_patterns: list[str]) -> str:
+        """As the hub: what the patterns name, beside what is there."""
+        assert (name, revision) == ("owner/model", COMMIT)
+        for file in EMBEDDED.path.iterdir():
+            if any(fnmatch(file.name, pattern) for pattern in allow_patterns):
+                shutil.copy(file, snapshot)
+        return str(snapshot)
+
+    monkeypatch.setattr(sources, "snapshot_download", download)
+    identity = f"owner/model@{COMMIT}"
+    hub_job = job(model={"name": "owner/model", "revision": COMMIT, "wait_s": 0}, cache=str(tmp_path / "tokens"))
+    settings = StageSettings(hub_job, "run-1", "tokens-1", identity, RunMonitor(1))
+    QuietDecodeStage(settings)
+    fetched = {file.name for file in snapshot.iterdir()}
+    assert {"config.json", "tokenizer.json"} <= fetched
+    assert not {name for name in fetched if name.endswith(".safetensors")}
+    assert settings.model(weights=False).identity == identity
+    assert load_model(settings.model(), part="vision").bytes_read > 0
 
 
 @pytest.mark.parametrize(("exists", "reason"), [(False, "no such"), (True, "was planned with sha256:other")])

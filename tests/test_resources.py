@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from flashvid.models import decoder
 from pipeline.config import ResourcesConfig
 from pipeline.errors import ClusterTooSmallError
-from pipeline.resources import DECODE_ROWS, Pool, Pools, clips_per_batch, plan_pools
+from pipeline.resources import CPU_DECODE_ROWS, GPU_DECODE_ROWS, Pool, Pools, clips_per_batch, plan_pools
 
 
 def pools(num_cpus: float, gpus: tuple[int, ...] = (), *, encodes: bool = True, **resources: dict[str, Any]) -> Pools:
@@ -133,7 +133,7 @@ def test_shares_that_fit_are_accepted(gpus: tuple[int, ...], encode: dict[str, A
         (2, (2,), {"encode": {"concurrency": 2, "num_gpus": 0.6}, "answer": {"num_gpus": 0.6}}, "on 2 GPUs"),
         # Two whole devices exist, on two nodes.
         (2, (1, 1), {"encode": {"num_gpus": 2.0}, "answer": {"num_gpus": 0.0}}, "on 2 GPUs"),
-        (2, (), {"encode": {"num_gpus": 0.5}}, "can't be placed on 0 GPUs"),
+        (2, (), {"encode": {"num_gpus": 0.5}}, r"can't be placed on 0 GPUs .*wait until a node with one has joined"),
         (2, (), {"decode": {"concurrency": 3}}, r"reserve 3 CPUs and the cluster has 2 .*lower resources\.\*\."),
         (2, (), {"encode": {"num_cpus": 1.5}}, r"reserve 2\.5 CPUs and the cluster has 2"),
         (0.5, (), {}, r"reserve 1 CPUs and the cluster has 0\.5"),
@@ -175,13 +175,20 @@ def test_clips_with_few_questions_share_a_batch(
     num_clips: int, num_answers: int, num_actors: int, expected: int, while_encoding: int
 ) -> None:
     """Until it is full, but not at the cost of an idle actor, nor of a first answer that comes late."""
-    assert clips_per_batch(num_clips, num_answers, num_actors, encodes=False) == expected
-    assert clips_per_batch(num_clips, num_answers, num_actors, encodes=True) == while_encoding
+    pool = Pool(num_actors, 0.0, 0.0)
+    assert clips_per_batch(num_clips, num_answers, pool, encodes=False) == expected
+    assert clips_per_batch(num_clips, num_answers, pool, encodes=True) == while_encoding
+
+
+@pytest.mark.parametrize(("questions", "expected"), [(1, 64), (4, 16), (20, 3), (33, 1), (200, 1)])
+def test_a_gpu_answers_more_at_a_time(questions: int, expected: int) -> None:
+    """Never one more clip than its rows hold."""
+    assert clips_per_batch(1000, 1000 * questions, Pool(1, 0.0, 0.6), encodes=False) == expected
 
 
 def test_a_batch_is_the_librarys() -> None:
-    """The constant is written down twice, so that planning need not load torch."""
-    assert DECODE_ROWS == decoder.DECODE_ROWS
+    """The constants are written down twice, so that planning need not load torch."""
+    assert (CPU_DECODE_ROWS, GPU_DECODE_ROWS) == (decoder.CPU_DECODE_ROWS, decoder.GPU_DECODE_ROWS)
 
 
 def test_a_pool_may_grow() -> None:

@@ -1,9 +1,10 @@
-"""How a decoder's tokens attend: each sequence's newest tokens to all of its own, or each slot's newest one."""
+"""How a decoder's newest tokens attend: one sequence's on top of its cache, or those of many slots together."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -14,11 +15,12 @@ from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward
 
 from flashvid.errors import ConfigurationError
 from flashvid.models.kv_cache import KVCache
-from flashvid.models.kv_slots import KVSlots
+from flashvid.models.kv_slots import KVSlots, Section
 
-# Sequences packed one behind the other: each one's cache, and how many of the tokens are its own.
-PackedSequences = Sequence[tuple[KVCache, int]]
-# A layer's number and attention module, rotated queries `[H, L, d]`, keys and values `[G, L, d]` of the new tokens,
+# Queries of a slot that are run together with those of others, at most: more are worth a call of their own, without a
+# mask that is as large as all of them times their keys.
+_MOST_PADDED = 256
+# A layer's number and attention module, rotated queries `[L, H, d]`, keys and values `[L, G, d]` of the new tokens,
 # which it adds to the caches; what these attend to `[L, H * d]`. Tokens behind those of the sequences get zeros.
 Attend = Callable[[int, nn.Module, Tensor, Tensor, Tensor], Tensor]
 
@@ -34,35 +36,149 @@ def check_implementation(implementation: str) -> None:
 
 
 class SequenceAttention:
-    """Causal attention over each sequence by itself, at its own length."""
+    """Causal attention of one sequence's newest tokens, on top of its cache."""
 
-    def __init__(self, implementation: str, sequences: PackedSequences) -> None:
-        self._implementation = implementation
-        self._function: Any = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-        self._sequences = sequences
-        # One mask for all layers of a length: out of a bool, torch would make another in every layer.
-        self._masks: dict[tuple[int, int], Tensor | None] = {}
+    def __init__(self, implementation: str, cache: KVCache) -> None:
+        self._attend = _CausalAttention(implementation)
+        self._cache = cache
 
     def __call__(self, layer: int, attention: nn.Module, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """See `Attend`."""
-        heads, tokens, width = queries.shape
-        attended = queries.new_zeros(tokens, heads * width)
-        first = 0
-        for cache, length in self._sequences:
-            span = slice(first, first + length)
-            all_keys, all_values = cache[layer].append(keys[:, span], values[:, span])
-            shape_of_mask = (length, all_keys.shape[1])
-            if shape_of_mask not in self._masks:
-                self._masks[shape_of_mask] = _causal_mask(self._implementation, *shape_of_mask, queries)
-            attended[span] = self._attend(attention, queries[:, span], all_keys, all_values, self._masks[shape_of_mask])
-            first += length
-        return attended
+        cached = self._cache[layer].append(keys.transpose(0, 1), values.transpose(0, 1))
+        return self._attend(attention, queries.transpose(0, 1), *cached)
 
-    def _attend(
-        self, attention: nn.Module, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
-    ) -> Tensor:
-        """Causal attention of one sequence's newest L tokens `[H, L, d]` to all `[G, P + L, d]`; `[L, H * d]`."""
-        scaling = cast("float", attention.scaling)
+
+@dataclass(frozen=True, eq=False)
+class SlotTokens:
+    """Tokens that are added to slots.
+
+    Attributes:
+        slots: To which.
+        counts: To each slot how many, at least one.
+        padded: So many, or more, that a slot's queries are filled up to. What is computed may depend on it in its last
+            bits, so it has to follow from each slot's own tokens.
+    """
+
+    slots: KVSlots
+    counts: Sequence[int]
+    padded: int
+
+
+class SlotAttention:
+    """Causal attention of the newest tokens of slots, one call for all slots that are in the same tensors."""
+
+    def __init__(self, implementation: str, batches: Sequence[SlotTokens]) -> None:
+        self._alone = _CausalAttention(implementation)
+        # Flash attention takes no mask, and has nothing to gain on few queries.
+        self._together = _eager if implementation == "eager" else _sdpa
+        self._batches = batches
+        # Of each batch, in the section that is being run.
+        self._places: list[_Places] = []
+
+    def __call__(self, layer: int, attention: nn.Module, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """See `Attend`."""
+        attended = []
+        counts = [places.tokens for places in self._in(layer, queries.shape[1] // keys.shape[1])]
+        filling = len(queries) - sum(counts)
+        parts = (torch.split_with_sizes(part, [*counts, filling]) for part in (queries, keys, values))
+        for places, own, *new in zip(self._places, *parts, strict=False):
+            all_keys, all_values = places.put(layer, *new)
+            if places.mask is not None:
+                scaling = cast("float", attention.scaling)
+                output = self._together(places.padded(own), all_keys, all_values, places.mask, scaling)
+                attended.append(places.unpadded(output))
+            else:
+                for slot, (part, length) in enumerate(zip(own.split(places.counts), places.lengths, strict=True)):
+                    seen = (tensor[slot, :, :length] for tensor in (all_keys, all_values))
+                    attended.append(self._alone(attention, part.transpose(0, 1), *seen))
+        if filling:
+            attended.append(queries.new_zeros(filling, queries[0].numel()))
+        return attended[0] if len(attended) == 1 else torch.cat(attended)
+
+    def _in(self, layer: int, heads_per_group: int) -> list[_Places]:
+        """The places in a layer's section; where a section begins, the slots grow by the tokens."""
+        if not self._places or layer not in self._places[0].section.layers:
+            self._places = [_Places(batch.slots.section(layer), batch, heads_per_group) for batch in self._batches]
+        return self._places
+
+
+class _Places:
+    """Where a batch's tokens stand in the slots of a section, which grow by them."""
+
+    def __init__(self, section: Section, batch: SlotTokens, heads_per_group: int) -> None:
+        self.section = section
+        self.counts, self.tokens = [*batch.counts], sum(batch.counts)
+        self._slots, self._padded, self._heads = len(batch.counts), batch.padded, heads_per_group
+        device, before = section.lengths.device, section.lengths
+        self._each = torch.arange(self._slots, device=device)
+        self._is_single = batch.padded == 1
+        if self._is_single:
+            self._slot_of, self._place_of = self._each, before
+            section.lengths = before + 1
+        else:
+            counts = torch.tensor(batch.counts, device=device)
+            firsts = counts.cumsum(dim=0) - counts
+            self._slot_of = self._each.repeat_interleave(counts, output_size=self.tokens)
+            self._offset_of = torch.arange(self.tokens, device=device) - firsts[self._slot_of]
+            self._place_of = before[self._slot_of] + self._offset_of
+            section.lengths = before + counts
+        section.fullest += max(batch.counts)
+        self.mask: Tensor | None = None
+        if batch.padded > _MOST_PADDED:
+            self.lengths: list[int] = section.lengths.tolist()
+        else:
+            # What fills up sees something, too: a row of nothing is not a number.
+            last = before[:, None] + torch.arange(batch.padded, device=device)
+            hidden = torch.arange(section.capacity, device=device) > last[..., None]
+            mask = section.keys[0].new_zeros(hidden.shape).masked_fill_(hidden, -math.inf)
+            rows = (self._slots, self._heads, *mask.shape[1:])
+            self.mask = mask[:, None] if self._is_single else mask[:, None].expand(rows).flatten(1, 2)[:, None]
+
+    def put(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Put the tokens' keys and values `[L, G, d]` into a layer; all of the slots', `[S, G, C, d]` each."""
+        index = layer - self.section.layers[0]
+        tensors = self.section.keys[index], self.section.values[index]
+        for tensor, new in zip(tensors, (keys, values), strict=True):
+            tensor[self._slot_of, :, self._place_of] = new
+        return tensors
+
+    def padded(self, queries: Tensor) -> Tensor:
+        """Packed queries `[L, H, d]` as `[S, G, H / G * padded, d]`.
+
+        The heads of a group have the same keys: as if they were tokens of one head, nothing is read twice.
+        """
+        tokens, heads, width = queries.shape
+        if self._is_single:
+            return queries.reshape(tokens, heads // self._heads, self._heads, width)
+        filled = queries.new_zeros(self._slots, self._padded, heads, width)
+        filled[self._slot_of, self._offset_of] = queries
+        grouped = filled.view(self._slots, self._padded, heads // self._heads, self._heads, width)
+        return grouped.permute(0, 2, 3, 1, 4).flatten(2, 3)
+
+    def unpadded(self, output: Tensor) -> Tensor:
+        """The opposite: packed `[L, H * d]`."""
+        if self._is_single:
+            return output.flatten(1)
+        slots, groups, _, width = output.shape
+        apart = output.view(slots, groups, self._heads, self._padded, width).permute(0, 3, 1, 2, 4)
+        return apart[self._slot_of, self._offset_of].flatten(1)
+
+
+class _CausalAttention:
+    """Causal attention of one sequence's newest tokens to all of its own, at its own length."""
+
+    def __init__(self, implementation: str) -> None:
+        self._implementation = implementation
+        self._function: Any = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        # One mask for all layers of a length: out of a bool, torch would make another in every layer.
+        self._masks: dict[tuple[int, int], Tensor | None] = {}
+
+    def __call__(self, attention: nn.Module, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """The newest L tokens `[H, L, d]` to all `[G, P + L, d]`; `[L, H * d]`."""
+        shape = (queries.shape[1], keys.shape[1])
+        if shape not in self._masks:
+            self._masks[shape] = _causal_mask(self._implementation, *shape, queries)
+        mask, scaling = self._masks[shape], cast("float", attention.scaling)
         batch = queries.unsqueeze(0), keys.unsqueeze(0), values.unsqueeze(0)
         if mask is not None and self._implementation == "sdpa" and queries.device.type == "cpu":
             # Transformers repeats every key and value for its group of queries here, since masked kernels of CUDA want
@@ -71,31 +187,6 @@ class SequenceAttention:
             return grouped.transpose(1, 2).reshape(queries.shape[1], -1)
         output, _ = self._function(attention, *batch, mask, scaling=scaling, dropout=0.0)
         return cast("Tensor", output.reshape(queries.shape[1], -1))
-
-
-class SlotAttention:
-    """Attention of every slot's newest token, one call for all slots that are in the same tensors."""
-
-    def __init__(self, implementation: str, batches: Sequence[KVSlots]) -> None:
-        # Flash attention takes no mask, and has nothing to gain on one query.
-        self._attend = _eager if implementation == "eager" else _sdpa
-        self._batches = batches
-
-    def __call__(self, layer: int, attention: nn.Module, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """See `Attend`."""
-        heads, tokens, width = queries.shape
-        attended = queries.new_zeros(tokens, heads * width)
-        first = 0
-        for slots in self._batches:
-            span = slice(first, first + len(slots))
-            own = (part[:, span].transpose(0, 1) for part in (keys, values))
-            all_keys, all_values, mask = slots.put(layer, *own)
-            # The heads of a group have the same keys: as if they were tokens of one head, nothing is read twice.
-            grouped = queries[:, span].transpose(0, 1).reshape(len(slots), keys.shape[0], -1, width)
-            output = self._attend(grouped, all_keys, all_values, mask, cast("float", attention.scaling))
-            attended[span] = output.reshape(len(slots), -1)
-            first += len(slots)
-        return attended
 
 
 def _sdpa(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scaling: float) -> Tensor:

@@ -21,7 +21,9 @@ def usable_device(device: str | torch.device | None) -> torch.device:
     except RuntimeError:
         raise ConfigurationError(f"device {device!r} is none that torch knows; cpu and cuda, cuda:0 are") from None
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise ConfigurationError(f"device {str(found)!r} is not here: torch finds {torch.cuda.device_count()} GPUs")
+        raise ConfigurationError(
+            f"device {str(found)!r} is not here: torch finds {torch.cuda.device_count()} GPUs{_why_no_cuda()}"
+        )
     try:
         # Of any other kind torch tells only by failing.
         if found.type != "cuda":
@@ -30,6 +32,15 @@ def usable_device(device: str | torch.device | None) -> torch.device:
         reason = str(error).strip().splitlines()[0]
         raise ConfigurationError(f"device {str(found)!r} can't be used here: {reason}") from None
     return found
+
+
+def _why_no_cuda() -> str:
+    """What torch says of a driver that is missing or too old, or of a build without CUDA; nothing if CUDA works."""
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        return f" ({str(error).strip().splitlines()[0]})"
+    return ""
 
 
 def free_bytes(device: torch.device) -> int | None:

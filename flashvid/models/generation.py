@@ -10,19 +10,25 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import cast
 
 import torch
+from torch import Tensor
 
 from flashvid.config import InnerPruningConfig
-from flashvid.models.decoder import DECODE_ROWS, Decoder
+from flashvid.models.decoder import Decoder
 from flashvid.models.json_grammar import JsonGrammar
 from flashvid.models.kv_cache import KVCache
-from flashvid.models.kv_slots import KVSlots
+from flashvid.models.kv_slots import slot_size
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
-from flashvid.models.prefill import PrefilledPrefix, PrefilledPrompt, prefill_prefix, prefill_questions
+from flashvid.models.prefill import PrefilledPrefix, padded_length, prefill_prefix, prefill_questions
+from flashvid.models.running import Answering, Place, Together, joined
 from flashvid.models.sampling import TokenSampler
 from flashvid.models.types import FinishReason, GenerationConfig, TokenLayers
+
+# Share of the answers that are still running when others begin. At a quarter of the rows a pass over the weights for
+# new questions costs each of them little, and rows that wait for it are few.
+_REFILL_BELOW = 0.75
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,50 +95,6 @@ class Ending:
         return any(stop in text for stop in self.texts)
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a prompt stands among those given: which group, which of its prompts."""
-
-    group: int
-    prompt: int
-
-
-@dataclass(eq=False)
-class Answering:
-    """A prompt that is being answered; it changes, and only inside its batch."""
-
-    place: Place
-    suffix: QuestionSuffix
-    sampler: TokenSampler
-    prefill_work: TokenLayers
-    ids: list[int]
-
-
-@dataclass(eq=False)
-class Together:
-    """Prompts that are being answered in slots of the same tensors, one each."""
-
-    answers: list[Answering]
-    slots: KVSlots
-
-    @classmethod
-    def of(cls, begun: Sequence[tuple[Answering, KVCache]]) -> list[Self]:
-        """Put answers with their caches into slots, those of one size together."""
-        by_size: dict[tuple[int, ...], list[tuple[Answering, KVCache]]] = {}
-        for answering, cache in begun:
-            by_size.setdefault(KVSlots.size_of(cache), []).append((answering, cache))
-        return [
-            cls([answering for answering, _ in equal], KVSlots([cache for _, cache in equal]))
-            for equal in by_size.values()
-        ]
-
-    def keep(self, remaining: Sequence[int]) -> None:
-        """Leave out all but these."""
-        if remaining and len(remaining) < len(self.answers):
-            self.slots.keep(remaining)
-        self.answers = [self.answers[index] for index in remaining]
-
-
 class Batch:
     """Answers prompts; lives for one call."""
 
@@ -166,7 +128,9 @@ class Batch:
         self._pruning = pruning
         self._grammar = grammar
         self._max_batch_tokens = max_batch_tokens
-        self._max_sequences = DECODE_ROWS
+        self._max_sequences = decoder.decode_rows.most
+        # Those that were being answered when questions were admitted last.
+        self._most_running = 0
         self._waiting = deque(Place(g, p) for g, group in enumerate(groups) for p in range(len(group.prompts)))
         self._running: list[Together] = []
         self._shared: tuple[int, PrefilledPrefix] | None = None
@@ -182,9 +146,13 @@ class Batch:
         while self._waiting or self._running:
             attempted = 0
             try:
-                while places := self._admissible():
-                    attempted = len(self._answering()) + len(places)
-                    self._admit(places)
+                if self._has_rows():
+                    admitted: list[Place] = []
+                    while places := self._admissible(admitted):
+                        attempted = len(self._answering()) + len(places)
+                        self._admit(places)
+                        admitted += places
+                    self._most_running = len(self._answering())
                 attempted = len(self._answering())
                 self._step()
             except torch.cuda.OutOfMemoryError:
@@ -196,11 +164,23 @@ class Batch:
     def _answering(self) -> list[Answering]:
         return [answering for together in self._running for answering in together.answers]
 
-    def _admissible(self) -> list[Place]:
-        """The next waiting prompts of one prefix that there is room for; one at least if nothing is running."""
+    def _has_rows(self) -> bool:
+        """Whether enough answers have ended for others to begin.
+
+        A question that took the first row that is free would be prefilled alone, and read all weights for itself.
+        """
+        return len(self._answering()) <= self._most_running * _REFILL_BELOW
+
+    def _admissible(self, admitted: Sequence[Place]) -> list[Place]:
+        """The next waiting prompts of one prefix that there is room for; one at least if nothing is running.
+
+        Args:
+            admitted: Just now. One that has ended with its first token makes no room for another yet.
+        """
         found: list[Place] = []
+        running = {*(answering.place for answering in self._answering()), *admitted}
         for place in self._waiting:
-            others = [*(answering.place for answering in self._answering()), *found]
+            others = [*running, *found]
             tokens = len(self._groups[place.group].prefix.embeddings) + sum(map(self._num_tokens, [*others, place]))
             if others and (len(others) >= self._max_sequences or tokens > self._max_batch_tokens):
                 break
@@ -210,30 +190,38 @@ class Batch:
         return found
 
     def _num_tokens(self, place: Place) -> int:
-        """Tokens that a prompt's cache may come to hold."""
+        """Tokens that a prompt's slot has room for, or may come to hold."""
         group = self._groups[place.group]
-        return (
-            len(group.prefix.embeddings) + len(group.prompts[place.prompt].suffix.ids) + self._generation.max_new_tokens
-        )
+        shared, suffix = len(group.prefix.embeddings), group.prompts[place.prompt].suffix
+        whole = shared + len(suffix.ids) + self._generation.max_new_tokens
+        return max(whole, slot_size(shared + padded_length(suffix)))
 
     def _admit(self, places: Sequence[Place]) -> None:
         """Prefill the first waiting prompts, which share a prefix, and choose first tokens or score options."""
         group = places[0].group
         prompts, shared = [self._groups[group].prompts[place.prompt] for place in places], self._prefix(group)
         suffixes = [prompt.suffix for prompt in prompts]
-        prefilled = prefill_questions(self._decoder, shared, suffixes, self._pruning)
         begun = []
-        for place, prompt, run in zip(places, prompts, prefilled, strict=True):
-            work = TokenLayers(shared.token_layers, run.token_layers, 0, run.visual_token_layers)
-            if prompt.options:
-                self._done[place] = self._score_options(prompt, run, work)
-            else:
+        for group_of_prompts in prefill_questions(self._decoder, shared, suffixes, self._pruning):
+            together, ended = Together([], group_of_prompts.slots), []
+            for slot, run in enumerate(group_of_prompts.prompts):
+                place, prompt = places[run.question], prompts[run.question]
+                work = TokenLayers(shared.token_layers, run.token_layers, 0, run.visual_token_layers)
                 json = self._grammar.begin() if self._grammar is not None else None
-                sampler = TokenSampler(self._generation, prompt.key, json)
-                answering = Answering(place, prompt.suffix, sampler, work, [sampler.choose(run.logits)])
-                if not self._finish(answering):
-                    begun.append((answering, run.cache))
-        self._running += Together.of(begun)
+                answering = Answering(place, prompt.suffix, TokenSampler(self._generation, prompt.key, json), work, [])
+                together.answers.append(answering)
+                if prompt.options:
+                    scores = self._score_options(prompt, group_of_prompts.slots.cache(slot), run.logits)
+                    generated = sum(len(option) - 1 for option in prompt.options) * self._decoder.num_layers
+                    self._done[place] = Generated((), "choice", replace(work, generated=generated), scores)
+                    ended.append(slot)
+                else:
+                    answering.ids.append(answering.sampler.choose(run.logits))
+                    if self._finish(answering):
+                        ended.append(slot)
+            together.leave(ended)
+            begun.append(together)
+        self._running = joined([together for together in (*self._running, *begun) if together.answers])
         # Not before: without memory for their slots they are still waiting.
         for _ in places:
             self._waiting.popleft()
@@ -246,19 +234,28 @@ class Batch:
 
     def _step(self) -> None:
         """One more token for every running answer; those that end leave."""
-        answers = self._answering()
-        if not answers:
+        if not self._running:
             return
+        grown = [larger for together in self._running for larger in together.take_grown()]
+        if grown:
+            self._running = joined([together for together in (*self._running, *grown) if together.answers])
+        answers = self._answering()
         logits = self._decoder.step(
             [answering.ids[-1] for answering in answers],
             [answering.suffix.next_position + len(answering.ids) - 1 for answering in answers],
             [together.slots for together in self._running],
         )
-        for answering, row in zip(answers, logits, strict=True):
-            answering.ids.append(answering.sampler.choose(row))
+        for answering, token in zip(answers, self._choose(answers, logits), strict=True):
+            answering.ids.append(token)
         for together in self._running:
-            together.keep([i for i, answering in enumerate(together.answers) if not self._finish(answering)])
+            together.leave([i for i, answering in enumerate(together.answers) if self._finish(answering)])
         self._running = [together for together in self._running if together.answers]
+
+    def _choose(self, answers: Sequence[Answering], logits: Tensor) -> list[int]:
+        if self._generation.temperature == 0 and self._grammar is None:
+            # All at once: a GPU is waited for once a step, and not once an answer.
+            return cast("list[int]", logits.argmax(dim=-1).tolist())
+        return [answering.sampler.choose(row) for answering, row in zip(answers, logits, strict=True)]
 
     def _finish(self, answering: Answering) -> bool:
         """Whether it has ended; then its result is noted."""
@@ -270,19 +267,18 @@ class Batch:
         self._done[answering.place] = Generated(tuple(ids), "stop" if ended else "length", work)
         return True
 
-    def _score_options(self, prompt: Prompt, prefilled: PrefilledPrompt, prefill_work: TokenLayers) -> Generated:
-        scores = tuple(self._score(prompt.suffix, prefilled, option) for option in prompt.options)
-        num_run = sum(len(option) - 1 for option in prompt.options)
-        work = replace(prefill_work, generated=num_run * self._decoder.num_layers)
-        return Generated((), "choice", work, scores)
+    def _score_options(self, prompt: Prompt, cache: KVCache, logits: Tensor) -> tuple[tuple[float, ...], ...]:
+        return tuple(self._score(prompt.suffix, cache.fork(), logits, option) for option in prompt.options)
 
-    def _score(self, suffix: QuestionSuffix, prefilled: PrefilledPrompt, option: tuple[int, ...]) -> tuple[float, ...]:
+    def _score(
+        self, suffix: QuestionSuffix, cache: KVCache, first: Tensor, option: tuple[int, ...]
+    ) -> tuple[float, ...]:
         """Log-likelihood of each token of a continuation, given those before it."""
         positions = torch.arange(suffix.next_position, suffix.next_position + len(option) - 1)
         layers = range(self._decoder.num_layers)
         hidden = self._decoder.embed(option[:-1])
-        hidden, _ = self._decoder.forward(hidden, positions.unsqueeze(0), prefilled.cache.fork(), layers)
-        logits = torch.cat([prefilled.logits.unsqueeze(0), self._decoder.logits(hidden)])
+        hidden, _ = self._decoder.forward(hidden, positions.unsqueeze(0), cache, layers)
+        logits = torch.cat([first.unsqueeze(0), self._decoder.logits(hidden)])
         chosen = torch.tensor(option, device=logits.device).unsqueeze(1)
         return tuple(logits.double().log_softmax(dim=-1).gather(1, chosen).flatten().tolist())
 
@@ -294,4 +290,4 @@ class Batch:
         """
         self._max_sequences = max_sequences
         self._waiting.extendleft(answering.place for answering in reversed(self._answering()))
-        self._running, self._shared = [], None
+        self._running, self._shared, self._most_running = [], None, 0

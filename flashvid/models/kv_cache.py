@@ -18,6 +18,10 @@ class KVCache:
         """One layer's keys and values."""
         return self._layers[layer]
 
+    def add(self, layer: LayerCache) -> None:
+        """Another layer behind the others."""
+        self._layers.append(layer)
+
     @property
     def lengths(self) -> tuple[int, ...]:
         """Tokens in each layer."""

@@ -1,4 +1,4 @@
-"""Caches of answers that are decoded together: in every layer one tensor for all, which one attention call reads."""
+"""Caches of answers that are computed together: in every layer one tensor for all, which one attention call reads."""
 
 from __future__ import annotations
 
@@ -9,139 +9,175 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flashvid.models.kv_cache import KVCache
+from flashvid.models.kv_cache import KVCache, LayerCache
 
-# Tokens by which slots are rounded up and grow. What attention computes may depend on a slot's size in its last bits,
-# so that has to follow from the one answer in it: from its prompt's length, and from how many tokens it has generated.
+# Tokens by which slots are rounded up, and which are left for the answer at first. What attention computes may depend
+# on a slot's size in its last bits, so that has to follow from the one answer in it: from its prompt's length, and from
+# how many tokens it has generated.
 _ROOM = 64
+# By so many slots grow, each when it is full: seldom, since those that are not have to be told apart from it.
+_GROWTH = 256
+
+
+def slot_size(tokens: int) -> int:
+    """What a slot that begins with so many tokens has room for, until it grows."""
+    return -(-tokens // _ROOM) * _ROOM + _ROOM
 
 
 @dataclass(eq=False)
-class _Extent:
-    """How far the slots are filled in some layers.
+class Section:
+    """Neighbouring layers in which a slot holds the same tokens.
 
     Attributes:
-        newest: `[S]` int64: where each slot's newest token stands.
-        mask: `[S, 1, 1, C]`: 0 for the tokens there are, minus infinity behind them.
+        layers: Which.
+        keys: Of each layer `[S, G, C, d]`, rotated.
+        values: Likewise.
+        lengths: `[S]` int64: tokens in each slot.
+        fullest: At least the largest of them.
     """
 
-    newest: Tensor
-    mask: Tensor
+    layers: range
+    keys: list[Tensor]
+    values: list[Tensor]
+    lengths: Tensor
+    fullest: int
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that a slot has room for."""
+        return self.keys[0].shape[2]
+
+    @property
+    def tensors(self) -> list[list[Tensor]]:
+        """Keys and values."""
+        return [self.keys, self.values]
 
 
 class KVSlots:
-    """Caches of answers that began to be decoded together, a slot each; every step adds a token to all.
+    """Caches of several answers, a slot each, of equal size.
 
-    A step costs the same number of operations for one slot as for sixteen. Slots are of equal size and masked behind
-    their tokens; what is computed in one does not depend on the others.
+    What is computed in a slot depends neither on how many there are, nor on what is in them, nor on which it is.
     """
 
-    def __init__(self, caches: Sequence[KVCache]) -> None:
-        """Copy caches into slots.
+    def __init__(self, like: Tensor) -> None:
+        """No slots yet: `begin` makes them.
 
         Args:
-            caches: At least one, all of the same `size_of`; left as they are.
-
-        Raises:
-            ValueError: they differ in size.
+            like: `[G, 0, d]`: no token's keys or values.
         """
-        sizes = {self.size_of(cache) for cache in caches}
-        if len(sizes) != 1:
-            raise ValueError(f"slots must be of one size, not {len(sizes)}")
-        (size,) = sizes
-        self._steps = 0
-        self._starts = [cache.lengths for cache in caches]
-        self._extents: dict[tuple[int, ...], _Extent] = {}
-        self._keys: list[Tensor] = []
-        self._values: list[Tensor] = []
-        for index, capacity in enumerate(size):
-            keys, values = zip(*(cache[index].tokens for cache in caches), strict=True)
-            self._keys.append(_stacked(keys, capacity))
-            self._values.append(_stacked(values, capacity))
-            if (lengths := self._starts_in(index)) not in self._extents:
-                self._extents[lengths] = _extent(lengths, self._keys[-1])
-        self._every = torch.arange(len(caches), device=self._keys[0].device)
+        self._like = like
+        self._sections: list[Section] = []
 
-    @staticmethod
-    def size_of(cache: KVCache) -> tuple[int, ...]:
-        """Tokens that a slot for this cache has room for, by layer."""
-        return tuple(-(-length // _ROOM) * _ROOM + _ROOM for length in cache.lengths)
+    def begin(self, layers: range, cache: KVCache, slots: int, tokens: int) -> None:
+        """Copy what some layers hold of a sequence into every slot.
+
+        Args:
+            layers: The next ones: those behind the layers that have begun already.
+            cache: Of the sequence; left as it is. It may be empty.
+            slots: How many.
+            tokens: That are about to be added, at most; there is room for some more.
+        """
+        length = cache[layers[0]].length
+        groups, _, width = self._like.shape
+        shape = (slots, groups, slot_size(length + tokens), width)
+        begun: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for layer in layers:
+            for tensors, part in zip(begun, cache[layer].tokens if length else (self._like,) * 2, strict=True):
+                # Zeros behind the tokens: what stands there is masked, and not a number times nothing is not a number.
+                filled = self._like.new_zeros(shape)
+                filled[:, :, :length] = part
+                tensors.append(filled)
+        lengths = torch.full((slots,), length, device=self._like.device)
+        self._sections.append(Section(layers, *begun, lengths, length))
 
     def __len__(self) -> int:
         """Slots."""
-        return len(self._starts)
+        return len(self._sections[0].lengths)
+
+    @property
+    def size(self) -> tuple[tuple[range, int], ...]:
+        """Tokens that a slot has room for, by layers."""
+        return tuple((section.layers, section.capacity) for section in self._sections)
 
     @property
     def lengths(self) -> list[tuple[int, ...]]:
         """Of each slot, the tokens in each layer."""
-        return [tuple(length + self._steps for length in starts) for starts in self._starts]
+        by_section = [section.lengths.tolist() for section in self._sections]
+        repeats = [len(section.layers) for section in self._sections]
+        return [
+            tuple(length for length, count in zip(own, repeats, strict=True) for _ in range(count))
+            for own in zip(*by_section, strict=True)
+        ]
 
-    def advance(self) -> None:
-        """Make a place for one more token of each slot in every layer."""
-        if self._steps % _ROOM == 0 and self._steps > 0:
-            self._grow()
-        self._steps += 1
-        for extent in self._extents.values():
-            extent.newest += 1
-            extent.mask[self._every, 0, 0, extent.newest] = 0
+    def section(self, layer: int) -> Section:
+        """The one with that layer."""
+        return next(section for section in self._sections if layer in section.layers)
 
-    def put(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Put each slot's newest token into a layer.
+    def cache(self, slot: int) -> KVCache:
+        """A slot's tokens as a cache that shares their memory: for as long as nothing happens to the slots."""
+        cache = KVCache(0)
+        for section in self._sections:
+            length = int(section.lengths[slot])
+            for keys, values in zip(section.keys, section.values, strict=True):
+                cache.add(LayerCache((keys[slot, :, :length], values[slot, :, :length])))
+        return cache
+
+    def keys(self, layer: int, slot: int, length: int) -> Tensor:
+        """The first keys of a slot in a layer: `[G, length, d]`."""
+        section = self.section(layer)
+        return section.keys[layer - section.layers[0]][slot, :, :length]
+
+    def leave(self, slot: int) -> None:
+        """Leave one out; the last one takes its place."""
+        last = len(self) - 1
+        for section in self._sections:
+            for layers in section.tensors:
+                for index, tensor in enumerate(layers):
+                    if slot != last:
+                        tensor[slot] = tensor[last]
+                    layers[index] = tensor[:last]
+            kept = section.lengths.clone()
+            kept[slot] = kept[last]
+            section.lengths = kept[:last]
+
+    def join(self, other: KVSlots) -> None:
+        """Take over the slots of another, behind one's own.
 
         Args:
-            layer: Which.
-            keys: `[S, G, d]`, rotated.
-            values: `[S, G, d]`.
+            other: Of the same `size`; not to be used any more.
 
-        Returns:
-            All keys and all values `[S, G, C, d]`, and what to add to scores: `[S, 1, 1, C]`.
+        Raises:
+            ValueError: it is of another.
         """
-        extent = self._extents[self._starts_in(layer)]
-        for slots, new in ((self._keys[layer], keys), (self._values[layer], values)):
-            slots[self._every, :, extent.newest] = new
-        return self._keys[layer], self._values[layer], extent.mask
+        if other.size != self.size:
+            raise ValueError("slots that join must be of one size")
+        for section, more in zip(self._sections, other._sections, strict=True):
+            for layers, added in zip(section.tensors, more.tensors, strict=True):
+                for index in range(len(layers)):
+                    layers[index] = torch.cat([layers[index], added[index]])
+            section.lengths = torch.cat([section.lengths, more.lengths])
+            section.fullest = max(section.fullest, more.fullest)
 
-    def keep(self, slots: Sequence[int]) -> None:
-        """Leave out all but these slots."""
-        extents = {layer: self._extents[self._starts_in(layer)] for layer in range(len(self._keys))}
-        chosen = torch.tensor(slots, device=self._keys[0].device)
-        self._every = self._every[: len(slots)]
-        self._starts = [self._starts[slot] for slot in slots]
-        self._keys = [keys[chosen] for keys in self._keys]
-        self._values = [values[chosen] for values in self._values]
-        self._extents = {
-            self._starts_in(layer): _Extent(extent.newest[chosen], extent.mask[chosen])
-            for layer, extent in extents.items()
-        }
+    def full(self) -> list[int]:
+        """The slots without room for another token in some layer."""
+        found: set[int] = set()
+        for section in self._sections:
+            # Most steps nobody is, and then no device is asked.
+            if section.fullest >= section.capacity:
+                lengths = section.lengths.tolist()
+                section.fullest = max(lengths)
+                found.update(slot for slot, length in enumerate(lengths) if length >= section.capacity)
+        return sorted(found)
 
-    def _starts_in(self, index: int) -> tuple[int, ...]:
-        """Tokens that each slot began with in a layer; layers that agree in that share an extent."""
-        return tuple(starts[index] for starts in self._starts)
-
-    def _grow(self) -> None:
-        for index in range(len(self._keys)):
-            self._keys[index] = _with_room(self._keys[index])
-            self._values[index] = _with_room(self._values[index])
-        for extent in self._extents.values():
-            extent.mask = functional.pad(extent.mask, (0, _ROOM), value=-torch.inf)
-
-
-def _stacked(parts: Sequence[Tensor], capacity: int) -> Tensor:
-    """Tokens `[G, length, d]` of several sequences as `[S, G, capacity, d]`."""
-    groups, _, width = parts[0].shape
-    # Zeros, since what stands behind the tokens is masked, and not a number times nothing is not a number.
-    slots = parts[0].new_zeros(len(parts), groups, capacity, width)
-    for slot, part in zip(slots, parts, strict=True):
-        slot[:, : part.shape[1]] = part
-    return slots
-
-
-def _with_room(slots: Tensor) -> Tensor:
-    return functional.pad(slots, (0, 0, 0, _ROOM))
-
-
-def _extent(lengths: Sequence[int], slots: Tensor) -> _Extent:
-    ends = torch.tensor(lengths, device=slots.device)
-    empty = torch.arange(slots.shape[2], device=slots.device) >= ends[:, None]
-    mask = slots.new_zeros(empty.shape).masked_fill_(empty, -torch.inf)
-    return _Extent(ends - 1, mask[:, None, None])
+    def take_grown(self, slots: Sequence[int]) -> KVSlots:
+        """Take these out into slots of their own, with more room in every layer."""
+        taken = KVSlots(self._like)
+        for section in self._sections:
+            chosen = torch.tensor(slots, device=section.lengths.device)
+            keys, values = (
+                [functional.pad(tensor[chosen], (0, 0, 0, _GROWTH)) for tensor in layers] for layers in section.tensors
+            )
+            taken._sections.append(Section(section.layers, keys, values, section.lengths[chosen], section.fullest))
+        for slot in sorted(slots, reverse=True):
+            self.leave(slot)
+        return taken

@@ -89,7 +89,7 @@ def load_preprocessor(
         ConfigurationError: bounds that exclude each other.
     """
     _check_pixels(min_pixels, max_pixels)
-    source = model if isinstance(model, ModelSource) else resolve_model(model, revision)
+    source = model if isinstance(model, ModelSource) else resolve_model(model, revision, weights=False)
     with model_errors(source.path):
         return family_named(source.family).load_preprocessor(source, min_pixels=min_pixels, max_pixels=max_pixels)
 

@@ -16,9 +16,14 @@ from torch import Tensor
 from flashvid.config import InnerPruningConfig
 from flashvid.errors import ConfigurationError
 from flashvid.models.decoder import Decoder, Deepstack
+from flashvid.models.decoder_attention import SlotTokens
 from flashvid.models.kv_cache import KVCache
+from flashvid.models.kv_slots import KVSlots
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.pruning import kept_positions, last_query_attention
+
+# Questions whose lengths are rounded up to the same multiple share tensors: few different ones, little filling.
+_PADDING = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,18 +48,31 @@ class PrefilledPrompt:
     """A whole prompt that has been run.
 
     Attributes:
-        cache: The prompt, without what was pruned; the question's own.
+        question: Which one of those given.
         logits: `[V]`: of the first generated token.
         kept: Positions of the prompt that reached the last layer: ascending int64, on the CPU.
         token_layers: Tokens times layers that were run for this question alone.
         visual_token_layers: Visual tokens of the whole prompt times the layers that had them.
     """
 
-    cache: KVCache
+    question: int
     logits: Tensor
     kept: Tensor
     token_layers: int
     visual_token_layers: int
+
+
+@dataclass(frozen=True, eq=False)
+class PrefilledPrompts:
+    """Prompts that are in the slots of the same tensors.
+
+    Attributes:
+        slots: Each prompt without what was pruned.
+        prompts: Slot by slot.
+    """
+
+    slots: KVSlots
+    prompts: tuple[PrefilledPrompt, ...]
 
 
 def prefill_prefix(decoder: Decoder, prefix: SharedPrefix, pruning: InnerPruningConfig | None) -> PrefilledPrefix:
@@ -81,8 +99,8 @@ def prefill_prefix(decoder: Decoder, prefix: SharedPrefix, pruning: InnerPruning
 
 def prefill_questions(
     decoder: Decoder, shared: PrefilledPrefix, suffixes: Sequence[QuestionSuffix], pruning: InnerPruningConfig | None
-) -> list[PrefilledPrompt]:
-    """Run up to `DECODE_ROWS` questions on top of the prefix they share, which is left as it was.
+) -> list[PrefilledPrompts]:
+    """Run as many questions as a decoding step has rows on top of the prefix they share, which is left as it was.
 
     Layers read their weights for all of them together, and what comes out for one is the same bits in any company.
 
@@ -92,34 +110,72 @@ def prefill_questions(
         suffixes: The questions' own parts; each at least one token.
         pruning: As for the prefix.
 
+    Returns:
+        All questions, those of about the same length together.
+
     Raises:
         ConfigurationError: a question without a token.
     """
     if not all(suffix.ids for suffix in suffixes):
         raise ConfigurationError("a prompt must have a token behind its video: the chat template adds none")
     split = _pruning_layer(decoder, pruning)
-    lengths = [len(suffix.ids) for suffix in suffixes]
-    caches = [shared.cache.fork() for _ in suffixes]
-    hidden = decoder.embed([token for suffix in suffixes for token in suffix.ids])
-    positions = torch.cat([suffix.positions for suffix in suffixes], dim=1)
-    hidden, queries = decoder.forward_together(hidden, positions, [*zip(caches, lengths, strict=True)], range(split))
-    states = torch.split(hidden, lengths)
+    batches = []
+    for padded, members in _by_length(suffixes).items():
+        slots = KVSlots(decoder.no_tokens)
+        slots.begin(range(split), shared.cache, len(members), padded)
+        batches.append(_Questions(slots, members, [len(suffixes[member].ids) for member in members], padded))
+    order = [member for batch in batches for member in batch.members]
+    hidden = decoder.embed([token for member in order for token in suffixes[member].ids])
+    positions = torch.cat([suffixes[member].positions for member in order], dim=1)
+    hidden, queries = decoder.forward_together(hidden, positions, [batch.tokens for batch in batches], range(split))
+    states = torch.split(hidden, [len(suffixes[member].ids) for member in order])
     if pruning is None or split == decoder.num_layers:
         length, visual = len(shared.prefix.embeddings), int(shared.prefix.is_visual.sum()) * split
         logits = decoder.first_logits([own[-1] for own in states])
-        return [
-            PrefilledPrompt(cache, row, torch.arange(length + own), own * split, visual)
-            for cache, row, own in zip(caches, logits, lengths, strict=True)
+        found = [
+            PrefilledPrompt(member, row, torch.arange(length + len(own)), len(own) * split, visual)
+            for member, row, own in zip(order, logits, states, strict=True)
         ]
-    assert queries is not None  # noqa: S101 - there are tokens and layers
-    return _behind(decoder, shared, suffixes, caches, states, queries, pruning)
+    else:
+        assert queries is not None  # noqa: S101 - there are tokens and layers
+        found = _behind(decoder, shared, suffixes, batches, states, queries, pruning)
+    prompts = iter(found)
+    return [PrefilledPrompts(batch.slots, tuple(next(prompts) for _ in batch.members)) for batch in batches]
+
+
+@dataclass(frozen=True, eq=False)
+class _Questions:
+    """Questions in slots of the same tensors: which they are, how many tokens they have, what these are padded to."""
+
+    slots: KVSlots
+    members: list[int]
+    counts: list[int]
+    padded: int
+
+    @property
+    def tokens(self) -> SlotTokens:
+        """What is added to the slots."""
+        return SlotTokens(self.slots, self.counts, self.padded)
+
+
+def padded_length(suffix: QuestionSuffix) -> int:
+    """Queries that attention has for a question."""
+    return -(-len(suffix.ids) // _PADDING) * _PADDING
+
+
+def _by_length(suffixes: Sequence[QuestionSuffix]) -> dict[int, list[int]]:
+    """Questions by what their lengths are padded to."""
+    found: dict[int, list[int]] = {}
+    for member, suffix in enumerate(suffixes):
+        found.setdefault(padded_length(suffix), []).append(member)
+    return found
 
 
 def _behind(
     decoder: Decoder,
     shared: PrefilledPrefix,
     suffixes: Sequence[QuestionSuffix],
-    caches: Sequence[KVCache],
+    batches: Sequence[_Questions],
     states: Sequence[Tensor],
     queries: Tensor,
     pruning: InnerPruningConfig,
@@ -130,37 +186,44 @@ def _behind(
         decoder: Runs them.
         shared: The prefix.
         suffixes: The questions.
-        caches: Theirs.
-        states: Of each `[S, D]`, before the pruning layer.
+        batches: Their slots, which get the layers behind.
+        states: Of each `[S, D]`, before the pruning layer; batch by batch, as all that follows.
         queries: `[number of questions, H, d]`: of each its last token's in the layer before.
         pruning: What is kept.
     """
     prefix, split = shared.prefix, pruning.pruning_layer
     behind, is_visual = range(split, decoder.num_layers), prefix.is_visual.cpu()
+    scaling = decoder.last_query_scaling(split - 1)
     # The layers behind hold what stands before the first prunable token; the rest of what is kept goes through now.
     first = shared.cache[split].length
     kept, going, positions = [], [], []
-    for suffix, cache, own, query in zip(suffixes, caches, states, queries, strict=True):
-        attention = last_query_attention(query, cache[split - 1].keys, decoder.last_query_scaling(split - 1))
+    places = [(batch, slot, member) for batch in batches for slot, member in enumerate(batch.members)]
+    for (batch, slot, member), own, query in zip(places, states, queries, strict=True):
         is_prunable = torch.cat([prefix.is_prunable.cpu(), torch.zeros(len(own), dtype=torch.bool)])
+        attention = last_query_attention(query, batch.slots.keys(split - 1, slot, len(is_prunable)), scaling)
         kept.append(kept_positions(attention.cpu(), is_prunable, pruning.llm_retention_ratio))
         now = kept[-1][kept[-1] >= first]
         going.append(torch.cat([shared.waiting, own])[(now - first).to(decoder.device)])
-        positions.append(torch.cat([prefix.positions.cpu(), suffix.positions.cpu()], dim=1)[:, now])
-    lengths = [len(one) for one in going]
+        positions.append(torch.cat([prefix.positions.cpu(), suffixes[member].positions.cpu()], dim=1)[:, now])
+    # Of the prefix, as many for every question: padding still follows from a question's own length.
+    more = len(going[0]) - len(states[0])
+    widened = [_Questions(b.slots, b.members, [more + count for count in b.counts], more + b.padded) for b in batches]
+    for batch in widened:
+        batch.slots.begin(behind, shared.cache, len(batch.members), batch.padded)
     hidden, _ = decoder.forward_together(
-        torch.cat(going), torch.cat(positions, dim=1), [*zip(caches, lengths, strict=True)], behind
+        torch.cat(going), torch.cat(positions, dim=1), [batch.tokens for batch in widened], behind
     )
+    lengths = [len(one) for one in going]
     logits = decoder.first_logits([own[-1] for own in torch.split(hidden, lengths)])
     return [
         PrefilledPrompt(
-            cache,
+            member,
             row,
             chosen,
-            len(suffix.ids) * split + length * len(behind),
+            len(suffixes[member].ids) * split + length * len(behind),
             int(is_visual.sum()) * split + int(is_visual[chosen[chosen < len(is_visual)]].sum()) * len(behind),
         )
-        for suffix, cache, row, chosen, length in zip(suffixes, caches, logits, kept, lengths, strict=True)
+        for (_, _, member), row, chosen, length in zip(places, logits, kept, lengths, strict=True)
     ]
 
 

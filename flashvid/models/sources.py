@@ -16,12 +16,14 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from flashvid.errors import FlashVidError, ModelLoadError
-from flashvid.models.families import FAMILIES, find_family
+from flashvid.models.families import FAMILIES, family_named, find_family
 from flashvid.models.weights import Checkpoint
 
 _EMBEDDED = Path(__file__).parent / "embedded"
-# What inference needs; a repository may hold pickles, images and other formats beside it.
-_HUB_PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.txt")
+# What inference needs; a repository may hold pickles, images and other formats beside it. The settings are a few
+# megabytes, the weights gigabytes.
+_SETTINGS = ("*.json", "*.jinja", "*.txt")
+_HUB_PATTERNS = (*_SETTINGS, "*.safetensors")
 # What a model's directory must hold, checked before anything is loaded; and what is read if it is there.
 NEEDED_FILES = (
     "config.json",
@@ -36,7 +38,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model's directory, checked to be complete.
+    """A model's directory, checked to be complete; without weights, if it was resolved so.
 
     Attributes:
         name: As the user wrote it.
@@ -81,20 +83,24 @@ class ModelSource:
         return Checkpoint(self.path)
 
 
-def resolve_model(name: str, revision: str | None = None) -> ModelSource:
+def resolve_model(name: str, revision: str | None = None, *, weights: bool = True) -> ModelSource:
     """Find a model and check its directory, before any weight is read.
 
     Args:
         name: An embedded model (``tiny-random``), a local directory, or a hub id (``owner/model``).
         revision: Branch, tag or commit, for a hub id only.
+        weights: Without, they need not be there: from the hub come only configurations and the tokenizer.
 
     Raises:
         ModelLoadError: nothing of that name, an architecture that is not supported, files, tokens or tensors
             missing; the message names what.
     """
-    path = _locate(name, revision)
+    path = _locate(name, revision, _HUB_PATTERNS if weights else _SETTINGS)
     with model_errors(path):
-        return _checked_source(name, revision, path)
+        source = _checked_source(name, revision, path)
+        if weights:
+            _check_weights(source)
+        return source
 
 
 @contextmanager
@@ -134,14 +140,19 @@ def _checked_source(name: str, revision: str | None, path: Path) -> ModelSource:
     if revision is not None and (name in embedded_models() or Path(name).is_dir()) and source.commit != revision:
         raise ModelLoadError(f"revision {revision} is of a hub id, and this is a directory: leave it out", name)
     _check_tokenizer(path, family.special_tokens)
-    stored = source.checkpoint().files
+    return source
+
+
+def _check_weights(source: ModelSource) -> None:
+    """Whether the tensors are those of the architecture, by the headers of their files."""
+    config, stored = source.config(), source.checkpoint().files
+    family = family_named(source.family)
     if missing := [name for name in family.needed_tensors(config, stored, "all") if name not in stored]:
-        raise ModelLoadError(f"the weights lack {_enumerate(missing)}", str(path))
+        raise ModelLoadError(f"the weights lack {_enumerate(missing)}", str(source.path))
     # More than is known would mean another architecture, or an adapter that was not merged.
     known, unused = frozenset(family.needed_tensors(config, stored, "all")), family.unused_tensors(config, stored)
     if unexpected := sorted(name for name in stored if name not in known and not name.startswith(unused)):
-        raise ModelLoadError(f"there are unexpected tensors: {_enumerate(unexpected)}", str(path))
-    return source
+        raise ModelLoadError(f"there are unexpected tensors: {_enumerate(unexpected)}", str(source.path))
 
 
 def embedded_models() -> list[str]:
@@ -177,7 +188,7 @@ def chat_template(path: Path) -> str | None:
     return None
 
 
-def _locate(name: str, revision: str | None) -> Path:
+def _locate(name: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
     if name in embedded_models():
         return _EMBEDDED / name
     if name and Path(name).is_dir():
@@ -187,7 +198,7 @@ def _locate(name: str, revision: str | None) -> Path:
             f"no such model directory, and no embedded model of that name ({', '.join(embedded_models())})", name
         )
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_HUB_PATTERNS)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelLoadError(f"is no local directory and could not be had from the hub: {reason}", name) from None

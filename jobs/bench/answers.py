@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from flashvid.models.decoder import CPU_QUESTION_ROWS, DECODE_ROWS
+from flashvid.models.decoder import CPU_DECODE_ROWS, CPU_QUESTION_ROWS
 from jobs.bench.answers_arms import QUESTIONS, Asked, Bench, Counts, pruning
 from jobs.bench.answers_model import BENCH, ModelSize
 from jobs.bench.answers_rates import BareKernels
@@ -196,7 +196,7 @@ def _measure(bench: Bench, patience: Patience, number: int, loop_turns: int) -> 
 def _shape(arm: str, prompt: int, lengths: Sequence[AskedQuestion]) -> tuple[int, int, int]:
     """Of an arm's kernels: the prompt, a question, and how many answers are given together."""
     number = len(lengths)
-    return prompt, sum(one.tokens for one in lengths) // number, 1 if arm == "A" else min(number, DECODE_ROWS)
+    return prompt, sum(one.tokens for one in lengths) // number, 1 if arm == "A" else min(number, CPU_DECODE_ROWS)
 
 
 def counted_work(bench: Bench, arm: str, asked: Asked) -> tuple[int, tuple[AskedQuestion, ...], Parts]:
@@ -229,7 +229,7 @@ def work_of(
     *,
     split: int,
     text: int = 0,
-    rows: int = DECODE_ROWS,
+    rows: int = CPU_DECODE_ROWS,
     question_rows: int = CPU_QUESTION_ROWS,
 ) -> Parts:
     """An arm's work in a model of any size; see `answers_work.shared`."""

@@ -15,7 +15,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from flashvid import CompressionConfig, InnerPruningConfig
 from flashvid.models import Answer, CompressedVideo, GenerationConfig, VideoModel, VisualFeatures, load_model
-from flashvid.models.decoder import DECODE_ROWS
+from flashvid.models.decoder import CPU_DECODE_ROWS
 from flashvid.models.llava.preprocess import LlavaFramePreprocessor
 from flashvid.presets import preset_named
 from jobs.bench.answers_model import ModelSize, write_clip, write_model
@@ -213,7 +213,9 @@ class Bench:
         watch.lap("answer")
         traffic: Mapping[str, int] = self._storage.take_traffic()
         shared = answers[0].token_layers.shared
-        own = sorted((a.token_layers.prompt + a.token_layers.generated for a in answers), reverse=True)[:DECODE_ROWS]
+        own = sorted((a.token_layers.prompt + a.token_layers.generated for a in answers), reverse=True)[
+            :CPU_DECODE_ROWS
+        ]
         counts = Counts(
             frames_decoded=encoded * self.num_frames,
             encoder_calls=encoded,

@@ -7,10 +7,10 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from flashvid.models.decoder import GPU_QUESTION_ROWS
+from flashvid.models.decoder import GPU_DECODE_ROWS, GPU_QUESTION_ROWS
 from jobs.bench.answers import ARMS, QUICK, AnswerCosts, ArmCost, Scope, measure_answers, work_of
 from jobs.bench.answers_model import LLAVA_7B
-from jobs.bench.answers_work import GPU_DECODE_ROWS, H100, PartRates
+from jobs.bench.answers_work import H100, PartRates
 from jobs.bench.environment import describe_environment
 from jobs.bench.results import can_plot, write_report, write_rows
 from jobs.bench.turns import CONTROL, settled, told_ratio

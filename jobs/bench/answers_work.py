@@ -13,11 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
-from flashvid.models.decoder import DECODE_ROWS
 from jobs.bench.answers_model import ModelSize
-
-# Answers that a GPU decodes together.
-GPU_DECODE_ROWS = DECODE_ROWS
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ import torch
 
 from flashvid import CompressionConfig
 from flashvid.models import CompressedVideo, GenerationConfig, load_model
-from flashvid.models.decoder import GPU_QUESTION_ROWS
-from flashvid.models.kv_slots import KVSlots
+from flashvid.models.decoder import GPU_DECODE_ROWS, GPU_QUESTION_ROWS
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.models.prefill import prefill_prefix, prefill_questions
 from flashvid.models.row_sizes import RowSizes
@@ -72,8 +71,10 @@ class _NarrowModel:
         self._model = load_model(str(folder), dtype="float32", device="cpu")
         self.language: LanguageSide = self._model.language
         self.decoder = self.language.decoder
-        # Questions go through the layers in as many blocks as on a GPU.
-        self.decoder.question_rows = RowSizes([], (GPU_QUESTION_ROWS,), self.decoder.dtype, self.decoder.device)
+        # As many rows go through the layers together as on a GPU.
+        where = self.decoder.dtype, self.decoder.device
+        self.decoder.decode_rows = RowSizes([], (GPU_DECODE_ROWS,), *where)
+        self.decoder.question_rows = RowSizes([], (GPU_QUESTION_ROWS,), *where)
         self._num_frames, self._tokens = num_frames, tokens
 
     def encode(self) -> CompressedVideo:
@@ -104,14 +105,11 @@ def count_operations(num_frames: int, tokens: int, questions: Sequence[int]) -> 
     with TemporaryDirectory(prefix="flashvid-bench-") as folder:
         model = _NarrowModel(Path(folder), num_frames, tokens)
         decoder = model.decoder
-        # Which sizes of products are interchangeable is tried once.
-        _ = decoder.decode_rows.interchangeable
         encode = _counted(model.encode)
         compress = _counted(model.compress)
         prefix, suffixes = model.prompts(model.compress(), max(questions))
         shared = prefill_prefix(decoder, prefix, None)
-        begun = prefill_questions(decoder, shared, suffixes[:1], None)
-        slots = KVSlots([begun[0].cache])
+        (begun,) = prefill_questions(decoder, shared, suffixes[:1], None)
         return Operations(
             encode,
             compress,
@@ -120,7 +118,7 @@ def count_operations(num_frames: int, tokens: int, questions: Sequence[int]) -> 
                 number: _counted(lambda: prefill_questions(decoder, shared, suffixes[:number], None))  # noqa: B023
                 for number in questions
             },
-            _counted(lambda: decoder.step([1], [suffixes[0].next_position], [slots])),
+            _counted(lambda: decoder.step([1], [suffixes[0].next_position], [begun.slots])),
         )
 
 
@@ -133,8 +131,8 @@ def dispatch_seconds() -> float:
             model = _NarrowModel(Path(folder), 2, 8)
             model.encode()
             prefix, suffixes = model.prompts(model.compress(), 1)
-            begun = prefill_questions(model.decoder, prefill_prefix(model.decoder, prefix, None), suffixes, None)
-            slots, position = KVSlots([begun[0].cache]), suffixes[0].next_position
+            (begun,) = prefill_questions(model.decoder, prefill_prefix(model.decoder, prefix, None), suffixes, None)
+            slots, position = begun.slots, suffixes[0].next_position
             operations = _counted(lambda: model.decoder.step([1], [position], [slots]))
             least = math.inf
             for later in range(1, _RUNS):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from flashvid.models.decoder import GPU_QUESTION_ROWS
+import numpy as np
+
+from flashvid.models.decoder import GPU_DECODE_ROWS, GPU_QUESTION_ROWS
 from jobs.bench.answers_model import LLAVA_7B, ModelSize
-from jobs.bench.answers_work import GPU_DECODE_ROWS, H100, AskedQuestion, PartRates, Parts, shared
+from jobs.bench.answers_work import H100, AskedQuestion, PartRates, Parts, shared
 from jobs.bench.dispatch import Operations, count_operations
 
 FRAMES, RETENTION = 32, 0.1
 # A question with the chat around it, and a short answer.
 QUESTION = AskedQuestion(tokens=30, generated=16)
 # CPU time of an operation on the host that this was written on, by `python -m jobs.bench.dispatch`.
-DISPATCH_SECONDS = 4.3e-6
-# A CPU decodes so many answers together, and for the number of a step's operations it does not matter how many.
-_COUNTED_TOGETHER = (1, 4, 16)
+DISPATCH_SECONDS = 5.3e-6
+# Questions that are prefilled together; between these numbers operations lie on straight lines.
+_TOGETHER = (1, 4, 16, GPU_DECODE_ROWS)
 
 
 def parts_of(arm: str, questions: int, size: ModelSize = LLAVA_7B) -> Parts:
@@ -38,7 +40,7 @@ def gpu_seconds(arm: str, questions: int) -> dict[str, float]:
 
 def operations() -> Operations:
     """Of every part, counted."""
-    return count_operations(FRAMES, QUESTION.tokens, _COUNTED_TOGETHER)
+    return count_operations(FRAMES, QUESTION.tokens, _TOGETHER)
 
 
 def dispatched_seconds(arm: str, questions: int) -> dict[str, float]:
@@ -60,7 +62,5 @@ def dispatched_seconds(arm: str, questions: int) -> dict[str, float]:
 
 
 def prefilled(counted: Operations, together: int) -> float:
-    """Operations of so many questions, between those that were counted on a straight line."""
-    low, *_, high = _COUNTED_TOGETHER
-    each = (counted.questions[high] - counted.questions[low]) / (high - low)
-    return counted.questions[low] + each * (together - low)
+    """Operations of so many questions that are prefilled together."""
+    return float(np.interp(together, [*counted.questions], [*counted.questions.values()]))

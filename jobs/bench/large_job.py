@@ -56,11 +56,9 @@ def large_job(*, dispatched: bool = False) -> tuple[estimates.Work, estimates.Ra
     return todo, rates, pools
 
 
-def job_hours(*, dispatched: bool = False) -> float:
-    """Of all GPUs, if nothing but them and the decoders bounds it."""
-    hours = estimates.duration(*large_job(dispatched=dispatched), num_gpus=_GPUS, gpu_hour_price=_GPU_HOUR).hours
-    assert hours is not None  # noqa: S101 - every rate is given
-    return hours
+def job_duration(*, dispatched: bool = False) -> estimates.Duration:
+    """How long the stages take, and what the GPUs cost; `dispatched` as in `large_job`."""
+    return estimates.duration(*large_job(dispatched=dispatched), num_gpus=_GPUS, gpu_hour_price=_GPU_HOUR)
 
 
 def driver_hours() -> float:
@@ -70,23 +68,22 @@ def driver_hours() -> float:
 
 def large_job_table() -> str:
     """Hours, bytes, requests and cost of the large job."""
-    todo, rates, pools = large_job()
-    lasts = estimates.duration(todo, rates, pools, num_gpus=_GPUS, gpu_hour_price=_GPU_HOUR)
+    todo, _, pools = large_job()
+    lasts, python = job_duration(), job_duration(dispatched=True)
     assert lasts.hours is not None  # noqa: S101 - every rate is given
     assert lasts.cost is not None  # noqa: S101
-    clips_per_second = _VIDEOS / lasts.hours / 3600
-    python_hours, drivers = job_hours(dispatched=True), math.ceil(driver_hours() / lasts.hours)
+    clips_per_second, drivers = _VIDEOS / lasts.hours / 3600, math.ceil(driver_hours() / lasts.hours)
+    slowest = max(lasts.stage_hours, key=lambda stage: lasts.stage_hours[stage] or 0.0)
     rows = {
         "actors": f"{pools.decode.size:,} decode ({_CPUS_PER_GPU} CPUs a GPU), {pools.encode.size} encode, "
         f"{pools.answer.size} answer",
-        "hours, stage by stage": ", ".join(f"{stage} {hours:.2f}" for stage, hours in lasts.stage_hours.items()),
-        "hours, with every GPU busy": f"{lasts.hours:.2f}, {clips_per_second:,.0f} clips a second",
+        "hours, stage by stage": _stages(lasts),
+        "where Python dispatches": f"{_stages(python)}; {DISPATCH_SECONDS * 1e6:g} microseconds an operation (above)",
+        "hours": f"{lasts.hours:.2f}, {clips_per_second:,.0f} clips a second; the slowest stage is {slowest}",
         "hours of one job": f"{driver_hours():.1f}: its driver takes {_DRIVER_SECONDS * 1e3:g} ms of CPU a clip and "
         f"passes on {1 / _DRIVER_SECONDS:,.0f} a second",
         f"hours of {drivers} jobs": f"{max(lasts.hours, driver_hours() / drivers):.2f}: each has a part of the videos "
         "table, all have one cache",
-        "hours, where Python dispatches": f"{python_hours:.2f} at {DISPATCH_SECONDS * 1e6:g} microseconds an operation "
-        f"(above), in {math.ceil(driver_hours() / python_hours)} jobs",
         "cost": f"${lasts.cost:,.0f} at ${_GPU_HOUR:g} a GPU hour",
         "read": f"{todo.read_bytes / 1e12:,.0f} TB of video ({_VIDEO_BYTES / 1e6:g} MB each, 1.5 Mbit/s; by the probe "
         f"before the run, and by decode, {_VIDEOS * _VIDEO_BYTES / lasts.hours / 3600 / 1e9:,.1f} GB/s)",
@@ -104,6 +101,10 @@ def large_job_table() -> str:
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
 
 
+def _stages(lasts: estimates.Duration) -> str:
+    return ", ".join(f"{stage} {hours:.2f}" for stage, hours in lasts.stage_hours.items())
+
+
 def _planning() -> str:
     """What it takes, and where it breaks: a driver holds its plan in memory."""
     video_bytes = (_PLANNING_BYTES - _EMPTY_BYTES) / _VIDEOS
@@ -111,8 +112,8 @@ def _planning() -> str:
     minutes = most / _VIDEOS * _PLANNING_SECONDS / 60
     return (
         f"{_PLANNING_SECONDS:g} s and {_PLANNING_BYTES / 1e9:.2f} GB of the driver (10 questions, half of them "
-        f"answered), {video_bytes:,.0f} bytes a video: {_MEMORY_BYTES / 1e9:g} GB are full with {most / 1e6:.0f} million "
-        f"videos, after {minutes:.0f} minutes"
+        f"answered), {video_bytes:,.0f} bytes a video: {_MEMORY_BYTES / 1e9:g} GB are full with {most / 1e6:.0f} "
+        f"million videos, after {minutes:.0f} minutes"
     )
 
 

@@ -10,10 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from flashvid.models.decoder import GPU_QUESTION_ROWS
+from flashvid.models.decoder import GPU_DECODE_ROWS, GPU_QUESTION_ROWS
 from jobs.bench.answers_model import LLAVA_7B, ModelSize
 from jobs.bench.answers_work import (
-    GPU_DECODE_ROWS,
     H100,
     AskedQuestion,
     Parts,

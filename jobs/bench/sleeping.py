@@ -32,7 +32,7 @@ from pipeline.monitor import RunMonitor
 from pipeline.plan_shards import ShardPlan, ShardSummary
 from pipeline.planner import PlannedShard, RunPlan
 from pipeline.planning import Clip, Plan, PlanCounts
-from pipeline.resources import DECODE_ROWS, Pool, Pools
+from pipeline.resources import GPU_DECODE_ROWS, Pool, Pools
 from pipeline.run_records import new_run_id
 from pipeline.stages import StageSettings
 from pipeline.stages.stage import Stage
@@ -178,7 +178,7 @@ def seconds_within(spans: Iterable[tuple[float, float]], first: float, last: flo
 def _plan(sleeps: Sleeps) -> RunPlan:
     columns = {stage: str(seconds) for stage, seconds in sleeps.seconds.items()}
     # As many questions as fill a batch: each clip is then answered by itself.
-    questions = tuple(f"q{number}" for number in range(DECODE_ROWS))
+    questions = tuple(f"q{number}" for number in range(GPU_DECODE_ROWS))
     keys = [digest("asleep", number) for number in range(sleeps.num_clips)]
     clips = tuple(Clip(key, key, key, key, None, None, None, questions, columns) for key in keys)
     plan = Plan(clips, (), (), len(clips), len(clips) * len(questions), 0, 0)

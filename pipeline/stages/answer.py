@@ -16,6 +16,7 @@ from pipeline.keys import question_hash
 from pipeline.messages import ClipMessage, Failure
 from pipeline.planning import Clip
 from pipeline.prompts import option_letters, question_prompt
+from pipeline.stages.device import reserved_device
 from pipeline.stages.stage import Stage, StageSettings
 from pipeline.token_store import decode_tokens
 
@@ -28,7 +29,9 @@ class AnswerStage(Stage):
     def __init__(self, settings: StageSettings, questions: ray.ObjectRef[QuestionTable]) -> None:
         super().__init__(settings)
         self._questions: QuestionTable = ray.get(questions)
-        self._model = load_model(settings.model(), part="language", dtype=settings.job.model.dtype)
+        self._model = load_model(
+            settings.model(), part="language", dtype=settings.job.model.dtype, device=reserved_device()
+        )
         self.announce()
 
     def process(self, message: ClipMessage) -> tuple[ClipMessage, Mapping[str, int]]:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from flashvid.models import load_model
 from pipeline.messages import ClipMessage
+from pipeline.stages.device import reserved_device
 from pipeline.stages.stage import Stage, StageSettings
 from pipeline.token_store import ClipOrigin, encode_tokens
 
@@ -34,6 +35,7 @@ class EncodeStage(Stage):
             settings.model(),
             part="vision",
             dtype=job.model.dtype,
+            device=reserved_device(),
             min_pixels=job.sampling.min_pixels,
             max_pixels=job.sampling.max_pixels,
         )

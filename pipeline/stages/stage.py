@@ -53,7 +53,7 @@ class StageSettings:
         return TokenStore(storage, self.tokens_fingerprint, self.job.cache_dtype)
 
     def model(self, *, weights: bool = True) -> ModelSource:
-        """The run's model on this node; see `model_on_this_node`. Without a need for its weights, they are not read."""
+        """The run's model on this node; see `model_on_this_node`. Who needs no weights has none fetched or read."""
         return model_on_this_node(self.job.model, self.model_identity if weights else None)
 
 

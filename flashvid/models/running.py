@@ -1,0 +1,68 @@
+"""Answers that are being decoded: where each stands among those asked for, and which share slots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from flashvid.models.kv_slots import KVSlots
+from flashvid.models.lm_input import QuestionSuffix
+from flashvid.models.sampling import TokenSampler
+from flashvid.models.types import TokenLayers
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a prompt stands among those given: which group, which of its prompts."""
+
+    group: int
+    prompt: int
+
+
+@dataclass(eq=False)
+class Answering:
+    """A prompt that is being answered; it changes, and only inside its batch."""
+
+    place: Place
+    suffix: QuestionSuffix
+    sampler: TokenSampler
+    prefill_work: TokenLayers
+    ids: list[int]
+
+
+@dataclass(eq=False)
+class Together:
+    """Prompts that are being answered in slots of the same tensors, one each."""
+
+    answers: list[Answering]
+    slots: KVSlots
+
+    def leave(self, ended: Sequence[int]) -> None:
+        """Leave these out; the last ones take their places."""
+        for index in sorted(ended, reverse=True):
+            self.answers[index] = self.answers[-1]
+            self.answers.pop()
+            self.slots.leave(index)
+
+    def take_grown(self) -> list[Self]:
+        """Those whose slots are full, in larger ones of their own: none or one."""
+        full = self.slots.full()
+        if not full:
+            return []
+        answers, slots = [self.answers[index] for index in full], self.slots.take_grown(full)
+        for index in reversed(full):
+            self.answers[index] = self.answers[-1]
+            self.answers.pop()
+        return [type(self)(answers, slots)]
+
+
+def joined(groups: Sequence[Together]) -> list[Together]:
+    """Groups whose slots are of one size as one; the first ones take the others in."""
+    by_size: dict[object, Together] = {}
+    for group in groups:
+        first = by_size.setdefault(group.slots.size, group)
+        if first is not group:
+            first.slots.join(group.slots)
+            first.answers += group.answers
+    return [*by_size.values()]
