@@ -187,7 +187,7 @@ def test_stages_that_sleep() -> None:
     """One graph behind the other runs to its end; encode actors are busy by their own clocks."""
     seconds = {"decode": 0.05, "encode": 0.2, "answer": 0.05}
     nothing, one, two = _measure(
-        Sleeps(4, 1, dict.fromkeys(seconds, 0.0)), Sleeps(20, 1, seconds), Sleeps(40, 2, seconds)
+        Sleeps(4, 1, dict.fromkeys(seconds, 0.0), questions=2), Sleeps(20, 1, seconds), Sleeps(40, 2, seconds)
     )
     # Whatever else the machine does, an actor has no more time than there is, and little is left of it.
     for found in (one, two):

@@ -27,7 +27,7 @@ ARMS = ("A", "B", "C", "C inner", "D")
 # The arm that runs twice for its own control and for those that take as long: D takes a tenth of what others do.
 _CONTROL_OF = {"A": "B", "B": "B", "C": "B", "C inner": "B", "D": "D"}
 
-_PATIENCE, _QUICK_PATIENCE = Patience(least=3, most=20, seconds=120), Patience(least=2, most=3, seconds=20)
+_PATIENCE, _QUICK_PATIENCE = Patience(least=3, most=20, seconds=100), Patience(least=2, most=3, seconds=20)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ NAIVE_SHAPES = ((4, 36, 64), (32, 196, 3584))
 THREADS_SHAPE, QUICK_THREADS_SHAPE = (32, 196, 1024), (4, 36, 64)
 SEEDS = 5
 # A long clip's calls take seconds, in which what disturbs evens out.
-PATIENCE, LONG_PATIENCE, LONG_FRAMES = Patience(5, 20, seconds=75), Patience(3, 20, seconds=75), 384
+PATIENCE, LONG_PATIENCE, LONG_FRAMES = Patience(5, 20, seconds=60), Patience(3, 20, seconds=75), 384
 QUICK_PATIENCE = Patience(2, 4, seconds=5)
 _PRODUCTS = "products"
 # Of the bare products, by the number of frames; of the naive implementation's time; and what else is promised.

@@ -13,6 +13,7 @@ from jobs.bench.compress import bench_compress
 from jobs.bench.decode import PATIENCE, QUICK, bench_decode
 from jobs.bench.environment import describe_environment
 from jobs.bench.pipeline import bench_pipeline
+from jobs.bench.results import write_report
 
 # Of the video that is decoded: half a minute, and a few seconds.
 _DECODE_FRAMES, _QUICK_DECODE_FRAMES = 360, 48
@@ -40,11 +41,14 @@ def bench_all(output: Path, *, quick: bool = False) -> list[str]:
         "cache": lambda folder: bench_cache(folder, quick=quick),
     }
     lines = [f"# All benchmarks\n\n{describe_environment()}\n\n| benchmark | minutes |\n|---|---|\n"]
+    started = time.monotonic()
     for name, run in benchmarks.items():
         begun = time.monotonic()
         run(output / name)
         lines.append(f"| [{name}]({name}/{name}.md) | {(time.monotonic() - begun) / 60:.1f} |\n")
         (output / "all.md").write_text("".join(lines), encoding="utf-8")
+    lines.append(f"| all | {(time.monotonic() - started) / 60:.1f} |\n")
+    write_report(output, "all", "".join(lines))
     print("".join(lines))
     return beyond
 

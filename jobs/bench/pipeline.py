@@ -57,6 +57,8 @@ class Scope:
 QUICK = Scope(clips=2, turns=1, sleeping=10, executed=20, planned=(1000,))
 # The bottleneck is encode, as on GPUs; the others have half of their time to spare.
 _SLEEPS = {"decode": 0.1, "encode": 0.4, "answer": 0.1}
+# Of a clip that goes through stages that do nothing: those of the large job (large_job.py).
+_EXECUTED_QUESTIONS = 20
 _NOTHING = dict.fromkeys(_SLEEPS, 0.0)
 _NAMES: Mapping[Kind, str] = {"driver": "driver", "workers": "actors", "daemons": "Ray's daemons"}
 
@@ -105,7 +107,9 @@ def bench_pipeline(
         planned = tuple(measure_planning(number, 2, session.environment) for number in scope.planned)
     # The one whose memory counts comes first: a process does not give back what it had.
     executed, one, two = _asleep(
-        Sleeps(scope.executed, 1, _NOTHING), Sleeps(scope.sleeping, 1, _SLEEPS), Sleeps(2 * scope.sleeping, 2, _SLEEPS)
+        Sleeps(scope.executed, 1, _NOTHING, questions=_EXECUTED_QUESTIONS),
+        Sleeps(scope.sleeping, 1, _SLEEPS),
+        Sleeps(2 * scope.sleeping, 2, _SLEEPS),
     )
     found = PipelineCosts(distribution, one, two, (scope.executed, executed), planned)
     beside = f"load of the machine {before:.1f} before, {os.getloadavg()[0]:.1f} after"

@@ -51,12 +51,14 @@ class Sleeps:
         encode_actors: Each on a logical GPU of its own; of decode and answer there is one.
         seconds: That each stage sleeps for a clip, by its name.
         most_encode_actors: What their pool may grow to; None keeps it as it is.
+        questions: Of each clip. As many as fill a batch: each clip is then answered by itself.
     """
 
     num_clips: int
     encode_actors: int
     seconds: Mapping[str, float]
     most_encode_actors: int | None = None
+    questions: int = GPU_DECODE_ROWS
 
 
 @dataclass(frozen=True)
@@ -177,8 +179,7 @@ def seconds_within(spans: Iterable[tuple[float, float]], first: float, last: flo
 
 def _plan(sleeps: Sleeps) -> RunPlan:
     columns = {stage: str(seconds) for stage, seconds in sleeps.seconds.items()}
-    # As many questions as fill a batch: each clip is then answered by itself.
-    questions = tuple(f"q{number}" for number in range(GPU_DECODE_ROWS))
+    questions = tuple(f"q{number}" for number in range(sleeps.questions))
     keys = [digest("asleep", number) for number in range(sleeps.num_clips)]
     clips = tuple(Clip(key, key, key, key, None, None, None, questions, columns) for key in keys)
     plan = Plan(clips, (), (), len(clips), len(clips) * len(questions), 0, 0)
