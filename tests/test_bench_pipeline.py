@@ -16,11 +16,12 @@ import pytest
 
 from flashvid.models import load_model, load_preprocessor
 from jobs.bench.cache import bench_cache, measure_cache
-from jobs.bench.distribution import Distribution
+from jobs.bench.distribution import Distribution, measure_distribution, one_thread
 from jobs.bench.pipeline import PipelineCosts, pipeline_markdown, write_pipeline
 from jobs.bench.plain_loop import run_loop
-from jobs.bench.planning import PlanningCost
-from jobs.bench.process_tree import ProcessTree, run_measured
+from jobs.bench.planning import PlanningCost, measure_planning
+from jobs.bench.process_tree import KINDS, ProcessTree, run_measured
+from jobs.bench.ray_session import ray_session
 from jobs.bench.sleeping import Asleep, Sleeps, seconds_within
 from jobs.bench.turns import Patience
 from pipeline.config import SamplingConfig
@@ -180,6 +181,24 @@ def test_seconds_of_actors_in_a_time() -> None:
     spans = [(0.0, 1.0), (1.5, 3.0), (2.0, 4.5), (9.0, 10.0)]
     assert seconds_within(spans, 0.5, 4.0) == pytest.approx(0.5 + 1.5 + 2.0)
     assert seconds_within([], 0.5, 4.0) == 0
+
+
+@pytest.mark.slow
+def test_runs_share_a_ray_and_are_told_apart() -> None:
+    """A loop and two runs beside it on one Ray, then a plan; what the runs take is theirs alone."""
+    with ray_session(one_thread()) as session:
+        found = measure_distribution(session, 1, 1)
+        planned = measure_planning(100, 2, session.environment)
+        so_far = session.tree.cpu_seconds
+    assert len(found.loops) == 1
+    assert found.loops[0] > 0
+    assert found.control == math.inf
+    # Imports of the driver, and of actors that load a model each.
+    assert found.once_seconds["driver"] > 1
+    assert found.once_seconds["workers"] > 5
+    whole = {kind: found.once_seconds[kind] + found.ray_seconds[kind] for kind in KINDS}
+    assert all(found.once_seconds[kind] + whole[kind] <= so_far[kind] + 0.1 for kind in KINDS)
+    assert planned.counts.clips_total == 100
 
 
 @pytest.mark.slow
