@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
+import torch
 from ray.exceptions import RayError
 
 from flashvid.errors import FatalError
@@ -60,6 +61,8 @@ def connected(address: str | None = None) -> Iterator[ClusterSize]:
                 logging_level=logging.ERROR,
                 log_to_driver=False,
                 include_dashboard=False if target == "local" else None,
+                # Ray counts what the driver shows, also where torch can't use it: then everything runs on the CPU.
+                num_gpus=0 if target == "local" and not torch.cuda.is_available() else None,
             )
         except ConnectionError as error:
             raise ClusterUnreachableError(str(error).splitlines()[0], f"Ray at {target}") from None

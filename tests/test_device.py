@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -11,7 +12,8 @@ import torch
 from ray.exceptions import RayTaskError
 
 from flashvid.errors import ConfigurationError
-from pipeline.cluster import fatal_cause
+from pipeline.cluster import connected, fatal_cause
+from pipeline.errors import ClusterUnreachableError
 from pipeline.stages import AnswerStage, EncodeStage, StageSettings
 from pipeline.stages.device import DEVICE_VARIABLE, reserved_device
 from tests.embedded_model import TINY
@@ -65,6 +67,28 @@ def test_the_environment_has_the_last_word() -> None:
     """Without it every run of these tests would be refused."""
     inside = {"env_vars": {DEVICE_VARIABLE: "cpu"}}
     assert ray.get(chosen.options(num_gpus=1, runtime_env=inside).remote()) == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("address", "torch_finds_one", "expected"), [("local", False, 0), ("local", True, None), ("auto", False, None)]
+)
+def test_a_ray_of_our_own_has_no_gpus_that_torch_cannot_use(
+    monkeypatch: pytest.MonkeyPatch, address: str, torch_finds_one: bool, expected: int | None
+) -> None:
+    """A laptop with an old driver runs the demo on its CPU; of a cluster, others have said what it has."""
+    asked: dict[str, Any] = {}
+
+    def init(**options: Any) -> None:
+        asked.update(options)
+        raise ConnectionError("not here")
+
+    monkeypatch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")  # else it would be set for the tests that follow
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: torch_finds_one)
+    with pytest.raises(ClusterUnreachableError), connected(address):
+        pass
+    assert asked["num_gpus"] == expected
 
 
 def test_the_runbook_names_the_driver() -> None:

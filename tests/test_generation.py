@@ -14,9 +14,10 @@ from torch import Tensor
 
 from flashvid.config import InnerPruningConfig
 from flashvid.errors import ConfigurationError
-from flashvid.models import Answer, ClipQuestions, CompressedVideo, GenerationConfig, VideoModel, load_model
+from flashvid.models import Answer, ClipQuestions, CompressedVideo, GenerationConfig, VideoModel, devices, load_model
 from flashvid.models.decoder import CPU_DECODE_ROWS, Decoder
 from flashvid.models.decoder_attention import SlotTokens
+from flashvid.models.devices import fitting_tokens
 from flashvid.models.generation import Batch, Ending, Generated, Prompt, SharedPrompts
 from flashvid.models.kv_cache import KVCache
 from flashvid.models.kv_slots import KVSlots
@@ -125,6 +126,32 @@ def test_memory_is_bounded(model: VideoModel, videos: list[CompressedVideo], max
     assert all(tokens <= max_batch_tokens or batch == 1 for batch, tokens in largest)
     if max_batch_tokens == 900:
         assert max(decoder.batches) > 1
+
+
+def test_a_gpu_without_room_gets_smaller_batches(
+    model: VideoModel, compressed: CompressedVideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it runs out of memory; the answers are the same."""
+    expected, decoder = model.answer(compressed, QUESTIONS, GENERATION), model.language.decoder
+    sizes: list[int] = []
+    step = decoder.step
+
+    def noted(tokens: Sequence[int], positions: Sequence[int], batches: Sequence[KVSlots]) -> Tensor:
+        sizes.append(len(tokens))
+        return step(tokens, positions, batches)
+
+    monkeypatch.setattr(decoder, "step", noted)
+    for tokens, largest in ((10_000, len(QUESTIONS)), (1, 1)):
+        sizes.clear()
+        # Keys and values in every layer; a tenth of a token more than would be one less.
+        monkeypatch.setattr(devices, "free_bytes", lambda _: int((tokens + 0.1) * decoder.token_bytes / 0.6))  # noqa: B023
+        assert fitting_tokens(20_000, decoder.token_bytes, model.device) == tokens
+        assert model.answer(compressed, QUESTIONS, GENERATION) == expected
+        assert max(sizes) == largest
+    cache = KVCache(decoder.num_layers)
+    decoder.forward(decoder.embed([1]), torch.zeros(3, 1, dtype=torch.int64), cache, range(decoder.num_layers))
+    stored = (part for layer in range(decoder.num_layers) for part in cache[layer].tokens)
+    assert decoder.token_bytes == sum(part.nbytes for part in stored)
 
 
 @pytest.mark.parametrize("most", [1, 2, 5])

@@ -194,6 +194,12 @@ class Decoder:
         width = attention.head_dim
         return self._head.new_empty(attention.k_proj.out_features // width, 0, width)
 
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of a token's keys and values in all layers."""
+        groups, _, width = self.no_tokens.shape
+        return 2 * groups * width * self.num_layers * self.dtype.itemsize
+
     def last_query_scaling(self, layer: int) -> float:
         """What a layer's attention multiplies its products by."""
         return float(self._model.layers[layer].self_attn.scaling)

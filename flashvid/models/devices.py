@@ -7,6 +7,9 @@ import torch
 from flashvid.errors import ConfigurationError, ModelLoadError
 from flashvid.models.sources import ModelSource
 
+# Of the memory that is free when answering begins; the rest is for what a prefill computes in passing.
+_SHARE_FOR_TOKENS = 0.6
+
 
 def usable_device(device: str | torch.device | None) -> torch.device:
     """The device that was asked for; cuda if there is one, else cpu, when none was.
@@ -50,6 +53,18 @@ def free_bytes(device: torch.device) -> int | None:
     free, _ = torch.cuda.mem_get_info(device)
     # What torch holds and has no tensor in is free for us, and the driver does not know it.
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def fitting_tokens(most: int, token_bytes: int, device: torch.device) -> int:
+    """Tokens whose keys and values may be in memory together: `most`, or fewer where a device has not the room.
+
+    Args:
+        most: As many as are wanted.
+        token_bytes: That a token's keys and values take in all layers.
+        device: Where they are.
+    """
+    free = free_bytes(device)
+    return most if free is None else max(1, min(most, int(free * _SHARE_FOR_TOKENS) // token_bytes))
 
 
 def refuse_too_large(source: ModelSource, needed: int, device: torch.device) -> None:

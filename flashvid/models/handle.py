@@ -12,6 +12,7 @@ from torch import Tensor
 from flashvid.compression import compress
 from flashvid.config import CompressionConfig, InnerPruningConfig
 from flashvid.errors import ConfigurationError
+from flashvid.models.devices import fitting_tokens
 from flashvid.models.families import family_named
 from flashvid.models.frames import checked_frames
 from flashvid.models.sources import ModelSource
@@ -28,8 +29,9 @@ from flashvid.models.types import (
 from flashvid.models.weights import Checkpoint
 from flashvid.result import CompressionResult
 
-# Tokens in memory together while answering: 1.9 GB of keys and values for Qwen2.5-VL-7B in bfloat16.
-MAX_BATCH_TOKENS = 32768
+# Tokens in memory together while answering, at most: as many answers as a GPU's step has rows for, of 768 tokens each.
+# 2.8 GB of keys and values for Qwen2.5-VL-7B in bfloat16.
+MAX_BATCH_TOKENS = 49152
 
 
 class VideoModel:
@@ -154,7 +156,8 @@ class VideoModel:
             pruning: Inside the decoder; None for none.
             options: For each question its choices, or None; used where `generation.choice` is by likelihood.
             keys: As in `ClipQuestions`.
-            max_batch_tokens: Bound of the tokens that are in memory together; changes no answer.
+            max_batch_tokens: Bound of the tokens that are in memory together, lower where a GPU has not the room;
+                changes no answer.
 
         Returns:
             One answer per question, in order.
@@ -200,7 +203,8 @@ class VideoModel:
             raise ConfigurationError(f"max_batch_tokens is {max_batch_tokens}: it must be at least 1")
         for clip in clips:
             check_clip(clip, self.hidden_size, self._num_deepstack)
-        return answer_clips(language, clips, generation or GenerationConfig(), pruning, max_batch_tokens)
+        bound = fitting_tokens(max_batch_tokens, language.decoder.token_bytes, self.device)
+        return answer_clips(language, clips, generation or GenerationConfig(), pruning, bound)
 
     def score(
         self,
