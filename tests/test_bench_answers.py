@@ -234,7 +234,7 @@ def test_measured_written_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_the_rival_decodes_all_answers_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where all tokens times sixteen are more than the handle would hold by default."""
-    bench, sizes, step = Bench(tmp_path, TINY, 256), [], Decoder.step
+    bench, sizes, step = Bench(tmp_path, TINY, 384), [], Decoder.step
 
     def counted(self: Decoder, tokens: list[int], *others: Any) -> Any:
         sizes.append(len(tokens))
