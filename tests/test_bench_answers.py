@@ -194,6 +194,7 @@ def test_no_claim_inside_the_band(seconds: float, control_b: float, control_d: f
     cells = next(line.split("|") for line in text.splitlines() if line.startswith("| 1 | D | 1.000"))
     assert [cell.strip() for cell in cells[6:8]] == ([f"{seconds:.1f}x"] * 2 if told else ["", ""])
     assert ("No claim is made of" in text) == (max(control_b, control_d) > 0.05)
+    assert ("has paid for itself" in text) == (max(control_b, control_d) <= 0.05)
 
 
 def test_a_prediction_is_of_the_papers_model() -> None:

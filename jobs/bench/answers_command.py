@@ -114,16 +114,19 @@ def answers_markdown(found: AnswerCosts, beside: str) -> str:
             f"| {cost.questions} | {cost.arm} | {c.frames_decoded} | {c.encoder_calls} | {c.token_layers_prefilled} "
             f"| {c.generated_tokens} | {c.bytes_written} | {c.bytes_read} | {c.kv_bytes / 1e6:.1f} |"
         )
-    paid = ((arm, break_even(found, arm)) for arm in "AB")
-    lines += [
-        "",
-        "Asked one question at a time, the cache has paid for itself "
-        + " and ".join(f"with question {n} against {arm}" if n else f"never against {arm}" for arm, n in paid)
-        + ".",
-        "",
-        *_steps(found),
-    ]
+    lines += ["", *_paid(found), *_steps(found)]
     return "\n".join(lines) + "\n"
+
+
+def _paid(found: AnswerCosts) -> list[str]:
+    """With which question the cache has paid for itself; nothing without the controls."""
+    if not all(settled(found.of(arm, 1).control) for arm in "ABCD"):
+        return []
+    told = [
+        f"with question {number} against {arm}" if (number := break_even(found, arm)) else f"never against {arm}"
+        for arm in "AB"
+    ]
+    return [f"Asked one question at a time, the cache has paid for itself {' and '.join(told)}.", ""]
 
 
 def _steps(found: AnswerCosts) -> list[str]:
