@@ -11,7 +11,7 @@ from jobs.bench.answers_model import LLAVA_7B
 from jobs.bench.answers_work import Rates, Work
 from jobs.bench.dispatch import count_operations, dispatch_seconds
 from jobs.bench.gpu_parts import DISPATCH_SECONDS, dispatched_seconds, gpu_seconds, operations, parts_of, prefilled
-from jobs.bench.large_job import driver_hours, job_duration, large_job, large_job_table
+from jobs.bench.large_job import driver_hours, job_duration, large_job, large_job_table, together
 from jobs.bench.roofline import point, points, with_tables
 from pipeline.estimates import duration
 
@@ -76,7 +76,10 @@ def test_the_large_job_uses_every_gpu() -> None:
     assert pools.encode.size + pools.answer.size == 64
     assert (todo.frames, todo.answers, todo.kept_tokens) == (32_000_000, 20_000_000, 627_000_000)
     lasts = duration(todo, rates, pools, num_gpus=64, gpu_hour_price=3.0)
-    needed = 1_000_000 * sum(gpu_seconds("C", 20).values()) / 64 / 3600
+    # Three clips' sixty answers share a step.
+    assert together() == 3
+    assert 2 * gpu_seconds("C", 20, 3)["decode"] < gpu_seconds("C", 20)["decode"]
+    needed = 1_000_000 * sum(gpu_seconds("C", 20, 3).values()) / 64 / 3600
     slower = max(lasts.stage_hours["encode"], lasts.stage_hours["answer"])
     assert needed <= slower < 1.1 * needed
     assert lasts.hours == max(slower, lasts.stage_hours["decode"])
@@ -106,6 +109,7 @@ def test_python_only_adds() -> None:
         kernels, python = gpu_seconds(arm, 4), dispatched_seconds(arm, 4)
         assert all(python[part] >= kernels[part] for part in kernels)
         assert [part for part in kernels if not python[part]] == [part for part in kernels if not kernels[part]]
+    assert dispatched_seconds("D", 20, 3)["decode"] == pytest.approx(dispatched_seconds("D", 20)["decode"] / 3)
     steps = dispatched_seconds("D", 1)["decode"]
     assert steps == pytest.approx(15 * operations().step * DISPATCH_SECONDS)
     assert dispatched_seconds("B", 1)["prefix"] == gpu_seconds("B", 1)["prefix"]

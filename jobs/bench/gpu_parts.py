@@ -33,9 +33,16 @@ def parts_of(arm: str, questions: int, size: ModelSize = LLAVA_7B) -> Parts:
     )
 
 
-def gpu_seconds(arm: str, questions: int) -> dict[str, float]:
-    """Of an H100, by part."""
-    return parts_of(arm, questions).seconds(PartRates.same(H100))
+def gpu_seconds(arm: str, questions: int, clips: int = 1) -> dict[str, float]:
+    """A clip's share of an H100, by part.
+
+    Args:
+        arm: As in `parts_of`.
+        questions: Of each clip.
+        clips: That are decoded together, as an answer actor's are.
+    """
+    alone, together = (parts_of(arm, number).seconds(PartRates.same(H100)) for number in (questions, clips * questions))
+    return {**alone, "decode": together["decode"] / clips}
 
 
 def operations() -> Operations:
@@ -43,20 +50,21 @@ def operations() -> Operations:
     return count_operations(FRAMES, QUESTION.tokens, _TOGETHER)
 
 
-def dispatched_seconds(arm: str, questions: int) -> dict[str, float]:
+def dispatched_seconds(arm: str, questions: int, clips: int = 1) -> dict[str, float]:
     """Time of each part on an H100 whose operations Python dispatches: what takes longer, they or the kernels.
 
     An operation goes to the GPU while earlier ones run there, so the two do not add up; but a part waits for the one
-    before it, and a step for its tokens.
+    before it, and a step for its tokens. Arguments as in `gpu_seconds`.
     """
-    counted, kernels = operations(), gpu_seconds(arm, questions)
+    counted, kernels = operations(), gpu_seconds(arm, questions, clips)
     batches = [min(GPU_DECODE_ROWS, questions - first) for first in range(0, questions, GPU_DECODE_ROWS)]
+    rounds = -(-clips * questions // GPU_DECODE_ROWS) / clips
     number = {
         "encode": counted.encode,
         "compress": counted.compress,
         "prefix": counted.prefix,
         "questions": sum(prefilled(counted, batch) for batch in batches),
-        "decode": len(batches) * (QUESTION.generated - 1) * counted.step,
+        "decode": rounds * (QUESTION.generated - 1) * counted.step,
     }
     return {part: max(least, number[part] * DISPATCH_SECONDS) if least else 0.0 for part, least in kernels.items()}
 

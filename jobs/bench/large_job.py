@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from jobs.bench.answers_model import LLAVA_7B
 from jobs.bench.gpu_parts import DISPATCH_SECONDS, FRAMES, RETENTION, dispatched_seconds, gpu_seconds
 from pipeline import estimates
-from pipeline.resources import Pool, Pools
+from pipeline.resources import Pool, Pools, clips_per_batch
 
 # The large job. Prices and sizes are assumptions, and stand in the table.
 _VIDEOS, _ASKED, _GPUS = 1_000_000, 20, 64
-_CPUS_PER_GPU, _GPU_HOUR, _VIDEO_BYTES = 24, 3.0, 112_500_000
+_CPUS_PER_GPU, _GPU_HOUR, _VIDEO_BYTES = 52, 3.0, 112_500_000
 # The probe reads a file's packets, in ranges of s3fs' block size; decode then fetches the file.
 _READS, _RANGE_BYTES = 2, 50 << 20
 # A frame of a video with keyframes 8 s apart means decoding half of these 8 s: 125 frames, of which one CPU decodes 683
@@ -47,13 +47,18 @@ def large_job(*, dispatched: bool = False) -> tuple[estimates.Work, estimates.Ra
         unsized_files=0,
         write_bytes=_VIDEOS * kept * _TOKEN_BYTES["bfloat16"],
     )
-    seconds = (dispatched_seconds if dispatched else gpu_seconds)("C", _ASKED)
+    seconds = (dispatched_seconds if dispatched else gpu_seconds)("C", _ASKED, together())
     encoded = seconds["encode"] + seconds["compress"]
     answered = seconds["prefix"] + seconds["questions"] + seconds["decode"]
     rates = estimates.Rates(_DECODE_RATE, FRAMES / encoded, _ASKED / answered)
     encode = max(1, round(_GPUS * encoded / (encoded + answered)))
     pools = Pools(Pool(_CPUS_PER_GPU * _GPUS, 1, 0), Pool(encode, 0, 1), Pool(_GPUS - encode, 0, 1), 2 * encode + 2)
     return todo, rates, pools
+
+
+def together() -> int:
+    """Clips that an answer actor of the large job gets at a time."""
+    return clips_per_batch(_VIDEOS, _VIDEOS * _ASKED, Pool(_GPUS, 0, 1), encodes=True)
 
 
 def job_duration(*, dispatched: bool = False) -> estimates.Duration:
@@ -76,7 +81,7 @@ def large_job_table() -> str:
     slowest = max(lasts.stage_hours, key=lambda stage: lasts.stage_hours[stage] or 0.0)
     rows = {
         "actors": f"{pools.decode.size:,} decode ({_CPUS_PER_GPU} CPUs a GPU), {pools.encode.size} encode, "
-        f"{pools.answer.size} answer",
+        f"{pools.answer.size} answer, {together()} clips at a time",
         "hours, stage by stage": _stages(lasts),
         "where Python dispatches": f"{_stages(python)}; {DISPATCH_SECONDS * 1e6:g} microseconds an operation (above)",
         "hours": f"{lasts.hours:.2f}, {clips_per_second:,.0f} clips a second; the slowest stage is {slowest}",
@@ -84,7 +89,8 @@ def large_job_table() -> str:
         f"passes on {1 / _DRIVER_SECONDS:,.0f} a second",
         f"hours of {drivers} jobs": f"{max(lasts.hours, driver_hours() / drivers):.2f}: each has a part of the videos "
         "table, all have one cache",
-        "cost": f"${lasts.cost:,.0f} at ${_GPU_HOUR:g} a GPU hour",
+        "cost": f"${lasts.cost:,.0f} at ${_GPU_HOUR:g} a GPU hour, and {todo.frames / _DECODE_RATE / 3600:,.0f} CPU "
+        "hours of decoding",
         "read": f"{todo.read_bytes / 1e12:,.0f} TB of video ({_VIDEO_BYTES / 1e6:g} MB each, 1.5 Mbit/s; by the probe "
         f"before the run, and by decode, {_VIDEOS * _VIDEO_BYTES / lasts.hours / 3600 / 1e9:,.1f} GB/s)",
         "tokens written": ", ".join(
@@ -118,8 +124,8 @@ def _planning() -> str:
 
 
 def _warm_hours() -> float:
-    return _VIDEOS * sum(gpu_seconds("D", _ASKED).values()) / _GPUS / 3600
+    return _VIDEOS * sum(gpu_seconds("D", _ASKED, together()).values()) / _GPUS / 3600
 
 
 def _rival_hours() -> float:
-    return _VIDEOS * sum(gpu_seconds("B", _ASKED).values()) / _GPUS / 3600
+    return _VIDEOS * sum(gpu_seconds("B", _ASKED, together()).values()) / _GPUS / 3600
