@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,16 @@ from torch import Tensor
 
 from flashvid.config import InnerPruningConfig
 from flashvid.errors import ConfigurationError
-from flashvid.models import Answer, ClipQuestions, CompressedVideo, GenerationConfig, VideoModel, devices, load_model
+from flashvid.models import (
+    Answer,
+    ClipQuestions,
+    CompressedVideo,
+    GenerationConfig,
+    VideoModel,
+    devices,
+    generation,
+    load_model,
+)
 from flashvid.models.decoder import CPU_DECODE_ROWS, Decoder
 from flashvid.models.decoder_attention import SlotTokens
 from flashvid.models.devices import fitting_tokens
@@ -37,18 +47,27 @@ def videos(model: VideoModel) -> list[CompressedVideo]:
 class NarrowDecoder(Decoder):
     """Runs out of memory in the last layer when it is asked for too much at once; notes what it was asked for."""
 
-    def __init__(self, decoder: Decoder, *, most: int, longest: int = 10**9) -> None:
+    def __init__(self, decoder: Decoder, *, most: int, failures: int = 10**9) -> None:
         super().__init__(decoder._model, decoder._head)
-        self.most, self.longest = most, longest
+        self.most, self.failures = most, failures
         self.batches: list[int] = []
         self.tokens: list[int] = []
+        self.held: list[float] = []
 
     def step(self, tokens: Sequence[int], positions: Sequence[int], batches: Sequence[KVSlots]) -> Tensor:
         """As the decoder does, and only then too much: the slots have grown."""
         logits = super().step(tokens, positions, batches)
         self.batches.append(len(tokens))
         self.tokens.append(sum(lengths[0] for slots in batches for lengths in slots.lengths))
-        if self.batches[-1] > self.most or self.tokens[-1] > self.longest:
+        memory = {
+            tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+            for slots in batches
+            for section in (slots.section(layer) for layer in range(self.num_layers))
+            for tensor in (*section.keys, *section.values)
+        }
+        self.held.append(sum(memory.values()) / self.token_bytes)
+        if self.batches[-1] > self.most and self.failures:
+            self.failures -= 1
             raise torch.cuda.OutOfMemoryError("injected")
         return logits
 
@@ -65,11 +84,17 @@ def groups(model: VideoModel, videos: Sequence[CompressedVideo], questions: Sequ
 
 
 def run_batch(
-    model: VideoModel, decoder: Decoder, prompts: list[SharedPrompts], max_batch_tokens: int = 32768
+    model: VideoModel,
+    decoder: Decoder,
+    prompts: list[SharedPrompts],
+    max_batch_tokens: int = 32768,
+    settings: GenerationConfig = GENERATION,
+    *,
+    endless: bool = False,
 ) -> list[list[Generated]]:
-    """Greedy, with inner pruning."""
-    ending = Ending(model.language.chat.end_tokens, (), model.language.chat.text)
-    return Batch(decoder, prompts, GENERATION, ending, pruning=PRUNING, max_batch_tokens=max_batch_tokens).run()
+    """Greedy, with inner pruning; endless answers are of full length."""
+    ending = Ending(frozenset() if endless else model.language.chat.end_tokens, (), model.language.chat.text)
+    return Batch(decoder, prompts, settings, ending, pruning=PRUNING, max_batch_tokens=max_batch_tokens).run()
 
 
 @pytest.mark.parametrize("generation", [GENERATION, WARM], ids=["greedy", "drawn"])
@@ -164,6 +189,84 @@ def test_out_of_memory_halves_the_batch(model: VideoModel, videos: list[Compress
     sizes = [size for size in decoder.batches if size > most]
     assert sizes == [size for size in (12, 6, 3) if size > most]
     assert max(decoder.batches[len(sizes) :]) <= most
+
+
+def test_a_passing_shortage_of_memory_is_forgotten(
+    model: VideoModel, videos: list[CompressedVideo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may have had its peak: after some refills as many answers as before; the answers are the same."""
+    monkeypatch.setattr(generation, "_REFILLS_TO_RECOVER", 2)
+    prompts = groups(model, videos, MANY)
+    expected = run_batch(model, model.language.decoder, prompts)
+    decoder = NarrowDecoder(model.language.decoder, most=8, failures=1)
+    assert run_batch(model, decoder, prompts) == expected
+    assert decoder.batches[0] == CPU_DECODE_ROWS
+    assert max(decoder.batches[1:8]) <= CPU_DECODE_ROWS // 2
+    assert max(decoder.batches[8:]) == CPU_DECODE_ROWS
+
+
+@pytest.mark.parametrize(("name", "least"), [("join", 6), ("take_grown", 3)])
+def test_out_of_memory_while_slots_move(
+    model: VideoModel, videos: list[CompressedVideo], monkeypatch: pytest.MonkeyPatch, name: str, least: int
+) -> None:
+    """When they grow or join, answers are for a moment in no list that is kept: none is lost, none is given twice."""
+    settings = GENERATION.model_copy(update={"max_new_tokens": 100})
+    # Of several lengths, so that slots are full at different steps.
+    asked = [f"{question} {'Or ' * (9 * index)}" for index, question in enumerate(MANY[:4])]
+    prompts, method = groups(model, videos[:2], asked), getattr(KVSlots, name)
+
+    def run(failing: int) -> tuple[list[list[Generated]], int]:
+        """With the n-th call failing: what is generated, and how many calls there were."""
+        calls = 0
+
+        def noted(*arguments: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == failing:
+                raise torch.cuda.OutOfMemoryError("injected")
+            return method(*arguments)
+
+        monkeypatch.setattr(KVSlots, name, noted)
+        return run_batch(model, model.language.decoder, prompts, settings=settings, endless=True), calls
+
+    expected, number = run(0)
+    assert number >= least
+    for failing in range(1, number + 1):
+        assert run(failing)[0] == expected
+
+
+def test_a_straggler_does_not_keep_rows_empty(model: VideoModel, videos: list[CompressedVideo]) -> None:
+    """Where most questions end at once, here by their options, rows beside one that does not are filled again."""
+    prompts = groups(model, videos[:1], [f"{question} {'Or ' * index}" for index, question in enumerate(MANY * 2)])
+    (group,) = prompts
+    mixed = tuple(
+        replace(prompt, options=() if index % CPU_DECODE_ROWS == 0 else ((20, 21),))
+        for index, prompt in enumerate(group.prompts)
+    )
+    decoder = NarrowDecoder(model.language.decoder, most=99)
+    (found,) = run_batch(model, decoder, [replace(group, prompts=mixed)])
+    # Three that are generated, together and not one after the other.
+    lengths = [len(generated.ids) for generated in found if generated.ids]
+    assert len(lengths) == 3
+    assert decoder.batches[0] == 3
+    assert len(decoder.batches) == max(lengths) - 1
+
+
+@pytest.mark.parametrize(("endless", "bound"), [(False, 6000), (True, 3000)])
+def test_what_is_in_memory_is_bounded(
+    model: VideoModel, videos: list[CompressedVideo], endless: bool, bound: int
+) -> None:
+    """Bytes of slots, not tokens in them: where a few of each length outlive the others, and where all grow.
+
+    In the second case slots leave for larger ones, and of a tensor's a quarter may have left before it is made smaller.
+    """
+    settings = GENERATION.model_copy(update={"max_new_tokens": 140})
+    asked = [f"{question} {'Or ' * (20 * (index % 8))}" for index, question in enumerate(MANY * 2)]
+    decoder = NarrowDecoder(model.language.decoder, most=99)
+    prompts = groups(model, videos[:2], asked)
+    run_batch(model, decoder, prompts, bound, settings=settings, endless=endless)
+    assert max(decoder.batches) >= 4
+    assert bound / 2 < max(decoder.held) <= bound * (4 / 3 if endless else 1)
 
 
 class NarrowPrefill(Decoder):

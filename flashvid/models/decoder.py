@@ -72,7 +72,7 @@ class Decoder:
     """
 
     def __init__(self, model: nn.Module, head: Tensor) -> None:
-        """Take the modules of a model.
+        """Take the modules of a model; from then on they must not be moved, cast or loaded again.
 
         Args:
             model: Qwen2Model, Qwen2_5_VLTextModel or Qwen3VLTextModel, in evaluation mode.
@@ -86,6 +86,9 @@ class Decoder:
         self._head = head
         self._layers = [DecoderLayer(index, layer) for index, layer in enumerate(self._model.layers)]
         self.num_layers = len(self._layers)
+        if head.device.type == "cuda":
+            # What projections stood in before they were joined, of use to whoever shares the GPU.
+            torch.cuda.empty_cache()
         self.dtype = head.dtype
         self.device = head.device
         self.decode_rows, self.question_rows = self._row_sizes()
@@ -178,7 +181,7 @@ class Decoder:
         places = torch.tensor([[*positions, *[0] * filling]])
         singles = [SlotTokens(slots, [1] * len(slots), padded=1) for slots in batches]
         attend = SlotAttention(self._implementation, singles)
-        hidden, _ = self._run(hidden, places, attend, range(self.num_layers))
+        hidden, _ = self._run(hidden, places, attend, range(self.num_layers), rows=self.decode_rows.most)
         return self.logits(hidden)[: len(tokens)]
 
     @torch.no_grad()

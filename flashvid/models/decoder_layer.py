@@ -16,6 +16,8 @@ from torch.nn import functional
 from flashvid.models.decoder_attention import Attend
 from flashvid.models.row_sizes import Product
 
+# Values that torch computes in one thread on a CPU (its grain size).
+_UNCUT = 32768
 # Cosines, and sines of which the first half is negated, `[L, 1, d]` each.
 Rotary = tuple[Tensor, Tensor]
 
@@ -44,14 +46,14 @@ class DecoderLayer:
         if hasattr(self._attention, "q_norm"):
             norms = self._attention.q_norm, self._attention.k_norm
             counts = self._queries, self._keys
-            weights = [norm.weight.expand(count, -1) for norm, count in zip(norms, counts, strict=True)]
+            weights = [norm.weight.detach().expand(count, -1) for norm, count in zip(norms, counts, strict=True)]
             self._head_norm = torch.cat(weights), norms[0].variance_epsilon
 
     @property
     def products(self) -> list[Product]:
         """What rows go through, and its width."""
         outward, inward = self._attention.o_proj, self._qkv[0].shape[1]
-        return [(self._project, inward), (outward, outward.in_features), (self._feed_forward, inward)]
+        return [(self._project, inward), (outward, outward.in_features), (self._feed_forward_by_rows, inward)]
 
     def __call__(self, hidden: Tensor, rotary: Rotary, attend: Attend, rows: int | None) -> tuple[Tensor, Tensor]:
         """Packed tokens `[L, D]` to new states, and the rotated queries `[L, H, d]`.
@@ -60,14 +62,16 @@ class DecoderLayer:
             hidden: States before the layer.
             rotary: Of the tokens' positions.
             attend: How they attend.
-            rows: Of the matrix products, one behind the other; None makes one of all.
+            rows: Of the matrix products, one behind the other; None makes one of all, in which a row's last bits may
+                hang on its place.
         """
+        feed_forward = self._feed_forward if rows is None else self._feed_forward_by_rows
         projected = _in_blocks(self._project, rms_norm(self._norms[0], hidden), rows)
         heads = projected.view(len(hidden), -1, self._width)
         queries, keys, values = self._rotated(heads, rotary)
         attended = attend(self._index, self._attention, queries, keys, values)
         hidden = hidden + _in_blocks(self._attention.o_proj, attended, rows)
-        return hidden + _in_blocks(self._feed_forward, rms_norm(self._norms[1], hidden), rows), queries
+        return hidden + _in_blocks(feed_forward, rms_norm(self._norms[1], hidden), rows), queries
 
     def _project(self, states: Tensor) -> Tensor:
         """Queries, keys and values of all heads: `[L, (H + 2 G) * d]`."""
@@ -76,6 +80,19 @@ class DecoderLayer:
     def _feed_forward(self, states: Tensor) -> Tensor:
         gate, up = functional.linear(states, *self._gate_up).chunk(2, dim=-1)
         return cast("Tensor", self._mlp.down_proj(self._mlp.act_fn(gate) * up))
+
+    def _feed_forward_by_rows(self, states: Tensor) -> Tensor:
+        """The same bits for a row wherever it stands.
+
+        On a CPU an activation of many values is cut between threads, in the middle of rows too, and the values at a cut
+        are computed by other instructions. Of few values it is not.
+        """
+        gate, up = functional.linear(states, *self._gate_up).chunk(2, dim=-1)
+        if states.device.type != "cpu" or gate.numel() <= _UNCUT:
+            return cast("Tensor", self._mlp.down_proj(self._mlp.act_fn(gate) * up))
+        few = max(1, _UNCUT // gate.shape[1])
+        activated = torch.cat([self._mlp.act_fn(rows) for rows in torch.split(gate, few)])
+        return cast("Tensor", self._mlp.down_proj(activated * up))
 
     def _rotated(self, heads: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
         """Queries `[L, H, d]`, keys and values `[L, G, d]`."""
@@ -105,11 +122,25 @@ def _fused(projections: Sequence[Any]) -> tuple[Tensor, Tensor | None]:
         if parts[0] is None:
             fused.append(None)
             continue
+        if (neighbours := _as_one([part.data for part in parts])) is not None:
+            fused.append(neighbours)
+            continue
         whole = torch.cat([part.data for part in parts])
         for part, view in zip(parts, torch.split(whole, [len(part) for part in parts]), strict=True):
             part.data = view
         fused.append(whole)
     return cast("tuple[Tensor, Tensor | None]", tuple(fused))
+
+
+def _as_one(parts: Sequence[Tensor]) -> Tensor | None:
+    """Tensors that lie one behind the other in one memory already, since another decoder was made of them."""
+    first, size = parts[0], sum(len(part) for part in parts)
+    expected = first.storage_offset()
+    for part in parts:
+        if part.untyped_storage().data_ptr() != first.untyped_storage().data_ptr() or part.storage_offset() != expected:
+            return None
+        expected += part.numel()
+    return first.as_strided((size, *first.shape[1:]), first.stride())
 
 
 def _in_blocks(module: Callable[[Tensor], Tensor], states: Tensor, rows: int | None) -> Tensor:

@@ -19,7 +19,7 @@ from flashvid.config import InnerPruningConfig
 from flashvid.models.decoder import Decoder
 from flashvid.models.json_grammar import JsonGrammar
 from flashvid.models.kv_cache import KVCache
-from flashvid.models.kv_slots import slot_size
+from flashvid.models.kv_slots import grown_size
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.models.prefill import PrefilledPrefix, padded_length, prefill_prefix, prefill_questions
 from flashvid.models.running import Answering, Place, Together, joined
@@ -29,6 +29,8 @@ from flashvid.models.types import FinishReason, GenerationConfig, TokenLayers
 # Share of the answers that are still running when others begin. At a quarter of the rows a pass over the weights for
 # new questions costs each of them little, and rows that wait for it are few.
 _REFILL_BELOW = 0.75
+# After running out of memory, until more answers at a time are tried again; twice as many each time that fails.
+_REFILLS_TO_RECOVER = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +133,9 @@ class Batch:
         self._max_sequences = decoder.decode_rows.most
         # Those that were being answered when questions were admitted last.
         self._most_running = 0
-        self._waiting = deque(Place(g, p) for g, group in enumerate(groups) for p in range(len(group.prompts)))
+        # Times that questions were admitted since memory ran out, and after how many more at a time are tried.
+        self._refills, self._patience = 0, _REFILLS_TO_RECOVER
+        self._waiting = deque(self._places())
         self._running: list[Together] = []
         self._shared: tuple[int, PrefilledPrefix] | None = None
         self._done: dict[Place, Generated] = {}
@@ -146,20 +150,29 @@ class Batch:
         while self._waiting or self._running:
             attempted = 0
             try:
-                if self._has_rows():
-                    admitted: list[Place] = []
+                while self._has_rows():
+                    running, admitted = len(self._answering()), list[Place]()
                     while places := self._admissible(admitted):
                         attempted = len(self._answering()) + len(places)
                         self._admit(places)
                         admitted += places
-                    self._most_running = len(self._answering())
+                    if not admitted:
+                        break
+                    # With those that ended at once: their rows are free.
+                    self._most_running = running + len(admitted)
+                    self._recover()
                 attempted = len(self._answering())
                 self._step()
             except torch.cuda.OutOfMemoryError:
                 if attempted < 2:
                     raise
                 self._start_again(attempted // 2)
-        return [[self._done[Place(g, p)] for p in range(len(group.prompts))] for g, group in enumerate(self._groups)]
+        done = iter([self._done[place] for place in self._places()])
+        return [[next(done) for _ in group.prompts] for group in self._groups]
+
+    def _places(self) -> list[Place]:
+        """Of all prompts, in the order given."""
+        return [Place(g, p) for g, group in enumerate(self._groups) for p in range(len(group.prompts))]
 
     def _answering(self) -> list[Answering]:
         return [answering for together in self._running for answering in together.answers]
@@ -194,7 +207,7 @@ class Batch:
         group = self._groups[place.group]
         shared, suffix = len(group.prefix.embeddings), group.prompts[place.prompt].suffix
         whole = shared + len(suffix.ids) + self._generation.max_new_tokens
-        return max(whole, slot_size(shared + padded_length(suffix)))
+        return grown_size(shared + padded_length(suffix), whole)
 
     def _admit(self, places: Sequence[Place]) -> None:
         """Prefill the first waiting prompts, which share a prefix, and choose first tokens or score options."""
@@ -288,6 +301,14 @@ class Batch:
         A step that failed half-way has left caches whose layers do not agree, so none is kept. Started again, an
         answer comes out the same.
         """
-        self._max_sequences = max_sequences
-        self._waiting.extendleft(answering.place for answering in reversed(self._answering()))
+        self._max_sequences, self._refills = max_sequences, 0
+        self._patience *= 2
+        # Out of what is done, since what failed half-way may stand in two places or in none.
+        self._waiting = deque(place for place in self._places() if place not in self._done)
         self._running, self._shared, self._most_running = [], None, 0
+
+    def _recover(self) -> None:
+        """What took the memory may have been another process: after some refills twice as many are tried again."""
+        self._refills += 1
+        if self._refills == self._patience and self._max_sequences < self._decoder.decode_rows.most:
+            self._max_sequences, self._refills = min(2 * self._max_sequences, self._decoder.decode_rows.most), 0

@@ -24,6 +24,12 @@ def slot_size(tokens: int) -> int:
     return -(-tokens // _ROOM) * _ROOM + _ROOM
 
 
+def grown_size(tokens: int, whole: int) -> int:
+    """And what it comes to have room for, until `whole` tokens are in it."""
+    size = slot_size(tokens)
+    return size + -(-max(0, whole - size) // _GROWTH) * _GROWTH
+
+
 @dataclass(eq=False)
 class Section:
     """Neighbouring layers in which a slot holds the same tokens.
@@ -67,6 +73,8 @@ class KVSlots:
         """
         self._like = like
         self._sections: list[Section] = []
+        # Slots that have left and whose memory is still ours.
+        self._spacious = 0
 
     def begin(self, layers: range, cache: KVCache, slots: int, tokens: int) -> None:
         """Copy what some layers hold of a sequence into every slot.
@@ -128,17 +136,21 @@ class KVSlots:
         return section.keys[layer - section.layers[0]][slot, :, :length]
 
     def leave(self, slot: int) -> None:
-        """Leave one out; the last one takes its place."""
+        """Leave one out; the last one takes its place. Memory is given back for a quarter of the slots at a time."""
         last = len(self) - 1
+        self._spacious += 1
+        is_compact = 4 * last < 3 * (last + self._spacious)
         for section in self._sections:
             for layers in section.tensors:
                 for index, tensor in enumerate(layers):
                     if slot != last:
                         tensor[slot] = tensor[last]
-                    layers[index] = tensor[:last]
+                    layers[index] = tensor[:last].clone() if is_compact else tensor[:last]
             kept = section.lengths.clone()
             kept[slot] = kept[last]
             section.lengths = kept[:last]
+        if is_compact:
+            self._spacious = 0
 
     def join(self, other: KVSlots) -> None:
         """Take over the slots of another, behind one's own.
@@ -157,6 +169,7 @@ class KVSlots:
                     layers[index] = torch.cat([layers[index], added[index]])
             section.lengths = torch.cat([section.lengths, more.lengths])
             section.fullest = max(section.fullest, more.fullest)
+        self._spacious = 0
 
     def full(self) -> list[int]:
         """The slots without room for another token in some layer."""
