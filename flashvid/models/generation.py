@@ -18,12 +18,12 @@ from torch import Tensor
 from flashvid.config import InnerPruningConfig
 from flashvid.models.decoder import Decoder
 from flashvid.models.json_grammar import JsonGrammar
-from flashvid.models.kv_cache import KVCache
 from flashvid.models.kv_slots import grown_size
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.models.prefill import PrefilledPrefix, padded_length, prefill_prefix, prefill_questions
 from flashvid.models.running import Answering, Place, Together, joined
 from flashvid.models.sampling import TokenSampler
+from flashvid.models.scoring import score_options
 from flashvid.models.types import FinishReason, GenerationConfig, TokenLayers
 
 # Share of the answers that are still running when others begin. At a quarter of the rows a pass over the weights for
@@ -224,7 +224,9 @@ class Batch:
                 answering = Answering(place, prompt.suffix, TokenSampler(self._generation, prompt.key, json), work, [])
                 together.answers.append(answering)
                 if prompt.options:
-                    scores = self._score_options(prompt, group_of_prompts.slots.cache(slot), run.logits)
+                    scores = score_options(
+                        self._decoder, prompt.suffix, prompt.options, group_of_prompts.slots.cache(slot), run.logits
+                    )
                     generated = sum(len(option) - 1 for option in prompt.options) * self._decoder.num_layers
                     self._done[place] = Generated((), "choice", replace(work, generated=generated), scores)
                     ended.append(slot)
@@ -279,21 +281,6 @@ class Batch:
         work = replace(answering.prefill_work, generated=(len(ids) - 1) * self._decoder.num_layers)
         self._done[answering.place] = Generated(tuple(ids), "stop" if ended else "length", work)
         return True
-
-    def _score_options(self, prompt: Prompt, cache: KVCache, logits: Tensor) -> tuple[tuple[float, ...], ...]:
-        return tuple(self._score(prompt.suffix, cache.fork(), logits, option) for option in prompt.options)
-
-    def _score(
-        self, suffix: QuestionSuffix, cache: KVCache, first: Tensor, option: tuple[int, ...]
-    ) -> tuple[float, ...]:
-        """Log-likelihood of each token of a continuation, given those before it."""
-        positions = torch.arange(suffix.next_position, suffix.next_position + len(option) - 1)
-        layers = range(self._decoder.num_layers)
-        hidden = self._decoder.embed(option[:-1])
-        hidden, _ = self._decoder.forward(hidden, positions.unsqueeze(0), cache, layers)
-        logits = torch.cat([first.unsqueeze(0), self._decoder.logits(hidden)])
-        chosen = torch.tensor(option, device=logits.device).unsqueeze(1)
-        return tuple(logits.double().log_softmax(dim=-1).gather(1, chosen).flatten().tolist())
 
     def _start_again(self, max_sequences: int) -> None:
         """After running out of memory: everything unfinished from its beginning, fewer at a time.
