@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -98,6 +99,18 @@ def test_time_is_the_slowest_stages() -> None:
     assert (found.hours, found.gpu_hours, found.cost) == (0.5, 1.5, 6.0)
     unknown = duration(TODO, Rates(encode_frames_per_second=10.0), POOLS, num_gpus=3, gpu_hour_price=4.0)
     assert (unknown.stage_hours["answer"], unknown.hours, unknown.cost) == (None, None, None)
+
+
+def test_a_gpu_that_cuda_cannot_use_is_none_to_plan_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that is too old counts it, and fails at whatever else it is asked."""
+
+    def too_old(_: int) -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", too_old)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert (Hardware.here().num_gpus, Hardware.here().gpu_bytes) == (0, None)
 
 
 def test_rates_are_measured_in_runs_of_the_same_model() -> None:

@@ -23,10 +23,8 @@ def usable_device(device: str | torch.device | None) -> torch.device:
         found = torch.device(device)
     except RuntimeError:
         raise ConfigurationError(f"device {device!r} is none that torch knows; cpu and cuda, cuda:0 are") from None
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise ConfigurationError(
-            f"device {str(found)!r} is not here: torch finds {torch.cuda.device_count()} GPUs{_why_no_cuda()}"
-        )
+    if found.type == "cuda" and (found.index or 0) >= (gpus := usable_gpus()):
+        raise ConfigurationError(f"device {str(found)!r} is not here: torch finds {gpus} GPUs{_why_no_cuda()}")
     try:
         # Of any other kind torch tells only by failing.
         if found.type != "cuda":
@@ -35,6 +33,12 @@ def usable_device(device: str | torch.device | None) -> torch.device:
         reason = str(error).strip().splitlines()[0]
         raise ConfigurationError(f"device {str(found)!r} can't be used here: {reason}") from None
     return found
+
+
+def usable_gpus() -> int:
+    """GPUs that tensors can go to."""
+    # `device_count` asks the driver's management library, which counts GPUs for a driver that is too old for CUDA, too.
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def _why_no_cuda() -> str:
