@@ -24,7 +24,8 @@ def usable_device(device: str | torch.device | None) -> torch.device:
     except RuntimeError:
         raise ConfigurationError(f"device {device!r} is none that torch knows; cpu and cuda, cuda:0 are") from None
     if found.type == "cuda" and (found.index or 0) >= (gpus := usable_gpus()):
-        raise ConfigurationError(f"device {str(found)!r} is not here: torch finds {gpus} GPUs{_why_no_cuda()}")
+        reason = f" ({why})" if (why := why_no_cuda()) else ""
+        raise ConfigurationError(f"device {str(found)!r} is not here: torch finds {gpus} GPUs{reason}")
     try:
         # Of any other kind torch tells only by failing.
         if found.type != "cuda":
@@ -41,13 +42,13 @@ def usable_gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def _why_no_cuda() -> str:
-    """What torch says of a driver that is missing or too old, or of a build without CUDA; nothing if CUDA works."""
+def why_no_cuda() -> str | None:
+    """What torch says of a driver that is missing or too old, or of a build without CUDA; None if CUDA works."""
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as error:
-        return f" ({str(error).strip().splitlines()[0]})"
-    return ""
+        return str(error).strip().splitlines()[0]
+    return None
 
 
 def free_bytes(device: torch.device) -> int | None:
