@@ -55,20 +55,39 @@ def check_installation() -> Iterator[Check]:
 
 
 def check_gpu() -> Iterator[Check]:
-    """Each GPU's memory, and a product of matrices in bfloat16 on it. None is no failure: the CPU does the same."""
+    """Each GPU's memory, and a product of matrices in bfloat16 on it.
+
+    None is no failure, the CPU does the same; one that is here and that CUDA can't use is.
+    """
     import torch
 
     if not torch.cuda.is_available():
-        is_for_gpus = torch.version.cuda is not None
-        built = f"torch {torch.__version__}, " + (f"for CUDA {torch.version.cuda}" if is_for_gpus else "without CUDA")
-        fix = "if there is one: nvidia-smi says whether its driver works" if is_for_gpus else ""
-        yield Check("GPU", "CUDA", "note", f"no GPU: everything runs on the CPU ({built})", fix)
+        yield _no_cuda()
         return
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         found = f"{torch.cuda.get_device_name(index)}, {free / _GB:.1f} of {total / _GB:.1f} GB free"
         yield Check("GPU", f"cuda:{index}", "ok", f"{found}, CUDA {torch.version.cuda}")
         yield _checked("GPU", f"cuda:{index}, bfloat16", partial(_bfloat16, index), "model.dtype: float16 in the job")
+
+
+def _no_cuda() -> Check:
+    import torch
+
+    from flashvid.models.devices import why_no_cuda
+
+    if torch.version.cuda is None:
+        found = (
+            f"torch {torch.__version__}, without CUDA: models run on the CPU, and a job that reserves GPUs is refused"
+        )
+        return Check("GPU", "CUDA", "note", found)
+    why = f"{why_no_cuda() or 'torch does not say why'} (torch {torch.__version__}, for CUDA {torch.version.cuda})"
+    # The driver's management library counts, and works with drivers that are too old for CUDA.
+    if counted := torch.cuda.device_count():
+        fix = "a newer driver: GPUs in docs/operations.md; nvidia-smi shows the one that is here"
+        return Check("GPU", "CUDA", "failed", f"{counted} here, and CUDA can't use any: {why}", fix)
+    found = f"no GPU: models run on the CPU, and a job that reserves GPUs is refused: {why}"
+    return Check("GPU", "CUDA", "note", found, "if there is one: nvidia-smi says whether its driver works")
 
 
 def check_tables(job: JobConfig) -> Iterator[Check]:

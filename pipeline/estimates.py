@@ -11,7 +11,7 @@ from flashvid.models import FramePreprocessor
 from pipeline.config import JobConfig, SamplingConfig
 from pipeline.decoders.demux import VideoHeader
 from pipeline.planning import Clip, Plan
-from pipeline.resources import Pools
+from pipeline.resources import Pools, gpus_taken
 
 # Measured on the demo's clips: three thumbnails, the row's other columns, Parquet's own.
 _CLIP_OVERHEAD_BYTES = 20_000
@@ -93,7 +93,7 @@ class Duration:
     Attributes:
         stage_hours: Of each stage alone, on its whole pool; None where its rate is not known.
         hours: The slowest stage's, since they work at the same time.
-        gpu_hours: `hours` on every GPU of the cluster.
+        gpu_hours: `hours` on every GPU that the pools reserve.
         cost: At the given price of a GPU hour.
     """
 
@@ -227,13 +227,16 @@ def measured_rates(
 
 
 def duration(todo: Work, rates: Rates, pools: Pools, *, num_gpus: int, gpu_hour_price: float | None) -> Duration:
-    """How long the work takes on pools of a given size.
+    """How long the work takes on pools of a given size; those that grow count at their least.
+
+    GPUs that no pool reserves are not billed: where pools grow, nodes come when they are needed, and hours become fewer
+    as GPUs become more.
 
     Args:
         todo: The work.
         rates: Of one actor.
         pools: Their sizes.
-        num_gpus: Of the cluster.
+        num_gpus: Of the cluster; 0 where the model runs on CPUs.
         gpu_hour_price: In any currency.
     """
     stages = {
@@ -247,7 +250,8 @@ def duration(todo: Work, rates: Rates, pools: Pools, *, num_gpus: int, gpu_hour_
     }
     known = [value for value in hours.values() if value is not None]
     slowest = max(known) if len(known) == len(hours) else None
-    gpu_hours = None if slowest is None or not num_gpus else slowest * num_gpus
+    billed = min(num_gpus, gpus_taken(pools))
+    gpu_hours = None if slowest is None or not billed else slowest * billed
     cost = None if gpu_hours is None or gpu_hour_price is None else gpu_hours * gpu_hour_price
     return Duration(hours, slowest, gpu_hours, cost)
 

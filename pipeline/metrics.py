@@ -11,8 +11,9 @@ a run without a listener works the same.
 
 from __future__ import annotations
 
+import time
 from collections import Counter as Tally
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -104,7 +105,7 @@ METRICS: Mapping[str, MetricDefinition] = dict(
             "process_deaths", "counter", _STAGE, "clips that had killed a process, or lost it, and were begun again"
         ),
         _define("clips_in_hand", "gauge", _STAGE, "clips that a stage works on"),
-        _define("actors", "gauge", _STAGE, "processes that a stage may use"),
+        _define("actors", "gauge", _STAGE, "processes of a stage: its pool's least, or as many as worked lately"),
         _define("decoded_clips", "gauge", _RUN, "clips whose frames are in memory"),
         _define("decoded_clips_limit", "gauge", _RUN, "the bound on them"),
         _define("clips_to_encode", "gauge", _RUN, "clips that this run decodes and encodes"),
@@ -157,13 +158,11 @@ class RunMetrics:
         for name, count in counts.items():
             self.add(name, count, stage=stage)
 
-    def started(self, todo: PlanCounts, pools: Pools) -> None:
-        """What there is to do, and by how many."""
+    def started(self, todo: PlanCounts) -> None:
+        """What there is to do."""
         self.set("clips_to_encode", todo.clips_to_encode)
         self.set("clips_cached", todo.clips_cached)
         self.set("clips_tried_again", todo.clips_tried_again)
-        for stage, pool in (("decode", pools.decode), ("encode", pools.encode), ("answer", pools.answer)):
-            self.set("actors", pool.size, stage=stage)
 
     def progressed(self, progress: Progress, traffic: Mapping[str, int]) -> None:
         """How far the run is, and what the driver's own requests to storage came to since it was last told."""
@@ -192,32 +191,36 @@ class ObservedMonitor(RunMonitor):
     """The run's monitor, which every clip passes at each stage, and what Prometheus sees of it.
 
     Args:
-        max_decoded_clips: See `RunMonitor`.
+        pools: Of the run; they may grow.
         metrics: Where it is recorded.
+        clock: See `RunMonitor`.
     """
 
-    def __init__(self, max_decoded_clips: int, metrics: RunMetrics) -> None:
-        super().__init__(max_decoded_clips)
+    def __init__(self, pools: Pools, metrics: RunMetrics, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(pools.max_decoded_clips, clock)
         self._metrics = metrics
-        self._in_hand: dict[str, set[str]] = {}
-        metrics.set("decoded_clips_limit", max_decoded_clips)
+        self._least = {"decode": pools.decode.size, "encode": pools.encode.size, "answer": pools.answer.size}
+        self._in_hand: dict[str, set[str]] = {stage: set() for stage in self._least}
+        metrics.set("decoded_clips_limit", pools.max_decoded_clips)
+        for stage in self._least:
+            self._show(stage)
 
-    def begin(self, clip_id: str, stage: str) -> int:
+    def begin(self, clip_id: str, stage: str, actor_id: str = "") -> int:
         """See `RunMonitor.begin`."""
-        deaths = super().begin(clip_id, stage)
+        deaths = super().begin(clip_id, stage, actor_id)
         self._metrics.add("process_deaths", min(deaths, 1), stage=stage)
-        self._in_hand.setdefault(stage, set()).add(clip_id)
-        self._show_in_hand(stage)
+        self._in_hand[stage].add(clip_id)
+        self._show(stage)
         return deaths
 
-    def end(self, clip_id: str, stage: str, counts: Mapping[str, int], seconds: float) -> None:
+    def end(self, clip_id: str, stage: str, counts: Mapping[str, int], seconds: float, actor_id: str = "") -> None:
         """See `RunMonitor.end`."""
-        super().end(clip_id, stage, counts, seconds)
+        super().end(clip_id, stage, counts, seconds, actor_id)
         self._metrics.counts(counts, stage)
         self._metrics.add("busy_seconds", seconds, stage=stage)
         self._metrics.observe("clip_seconds", seconds, stage=stage)
-        self._in_hand.setdefault(stage, set()).discard(clip_id)
-        self._show_in_hand(stage)
+        self._in_hand[stage].discard(clip_id)
+        self._show(stage)
 
     def hold(self, clip_id: str) -> None:
         """See `RunMonitor.hold`."""
@@ -229,8 +232,9 @@ class ObservedMonitor(RunMonitor):
         super().release(clip_id)
         self._metrics.set("decoded_clips", self.num_held)
 
-    def _show_in_hand(self, stage: str) -> None:
+    def _show(self, stage: str) -> None:
         self._metrics.set("clips_in_hand", len(self._in_hand[stage]), stage=stage)
+        self._metrics.set("actors", max(self._least[stage], self.num_actors(stage)), stage=stage)
 
 
 def series_names() -> frozenset[str]:

@@ -6,9 +6,14 @@ the run early, and the next one goes on from what is committed.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+# Pools shrink in silence: for so long an actor counts after a clip that it ended, and after one that it began.
+_IDLE_S = 600.0
+_LONGEST_CLIP_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -46,10 +51,12 @@ class Activity:
 
 
 class RunMonitor:
-    """Bookkeeping of one run; plain Python, wrapped in a Ray actor by `pipeline.flow`."""
+    """Bookkeeping of one run; plain Python, wrapped in a Ray actor by `pipeline.run`."""
 
-    def __init__(self, max_decoded_clips: int) -> None:
+    def __init__(self, max_decoded_clips: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._bound = max_decoded_clips
+        self._clock = clock
+        self._counts_until: dict[str, dict[str, float]] = defaultdict(dict)
         self._admitted: set[str] = set()
         self._held: set[str] = set()
         self._most_held = 0
@@ -62,17 +69,18 @@ class RunMonitor:
         """Note a process that is ready to work."""
         self._workers.append(worker)
 
-    def begin(self, clip_id: str, stage: str) -> int:
-        """Note a clip before it is touched.
+    def begin(self, clip_id: str, stage: str, actor_id: str = "") -> int:
+        """Note a clip before it is touched, and by whom.
 
         Returns:
             How often the stage began this clip before without ending it: each time its process died.
         """
         deaths = self._begun[clip_id, stage]
         self._begun[clip_id, stage] += 1
+        self._counts_until[stage][actor_id] = self._clock() + _LONGEST_CLIP_S
         return deaths
 
-    def begin_together(self, clip_ids: Sequence[str], stage: str) -> bool:
+    def begin_together(self, clip_ids: Sequence[str], stage: str, actor_id: str = "") -> bool:
         """Note clips before they are touched as one batch.
 
         Returns:
@@ -81,15 +89,22 @@ class RunMonitor:
         if any((clip_id, stage) in self._begun for clip_id in clip_ids):
             return False
         for clip_id in clip_ids:
-            self.begin(clip_id, stage)
+            self.begin(clip_id, stage, actor_id)
         return True
 
-    def end(self, clip_id: str, stage: str, counts: Mapping[str, int], seconds: float) -> None:
+    def end(self, clip_id: str, stage: str, counts: Mapping[str, int], seconds: float, actor_id: str = "") -> None:
         """Note what a stage did for a clip, whether it worked or failed."""
         self._begun.pop((clip_id, stage), None)
         for name, count in counts.items():
             self._counts[name] += count
         self._seconds[stage] += seconds
+        self._counts_until[stage][actor_id] = self._clock() + _IDLE_S
+
+    def num_actors(self, stage: str) -> int:
+        """Actors of a stage that work, or did lately; one that Ray has restarted is the same."""
+        now = self._clock()
+        self._counts_until[stage] = {actor: until for actor, until in self._counts_until[stage].items() if until > now}
+        return len(self._counts_until[stage])
 
     @property
     def num_held(self) -> int:

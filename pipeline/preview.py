@@ -12,6 +12,7 @@ import numpy as np
 
 from flashvid.errors import PermanentError
 from flashvid.models import ModelSource, check_answering, load_preprocessor, resolve_model
+from flashvid.models.devices import usable_gpus
 from flashvid.models.footprint import footprint
 from flashvid.models.handle import MAX_BATCH_TOKENS
 from pipeline.config import JobConfig
@@ -64,7 +65,7 @@ class Hardware:
         """This machine's."""
         import torch
 
-        gpus = torch.cuda.device_count()
+        gpus = usable_gpus()
         return cls(
             num_cpus=os.cpu_count() or 1,
             num_gpus=gpus,

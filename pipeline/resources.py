@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -105,6 +106,15 @@ def plan_pools(
     except ClusterTooSmallError:
         return pools
     return present
+
+
+def gpus_taken(pools: Pools) -> int:
+    """GPUs that the pools reserve when they start, on one node; actors with a share of a GPU have it on one."""
+    wishes = [pool.num_gpus for pool in (pools.encode, pools.answer) for _ in range(pool.size) if pool.num_gpus > 0]
+    count = math.ceil(sum(wishes) - _ROUNDING)
+    while not _fits(sorted(wishes, reverse=True), [1.0] * count, [count]):
+        count += 1
+    return count
 
 
 def clips_per_batch(num_clips: int, num_answers: int, pool: Pool, *, encodes: bool) -> int:

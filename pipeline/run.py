@@ -184,13 +184,11 @@ class _Run:
             gpus_per_node=size.gpus_per_node,
             encodes=planned.clips_to_encode > 0,
         )
-        self._metrics.started(planned, pools)
+        self._metrics.started(planned)
         # Beside the driver: it is lost with no other node than that.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         actor: Any = ray.remote(num_cpus=0)(ObservedMonitor)
-        monitor = actor.options(scheduling_strategy=here).remote(
-            pools.max_decoded_clips, RunMetrics(self._lease.run_id)
-        )
+        monitor = actor.options(scheduling_strategy=here).remote(pools, RunMetrics(self._lease.run_id))
         settings = StageSettings(
             self._job, self._lease.run_id, self._prints.tokens, self._prints.model_identity, monitor
         )

@@ -57,6 +57,7 @@ def local_cluster(num_cpus: int) -> Iterator[LocalCluster]:
             "dashboard-agent-listen-port": ports[3],
             "ray-client-server-port": ports[4],
             "num-cpus": num_cpus,
+            "num-gpus": 0,
             "object-store-memory": 200_000_000,
             "temp-dir": folder,
             "include-dashboard": "true",

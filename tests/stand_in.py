@@ -57,8 +57,17 @@ class StandIn(JobApi):
 
     def worker_nodes(self) -> set[str]:
         """Ray's ids of the nodes besides the head."""
-        nodes = self.get("/api/v0/nodes").json()["data"]["result"]["result"]
-        return {node["node_id"] for node in nodes if not node["is_head_node"]}
+        return {node["node_id"] for node in self.nodes() if not node["is_head_node"]}
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """What Ray says of each node."""
+        nodes: list[dict[str, Any]] = self.get("/api/v0/nodes?detail=1").json()["data"]["result"]["result"]
+        return nodes
+
+    def node_commands(self) -> list[list[str]]:
+        """How each node was started."""
+        commands = [psutil.Process(int(pid)).cmdline() for pid in self.state["processes"]]
+        return [command for command in commands if "start" in command]
 
     def metrics(self) -> list[str]:
         """A line for each value, of all nodes."""

@@ -47,6 +47,13 @@ def test_the_demo_job(cluster: StandIn) -> None:
     assert len(cluster.worker_nodes()) == 2
 
 
+def test_no_node_has_gpus(cluster: StandIn) -> None:
+    """Nor would it on a machine with one, which is asked for by nobody here: there each would count it as its own."""
+    assert [node["resources_total"].get("CPU", 0) for node in cluster.nodes() if not node["is_head_node"]] == [1, 1]
+    assert [node["resources_total"].get("GPU", 0) for node in cluster.nodes()] == [0, 0, 0]
+    assert ["--num-gpus=0" in command for command in cluster.node_commands()] == [True, True, True]
+
+
 def test_the_job_api_wants_the_token(cluster: StandIn) -> None:
     """Neither without one nor with another; and nobody else on this machine can read it."""
     assert cluster.get("/api/jobs/", Accept="*/*").status_code == 401

@@ -33,7 +33,7 @@ WALK = (
     "flashvid init videos/",
     "flashvid validate job.yaml",
     "flashvid plan job.yaml",
-    "flashvid plan job.yaml --gpu-hour-price 0.8",
+    "flashvid plan job.yaml --cpus 32 --gpus 2 --gpu-memory 24 --gpu-hour-price 0.8",
     "flashvid run job.yaml",
     "flashvid status OUTPUT",
     "flashvid report output",
@@ -73,6 +73,7 @@ ELSEWHERE = {
     "flashvid bench all --output DIR": "test_bench_pipeline.py",  # the parts, one by one
     "make gpu-check": "test_gpu_check.py",
     "python -m jobs.bench.roofline docs/performance.md": "test_roofline.py",
+    "python -m jobs.bench.dispatch": "test_roofline.py",
     "make demo": "test_release.py",
     "make cluster-up": "test_cluster.py",
     "make cluster-down": "test_cluster.py",

@@ -12,10 +12,11 @@ from typing import Any, ClassVar
 import fsspec
 import numpy as np
 import pytest
+import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
 from jobs import doctor
-from jobs.doctor import Check, check_installation, check_storage, check_tables
+from jobs.doctor import Check, check_gpu, check_installation, check_storage, check_tables
 from tests.ray_cluster import local_cluster
 from tests.runs import copy_videos, job
 
@@ -89,6 +90,34 @@ def test_packages_that_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     found, fix = failed([packages])["packages"]
     assert found == f"numpy {np.__version__} is not >=999; no-such-package>=1 is missing"
     assert fix == "pip install -c constraints.txt flashvid-pipeline"
+
+
+@pytest.mark.parametrize(
+    ("built_for", "counted", "state", "found"),
+    [
+        ("13.0", 2, "failed", "2 here, and CUDA can't use any: The NVIDIA driver is too old (found version 12020)."),
+        ("13.0", 0, "note", "a job that reserves GPUs is refused: The NVIDIA driver is too old (found version 12020)."),
+        (None, 0, "note", ", without CUDA: models run on the CPU, and a job that reserves GPUs is refused"),
+    ],
+)
+def test_a_machine_whose_gpus_cuda_cannot_use(
+    built_for: str | None, counted: int, state: str, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What torch says of them; a GPU that is here and unusable is a failure, none at all is not."""
+
+    def too_old() -> None:
+        raise RuntimeError("The NVIDIA driver is too old (found version 12020).\nUpdate it.")
+
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: counted)
+    monkeypatch.setattr(torch.cuda, "init", too_old)
+    (check,) = check_gpu()
+    assert (check.area, check.name, check.state) == ("GPU", "CUDA", state)
+    assert found in check.found
+    assert "everything" not in check.found
+    assert ("GPUs in docs/operations.md" in check.fix) == (state == "failed")
+    assert len(failed([check])) == (state == "failed")
 
 
 def test_the_tables_of_a_job(sample_videos: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import yaml
 from flashvid.models.qwen2_5_vl import preprocess
 from pipeline.config import JobConfig
 from pipeline.errors import ClusterTooSmallError
-from pipeline.resources import Pools, plan_pools
+from pipeline.resources import Pools, gpus_taken, plan_pools
 from tests.kustomize import by_kind, ray_cluster, render
 from tests.pages import blocks
 
@@ -60,6 +60,17 @@ def test_without_its_gpus_it_is_refused() -> None:
     for gpu_nodes in (0, 1):
         with pytest.raises(ClusterTooSmallError, match=rf"can't be placed on {gpu_nodes} GPUs"):
             pools(4, gpu_nodes)
+
+
+def test_the_runbook_plans_it_on_the_nodes_that_stay() -> None:
+    """There is room for its pools, so that hours and cost are told; and no GPU more than they take."""
+    (told,) = re.findall(r"^flashvid plan job.yaml --cpus (\d+) --gpus (\d+) ", OPERATIONS.read_text(), re.MULTILINE)
+    cpus, gpus = map(int, told)
+    decode, gpu = groups("base")["decode"], groups("base")["gpu"]
+    assert (cpus, gpus) == (decode["minReplicas"] * int(decode["rayStartParams"]["num-cpus"]), gpu["minReplicas"])
+    # As `flashvid plan` does: all GPUs on one node.
+    made = plan_pools(job().resources, num_cpus=cpus, gpus_per_node=(gpus,), encodes=True)
+    assert gpus_taken(made) == gpus
 
 
 def test_decoded_frames_fit_the_nodes_that_stay() -> None:

@@ -20,6 +20,8 @@ from pipeline.storage import Storage
 from pipeline.summary import Progress
 from tests.helpers import clip
 
+POOLS = Pools(Pool(4, 1.0, 0.0), Pool(1, 0.0, 1.0, max_size=3), Pool(1, 0.0, 1.0, max_size=2), max_decoded_clips=2)
+
 
 class Recorded(RunMetrics):
     """Keeps values in this process, as Prometheus would see them, and insists on the labels of each definition."""
@@ -64,7 +66,7 @@ def test_names_are_what_prometheus_allows_and_ray_adds() -> None:
 def test_a_clip_on_its_way_through_the_stages() -> None:
     """In hand while a stage has it, in memory from decode to encode; counts and seconds by stage."""
     metrics = Recorded()
-    monitor = ObservedMonitor(2, metrics)
+    monitor = ObservedMonitor(POOLS, metrics)
     seen = metrics.values
     assert seen["decoded_clips_limit",] == 2
     monitor.begin("a", "decode")
@@ -90,7 +92,7 @@ def test_a_clip_on_its_way_through_the_stages() -> None:
 def test_a_process_that_died_shows() -> None:
     """When its clip is begun again, which is still one clip in hand; clips of a batch count one by one."""
     metrics = Recorded()
-    monitor = ObservedMonitor(2, metrics)
+    monitor = ObservedMonitor(POOLS, metrics)
     assert monitor.begin("a", "encode") == 0
     assert ("process_deaths", "encode") not in metrics.values
     assert [monitor.begin("a", "encode") for _ in range(2)] == [1, 2]
@@ -100,16 +102,39 @@ def test_a_process_that_died_shows() -> None:
     assert metrics.values["clips_in_hand", "answer"] == 2
 
 
+def test_actors_of_a_pool_that_grows_and_shrinks() -> None:
+    """Never fewer than its least; a clip in hand keeps one for long, an ended one for ten minutes. Batches, too."""
+    now, metrics = [0.0], Recorded()
+    monitor = ObservedMonitor(POOLS, metrics, clock=lambda: now[0])
+    seen = metrics.values
+    assert [seen["actors", stage] for stage in ("decode", "encode", "answer")] == [4, 1, 1]
+    for actor in "xyz":
+        monitor.begin(actor, "encode", actor)
+    monitor.begin_together(["a", "b"], "answer", "v")
+    monitor.begin_together(["c", "d"], "answer", "w")
+    assert [seen["actors", stage] for stage in ("decode", "encode", "answer")] == [4, 3, 2]
+    # Its process died, and Ray started it again.
+    monitor.begin("x", "encode", "x")
+    assert seen["actors", "encode"] == 3
+    for minute in (1, 30):
+        now[0] = 60.0 * minute
+        monitor.end("x", "encode", {}, 1.0, "x")
+    assert seen["actors", "encode"] == 3
+    monitor.end("y", "encode", {}, 1.0, "y")
+    monitor.end("z", "encode", {}, 1.0, "z")
+    now[0] = 60.0 * 41
+    monitor.begin("e", "encode", "x")
+    assert seen["actors", "encode"] == 1
+
+
 def test_what_the_driver_knows() -> None:
-    """The plan, the pools, progress, and its own requests to storage."""
+    """The plan, progress, and its own requests to storage."""
     metrics = Recorded()
     todo = Plan((clip("a"), clip("b", attempt=2)), (clip("c"),), (), 5, 20, 10, 0)
-    cpu, gpu = Pool(4, 1.0, 0.0), Pool(2, 0.0, 1.0)
-    metrics.started(PlanCounts.of(todo), Pools(cpu, gpu, Pool(3, 0.0, 1.0), 6))
+    metrics.started(PlanCounts.of(todo))
     metrics.progressed(Progress(2, 3, 8, 12, 1, 5.0), {"bytes_written": 70, "requests_repeated": 3})
     seen = metrics.values
     assert (seen["clips_to_encode",], seen["clips_cached",], seen["clips_tried_again",]) == (2, 1, 1)
-    assert [seen["actors", stage] for stage in ("decode", "encode", "answer")] == [4, 2, 3]
     assert (seen["clips_done",], seen["clips_planned",], seen["answers_planned",]) == (2, 3, 12)
     assert (seen["bytes_written", "driver"], seen["requests_repeated", "driver"]) == (70, 3)
 

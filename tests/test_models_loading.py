@@ -255,6 +255,7 @@ def test_free_memory_counts_what_torch_has_in_store(monkeypatch: pytest.MonkeyPa
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """By name, before torch finds out in the middle of loading."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert usable_device("cuda:1") == torch.device("cuda:1")
     for device, message in (
         ("cuda:2", "'cuda:2' is not here: torch finds 2 GPUs"),
@@ -265,3 +266,17 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
             load_model(TINY, device=device)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert usable_device(None) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_a_gpu_whose_driver_is_too_old_is_refused(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is counted, and nothing else can be done with it."""
+
+    def too_old() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 12020).\nPlease update it.")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", too_old)
+    with pytest.raises(ConfigurationError, match=r"torch finds 0 GPUs \(The NVIDIA .* too old \(.*12020\)\.\)$"):
+        load_model(TINY, device=device)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -92,12 +94,47 @@ POOLS = Pools(Pool(4, 1.0, 0.0), Pool(2, 0.0, 1.0), Pool(2, 0.0, 0.5), 6)
 
 
 def test_time_is_the_slowest_stages() -> None:
-    """36,000 frames at 10 a second on two actors are half an hour; three GPUs are paid for all of it."""
+    """36,000 frames at 10 a second on two actors are half an hour; the pools' three GPUs are paid for all of it."""
     found = duration(TODO, Rates(100.0, 10.0, 2.0), POOLS, num_gpus=3, gpu_hour_price=4.0)
     assert found.stage_hours == {"decode": pytest.approx(0.025), "encode": 0.5, "answer": 0.5}
     assert (found.hours, found.gpu_hours, found.cost) == (0.5, 1.5, 6.0)
     unknown = duration(TODO, Rates(encode_frames_per_second=10.0), POOLS, num_gpus=3, gpu_hour_price=4.0)
     assert (unknown.stage_hours["answer"], unknown.hours, unknown.cost) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("encode", "answer", "num_gpus", "billed"),
+    [
+        (Pool(1, 0.0, 1.0, max_size=3), Pool(1, 0.0, 1.0, max_size=5), 8, 2),
+        (Pool(1, 0.0, 0.4), Pool(1, 0.0, 0.6), 8, 1),
+        # No two of them fit one GPU.
+        (Pool(0, 0.0, 0.0), Pool(3, 0.0, 0.6), 8, 3),
+        (Pool(1, 0.0, 2.0), Pool(2, 0.0, 1.0), 4, 4),
+        (Pool(1, 0.01, 0.0), Pool(1, 0.01, 0.0), 8, None),
+        (Pool(1, 0.01, 0.0), Pool(1, 0.01, 0.0), 0, None),
+    ],
+)
+def test_gpus_that_no_pool_reserves_are_not_billed(
+    encode: Pool, answer: Pool, num_gpus: int, billed: int | None
+) -> None:
+    """Of pools that grow, others come only when they are needed, and the hours become fewer."""
+    todo = replace(TODO, frames=0, answers=3600 * answer.size)
+    lasts = duration(
+        todo, Rates(1.0, 1.0, 1.0), Pools(POOLS.decode, encode, answer, 6), num_gpus=num_gpus, gpu_hour_price=2
+    )
+    assert (lasts.hours, lasts.gpu_hours, lasts.cost) == (1.0, billed, billed and 2 * billed)
+
+
+def test_a_gpu_that_cuda_cannot_use_is_none_to_plan_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that is too old counts it, and fails at whatever else it is asked."""
+
+    def too_old(_: int) -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", too_old)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert (Hardware.here().num_gpus, Hardware.here().gpu_bytes) == (0, None)
 
 
 def test_rates_are_measured_in_runs_of_the_same_model() -> None:

@@ -141,6 +141,20 @@ def test_clips_that_come_together_are_worked_on_together() -> None:
     assert counter.monitor.activity().counts == {"done": 2}
 
 
+def test_the_monitor_hears_which_actor_works() -> None:
+    """Alone and in a batch; each counts once."""
+    first, second = Counter(), Counter()
+    second.monitor = first.monitor
+    first.actor_id, second.actor_id = "x", "y"
+    for counter in (first, first, second):
+        _run(counter, ClipMessage(clip("a")))
+    assert first.monitor.num_actors("encode") == 2
+    third, messages = Counter(), [ClipMessage(clip("a")), ClipMessage(clip("b"))]
+    for third.actor_id in ("x", "y"):
+        _run_together(third, messages)
+    assert third.monitor.num_actors("encode") == 2
+
+
 def test_an_error_in_a_batch_is_the_failure_of_one_clip() -> None:
     """The others are worked on alone, and nobody is blamed for a death."""
     counter = Counter()

@@ -23,10 +23,9 @@ def usable_device(device: str | torch.device | None) -> torch.device:
         found = torch.device(device)
     except RuntimeError:
         raise ConfigurationError(f"device {device!r} is none that torch knows; cpu and cuda, cuda:0 are") from None
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise ConfigurationError(
-            f"device {str(found)!r} is not here: torch finds {torch.cuda.device_count()} GPUs{_why_no_cuda()}"
-        )
+    if found.type == "cuda" and (found.index or 0) >= (gpus := usable_gpus()):
+        reason = f" ({why})" if (why := why_no_cuda()) else ""
+        raise ConfigurationError(f"device {str(found)!r} is not here: torch finds {gpus} GPUs{reason}")
     try:
         # Of any other kind torch tells only by failing.
         if found.type != "cuda":
@@ -37,13 +36,19 @@ def usable_device(device: str | torch.device | None) -> torch.device:
     return found
 
 
-def _why_no_cuda() -> str:
-    """What torch says of a driver that is missing or too old, or of a build without CUDA; nothing if CUDA works."""
+def usable_gpus() -> int:
+    """GPUs that tensors can go to."""
+    # `device_count` asks the driver's management library, which counts GPUs for a driver that is too old for CUDA, too.
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def why_no_cuda() -> str | None:
+    """What torch says of a driver that is missing or too old, or of a build without CUDA; None if CUDA works."""
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as error:
-        return f" ({str(error).strip().splitlines()[0]})"
-    return ""
+        return str(error).strip().splitlines()[0]
+    return None
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -197,12 +197,13 @@ def _start_store(start: _Starter, port: int) -> None:
 
 
 def _start_ray(start: _Starter, gcs: int, dashboard: int, metrics: list[int]) -> None:
-    """A head that does no work, and workers with one CPU each."""
+    """A head that does no work, and workers with one CPU each; a GPU of this machine would be every node's."""
     state = start.state
     token = {"Authorization": f"Bearer {state.environment['RAY_AUTH_TOKEN']}"}
     ray = [
         str(_BIN / "ray"), "start", "--block", "--disable-usage-stats", f"--node-ip-address={_HOST}",
         f"--object-store-memory={_OBJECT_STORE_BYTES}", "--min-worker-port=0", "--max-worker-port=0",
+        "--num-gpus=0",
     ]  # fmt: skip
     # Ray's own choice is one fixed port for all nodes: the second of a machine has then no agent, and says nothing.
     agents = [f"--dashboard-agent-listen-port={port}" for port in _free_ports(len(metrics))]

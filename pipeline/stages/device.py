@@ -29,7 +29,7 @@ def reserved_device() -> str | None:
     except ConfigurationError as error:
         raise ConfigurationError(
             f"a GPU is reserved for this process, but {error.message}: see GPUs in docs/operations.md for the driver; "
-            f"{DEVICE_VARIABLE}=cpu runs the model on CPUs",
+            f"{DEVICE_VARIABLE}=cpu in the environment that Ray's nodes were started with runs the model on CPUs",
             f"node {context.get_node_id()}",
         ) from None
     return "cuda"

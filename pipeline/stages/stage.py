@@ -63,9 +63,11 @@ class Stage(ABC):
     Attributes:
         name: decode, encode or answer.
         waited_s: Seconds that the clip in hand was held up by others, which are no work of this stage.
+        actor_id: Ray's, which stays the same when it starts the actor again.
     """
 
     name: ClassVar[str]
+    actor_id: str = ""
 
     def __init__(self, settings: StageSettings) -> None:
         self.settings = settings
@@ -94,6 +96,7 @@ class Stage(ABC):
     def announce(self) -> None:
         """Tell the monitor that this process is ready; called last in the constructors."""
         context = ray.get_runtime_context()
+        self.actor_id = context.get_actor_id() or ""
         worker = Worker(
             stage=self.name,
             pid=os.getpid(),
@@ -104,7 +107,7 @@ class Stage(ABC):
 
     def end(self, clip_id: str, counts: Mapping[str, int], seconds: float) -> None:
         """Tell the monitor what was done for a clip, and what that asked of storage."""
-        self.tell("end", clip_id, self.name, {**counts, **self.tokens.take_traffic()}, seconds)
+        self.tell("end", clip_id, self.name, {**counts, **self.tokens.take_traffic()}, seconds, self.actor_id)
 
     def tell(self, method: str, *arguments: object) -> Any:  # noqa: ANN401 - whatever the monitor returns
         """Call the run's monitor and wait for its reply.
@@ -131,7 +134,7 @@ class Stage(ABC):
         """As one batch; if that does not work out, each alone, so that one clip's trouble is no other's."""
         clip_ids = [message.clip.clip_id for message in messages]
         # A clip that was begun and never ended may have killed its process: who did shows only alone.
-        if not self.tell("begin_together", clip_ids, self.name):
+        if not self.tell("begin_together", clip_ids, self.name, self.actor_id):
             return map(self._attempt, messages)
         started = time.perf_counter()
         try:
@@ -149,7 +152,7 @@ class Stage(ABC):
 
     def _attempt(self, message: ClipMessage) -> ClipMessage:
         clip_id = message.clip.clip_id
-        deaths = self.tell("begin", clip_id, self.name)
+        deaths = self.tell("begin", clip_id, self.name, self.actor_id)
         started, self.waited_s = time.perf_counter(), 0.0
         counts: Mapping[str, int] = {}
         try:
