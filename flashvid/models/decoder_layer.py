@@ -77,22 +77,24 @@ class DecoderLayer:
         """Queries, keys and values of all heads: `[L, (H + 2 G) * d]`."""
         return functional.linear(states, *self._qkv)
 
-    def _feed_forward(self, states: Tensor) -> Tensor:
+    def _feed_forward(self, states: Tensor, *, by_rows: bool = False) -> Tensor:
         gate, up = functional.linear(states, *self._gate_up).chunk(2, dim=-1)
-        return cast("Tensor", self._mlp.down_proj(self._mlp.act_fn(gate) * up))
+        activated = self._activated_by_rows(gate) if by_rows else self._mlp.act_fn(gate)
+        return cast("Tensor", self._mlp.down_proj(activated * up))
 
     def _feed_forward_by_rows(self, states: Tensor) -> Tensor:
-        """The same bits for a row wherever it stands.
+        """The same bits for a row wherever it stands."""
+        return self._feed_forward(states, by_rows=True)
+
+    def _activated_by_rows(self, gate: Tensor) -> Tensor:
+        """The activation, the same bits for a row wherever it stands.
 
         On a CPU an activation of many values is cut between threads, in the middle of rows too, and the values at a cut
         are computed by other instructions. Of few values it is not.
         """
-        gate, up = functional.linear(states, *self._gate_up).chunk(2, dim=-1)
-        if states.device.type != "cpu" or gate.numel() <= _UNCUT:
-            return cast("Tensor", self._mlp.down_proj(self._mlp.act_fn(gate) * up))
-        few = max(1, _UNCUT // gate.shape[1])
-        activated = torch.cat([self._mlp.act_fn(rows) for rows in torch.split(gate, few)])
-        return cast("Tensor", self._mlp.down_proj(activated * up))
+        if gate.device.type != "cpu" or gate.numel() <= _UNCUT:
+            return cast("Tensor", self._mlp.act_fn(gate))
+        return _in_blocks(self._mlp.act_fn, gate, max(1, _UNCUT // gate.shape[1]))
 
     def _rotated(self, heads: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
         """Queries `[L, H, d]`, keys and values `[L, G, d]`."""

@@ -41,8 +41,7 @@ class Together:
     def leave(self, ended: Sequence[int]) -> None:
         """Leave these out; the last ones take their places."""
         for index in sorted(ended, reverse=True):
-            self.answers[index] = self.answers[-1]
-            self.answers.pop()
+            self._drop(index)
             self.slots.leave(index)
 
     def take_grown(self) -> list[Self]:
@@ -52,9 +51,13 @@ class Together:
             return []
         answers, slots = [self.answers[index] for index in full], self.slots.take_grown(full)
         for index in reversed(full):
-            self.answers[index] = self.answers[-1]
-            self.answers.pop()
+            self._drop(index)
         return [type(self)(answers, slots)]
+
+    def _drop(self, index: int) -> None:
+        """Out of the answers, as `KVSlots.leave` does it with slots: the last one takes its place."""
+        self.answers[index] = self.answers[-1]
+        self.answers.pop()
 
 
 def joined(groups: Sequence[Together]) -> list[Together]:
