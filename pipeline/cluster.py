@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
-import torch
 from ray.exceptions import RayError
 
 from flashvid.errors import FatalError
+from flashvid.models.devices import usable_gpus
 from pipeline.errors import ClusterUnreachableError
 
 _CONNECT_SECONDS = 10.0
@@ -62,7 +62,7 @@ def connected(address: str | None = None) -> Iterator[ClusterSize]:
                 log_to_driver=False,
                 include_dashboard=False if target == "local" else None,
                 # Ray counts what the driver shows, also where torch can't use it: then everything runs on the CPU.
-                num_gpus=0 if target == "local" and not torch.cuda.is_available() else None,
+                num_gpus=0 if target == "local" and not usable_gpus() else None,
             )
         except ConnectionError as error:
             raise ClusterUnreachableError(str(error).splitlines()[0], f"Ray at {target}") from None

@@ -164,7 +164,7 @@ def cost_of(arm: str, seconds: float, *, control: float = 0.0, asked: tuple[Aske
         parts=Parts(*[Work()] * 5),
         counts=Counts(0, 0, 0, 0, 0, 0, 0),
         control=control,
-        turns=3,
+        runs=3,
         prompt=6272 if arm in "AB" else 627,
         asked=asked,
     )
@@ -215,8 +215,8 @@ def test_measured_written_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     scope = Scope(num_frames=4, questions=(1, 3), loop_turns=(2, 1), patience=Patience(least=2, most=2))
     found = measure_answers(scope, TINY)
     assert [(cost.questions, cost.arm) for cost in found.costs] == [(n, arm) for n in (1, 3) for arm in ARMS]
-    assert [found.of("A", number).turns for number in (1, 3)] == [2, 1]
-    assert all(cost.turns == 2 for cost in found.costs if cost.arm != "A")
+    assert [found.of("A", number).runs for number in (1, 3)] == [2, 1]
+    assert {cost.arm: cost.runs for cost in found.costs if cost.arm != "A"} == {"B": 2, "C": 2, "C inner": 2, "D": 10}
     assert all(cost.seconds > 0 and cost.limit > 0 for cost in found.costs)
     # A control for arms of seconds, another for the one from the cache.
     assert found.of("B", 3).control == found.of("A", 3).control == found.of("C", 3).control != found.of("D", 3).control

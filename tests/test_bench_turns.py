@@ -45,6 +45,9 @@ def test_patience_ends() -> None:
     assert found.number == {"slow": 1, "odd": 5}
     assert found.controls["odd"] == pytest.approx(0.5)
     assert not found.settled
+    often = take_turns(arms, twice=["odd"], patience=Patience(least=2, most=2), fewer={"slow": 1}, runs={"odd": 3})
+    assert often.number == {"slow": 1, "odd": 6}
+    assert often.settled
     timed = take_turns(arms, twice=["odd"], patience=Patience(least=2, most=5, seconds=0))
     assert timed.number == {"slow": 2, "odd": 2}
 

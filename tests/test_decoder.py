@@ -24,7 +24,7 @@ from transformers import (
 from flashvid.config import InnerPruningConfig
 from flashvid.errors import ConfigurationError
 from flashvid.models.decoder import CPU_DECODE_ROWS as ROWS
-from flashvid.models.decoder import CPU_QUESTION_ROWS, Decoder
+from flashvid.models.decoder import QUESTION_ROWS, Decoder
 from flashvid.models.decoder_attention import SlotTokens
 from flashvid.models.kv_cache import KVCache
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
@@ -190,7 +190,7 @@ def test_pieces_are_the_same_in_any_company(dtype: torch.dtype, attention: str) 
     """Bit for bit: alone, or in another order; a token, blocks, more than are padded. And near a plain run."""
     model, head = stock_model("qwen2_5_vl", attn_implementation=attention)
     decoder = Decoder(model.to(dtype), head.to(dtype))
-    lengths = (CPU_QUESTION_ROWS, 1, 7, 2 * CPU_QUESTION_ROWS + 3, 30, 260)
+    lengths = (QUESTION_ROWS, 1, 7, 2 * QUESTION_ROWS + 3, 30, 260)
     pieces = [prompt_of("qwen2_5_vl", length) for length in lengths]
     begun = [KVCache(3) for _ in lengths]
     for number, cache in enumerate(begun):

@@ -18,7 +18,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from flashvid.errors import ConfigurationError, InvalidFeaturesError
 from flashvid.models import ClipQuestions, CompressedVideo, GenerationConfig, VideoModel, VisualFeatures, load_model
-from flashvid.models.decoder import CPU_DECODE_ROWS
+from flashvid.models.decoder import CPU_DECODE_ROWS, QUESTION_ROWS
 from flashvid.models.prompt import ChatPrompt
 from flashvid.models.qwen2_5_vl.language import QwenLanguage
 from flashvid.models.qwen2_5_vl.positions import prompt_positions, seconds_per_step
@@ -190,7 +190,8 @@ def test_the_video_is_prefilled_once(model: VideoModel, compressed: CompressedVi
     assert isinstance(language, QwenLanguage)
     decoder = language.decoder
     # Trying them out runs layers, too, the first time.
-    assert [rows.interchangeable[-1] for rows in (decoder.decode_rows, decoder.question_rows)] == [CPU_DECODE_ROWS, 64]
+    most = [rows.interchangeable[-1] for rows in (decoder.decode_rows, decoder.question_rows)]
+    assert most == [CPU_DECODE_ROWS, QUESTION_ROWS]
     lengths: list[int] = []
     hook = language.decoder._model.layers[-1].mlp.down_proj.register_forward_pre_hook(
         lambda _module, given: lengths.append(len(given[0]))
@@ -201,8 +202,9 @@ def test_the_video_is_prefilled_once(model: VideoModel, compressed: CompressedVi
         hook.remove()
     shared = {answer.num_shared_tokens for answer in answers}
     assert len(shared) == 1
-    whole, rest = divmod(sum(answer.num_prompt_tokens - answer.num_shared_tokens for answer in answers), 64)
-    prefilled = [*shared, *[64] * whole, decoder.question_rows.filled(rest)]
+    tokens = sum(answer.num_prompt_tokens - answer.num_shared_tokens for answer in answers)
+    whole, rest = divmod(tokens, QUESTION_ROWS)
+    prefilled = [*shared, *[QUESTION_ROWS] * whole, decoder.question_rows.filled(rest)]
     assert lengths[: len(prefilled)] == prefilled
     generated = [answer.num_generated_tokens - 1 for answer in answers]
     steps = [sum(length > step for length in generated) for step in range(max(generated))]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from flashvid.models.decoder_layer import activated_by_rows
 from flashvid.models.row_sizes import RowSizes
 
 CPU = torch.device("cpu")
@@ -105,3 +106,17 @@ def test_each_number_of_threads_is_tried() -> None:
         torch.set_num_threads(before)
     # The whole block, turned by a row, and three sizes; once for each.
     assert calls == [1] * 5 + [2] * 5
+
+
+@pytest.mark.parametrize("width", [18944, 1536, 7])
+@pytest.mark.parametrize("threads", [1, 2, 3, 6])
+def test_an_activation_is_not_cut_within_a_row(threads: int, width: int) -> None:
+    """Every row has the bits that it has alone, however many threads share the rows. They are halves of wider ones."""
+    whole, before = torch.randn(47, 2 * width, generator=torch.Generator().manual_seed(3)), torch.get_num_threads()
+    states, _ = whole.chunk(2, dim=-1)
+    alone = torch.cat([functional.silu(row) for row in states.split(1)])
+    try:
+        torch.set_num_threads(threads)
+        assert torch.equal(activated_by_rows(functional.silu, states), alone)
+    finally:
+        torch.set_num_threads(before)

@@ -32,11 +32,11 @@ from flashvid.models.row_sizes import Product, RowSizes
 # token's logits are the same bits in any company (row_sizes.py). Reading the weights is what a step costs: a GPU takes
 # as long for 64 rows as for one (and for 128, whose caches would seldom fit), a CPU gains little beyond 16.
 CPU_DECODE_ROWS, GPU_DECODE_ROWS = 16, 64
-# Likewise while questions are prefilled: as many as one pass over the weights is worth.
-CPU_QUESTION_ROWS, GPU_QUESTION_ROWS = 64, 256
+# Likewise while questions are prefilled: as many as one pass over the weights is worth, on either.
+QUESTION_ROWS = 256
 # Fewer rows are less work on a CPU only, where these are tried.
 _CPU_DECODE_SIZES = (4, 8, CPU_DECODE_ROWS)
-_CPU_QUESTION_SIZES = (8, 16, 24, 32, 48, CPU_QUESTION_ROWS)
+_CPU_QUESTION_SIZES = (8, 16, 24, 32, 48, 64, 96, 128, 192, QUESTION_ROWS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +213,7 @@ class Decoder:
         head: Product = (lambda states: functional.linear(states, self._head), self._head.shape[1])
         on_cpu = self.device.type == "cpu"
         decode = _CPU_DECODE_SIZES if on_cpu else (GPU_DECODE_ROWS,)
-        questions = _CPU_QUESTION_SIZES if on_cpu else (GPU_QUESTION_ROWS,)
+        questions = _CPU_QUESTION_SIZES if on_cpu else (QUESTION_ROWS,)
         return (
             RowSizes([*products, head], decode, self.dtype, self.device),
             RowSizes(products, questions, self.dtype, self.device),

@@ -15,7 +15,7 @@ from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward
 
 from flashvid.errors import ConfigurationError
 from flashvid.models.kv_cache import KVCache
-from flashvid.models.kv_slots import KVSlots, Section
+from flashvid.models.kv_slots import ROOM, KVSlots, Section
 
 # Queries of a slot that are run together with those of others, at most: more are worth a call of their own, without a
 # mask that is as large as all of them times their keys.
@@ -122,6 +122,8 @@ class _Places:
             self._offset_of = torch.arange(self.tokens, device=device) - firsts[self._slot_of]
             self._place_of = before[self._slot_of] + self._offset_of
             section.lengths = before + counts
+        # Slots that get more than one token have just begun, for these: what is left for the answer is empty.
+        self._unseen = 0 if self._is_single else ROOM
         section.fullest += max(batch.counts)
         self.mask: Tensor | None = None
         if batch.padded > _MOST_PADDED:
@@ -129,18 +131,21 @@ class _Places:
         else:
             # What fills up sees something, too: a row of nothing is not a number.
             last = before[:, None] + torch.arange(batch.padded, device=device)
-            hidden = torch.arange(section.capacity, device=device) > last[..., None]
+            hidden = torch.arange(section.capacity - self._unseen, device=device) > last[..., None]
             mask = section.keys[0].new_zeros(hidden.shape).masked_fill_(hidden, -math.inf)
             rows = (self._slots, self._heads, *mask.shape[1:])
             self.mask = mask[:, None] if self._is_single else mask[:, None].expand(rows).flatten(1, 2)[:, None]
 
     def put(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put the tokens' keys and values `[L, G, d]` into a layer; all of the slots', `[S, G, C, d]` each."""
+        """Put the tokens' keys and values `[L, G, d]` into a layer; those to be looked at, `[S, G, K, d]` each."""
         index = layer - self.section.layers[0]
         tensors = self.section.keys[index], self.section.values[index]
         for tensor, new in zip(tensors, (keys, values), strict=True):
             tensor[self._slot_of, :, self._place_of] = new
-        return tensors
+        if not self._unseen:
+            return tensors
+        keys, values = (tensor[:, :, : -self._unseen] for tensor in tensors)
+        return keys, values
 
     def padded(self, queries: Tensor) -> Tensor:
         """Packed queries `[L, H, d]` as `[S, G, H / G * padded, d]`.

@@ -79,22 +79,12 @@ class DecoderLayer:
 
     def _feed_forward(self, states: Tensor, *, by_rows: bool = False) -> Tensor:
         gate, up = functional.linear(states, *self._gate_up).chunk(2, dim=-1)
-        activated = self._activated_by_rows(gate) if by_rows else self._mlp.act_fn(gate)
+        activated = activated_by_rows(self._mlp.act_fn, gate) if by_rows else self._mlp.act_fn(gate)
         return cast("Tensor", self._mlp.down_proj(activated * up))
 
     def _feed_forward_by_rows(self, states: Tensor) -> Tensor:
         """The same bits for a row wherever it stands."""
         return self._feed_forward(states, by_rows=True)
-
-    def _activated_by_rows(self, gate: Tensor) -> Tensor:
-        """The activation, the same bits for a row wherever it stands.
-
-        On a CPU an activation of many values is cut between threads, in the middle of rows too, and the values at a cut
-        are computed by other instructions. Of few values it is not.
-        """
-        if gate.device.type != "cpu" or gate.numel() <= _UNCUT:
-            return cast("Tensor", self._mlp.act_fn(gate))
-        return _in_blocks(self._mlp.act_fn, gate, max(1, _UNCUT // gate.shape[1]))
 
     def _rotated(self, heads: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
         """Queries `[L, H, d]`, keys and values `[L, G, d]`."""
@@ -107,6 +97,18 @@ class DecoderLayer:
         turned = torch.addcmul(turning * cos, turning.roll(self._width // 2, dims=-1), sin)
         queries, keys = torch.split_with_sizes(turned, [self._queries, self._keys], dim=1)
         return queries, keys, values
+
+
+def activated_by_rows(activation: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
+    """An activation of states `[L, D]`, the same bits for a row wherever it stands.
+
+    They are a part of wider rows, so that torch goes through them row by row. On a CPU an activation of many values is
+    cut between threads, in the middle of rows too, and the values at a cut are computed by other instructions. Of few
+    values it is not.
+    """
+    if states.device.type != "cpu" or states.numel() <= _UNCUT:
+        return activation(states)
+    return _in_blocks(activation, states, max(1, _UNCUT // states.shape[1]))
 
 
 def rms_norm(norm: nn.Module, states: Tensor) -> Tensor:

@@ -14,14 +14,14 @@ from flashvid.models.kv_cache import KVCache, LayerCache
 # Tokens by which slots are rounded up, and which are left for the answer at first. What attention computes may depend
 # on a slot's size in its last bits, so that has to follow from the one answer in it: from its prompt's length, and from
 # how many tokens it has generated.
-_ROOM = 64
+ROOM = 64
 # By so many slots grow, each when it is full: seldom, since those that are not have to be told apart from it.
 _GROWTH = 256
 
 
 def slot_size(tokens: int) -> int:
     """What a slot that begins with so many tokens has room for, until it grows."""
-    return -(-tokens // _ROOM) * _ROOM + _ROOM
+    return -(-tokens // ROOM) * ROOM + ROOM
 
 
 def grown_size(tokens: int, whole: int) -> int:
@@ -86,15 +86,12 @@ class KVSlots:
             tokens: That are about to be added, at most; there is room for some more.
         """
         length = cache[layers[0]].length
-        groups, _, width = self._like.shape
-        shape = (slots, groups, slot_size(length + tokens), width)
+        room = slot_size(length + tokens) - length
         begun: tuple[list[Tensor], list[Tensor]] = ([], [])
         for layer in layers:
             for tensors, part in zip(begun, cache[layer].tokens if length else (self._like,) * 2, strict=True):
                 # Zeros behind the tokens: what stands there is masked, and not a number times nothing is not a number.
-                filled = self._like.new_zeros(shape)
-                filled[:, :, :length] = part
-                tensors.append(filled)
+                tensors.append(functional.pad(part, (0, 0, 0, room)).repeat(slots, 1, 1, 1))
         lengths = torch.full((slots,), length, device=self._like.device)
         self._sections.append(Section(layers, *begun, lengths, length))
 

@@ -7,7 +7,7 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from flashvid.models.decoder import GPU_DECODE_ROWS, GPU_QUESTION_ROWS
+from flashvid.models.decoder import GPU_DECODE_ROWS, QUESTION_ROWS
 from jobs.bench.answers import ARMS, QUICK, AnswerCosts, ArmCost, Scope, measure_answers, work_of
 from jobs.bench.answers_model import LLAVA_7B
 from jobs.bench.answers_work import H100, PartRates
@@ -58,7 +58,7 @@ def predicted_seconds(cost: ArmCost, num_frames: int) -> float:
         cost.asked,
         split=split,
         rows=GPU_DECODE_ROWS,
-        question_rows=GPU_QUESTION_ROWS,
+        question_rows=QUESTION_ROWS,
     )
     return sum(parts.seconds(PartRates.same(H100)).values())
 
@@ -86,7 +86,7 @@ def answers_markdown(found: AnswerCosts, beside: str) -> str:
         f"{found.scope.num_frames} frames, one thread, CPU time, least of several turns; {describe_environment()}; "
         f"{beside}.",
         "",
-        "| Q | arm | CPU s | limit | over limit | A is | B is | 7B on H100, s | A is | B is | control | turns |",
+        "| Q | arm | CPU s | limit | over limit | A is | B is | 7B on H100, s | A is | B is | control | runs |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     frames = found.scope.num_frames
@@ -97,7 +97,7 @@ def answers_markdown(found: AnswerCosts, beside: str) -> str:
             f"| {cost.questions} | {cost.arm} | {cost.seconds:.3f} | {cost.limit:.3f} "
             f"| {cost.seconds / cost.limit - 1:+.0%} | {_ratio(cost, first)} | {_ratio(cost, rival)} "
             f"| {predicted[0]:.4f} | {predicted[1] / predicted[0]:.1f}x | {predicted[2] / predicted[0]:.1f}x "
-            f"| {cost.control:.1%} | {cost.turns} |"
+            f"| {cost.control:.1%} | {cost.runs} |"
         )
     lines += [
         "",
@@ -183,7 +183,7 @@ def _figures(found: AnswerCosts) -> list[dict[str, object]]:
             "flops": cost.parts.flops,
             **asdict(cost.counts),
             "control": cost.control,
-            "turns": cost.turns,
+            "runs": cost.runs,
         }
         for cost in found.costs
     ]

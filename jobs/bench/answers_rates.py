@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flashvid.models.decoder import CPU_QUESTION_ROWS
+from flashvid.models.decoder import QUESTION_ROWS
 from jobs.bench.answers_model import ModelSize
 from jobs.bench.answers_work import PartRates, Rates, decoding_bytes
 from jobs.bench.cost import cpu_seconds
@@ -68,7 +68,7 @@ class BareKernels:
         weights += [(width, size.mlp), (width, size.mlp), (size.mlp, width)]
         heads, layers = (size.heads, size.kv_heads), size.layers
         # As many rows as there are, and not what they are filled up to: that is none of the work.
-        rows = min(question * answers, CPU_QUESTION_ROWS)
+        rows = min(question * answers, QUESTION_ROWS)
         tower_heads, last = (size.vision_heads,) * 2, prompt + question
         frames = torch.randn(8, size.frame_tokens, width)
         self._kernels = {

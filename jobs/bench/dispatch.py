@@ -18,7 +18,7 @@ import torch
 
 from flashvid import CompressionConfig
 from flashvid.models import CompressedVideo, GenerationConfig, load_model
-from flashvid.models.decoder import GPU_DECODE_ROWS, GPU_QUESTION_ROWS
+from flashvid.models.decoder import GPU_DECODE_ROWS, QUESTION_ROWS
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.models.prefill import prefill_prefix, prefill_questions
 from flashvid.models.row_sizes import RowSizes
@@ -74,7 +74,7 @@ class _NarrowModel:
         # As many rows go through the layers together as on a GPU.
         where = self.decoder.dtype, self.decoder.device
         self.decoder.decode_rows = RowSizes([], (GPU_DECODE_ROWS,), *where)
-        self.decoder.question_rows = RowSizes([], (GPU_QUESTION_ROWS,), *where)
+        self.decoder.question_rows = RowSizes([], (QUESTION_ROWS,), *where)
         self._num_frames, self._tokens = num_frames, tokens
 
     def encode(self) -> CompressedVideo:

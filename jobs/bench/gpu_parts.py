@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flashvid.models.decoder import GPU_DECODE_ROWS, GPU_QUESTION_ROWS
+from flashvid.models.decoder import GPU_DECODE_ROWS, QUESTION_ROWS
 from jobs.bench.answers_model import LLAVA_7B, ModelSize
 from jobs.bench.answers_work import H100, AskedQuestion, PartRates, Parts, shared
 from jobs.bench.dispatch import Operations, count_operations
@@ -27,7 +27,7 @@ def parts_of(arm: str, questions: int, size: ModelSize = LLAVA_7B) -> Parts:
         visual if arm == "B" else round(RETENTION * visual),
         [QUESTION] * questions,
         rows=GPU_DECODE_ROWS,
-        question_rows=GPU_QUESTION_ROWS,
+        question_rows=QUESTION_ROWS,
         compressed=arm != "B",
         cached=arm == "D",
     )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from flashvid.models.decoder import GPU_DECODE_ROWS, GPU_QUESTION_ROWS
+from flashvid.models.decoder import GPU_DECODE_ROWS, QUESTION_ROWS
 from jobs.bench.answers_model import LLAVA_7B, ModelSize
 from jobs.bench.answers_work import (
     H100,
@@ -83,7 +83,7 @@ def points(size: ModelSize = LLAVA_7B) -> tuple[RooflinePoint, ...]:
 
     def questions(number: int) -> Work:
         lengths = [QUESTION.tokens] * number
-        return prefill_together(size, kept, lengths, size.layers, rows=GPU_QUESTION_ROWS)
+        return prefill_together(size, kept, lengths, size.layers, rows=QUESTION_ROWS)
 
     # Compression reads its tokens, and their similarities are written and read.
     similarities = size.value_bytes * 4 * (2 * FRAMES - 1) * size.frame_tokens**2

@@ -41,7 +41,7 @@ class Turns:
 
     Attributes:
         least: Of each arm the least seconds by step.
-        number: Of each arm its turns.
+        number: Of each arm how often it ran.
         controls: Of each arm that ran twice, by how much the two differ, as a share.
     """
 
@@ -62,10 +62,11 @@ class _Least:
     seconds: dict[str, float] = field(default_factory=dict)
     number: int = 0
 
-    def note(self, seconds: Mapping[str, float]) -> None:
-        self.number += 1
-        for step, spent in seconds.items():
-            self.seconds[step] = min(spent, self.seconds.get(step, math.inf))
+    def take(self, arm: Arm, runs: int) -> None:
+        self.number += runs
+        for _ in range(runs):
+            for step, spent in arm().items():
+                self.seconds[step] = min(spent, self.seconds.get(step, math.inf))
 
 
 def take_turns(
@@ -74,6 +75,7 @@ def take_turns(
     twice: Sequence[str],
     patience: Patience,
     fewer: Mapping[str, int] | None = None,
+    runs: Mapping[str, int] | None = None,
     beside: Callable[[], object] = lambda: None,
 ) -> Turns:
     """Run all arms in turns until every control agrees, or patience ends.
@@ -83,9 +85,10 @@ def take_turns(
         twice: Those that run once more at the end of a turn, for the control.
         patience: How long to go on.
         fewer: Arms that take too long for every turn, and how many they take part in.
+        runs: Arms that are so short that one run a turn seldom meets a quiet moment, and how often they run in each.
         beside: Runs at the end of every turn.
     """
-    begun, fewer = time.monotonic(), fewer or {}
+    begun, fewer, runs = time.monotonic(), fewer or {}, runs or {}
     found, again = {name: _Least() for name in arms}, {name: _Least() for name in twice}
     controls = dict.fromkeys(twice, math.inf)
     turns = 0
@@ -94,9 +97,9 @@ def take_turns(
     ):
         for name, arm in arms.items():
             if turns < fewer.get(name, patience.most):
-                found[name].note(arm())
+                found[name].take(arm, runs.get(name, 1))
         for name in twice:
-            again[name].note(arms[name]())
+            again[name].take(arms[name], runs.get(name, 1))
             controls[name] = abs(again[name].seconds[ALL] / found[name].seconds[ALL] - 1)
         beside()
         turns += 1
