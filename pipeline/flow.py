@@ -35,7 +35,7 @@ from pipeline.stages import AnswerStage, DecodeStage, EncodeStage, StageSettings
 from pipeline.stages.stage import Stage
 
 _MAX_SHARDS = 64
-_SHARDS_AT_ONCE = 2
+SHARDS_AT_ONCE = 2
 # Decode, encode, answer.
 StageClasses = tuple[type[Stage], type[Stage], type[Stage]]
 STAGES: StageClasses = (DecodeStage, EncodeStage, AnswerStage)
@@ -153,7 +153,7 @@ def _source(deals: Sequence[_Deal]) -> Dataset:
     dataset: Dataset = ray.data.read_datasource(
         PlanSource(deals),
         num_cpus=0,
-        concurrency=min(_SHARDS_AT_ONCE, len(deals)),  # Ray warns of more than there are
+        concurrency=min(SHARDS_AT_ONCE, len(deals)),  # Ray warns of more than there are
         override_num_blocks=len(deals),
     )
     return dataset

@@ -41,6 +41,7 @@ from jobs.bench.answers_work import (
     layer_parameters,
     prefill,
 )
+from jobs.bench.arm_profile import profile_arm
 from jobs.bench.turns import Patience
 
 TINY = ModelSize(16, 24, 2, 2, 5, 32, 40, 4, 4, 2, 480, 4)
@@ -164,7 +165,7 @@ def cost_of(arm: str, seconds: float, *, control: float = 0.0, asked: tuple[Aske
         parts=Parts(*[Work()] * 5),
         counts=Counts(0, 0, 0, 0, 0, 0, 0),
         control=control,
-        runs=3,
+        turns=3,
         prompt=6272 if arm in "AB" else 627,
         asked=asked,
     )
@@ -193,6 +194,9 @@ def test_no_claim_inside_the_band(seconds: float, control_b: float, control_d: f
     text = answers_markdown(AnswerCosts(QUICK, costs), "idle")
     cells = next(line.split("|") for line in text.splitlines() if line.startswith("| 1 | D | 1.000"))
     assert [cell.strip() for cell in cells[6:8]] == ([f"{seconds:.1f}x"] * 2 if told else ["", ""])
+    # Its limit is 0.6 s, and so is B's.
+    assert cells[5].strip() == ("+67%" if control_d <= 0.05 else "")
+    assert cells[8].strip() == ("0.6x" if max(control_b, control_d) <= 0.05 else "")
     assert ("No claim is made of" in text) == (max(control_b, control_d) > 0.05)
     assert ("has paid for itself" in text) == (max(control_b, control_d) <= 0.05)
 
@@ -215,8 +219,8 @@ def test_measured_written_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     scope = Scope(num_frames=4, questions=(1, 3), loop_turns=(2, 1), patience=Patience(least=2, most=2))
     found = measure_answers(scope, TINY)
     assert [(cost.questions, cost.arm) for cost in found.costs] == [(n, arm) for n in (1, 3) for arm in ARMS]
-    assert [found.of("A", number).runs for number in (1, 3)] == [2, 1]
-    assert {cost.arm: cost.runs for cost in found.costs if cost.arm != "A"} == {"B": 2, "C": 2, "C inner": 2, "D": 10}
+    assert [found.of("A", number).turns for number in (1, 3)] == [2, 1]
+    assert all(cost.turns == 2 for cost in found.costs if cost.arm != "A")
     assert all(cost.seconds > 0 and cost.limit > 0 for cost in found.costs)
     # A control for arms of seconds, another for the one from the cache.
     assert found.of("B", 3).control == found.of("A", 3).control == found.of("C", 3).control != found.of("D", 3).control
@@ -246,6 +250,14 @@ def test_the_rival_decodes_all_answers_together(tmp_path: Path, monkeypatch: pyt
     assert 16 * asked.answers[0].num_prompt_tokens > MAX_BATCH_TOKENS
     assert sizes[0] == 16
     assert len(sizes) == max(answer.num_generated_tokens for answer in asked.answers) - 1
+
+
+def test_a_profile_names_functions_and_operations(tmp_path: Path) -> None:
+    """Of the arm that is asked for: one that reads tokens prefills, and encodes nothing."""
+    warm = profile_arm(Bench(tmp_path, TINY, 4), "D", 3)
+    assert "(prefill_prefix)" in warm
+    assert "(encode)" not in warm
+    assert "aten::mm" in warm
 
 
 def bench_lengths(answers: tuple[Answer, ...]) -> tuple[int, list[int]]:

@@ -26,10 +26,12 @@ from flashvid.errors import ConfigurationError
 from flashvid.models.decoder import CPU_DECODE_ROWS as ROWS
 from flashvid.models.decoder import QUESTION_ROWS, Decoder
 from flashvid.models.decoder_attention import SlotTokens
-from flashvid.models.kv_cache import KVCache
+from flashvid.models.kv_cache import KVCache, LayerCache
+from flashvid.models.kv_slots import KVSlots
 from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.models.running import Together, joined
 from jobs.bench.cost import CountOperations
+from tests.company import QWEN2_7B, differing, random_decoder
 from tests.prefilled import in_slots
 from tests.reference import REFERENCE, Vector, load_vector
 from tests.reference_e2e import compare_run, run_parts
@@ -268,7 +270,7 @@ def test_steps_equal_one_pass(start: int, attention: str) -> None:
     decoder.forward(decoder.embed(ids[:start]), places[:, :start], cache, range(3))
     slots, rows = in_slots(decoder, [cache]), []
     for position in range(start, len(ids)):
-        slots = slots.take_grown([0]) if slots.full() else slots
+        slots = slots.take_grown([[0]])[0] if slots.full() else slots
         rows.append(decoder.step([ids[position]], [position], [slots])[0])
     hidden, _ = decoder.forward(decoder.embed(ids), places, at_once, range(3))
     assert torch.allclose(torch.stack(rows), decoder.logits(hidden[start:]), rtol=0, atol=5e-4)
@@ -279,6 +281,54 @@ def test_slots_are_of_one_size() -> None:
     decoder = Decoder(*stock_model("qwen2_5_vl"))
     with pytest.raises(ValueError, match="size"):
         in_slots(decoder, begun_caches(decoder, (63, 64)))
+
+
+def test_only_full_layers_grow() -> None:
+    """Where layers hold different tokens: the others' memory is none of the answer's, and their bits stay."""
+    keys = torch.randn(2, 128, 4, generator=torch.Generator().manual_seed(1))
+    cache, slots = KVCache(0), KVSlots(keys[:, :0])
+    for _ in range(3):
+        cache.add(LayerCache((keys[:, :100], keys[:, :100])))
+    slots.begin(range(2), cache, 3, 28)
+    slots.begin(range(2, 3), cache, 3, 28)
+    for layer, lengths in ((0, [150, 192, 150]), (2, [192, 100, 192])):
+        section = slots.section(layer)
+        section.lengths, section.fullest = torch.tensor(lengths), 192
+    groups = slots.full()
+    assert groups == [[0, 2], [1]]
+    behind, front = slots.take_grown(groups)
+    assert behind.size == ((range(2), 192), (range(2, 3), 448))
+    assert front.size == ((range(2), 448), (range(2, 3), 192))
+    assert [one.lengths for one in (behind, front)] == [[(150, 150, 192)] * 2, [(192, 192, 100)]]
+    assert torch.equal(behind.keys(2, 1, 100), keys[:, :100])
+    assert len(slots) == 0
+
+
+def test_questions_go_into_slots_that_have_just_begun() -> None:
+    """What is left for the answer is not looked at in their prefill: tokens there would be lost in silence."""
+    decoder = Decoder(*stock_model("qwen2"))
+    slots = in_slots(decoder, begun_caches(decoder, [20], "qwen2"))
+    for number in range(50):
+        decoder.step([1], [20 + number], [slots])
+    embeddings, positions = prompt_of("qwen2", 7)
+    with pytest.raises(ValueError, match="slots of 128 tokens that hold 70 have no room for 32 more"):
+        decoder.forward_together(embeddings, positions, [SlotTokens(slots, [7], 32)], range(3))
+
+
+@pytest.mark.parametrize(
+    ("threads", "groups", "attention"),
+    [(2, 1, "sdpa"), (3, 7, "sdpa"), (6, 1, "eager"), (6, 7, "eager")],
+)
+def test_company_does_not_matter_with_any_number_of_threads(threads: int, groups: int, attention: str) -> None:
+    """Threads cut what they compute, in the middle of rows too; and what is too little to share they do together."""
+    narrow = {"hidden_size": 448, "intermediate_size": 2368, "num_attention_heads": 7, "num_key_value_heads": groups}
+    decoder = random_decoder({**QWEN2_7B, **narrow, "vocab_size": 512}, "cpu", torch.float32, attention)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        assert differing(decoder) == (0, 0)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("kind", KINDS)

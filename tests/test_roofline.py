@@ -7,10 +7,20 @@ from pathlib import Path
 import pytest
 
 from flashvid.models.decoder import GPU_DECODE_ROWS
+from flashvid.models.handle import MAX_BATCH_TOKENS
+from flashvid.models.kv_slots import grown_size
 from jobs.bench.answers_model import LLAVA_7B
 from jobs.bench.answers_work import Rates, Work
 from jobs.bench.dispatch import count_operations, dispatch_seconds
-from jobs.bench.gpu_parts import DISPATCH_SECONDS, dispatched_seconds, gpu_seconds, operations, parts_of, prefilled
+from jobs.bench.gpu_parts import (
+    DISPATCH_SECONDS,
+    QUESTION,
+    dispatched_seconds,
+    gpu_seconds,
+    operations,
+    parts_of,
+    prefilled,
+)
 from jobs.bench.large_job import driver_hours, job_duration, large_job, large_job_table, together
 from jobs.bench.roofline import point, points, with_tables
 from pipeline.estimates import duration
@@ -35,6 +45,7 @@ def test_a_point() -> None:
     found = point("x", Work(products=100, moved=10, step_bytes=40), 7, Rates(products=10, attention=1, bytes=2))
     assert (found.flops, found.bytes, found.intensity) == (100, 50, 2)
     assert found.seconds == 40 / 2 + 10 / 2
+    assert found.ridge == 5
 
 
 def test_a_decoding_step_reads_the_weights() -> None:
@@ -59,6 +70,15 @@ def test_prefilling_a_tenth_is_a_tenth_of_the_products() -> None:
     assert parts.prefix.products / rival.prefix.products == pytest.approx(0.1, rel=1e-3)
     assert parts.prefix.attention / rival.prefix.attention == pytest.approx(0.01, rel=1e-2)
     assert LLAVA_7B.frame_tokens == 196
+
+
+def test_what_a_batch_holds() -> None:
+    """As the document says: as many answers behind a tenth of the tokens as a step has rows, behind all of them six."""
+    for arm, most in (("C", GPU_DECODE_ROWS), ("B", 6)):
+        prefix = 6272 if arm == "B" else 627
+        # Attention's queries are padded to 32.
+        answer = grown_size(prefix + 32, prefix + QUESTION.tokens + QUESTION.generated)
+        assert (MAX_BATCH_TOKENS - prefix) // answer == most
 
 
 def test_the_cache_spares_vision_only() -> None:

@@ -53,10 +53,10 @@ class SlotTokens:
     """Tokens that are added to slots.
 
     Attributes:
-        slots: To which.
+        slots: To which; more than one token for each only if they have just begun, for as many.
         counts: To each slot how many, at least one.
         padded: So many, or more, that a slot's queries are filled up to. What is computed may depend on it in its last
-            bits, so it has to follow from each slot's own tokens.
+            bits, so it has to follow from each slot's own tokens. 1 for decoding.
     """
 
     slots: KVSlots
@@ -85,7 +85,9 @@ class SlotAttention:
             all_keys, all_values = places.put(layer, *new)
             if places.mask is not None:
                 scaling = cast("float", attention.scaling)
-                output = self._together(places.padded(own), all_keys, all_values, places.mask, scaling)
+                output = _shared_by_threads(
+                    self._together, places.padded(own), all_keys, all_values, places.mask, scaling
+                )
                 attended.append(places.unpadded(output))
             else:
                 for slot, (part, length) in enumerate(zip(own.split(places.counts), places.lengths, strict=True)):
@@ -124,6 +126,10 @@ class _Places:
             section.lengths = before + counts
         # Slots that get more than one token have just begun, for these: what is left for the answer is empty.
         self._unseen = 0 if self._is_single else ROOM
+        if not self._is_single and section.fullest + batch.padded > section.capacity - ROOM:
+            raise ValueError(
+                f"slots of {section.capacity} tokens that hold {section.fullest} have no room for {batch.padded} more"
+            )
         section.fullest += max(batch.counts)
         self.mask: Tensor | None = None
         if batch.padded > _MOST_PADDED:
@@ -192,6 +198,28 @@ class _CausalAttention:
             return grouped.transpose(1, 2).reshape(queries.shape[1], -1)
         output, _ = self._function(attention, *batch, mask, scaling=scaling, dropout=0.0)
         return cast("Tensor", output.reshape(queries.shape[1], -1))
+
+
+# Queries `[S, G, L, d]`, keys and values `[S, G, K, d]`, a mask to add, the scaling; `[S, G, L, d]`.
+_Together = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
+
+
+def _shared_by_threads(
+    attend: _Together, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scaling: float
+) -> Tensor:
+    """Attention of slots, in which one's bits do not hang on how many there are.
+
+    A CPU's threads share pairs of slot and head. What they can't share, a single pair or a single query of each, they
+    compute together, in parts that hang on how many pairs there are; so these are made two.
+    """
+    slots, groups, length, _ = queries.shape
+    if queries.device.type != "cpu" or (length > 1 and slots * groups > 1):
+        return attend(queries, keys, values, mask, scaling)
+    if length == 1:
+        queries = functional.pad(queries, (0, 0, 0, 1))
+    if slots * groups == 1:
+        queries, keys, values, mask = (tensor.expand(2, *tensor.shape[1:]) for tensor in (queries, keys, values, mask))
+    return attend(queries, keys, values, mask, scaling)[:slots, :, :length]
 
 
 def _sdpa(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scaling: float) -> Tensor:

@@ -1,8 +1,9 @@
 """Prompts to generated tokens, many at a time: questions join a batch, decode together, and leave it when they end.
 
 What is generated for a question does not depend on which others are in the batch, bit for bit on one machine with one
-number of threads: a prefix is prefilled alone, the matrix products of questions and of decoding steps always have the
-same number of rows, and attention runs over each sequence by itself, at a size that follows from its own length.
+number of threads: a prefix is prefilled alone, the matrix products of questions and of decoding steps have numbers of
+rows that give the same bits (row_sizes.py), and attention runs over each sequence by itself, at a size that follows
+from its own length.
 """
 
 from __future__ import annotations
@@ -121,7 +122,8 @@ class Batch:
             pruning: Inside the decoder; None for none.
             grammar: What every generated answer must be; None leaves them free.
             max_batch_tokens: Bound of the tokens in all caches together, those not generated yet included. A single
-                prompt that exceeds it is run alone.
+                prompt that exceeds it is run alone. Slots that answers have left are kept for a while, up to a third
+                more.
         """
         self._decoder = decoder
         self._groups = groups

@@ -29,9 +29,9 @@ from flashvid.models.types import (
 from flashvid.models.weights import Checkpoint
 from flashvid.result import CompressionResult
 
-# Tokens in memory together while answering, at most: as many answers as a GPU's step has rows for, of 768 tokens each.
-# 2.8 GB of keys and values for Qwen2.5-VL-7B in bfloat16.
-MAX_BATCH_TOKENS = 49152
+# Tokens in memory together while answering, at most: as many answers as a GPU's step has rows for, of 768 tokens each,
+# and a prefix of up to 1,024. 2.9 GB of keys and values for Qwen2.5-VL-7B in bfloat16.
+MAX_BATCH_TOKENS = 64 * 768 + 1024
 
 
 class VideoModel:

@@ -168,26 +168,37 @@ class KVSlots:
             section.fullest = max(section.fullest, more.fullest)
         self._spacious = 0
 
-    def full(self) -> list[int]:
-        """The slots without room for another token in some layer."""
-        found: set[int] = set()
-        for section in self._sections:
+    def full(self) -> list[list[int]]:
+        """The slots without room for another token in some layer, those that have none in the same layers together."""
+        sections: dict[int, list[int]] = {}
+        for number, section in enumerate(self._sections):
             # Most steps nobody is, and then no device is asked.
             if section.fullest >= section.capacity:
                 lengths = section.lengths.tolist()
                 section.fullest = max(lengths)
-                found.update(slot for slot, length in enumerate(lengths) if length >= section.capacity)
-        return sorted(found)
+                for slot, length in enumerate(lengths):
+                    if length >= section.capacity:
+                        sections.setdefault(slot, []).append(number)
+        found: dict[tuple[int, ...], list[int]] = {}
+        for slot, full in sorted(sections.items()):
+            found.setdefault(tuple(full), []).append(slot)
+        return [*found.values()]
 
-    def take_grown(self, slots: Sequence[int]) -> KVSlots:
-        """Take these out into slots of their own, with more room in every layer."""
-        taken = KVSlots(self._like)
-        for section in self._sections:
-            chosen = torch.tensor(slots, device=section.lengths.device)
-            keys, values = (
-                [functional.pad(tensor[chosen], (0, 0, 0, _GROWTH)) for tensor in layers] for layers in section.tensors
-            )
-            taken._sections.append(Section(section.layers, keys, values, section.lengths[chosen], section.fullest))
-        for slot in sorted(slots, reverse=True):
+    def take_grown(self, groups: Sequence[Sequence[int]]) -> list[KVSlots]:
+        """Take slots out into slots of their own, a group each, with more room in the layers that have none."""
+        taken = [self._grown(slots) for slots in groups]
+        for slot in sorted((slot for slots in groups for slot in slots), reverse=True):
             self.leave(slot)
         return taken
+
+    def _grown(self, slots: Sequence[int]) -> KVSlots:
+        grown = KVSlots(self._like)
+        for section in self._sections:
+            chosen = torch.tensor(slots, device=section.lengths.device)
+            lengths = section.lengths[chosen]
+            more = _GROWTH if section.fullest >= section.capacity and int(lengths.max()) >= section.capacity else 0
+            keys, values = (
+                [functional.pad(tensor[chosen], (0, 0, 0, more)) for tensor in layers] for layers in section.tensors
+            )
+            grown._sections.append(Section(section.layers, keys, values, lengths, section.fullest))
+        return grown

@@ -45,14 +45,13 @@ class Together:
             self.slots.leave(index)
 
     def take_grown(self) -> list[Self]:
-        """Those whose slots are full, in larger ones of their own: none or one."""
+        """Those whose slots are full, in larger ones of their own."""
         full = self.slots.full()
-        if not full:
-            return []
-        answers, slots = [self.answers[index] for index in full], self.slots.take_grown(full)
-        for index in reversed(full):
+        answers = [[self.answers[index] for index in group] for group in full]
+        grown = [type(self)(own, slots) for own, slots in zip(answers, self.slots.take_grown(full), strict=True)]
+        for index in sorted((index for group in full for index in group), reverse=True):
             self._drop(index)
-        return [type(self)(answers, slots)]
+        return grown
 
     def _drop(self, index: int) -> None:
         """Out of the answers, as `KVSlots.leave` does it with slots: the last one takes its place."""

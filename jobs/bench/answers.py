@@ -26,7 +26,7 @@ from jobs.bench.turns import ALL, Patience, take_turns
 ARMS = ("A", "B", "C", "C inner", "D")
 # The arm that runs twice for its own control and for those that take as long: D takes a tenth of what others do.
 _CONTROL_OF = {"A": "B", "B": "B", "C": "B", "C inner": "B", "D": "D"}
-# D takes tenths of a second, and a quiet one is what counts.
+# D takes tenths of a second, so that five of them are as long as one of the others.
 _RUNS = {"D": 5}
 
 _PATIENCE, _QUICK_PATIENCE = Patience(least=3, most=20, seconds=100), Patience(least=2, most=3, seconds=20)
@@ -66,7 +66,7 @@ class ArmCost:
         parts: Its counted work.
         counts: What it did.
         control: By how much the control of its scale differed from itself in these turns.
-        runs: Of which the least counts.
+        turns: Its own.
         prompt: Tokens of the prefix that questions share.
         asked: Lengths of the questions.
     """
@@ -80,7 +80,7 @@ class ArmCost:
     parts: Parts
     counts: Counts
     control: float
-    runs: int
+    turns: int
     prompt: int
     asked: tuple[AskedQuestion, ...]
 
@@ -134,15 +134,20 @@ def check_same_answers(asked: Mapping[str, Asked]) -> None:
             raise ValueError(f"arm {arm} answers {found.responses}, arm {first} {expected.responses}")
 
 
-def _measure(bench: Bench, patience: Patience, number: int, loop_turns: int) -> list[ArmCost]:
-    questions = QUESTIONS[:number]
-    actions: dict[str, Callable[[], Asked]] = {
+def arm_actions(bench: Bench, questions: Sequence[str]) -> dict[str, Callable[[], Asked]]:
+    """What runs each arm of `ARMS`, in that order."""
+    return {
         "A": partial(bench.naive, questions),
         "B": partial(bench.rival, questions),
         "C": partial(bench.cold, questions),
         "C inner": partial(bench.cold, questions, inner_pruning=True),
         "D": partial(bench.warm, questions),
     }
+
+
+def _measure(bench: Bench, patience: Patience, number: int, loop_turns: int) -> list[ArmCost]:
+    questions = QUESTIONS[:number]
+    actions = arm_actions(bench, questions)
     asked = {arm: action() for arm, action in actions.items() if arm != "A"}
     check_same_answers({arm: asked[arm] for arm in "CD"})
 
@@ -188,7 +193,7 @@ def _measure(bench: Bench, patience: Patience, number: int, loop_turns: int) -> 
                 parts=parts,
                 counts=counts,
                 control=turns.controls[_CONTROL_OF[arm]],
-                runs=turns.number[arm],
+                turns=turns.number[arm],
                 prompt=prompt,
                 asked=lengths,
             )

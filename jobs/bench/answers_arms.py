@@ -47,7 +47,8 @@ class Counts:
         generated_tokens: Of all answers.
         bytes_written: To the token store.
         bytes_read: From it.
-        kv_bytes: Keys and values that are held at a time, of the shared prefix and of each answer.
+        kv_bytes: Keys and values that are held at a time, of the shared prefix and of each answer; slots have room for
+            some more.
     """
 
     frames_decoded: int
@@ -161,7 +162,7 @@ class Bench:
         return self._ask(self._model.compress(visual, None), questions, watch, encoded=1)
 
     def cold(self, questions: Sequence[str], retention_ratio: float = 0.1, *, inner_pruning: bool = False) -> Asked:
-        """C: encode, compress, commit the tokens, and answer from them."""
+        """C: encode, compress, commit the tokens, read them back as a run does, and answer from them."""
         self._storage.take_traffic()
         watch = Stopwatch()
         clip = self.decode()
@@ -170,9 +171,9 @@ class Bench:
         watch.lap("encode")
         compressed = self._model.compress(visual, compression(retention_ratio, inner_pruning=inner_pruning))
         watch.lap("compress")
-        self._commit(compressed)
+        committed = self._store.read(self._commit(compressed))
         watch.lap("store")
-        return self._ask(compressed, questions, watch, encoded=1, pruning=pruning() if inner_pruning else None)
+        return self._ask(committed, questions, watch, encoded=1, pruning=pruning() if inner_pruning else None)
 
     def warm(self, questions: Sequence[str]) -> Asked:
         """D: read the tokens of a tenth, committed before, and answer from them."""

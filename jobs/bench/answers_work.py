@@ -82,6 +82,10 @@ class PartRates:
 # One H100 SXM: 989 TFLOP/s in bfloat16 and 3.35 TB/s (NVIDIA's data sheet). Half of the first and four fifths of the
 # second are what good kernels reach; exponentials hide behind the bytes.
 H100 = Rates(0.5 * 989e12, 0.5 * 989e12, 0.8 * 3.35e12)
+# In float32, 67 TFLOP/s: compression decides by it.
+H100_FLOAT32 = Rates(0.5 * 67e12, 0.5 * 67e12, H100.bytes)
+H100_PARTS = replace(PartRates.same(H100), compress=H100_FLOAT32)
+_FLOAT32 = 4
 
 
 @dataclass(frozen=True)
@@ -118,16 +122,23 @@ def encoding(size: ModelSize, num_frames: int, *, scores: bool) -> Work:
     )
     projector = Work(patches * 2 * (width * size.width + size.width**2), 0, patches * size.value_bytes * 3 * size.width)
     probabilities = patches * area * size.vision_heads
-    again = Work(patches * 4 * width**2, patches * 2 * area * width, 0, probabilities) if scores else Work()
+    # Products, scaled in place, to float32 probabilities, added up.
+    passed = probabilities * (4 * size.value_bytes + 2 * _FLOAT32)
+    again = Work(patches * 4 * width**2, patches * 2 * area * width, passed, probabilities) if scores else Work()
     parameters = size.vision_layers * (4 * width**2 + 2 * width * mlp) + width * size.width + size.width**2
     weights = Work(step_bytes=parameters * size.value_bytes)
     return layer.times(size.vision_layers) + projector + again + weights
 
 
 def compression(size: ModelSize, num_frames: int) -> Work:
-    """The products that the method cannot do without: within each frame, and of each frame with the next."""
-    tokens = size.frame_tokens
-    return Work(2 * tokens**2 * size.width * (2 * num_frames - 1))
+    """The products that the method cannot do without: within each frame, and of each frame with the next; in float32.
+
+    Features are read once to be widened and written so, then read for either kind of products; these are written and
+    read.
+    """
+    tokens, pairs = size.frame_tokens, 2 * num_frames - 1
+    features = num_frames * tokens * size.width * (size.value_bytes + 3 * _FLOAT32)
+    return Work(2 * tokens**2 * size.width * pairs, moved=features + 2 * _FLOAT32 * pairs * tokens**2)
 
 
 def layer_parameters(size: ModelSize) -> int:

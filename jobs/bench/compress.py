@@ -27,6 +27,7 @@ from jobs.bench.cost import SHORTEST_SECONDS, CountOperations, cpu_seconds, drif
 from jobs.bench.environment import describe_environment
 from jobs.bench.plots import plot_bars
 from jobs.bench.results import can_plot, write_report, write_rows
+from jobs.bench.rivals import PATIENCE as RIVALS_PATIENCE
 from jobs.bench.rivals import measure_rivals, rivals_table
 from jobs.bench.thread_counts import ThreadDifferences, compare_thread_counts, threads_table
 from jobs.bench.turns import ALL, CONTROL, Patience, take_turns
@@ -133,7 +134,7 @@ def measure(shape: tuple[int, int, int], configs: Sequence[CompressionConfig], p
     runs = math.ceil(SHORTEST_SECONDS / max(cpu_seconds(lambda: bare_products(features)), 1e-6))
 
     def timed(action: Callable[[], object]) -> dict[str, float]:
-        return {ALL: cpu_seconds(lambda: [action() for _ in range(runs)]) / runs}
+        return {ALL: cpu_seconds(action)}
 
     ours = {str(number): partial(compress, features, scores, config) for number, config in enumerate(configs)}
     actions: dict[str, Callable[[], object]] = {_PRODUCTS: partial(bare_products, features), **ours}
@@ -141,6 +142,7 @@ def measure(shape: tuple[int, int, int], configs: Sequence[CompressionConfig], p
         {name: partial(timed, action) for name, action in actions.items()},
         twice=[_PRODUCTS],
         patience=patience,
+        runs=dict.fromkeys(actions, runs),
     )
     bare = turns.least[_PRODUCTS][ALL]
     measurements = []
@@ -234,7 +236,8 @@ def bench_compress(output: Path | None = None, *, quick: bool = False) -> list[s
             measurements += found
             print("\n".join(markdown_table(found).splitlines()[2:]), flush=True)
         rivals_shape = (QUICK_SHAPES if quick else SHAPES)[0]
-        rivals = [m for ratio in RIVAL_RETENTIONS for m in measure_rivals(drifting_clip(*rivals_shape), ratio)]
+        clip, few = drifting_clip(*rivals_shape), QUICK_PATIENCE if quick else RIVALS_PATIENCE
+        rivals = [m for ratio in RIVAL_RETENTIONS for m in measure_rivals(clip, ratio, few)]
         threads_shape = QUICK_THREADS_SHAPE if quick else THREADS_SHAPE
         differences = [compare_thread_counts(threads_shape, ratio, SEEDS) for ratio in RETENTIONS]
     finally:

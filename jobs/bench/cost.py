@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,17 +88,6 @@ def _cpu_of(pid: int) -> float:
     if ctypes.CDLL(None).clock_getcpuclockid(pid, ctypes.byref(clock)):
         raise ProcessLookupError(pid)
     return time.clock_gettime(clock.value)
-
-
-def least_of_turns(actions: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """The least CPU time of each action in so many turns; short ones run several times a turn."""
-    runs = math.ceil(SHORTEST_SECONDS / max(cpu_seconds(actions[0]), 1e-6))
-
-    def one(action: Callable[[], object]) -> float:
-        return cpu_seconds(lambda: [action() for _ in range(runs)]) / runs
-
-    turns = [[one(action) for action in actions] for _ in range(repeats)]
-    return [min(times) for times in zip(*turns, strict=True)]
 
 
 def peak_extra_bytes(action: Callable[[], object]) -> int:

@@ -27,13 +27,12 @@ from jobs.bench.answers_model import LLAVA_7B, write_model
 from jobs.bench.cost import CountOperations, cpu_seconds
 from jobs.bench.environment import describe_environment
 
-# The widths are all that is small.
+# The widths are all that is small, and the vocabulary.
 _NARROW = replace(
     LLAVA_7B,
     vision_width=16,
     vision_mlp=24,
     vision_heads=2,
-    patches=5,
     width=32,
     mlp=40,
     heads=4,

@@ -6,7 +6,7 @@ import numpy as np
 
 from flashvid.models.decoder import GPU_DECODE_ROWS, QUESTION_ROWS
 from jobs.bench.answers_model import LLAVA_7B, ModelSize
-from jobs.bench.answers_work import H100, AskedQuestion, PartRates, Parts, shared
+from jobs.bench.answers_work import H100_PARTS, AskedQuestion, Parts, shared
 from jobs.bench.dispatch import Operations, count_operations
 
 FRAMES, RETENTION = 32, 0.1
@@ -41,7 +41,7 @@ def gpu_seconds(arm: str, questions: int, clips: int = 1) -> dict[str, float]:
         questions: Of each clip.
         clips: That are decoded together, as an answer actor's are.
     """
-    alone, together = (parts_of(arm, number).seconds(PartRates.same(H100)) for number in (questions, clips * questions))
+    alone, together = (parts_of(arm, number).seconds(H100_PARTS) for number in (questions, clips * questions))
     return {**alone, "decode": together["decode"] / clips}
 
 

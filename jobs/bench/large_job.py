@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from jobs.bench.answers_model import LLAVA_7B
 from jobs.bench.gpu_parts import DISPATCH_SECONDS, FRAMES, RETENTION, dispatched_seconds, gpu_seconds
 from pipeline import estimates
+from pipeline.config import CommitConfig
+from pipeline.flow import SHARDS_AT_ONCE
 from pipeline.resources import Pool, Pools, clips_per_batch
 
 # The large job. Prices and sizes are assumptions, and stand in the table.
@@ -90,7 +92,7 @@ def large_job_table() -> str:
         f"hours of {drivers} jobs": f"{max(lasts.hours, driver_hours() / drivers):.2f}: each has a part of the videos "
         "table, all have one cache",
         "cost": f"${lasts.cost:,.0f} at ${_GPU_HOUR:g} a GPU hour, and {todo.frames / _DECODE_RATE / 3600:,.0f} CPU "
-        "hours of decoding",
+        f"hours of decoding; in one job, whose GPUs wait for its driver, ${driver_hours() * _GPUS * _GPU_HOUR:,.0f}",
         "read": f"{todo.read_bytes / 1e12:,.0f} TB of video ({_VIDEO_BYTES / 1e6:g} MB each, 1.5 Mbit/s; by the probe "
         f"before the run, and by decode, {_VIDEOS * _VIDEO_BYTES / lasts.hours / 3600 / 1e9:,.1f} GB/s)",
         "tokens written": ", ".join(
@@ -99,7 +101,7 @@ def large_job_table() -> str:
         "requests": f"{(1 + math.ceil(_VIDEO_BYTES / _RANGE_BYTES)) * _VIDEOS / 1e6:.0f} million GET of videos, "
         f"{2 * _VIDEOS / 1e6:.0f} million HEAD, "
         f"{_VIDEOS / 1e6:.0f} million PUT and {_VIDEOS / 1e6:.0f} million GET of tokens, "
-        f"{todo.answers // 1000:,} PUT of answers",
+        f"{todo.answers * SHARDS_AT_ONCE // CommitConfig().rows:,} PUT of answers",
         "planning": _planning(),
         "asked again, warm": f"{_warm_hours():.2f} hours on {_GPUS} answer actors",
         "with all tokens, one prefill a video": f"{_rival_hours():.2f} hours of {_GPUS} GPUs",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
 from flashvid import CompressionConfig, compress
 from flashvid.config import MethodName
 from flashvid.methods import METHODS
-from jobs.bench.cost import Clip, CountOperations, least_of_turns
+from jobs.bench.cost import SHORTEST_SECONDS, Clip, CountOperations, cpu_seconds
+from jobs.bench.turns import ALL, Patience, take_turns, unsettled
 
-REPEATS = 3
+PATIENCE = Patience(least=3, most=10, seconds=20)
+# Runs twice a turn.
+_CONTROL: MethodName = "flashvid"
 
 
 @dataclass(frozen=True)
@@ -23,27 +27,43 @@ class RivalMeasurement:
     """Tokens: whole frames and whole grids are rounded up, all others keep the budget."""
     seconds: float
     operations: int
+    control: float
+    """By how much FlashVID's time differed from itself in the same turns."""
 
 
-def measure_rivals(clip: Clip, retention_ratio: float) -> list[RivalMeasurement]:
+def measure_rivals(clip: Clip, retention_ratio: float, patience: Patience = PATIENCE) -> list[RivalMeasurement]:
     """All methods in turns on one clip of features `[T, N, D]` and scores `[T, N]`."""
     # What goes on in the decoder is not measured here.
     methods = [name for name, method in METHODS.items() if not method.question_dependent]
-    configs = [CompressionConfig(method=method, retention_ratio=retention_ratio) for method in methods]
-    seconds = least_of_turns([partial(compress, *clip, config) for config in configs], REPEATS)
-    measurements = []
-    for config, least in zip(configs, seconds, strict=True):
-        with CountOperations() as operations:
-            kept = len(compress(*clip, config).indices)
-        measurements.append(RivalMeasurement(config.method, retention_ratio, kept, least, operations.count))
-    return measurements
+    configs = {name: CompressionConfig(method=name, retention_ratio=retention_ratio) for name in methods}
+    actions = {name: partial(compress, *clip, config) for name, config in configs.items()}
+    kept: dict[MethodName, int] = {}
+    operations: dict[MethodName, int] = {}
+    runs: dict[str, int] = {}
+    for name, action in actions.items():
+        with CountOperations() as counted:
+            kept[name] = len(action().indices)
+        operations[name] = counted.count
+        runs[name] = max(1, math.ceil(SHORTEST_SECONDS / max(cpu_seconds(action), 1e-6)))
+
+    def timed(name: MethodName) -> dict[str, float]:
+        return {ALL: cpu_seconds(actions[name])}
+
+    arms = {str(name): partial(timed, name) for name in methods}
+    turns = take_turns(arms, twice=[_CONTROL], patience=patience, runs=runs)
+    control = turns.controls[_CONTROL]
+    return [
+        RivalMeasurement(name, retention_ratio, kept[name], turns.least[name][ALL], operations[name], control)
+        for name in methods
+    ]
 
 
 def rivals_table(measurements: list[RivalMeasurement], shape: tuple[int, int, int]) -> str:
     """The table for the documentation."""
     lines = [f"Methods on {' x '.join(map(str, shape))}:", ""]
-    lines += ["| method | retention | tokens | CPU s | operations |", "|---|---|---|---|---|"]
+    lines += ["| method | retention | tokens | CPU s | operations | control |", "|---|---|---|---|---|---|"]
     lines += [
-        f"| {m.method} | {m.retention_ratio:.2f} | {m.kept} | {m.seconds:.3f} | {m.operations} |" for m in measurements
+        f"| {m.method} | {m.retention_ratio:.2f} | {m.kept} | {m.seconds:.3f} | {m.operations} | {m.control:.1%} |"
+        for m in measurements
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + unsettled(*(m.control for m in measurements))

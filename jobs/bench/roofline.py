@@ -14,6 +14,7 @@ from flashvid.models.decoder import GPU_DECODE_ROWS, QUESTION_ROWS
 from jobs.bench.answers_model import LLAVA_7B, ModelSize
 from jobs.bench.answers_work import (
     H100,
+    H100_FLOAT32,
     AskedQuestion,
     Parts,
     Rates,
@@ -49,13 +50,15 @@ class RooflinePoint:
         bytes: Moved.
         seconds: At the rates that good kernels reach.
         dispatched: Operations that Python dispatches for it.
+        ridge: Operations per byte above which they are what bounds it.
     """
 
     name: str
     flops: float
     bytes: float
     seconds: float
-    dispatched: float = 0
+    dispatched: float
+    ridge: float
 
     @property
     def intensity(self) -> float:
@@ -65,14 +68,14 @@ class RooflinePoint:
 
 def point(name: str, work: Work, dispatched: float, rates: Rates = H100) -> RooflinePoint:
     """Work on the roofline of a device."""
-    return RooflinePoint(name, work.flops, work.moved + work.step_bytes, rates.seconds(work), dispatched)
+    ridge = rates.products / rates.bytes
+    return RooflinePoint(name, work.flops, work.moved + work.step_bytes, rates.seconds(work), dispatched, ridge)
 
 
 def points(size: ModelSize = LLAVA_7B) -> tuple[RooflinePoint, ...]:
     """Everything that happens to a clip, piece by piece."""
     visual = FRAMES * size.frame_tokens
     kept = round(RETENTION * visual)
-    tokens = size.value_bytes * visual * size.width
     step = AskedQuestion(QUESTION.tokens, 2)
     once = Work(products=2 * size.width * size.vocabulary)
 
@@ -85,12 +88,10 @@ def points(size: ModelSize = LLAVA_7B) -> tuple[RooflinePoint, ...]:
         lengths = [QUESTION.tokens] * number
         return prefill_together(size, kept, lengths, size.layers, rows=QUESTION_ROWS)
 
-    # Compression reads its tokens, and their similarities are written and read.
-    similarities = size.value_bytes * 4 * (2 * FRAMES - 1) * size.frame_tokens**2
-    n, compress = operations(), compression(size, FRAMES) + Work(moved=2 * tokens + similarities)
+    n = operations()
     return (
         point(f"encode {FRAMES} frames, scores included", encoding(size, FRAMES, scores=True), n.encode),
-        point("compress", compress, n.compress),
+        point("compress, in float32", compression(size, FRAMES), n.compress, H100_FLOAT32),
         point(f"prefill all {visual:,} tokens", prefill(size, 0, visual, size.layers), n.prefix),
         point(f"prefill {kept:,} tokens, a tenth", prefill(size, 0, kept, size.layers), n.prefix),
         point(f"prefill one question of {QUESTION.tokens} tokens", questions(1), prefilled(n, 1)),
@@ -102,11 +103,10 @@ def points(size: ModelSize = LLAVA_7B) -> tuple[RooflinePoint, ...]:
 
 def roofline_table() -> str:
     """The pieces, what bounds each, and what Python takes to dispatch it on the host that this was written on."""
-    ridge = H100.products / H100.bytes
     lines = ["| | GFLOP | GB | FLOP per byte | bound by | ms | dispatched | ms of Python |", "|---" * 8 + "|"]
     lines += [
         f"| {p.name} | {p.flops / 1e9:,.1f} | {p.bytes / 1e9:.2f} | {p.intensity:,.0f} "
-        f"| {'operations' if p.intensity > ridge else 'bytes'} | {p.seconds * 1e3:,.2f} "
+        f"| {'operations' if p.intensity > p.ridge else 'bytes'} | {p.seconds * 1e3:,.2f} "
         f"| {p.dispatched:,.0f} | {p.dispatched * DISPATCH_SECONDS * 1e3:.1f} |"
         for p in points()
     ]

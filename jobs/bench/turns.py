@@ -41,7 +41,7 @@ class Turns:
 
     Attributes:
         least: Of each arm the least seconds by step.
-        number: Of each arm how often it ran.
+        number: Of each arm its turns.
         controls: Of each arm that ran twice, by how much the two differ, as a share.
     """
 
@@ -63,10 +63,11 @@ class _Least:
     number: int = 0
 
     def take(self, arm: Arm, runs: int) -> None:
-        self.number += runs
-        for _ in range(runs):
-            for step, spent in arm().items():
-                self.seconds[step] = min(spent, self.seconds.get(step, math.inf))
+        self.number += 1
+        several = [arm() for _ in range(runs)]
+        for step in several[0]:
+            mean = sum(seconds[step] for seconds in several) / runs
+            self.seconds[step] = min(mean, self.seconds.get(step, math.inf))
 
 
 def take_turns(
@@ -85,7 +86,7 @@ def take_turns(
         twice: Those that run once more at the end of a turn, for the control.
         patience: How long to go on.
         fewer: Arms that take too long for every turn, and how many they take part in.
-        runs: Arms that are so short that one run a turn seldom meets a quiet moment, and how often they run in each.
+        runs: Arms that are too short for one run to be a measurement, and how many are one; the mean counts.
         beside: Runs at the end of every turn.
     """
     begun, fewer, runs = time.monotonic(), fewer or {}, runs or {}
