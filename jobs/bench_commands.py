@@ -119,7 +119,7 @@ def pipeline(
         int | None, typer.Option(help="of the run that is held against a loop; default: 48", min=1)
     ] = None,
     turns: Annotated[
-        int | None, typer.Option(help="of run and loop; default: 2; with one there is no control", min=1)
+        int | None, typer.Option(help="of run and loop; default: 2; the calmest one is told", min=1)
     ] = None,
 ) -> None:
     """Measure what running on Ray costs: CPU time against a plain loop, idle GPUs, the driver.

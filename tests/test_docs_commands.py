@@ -73,6 +73,7 @@ ELSEWHERE = {
     "flashvid bench all --output DIR": "test_bench_pipeline.py",  # the parts, one by one
     "make gpu-check": "test_gpu_check.py",
     "python -m jobs.bench.roofline docs/performance.md": "test_roofline.py",
+    "python -m jobs.bench.arm_profile D 16": "test_bench_answers.py",
     "python -m jobs.bench.dispatch": "test_roofline.py",
     "make demo": "test_release.py",
     "make cluster-up": "test_cluster.py",

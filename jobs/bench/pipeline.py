@@ -1,8 +1,8 @@
 """`flashvid bench pipeline`: what the distribution costs, in CPU time, in idle GPUs, and in the driver.
 
 CPU time of a run on Ray is that of its processes, one by one. A run of a few clips is subtracted: every process that
-imports and loads models does so once, however many clips there are. The loop's first is left out. Loop and runs take
-turns on one Ray; the least of each counts, and each beside itself is the control.
+imports and loads models does so once, however many clips there are. The loop's first is left out. The loop takes half
+of the clips before the run and half behind it: these two are the control.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Scope:
 
     Attributes:
         clips: Of the run on Ray and of the loop.
-        turns: Of these; from two on there is a control.
+        turns: Of these; the one with the best control is told.
         sleeping: Clips of the sleeping graph with one bottleneck actor; twice as many with two.
         executed: Clips that go through stages that do nothing.
         planned: Clips of the plans.
@@ -151,7 +151,7 @@ def pipeline_markdown(found: PipelineCosts, beside: str) -> str:
         f"{describe_environment()}; {beside}.",
         "",
         f"CPU seconds per clip, {spread.clips} clips of {NUM_FRAMES} frames and {len(QUESTIONS)} questions, the "
-        f"least of {len(spread.loops)} turns; what happens once, a run of {FEW} clips, apart:",
+        f"calmest of {len(spread.turns)} turns; what happens once, a run of {FEW} clips, apart:",
         "",
         "| | "
         + " | ".join(["plain loop", *_NAMES.values(), "without daemons", "with daemons", "target", "verdict"])
@@ -162,7 +162,7 @@ def pipeline_markdown(found: PipelineCosts, beside: str) -> str:
         + f" | {spread.ratio:.2f}x | {spread.ratio_with_daemons:.2f}x | {RATIO_TARGET}x | {spread.verdict} |",
         "| once | | " + " | ".join(f"{spread.once_seconds[kind]:.1f}" for kind in KINDS) + " | | | | |",
         "",
-        f"Control, the loop beside itself and the run beside itself: {_control(spread)}",
+        f"Control, the loop before the run beside the loop behind it: {_control(spread)}",
         "",
         "Stages that sleep "
         + ", ".join(f"{seconds} s ({stage})" for stage, seconds in _SLEEPS.items())
@@ -190,19 +190,14 @@ def pipeline_markdown(found: PipelineCosts, beside: str) -> str:
 
 
 def _control(spread: Distribution) -> str:
-    if len(spread.loops) < 2:
-        return "none, it ran once; nothing is claimed of the ratios."
-    said = ", ".join(f"{control:.1%}" for control in spread.controls)
-    return (
-        f"{said}." if settled(*spread.controls) else f"{said}, above {CONTROL:.0%}; nothing is claimed of the ratios."
-    )
+    said = f"{spread.control:.1%}"
+    return f"{said}." if settled(spread.control) else f"{said}, above {CONTROL:.0%}; nothing is claimed of the ratios."
 
 
 def _figures(found: PipelineCosts) -> list[tuple[str, float]]:
     spread = found.distribution
     rows = [("clips", float(spread.clips)), ("loop_cpu_seconds_per_clip", spread.loop_seconds)]
-    rows += [("turns", float(len(spread.loops))), ("control_loop", spread.controls[0])]
-    rows += [("control_run", spread.controls[1])]
+    rows += [("turns", float(len(spread.turns))), ("control", spread.control)]
     rows += [(f"{kind}_cpu_seconds_per_clip", spread.ray_seconds[kind]) for kind in KINDS]
     rows += [(f"{kind}_cpu_seconds_once", spread.once_seconds[kind]) for kind in KINDS]
     rows += [("ratio", spread.ratio), ("ratio_with_daemons", spread.ratio_with_daemons)]
