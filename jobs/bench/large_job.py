@@ -17,13 +17,13 @@ _VIDEOS, _ASKED, _GPUS = 1_000_000, 20, 64
 _CPUS_PER_GPU, _GPU_HOUR, _VIDEO_BYTES = 52, 3.0, 112_500_000
 # The probe reads a file's packets, in ranges of s3fs' block size; decode then fetches the file.
 _READS, _RANGE_BYTES = 2, 50 << 20
-# A frame of a video with keyframes 8 s apart means decoding half of these 8 s: 125 frames, of which one CPU decodes 683
-# a second (docs/decoding.md).
-_DECODE_RATE = 683 / 125
+# A frame of a video with keyframes 8 s apart means decoding half of these 8 s: 125 frames, of which decord on one CPU
+# decodes 640 a second (docs/decoding.md: 1,920 for 32).
+_DECODE_RATE = 640 / 125
 # Bytes that a cached token takes on storage, by `flashvid bench cache`.
 _TOKEN_BYTES: Mapping[str, int] = {"bfloat16": 5597, "int8": 3253}
 # CPU time of the driver for a clip, by `flashvid bench pipeline`: nothing else of a job is done by one process.
-_DRIVER_SECONDS = 0.017
+_DRIVER_SECONDS = 0.019
 # Planning as many videos with ten questions, half of them answered, by `flashvid bench planning`; and the same process
 # before it begins.
 _PLANNING_SECONDS, _PLANNING_BYTES, _EMPTY_BYTES, _MEMORY_BYTES = 98.7, 1.20e9, 0.47e9, 8e9
