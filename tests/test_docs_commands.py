@@ -71,6 +71,7 @@ ELSEWHERE = {
     "flashvid bench compress --output DIR": "test_compression_speed.py",
     "flashvid bench quality --output quality": "test_bench_quality.py",
     "flashvid bench all --output DIR": "test_bench_pipeline.py",  # the parts, one by one
+    "flashvid bench pipeline --clips 512 --turns 1": "test_bench_pipeline.py",  # likewise
     "make gpu-check": "test_gpu_check.py",
     "python -m jobs.bench.roofline docs/performance.md": "test_roofline.py",
     "python -m jobs.bench.arm_profile D 16": "test_bench_answers.py",
