@@ -87,6 +87,7 @@ def test_a_ray_of_our_own_has_no_gpus_that_torch_cannot_use(
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: torch_finds_one)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ClusterUnreachableError), connected(address):
         pass
     assert asked["num_gpus"] == expected
