@@ -30,7 +30,7 @@ from flashvid.models.row_sizes import Product, RowSizes
 
 # Rows of a matrix product while decoding, at most. Fewer are filled up with rows that count for nothing, so that a
 # token's logits are the same bits in any company (row_sizes.py). Reading the weights is what a step costs: a GPU takes
-# as long for 64 rows as for one (and for 128, whose caches would seldom fit), a CPU gains little beyond 16.
+# little longer for 64 rows than for one (and for 128, whose caches would seldom fit), a CPU gains little beyond 16.
 CPU_DECODE_ROWS, GPU_DECODE_ROWS = 16, 64
 # Likewise while questions are prefilled: as many as one pass over the weights is worth, on either.
 QUESTION_ROWS = 256

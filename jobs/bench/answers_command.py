@@ -136,7 +136,7 @@ def _paid(found: AnswerCosts) -> list[str]:
 
 def _steps(found: AnswerCosts) -> list[str]:
     """Where the time goes, and the rates that limits are made of."""
-    lines = ["Where the time goes, in CPU seconds, with the limit where one is counted:", ""]
+    lines = ["Where the time goes, in CPU seconds, the least of each step, with the limit where one is counted:", ""]
     lines += ["| Q | arm | decode | encode | compress | store | answer |", "|---" * 7 + "|"]
     for cost in found.costs:
         limits = cost.limits
