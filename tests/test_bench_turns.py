@@ -57,6 +57,7 @@ def test_short_arms_run_several_times_a_turn() -> None:
     assert found.number == {"long": 2, "short": 2}
     # Means of 2 and then 4, and of its second self of 4 and then 4.
     assert found.least["short"] == {ALL: 2.0}
+    assert found.shortest == {"long": 9.0, "short": 1.0}
     assert found.controls == {"short": 1.0}
 
 

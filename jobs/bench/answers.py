@@ -60,6 +60,7 @@ class ArmCost:
         arm: Of `ARMS`.
         questions: Asked about the clip.
         seconds: CPU time of all of them.
+        shortest: That of the shortest run.
         steps: Of it, by step of the arm.
         limits: Least CPU time of its counted work, by part, at this machine's measured rates.
         rates: These.
@@ -74,6 +75,7 @@ class ArmCost:
     arm: str
     questions: int
     seconds: float
+    shortest: float
     steps: Mapping[str, float]
     limits: Mapping[str, float]
     rates: PartRates
@@ -187,6 +189,7 @@ def _measure(bench: Bench, patience: Patience, number: int, loop_turns: int) -> 
                 arm=arm,
                 questions=number,
                 seconds=steps.pop(ALL),
+                shortest=turns.shortest[arm],
                 steps=steps,
                 limits={"frames": frames, **parts.seconds(rates)},
                 rates=rates,

@@ -41,11 +41,13 @@ class Turns:
 
     Attributes:
         least: Of each arm the least seconds by step.
+        shortest: Of each arm its shortest run: what a limit is held against, whose kernels run for an instant.
         number: Of each arm its turns.
         controls: Of each arm that ran twice, by how much the two differ, as a share.
     """
 
     least: Mapping[str, Mapping[str, float]]
+    shortest: Mapping[str, float]
     number: Mapping[str, int]
     controls: Mapping[str, float]
 
@@ -60,11 +62,13 @@ class _Least:
     """The least of an arm so far."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    shortest: float = math.inf
     number: int = 0
 
     def take(self, arm: Arm, runs: int) -> None:
         self.number += 1
         several = [arm() for _ in range(runs)]
+        self.shortest = min(self.shortest, *(seconds[ALL] for seconds in several))
         for step in several[0]:
             mean = sum(seconds[step] for seconds in several) / runs
             self.seconds[step] = min(mean, self.seconds.get(step, math.inf))
@@ -105,7 +109,10 @@ def take_turns(
         beside()
         turns += 1
     return Turns(
-        {name: one.seconds for name, one in found.items()}, {name: one.number for name, one in found.items()}, controls
+        least={name: one.seconds for name, one in found.items()},
+        shortest={name: one.shortest for name, one in found.items()},
+        number={name: one.number for name, one in found.items()},
+        controls=controls,
     )
 
 
