@@ -270,7 +270,7 @@ def test_steps_equal_one_pass(start: int, attention: str) -> None:
     decoder.forward(decoder.embed(ids[:start]), places[:, :start], cache, range(3))
     slots, rows = in_slots(decoder, [cache]), []
     for position in range(start, len(ids)):
-        slots = slots.take_grown([[0]])[0] if slots.full() else slots
+        slots = slots.take_grown(slots.full())[0] if slots.full() else slots
         rows.append(decoder.step([ids[position]], [position], [slots])[0])
     hidden, _ = decoder.forward(decoder.embed(ids), places, at_once, range(3))
     assert torch.allclose(torch.stack(rows), decoder.logits(hidden[start:]), rtol=0, atol=5e-4)
@@ -294,9 +294,9 @@ def test_only_full_layers_grow() -> None:
     for layer, lengths in ((0, [150, 192, 150]), (2, [192, 100, 192])):
         section = slots.section(layer)
         section.lengths, section.fullest = torch.tensor(lengths), 192
-    groups = slots.full()
-    assert groups == [[0, 2], [1]]
-    behind, front = slots.take_grown(groups)
+    full = slots.full()
+    assert full == {(1,): [0, 2], (0,): [1]}
+    behind, front = slots.take_grown(full)
     assert behind.size == ((range(2), 192), (range(2, 3), 448))
     assert front.size == ((range(2), 448), (range(2, 3), 192))
     assert [one.lengths for one in (behind, front)] == [[(150, 150, 192)] * 2, [(192, 192, 100)]]

@@ -115,21 +115,23 @@ class _Places:
         self._each = torch.arange(self._slots, device=device)
         self._is_single = batch.padded == 1
         if self._is_single:
+            self._unseen = 0
             self._slot_of, self._place_of = self._each, before
             section.lengths = before + 1
         else:
+            # They have just begun, for these tokens: what is left for the answer is empty.
+            self._unseen = ROOM
+            if section.fullest + batch.padded > section.capacity - ROOM:
+                raise ValueError(
+                    f"slots of {section.capacity} tokens that hold {section.fullest} have no room for "
+                    f"{batch.padded} more"
+                )
             counts = torch.tensor(batch.counts, device=device)
             firsts = counts.cumsum(dim=0) - counts
             self._slot_of = self._each.repeat_interleave(counts, output_size=self.tokens)
             self._offset_of = torch.arange(self.tokens, device=device) - firsts[self._slot_of]
             self._place_of = before[self._slot_of] + self._offset_of
             section.lengths = before + counts
-        # Slots that get more than one token have just begun, for these: what is left for the answer is empty.
-        self._unseen = 0 if self._is_single else ROOM
-        if not self._is_single and section.fullest + batch.padded > section.capacity - ROOM:
-            raise ValueError(
-                f"slots of {section.capacity} tokens that hold {section.fullest} have no room for {batch.padded} more"
-            )
         section.fullest += max(batch.counts)
         self.mask: Tensor | None = None
         if batch.padded > _MOST_PADDED:

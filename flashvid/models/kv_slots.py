@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -168,8 +168,8 @@ class KVSlots:
             section.fullest = max(section.fullest, more.fullest)
         self._spacious = 0
 
-    def full(self) -> list[list[int]]:
-        """The slots without room for another token in some layer, those that have none in the same layers together."""
+    def full(self) -> dict[tuple[int, ...], list[int]]:
+        """The slots without room for another token in some layer, by the numbers of the sections that have none."""
         sections: dict[int, list[int]] = {}
         for number, section in enumerate(self._sections):
             # Most steps nobody is, and then no device is asked.
@@ -182,21 +182,21 @@ class KVSlots:
         found: dict[tuple[int, ...], list[int]] = {}
         for slot, full in sorted(sections.items()):
             found.setdefault(tuple(full), []).append(slot)
-        return [*found.values()]
+        return found
 
-    def take_grown(self, groups: Sequence[Sequence[int]]) -> list[KVSlots]:
-        """Take slots out into slots of their own, a group each, with more room in the layers that have none."""
-        taken = [self._grown(slots) for slots in groups]
-        for slot in sorted((slot for slots in groups for slot in slots), reverse=True):
+    def take_grown(self, full: Mapping[tuple[int, ...], Sequence[int]]) -> list[KVSlots]:
+        """Take slots out into slots of their own, with more room in the layers that have none; `full` as it comes."""
+        taken = [self._grown(slots, sections) for sections, slots in full.items()]
+        for slot in sorted((slot for slots in full.values() for slot in slots), reverse=True):
             self.leave(slot)
         return taken
 
-    def _grown(self, slots: Sequence[int]) -> KVSlots:
+    def _grown(self, slots: Sequence[int], sections: Sequence[int]) -> KVSlots:
         grown = KVSlots(self._like)
-        for section in self._sections:
+        for number, section in enumerate(self._sections):
             chosen = torch.tensor(slots, device=section.lengths.device)
             lengths = section.lengths[chosen]
-            more = _GROWTH if section.fullest >= section.capacity and int(lengths.max()) >= section.capacity else 0
+            more = _GROWTH if number in sections else 0
             keys, values = (
                 [functional.pad(tensor[chosen], (0, 0, 0, more)) for tensor in layers] for layers in section.tensors
             )

@@ -47,9 +47,11 @@ class Together:
     def take_grown(self) -> list[Self]:
         """Those whose slots are full, in larger ones of their own."""
         full = self.slots.full()
-        answers = [[self.answers[index] for index in group] for group in full]
+        if not full:
+            return []
+        answers = [[self.answers[index] for index in slots] for slots in full.values()]
         grown = [type(self)(own, slots) for own, slots in zip(answers, self.slots.take_grown(full), strict=True)]
-        for index in sorted((index for group in full for index in group), reverse=True):
+        for index in sorted((index for slots in full.values() for index in slots), reverse=True):
             self._drop(index)
         return grown
 

@@ -18,13 +18,11 @@ from torch.nn import functional
 from flashvid.models.decoder import QUESTION_ROWS
 from jobs.bench.answers_model import ModelSize
 from jobs.bench.answers_work import PartRates, Rates, decoding_bytes
-from jobs.bench.cost import cpu_seconds
+from jobs.bench.cost import cpu_seconds, runs_to_fill
 
 # CPU time of one measurement. On a busy machine a shorter one would find a quiet moment; an arm takes seconds and never
 # has one.
 _RUN_SECONDS = 0.1
-# That a kernel takes at least, for the clock's sake.
-_TICK_SECONDS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class _Kernel:
 
     def seconds(self, run_seconds: float) -> float:
         """CPU time of one of as many runs as fill that time."""
-        runs = max(1, math.ceil(run_seconds / max(cpu_seconds(self.action), _TICK_SECONDS)))
+        runs = runs_to_fill(run_seconds, self.action)
         return cpu_seconds(lambda: [self.action() for _ in range(runs)]) / runs
 
 

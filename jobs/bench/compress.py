@@ -23,7 +23,14 @@ import torch
 from torch import Tensor
 
 from flashvid import CompressionConfig, CompressionResult, compress
-from jobs.bench.cost import SHORTEST_SECONDS, CountOperations, cpu_seconds, drifting_clip, peak_extra_bytes
+from jobs.bench.cost import (
+    SHORTEST_SECONDS,
+    CountOperations,
+    cpu_seconds,
+    drifting_clip,
+    peak_extra_bytes,
+    runs_to_fill,
+)
 from jobs.bench.environment import describe_environment
 from jobs.bench.plots import plot_bars
 from jobs.bench.results import can_plot, write_report, write_rows
@@ -131,7 +138,7 @@ def measure(shape: tuple[int, int, int], configs: Sequence[CompressionConfig], p
     """One clip under several settings, in the same turns."""
     features, scores = drifting_clip(*shape)
     # Short calls run several times a turn.
-    runs = math.ceil(SHORTEST_SECONDS / max(cpu_seconds(lambda: bare_products(features)), 1e-6))
+    runs = runs_to_fill(SHORTEST_SECONDS, partial(bare_products, features))
 
     def timed(action: Callable[[], object]) -> dict[str, float]:
         return {ALL: cpu_seconds(action)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import resource
 import time
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 SHORTEST_SECONDS = 0.02
 SCENE_FRAMES = 16
+# That an action takes at least, for the clock's sake.
+_TICK_SECONDS = 1e-6
 
 Clip = tuple[Tensor, Tensor]
 
@@ -50,6 +53,11 @@ def cpu_seconds(action: Callable[[], object]) -> float:
     start = time.process_time()
     action()
     return time.process_time() - start
+
+
+def runs_to_fill(seconds: float, action: Callable[[], object]) -> int:
+    """How often to run an action for that much CPU time, by one run of it; at least once."""
+    return max(1, math.ceil(seconds / max(cpu_seconds(action), _TICK_SECONDS)))
 
 
 @dataclass(frozen=True)

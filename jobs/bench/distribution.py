@@ -127,7 +127,7 @@ def measure_distribution(session: RaySession, clips: int, turns: int) -> Distrib
             clip = folder / "videos" / f"{number:04d}.mp4"
             write_clip(clip, 2 * NUM_FRAMES, number)
             half = folder / _HALVES[2 * number // (clips + FEW)]
-            for also in (half, *[folder / "few"] * (number < FEW)):
+            for also in (half, folder / "few") if number < FEW else (half,):
                 also.mkdir(exist_ok=True)
                 os.link(clip, also / clip.name)
 
@@ -140,12 +140,9 @@ def measure_distribution(session: RaySession, clips: int, turns: int) -> Distrib
 
         found = []
         for turn in range(turns):
-            before, few, whole, behind = (
-                loop(_HALVES[0], turn),
-                run("few", turn),
-                run("videos", turn),
-                loop(_HALVES[1], turn),
-            )
+            before = loop(_HALVES[0], turn)
+            few, whole = run("few", turn), run("videos", turn)
+            behind = loop(_HALVES[1], turn)
             spread = {kind: (whole[kind] - few[kind]) / clips for kind in KINDS}
             found.append(Turn((before, behind), spread, few))
     return Distribution(clips, tuple(found))

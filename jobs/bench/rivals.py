@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
 
 from flashvid import CompressionConfig, compress
 from flashvid.config import MethodName
 from flashvid.methods import METHODS
-from jobs.bench.cost import SHORTEST_SECONDS, Clip, CountOperations, cpu_seconds
+from jobs.bench.cost import SHORTEST_SECONDS, Clip, CountOperations, cpu_seconds, runs_to_fill
 from jobs.bench.turns import ALL, Patience, take_turns, unsettled
 
 PATIENCE = Patience(least=3, most=10, seconds=20)
@@ -44,7 +43,7 @@ def measure_rivals(clip: Clip, retention_ratio: float, patience: Patience = PATI
         with CountOperations() as counted:
             kept[name] = len(action().indices)
         operations[name] = counted.count
-        runs[name] = max(1, math.ceil(SHORTEST_SECONDS / max(cpu_seconds(action), 1e-6)))
+        runs[name] = runs_to_fill(SHORTEST_SECONDS, action)
 
     def timed(name: MethodName) -> dict[str, float]:
         return {ALL: cpu_seconds(actions[name])}
