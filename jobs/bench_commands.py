@@ -44,9 +44,10 @@ def answers(
 
     Example: flashvid bench answers --output answers
     """
+    from jobs.bench.answers import QUICK
     from jobs.bench.answers_command import bench_answers
 
-    bench_answers(output, quick=quick)
+    bench_answers(output, QUICK if quick else None)
 
 
 @bench.command()
@@ -85,7 +86,7 @@ def everything(
     output: Annotated[Path, typer.Option(help="folder that gets a folder of each")],
     quick: Annotated[bool, typer.Option("--quick", help="only to see that it works: 4 minutes")] = False,
 ) -> None:
-    """Run every benchmark but `quality`, which takes ten minutes by itself.
+    """Run every benchmark but `quality` and `planning`, which take many minutes by themselves.
 
     Exit code 1 if compression is beyond its limits.
 
@@ -124,7 +125,7 @@ def pipeline(
 ) -> None:
     """Measure what running on Ray costs: CPU time against a plain loop, idle GPUs, the driver.
 
-    Example: flashvid bench pipeline --output pipeline --clips 512 --turns 2
+    Example: flashvid bench pipeline --output pipeline --clips 512 --turns 1
     """
     from jobs.bench.pipeline import bench_pipeline
 

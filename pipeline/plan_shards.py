@@ -27,20 +27,20 @@ from pipeline.windows import cut
 
 # A shard's rows and answers are in the memory of one process.
 ROWS_PER_SHARD = 16_384
-_SHARDS_ON_STORAGE = 256
+SHARDS_ON_STORAGE = 256
 
 
 def num_shards(num_videos: int, rows_per_shard: int) -> int:
     """How many shards to plan so many rows in: a power of two, at most those on storage."""
     wanted = -(-num_videos // rows_per_shard)
-    return min(_SHARDS_ON_STORAGE, 1 << (wanted - 1).bit_length())
+    return min(SHARDS_ON_STORAGE, 1 << (wanted - 1).bit_length())
 
 
 def _shards_on_storage(index: int, count: int) -> list[str] | None:
     """The shards of `answers/`, or of `tokens/`, that are the `index`-th of `count` equal parts; None for all."""
     if count == 1:
         return None
-    width = _SHARDS_ON_STORAGE // count
+    width = SHARDS_ON_STORAGE // count
     return [f"{number:02x}" for number in range(index * width, (index + 1) * width)]
 
 

@@ -32,7 +32,7 @@ from pipeline.storage import Storage, resolve
 STAGE = "probe"
 # How Ray says that a process is gone, whoever ended it.
 _DEATHS = (WorkerCrashedError, OutOfMemoryError, NodeDiedError, LocalRayletDiedError)
-_CLIPS_PER_TASK = 32
+CLIPS_PER_TASK = 32
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def probe_clips(
     """
     # No retries by Ray: which file it was is found out here, by probing the chunk's files one by one.
     probe = ray.remote(max_retries=0)(_probe_chunk)
-    chunks = [clips[i : i + _CLIPS_PER_TASK] for i in range(0, len(clips), _CLIPS_PER_TASK)]
+    chunks = [clips[i : i + CLIPS_PER_TASK] for i in range(0, len(clips), CLIPS_PER_TASK)]
     results: list[Any] = [probe.remote(chunk, dict(storage_options), limits) for chunk in chunks]
     for chunk, result in zip(chunks, results, strict=True):
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from flashvid.models import Answer
 from flashvid.models.decoder import Decoder
 from flashvid.models.handle import MAX_BATCH_TOKENS
-from jobs.bench import answers
 from jobs.bench.answers import (
     ARMS,
     QUICK,
@@ -29,7 +27,7 @@ from jobs.bench.answers import (
 from jobs.bench.answers_arms import QUESTIONS, Bench, Counts
 from jobs.bench.answers_command import answers_markdown, break_even, predicted_seconds, write_answers
 from jobs.bench.answers_model import BENCH, ModelSize
-from jobs.bench.answers_rates import BareKernels
+from jobs.bench.answers_rates import language_kernels, vision_kernels
 from jobs.bench.answers_work import (
     AskedQuestion,
     PartRates,
@@ -37,6 +35,7 @@ from jobs.bench.answers_work import (
     Rates,
     Work,
     decoding,
+    decoding_bytes,
     encoding,
     layer_parameters,
     prefill,
@@ -85,12 +84,25 @@ def test_answers_decoded_together_read_the_weights_once() -> None:
     assert decoding(TINY, 10, [AskedQuestion(3, 1)], rows=16).step_bytes == 0
 
 
+def test_pruned_answers_read_fewer_keys(bench: Bench) -> None:
+    """Every step the keys that layers hold by then, as the decoder counts them, and the weights."""
+    asked = bench.cold(QUESTIONS[:1], 0.2, inner_pruning=True)
+    _, _, parts = counted_work(bench, "C inner", asked)
+    layers = asked.answers[0].token_layers
+    steps = asked.answers[0].num_generated_tokens - 1
+    held = [layers.shared + layers.prompt + step * TINY.layers for step in range(1, steps + 1)]
+    assert parts.decode.step_bytes == steps * decoding_bytes(TINY) + sum(held) * TINY.kv_bytes
+    whole = TINY.layers * (asked.answers[0].num_prompt_tokens + 1)
+    assert held[0] < whole
+
+
 def test_seconds_of_work() -> None:
     """A step waits for its arithmetic or for its bytes; what is moved between products comes on top."""
     rates = Rates(products=10, attention=5, bytes=2)
     assert rates.seconds(Work(20, 5, 4, 0)) == 2 + 1 + 2
     assert rates.seconds(Work(20, 5, step_bytes=20)) == 10
     assert Rates(10, 5, 2, activations=3).seconds(Work(20, 5, 4, 6)) == 2 + 1 + 2 + 2
+    assert Rates(10, 5, 2, 3, probabilities=4).seconds(Work(20, 5, 4, 6, probabilities=8)) == 2 + 1 + 2 + 2 + 2
 
 
 def test_all_tokens_give_the_same_answers(bench: Bench) -> None:
@@ -144,13 +156,15 @@ def test_when_the_cache_has_paid_for_itself(seconds: dict[str, float], question:
 
 def test_bare_kernels_have_rates() -> None:
     """A part's products, attention and bytes; what a part does not have takes no time."""
-    kernels = BareKernels(TINY, 40, 6, 1, run_seconds=0.001)
-    kernels.turn()
-    rates = kernels.rates()
+    vision, language = vision_kernels(TINY, 0.001), language_kernels(TINY, 40, 6, 1, 0.001)
+    for kernels in (vision, language):
+        kernels.turn()
+    rates = PartRates(**vision.rates(), **language.rates())
     for part in (rates.encode, rates.prefix, rates.questions):
         assert all(0 < rate < math.inf for rate in (part.products, part.attention, part.bytes, part.activations))
+    assert 0 < rates.encode.probabilities < math.inf
     assert rates.compress.seconds(Work(attention=1, moved=1)) == 0
-    assert rates.decode.activations == math.inf
+    assert rates.decode.activations == rates.prefix.probabilities == math.inf
 
 
 def cost_of(arm: str, seconds: float, *, control: float = 0.0, asked: tuple[AskedQuestion, ...] = ()) -> ArmCost:
@@ -194,10 +208,11 @@ def test_no_claim_inside_the_band(seconds: float, control_b: float, control_d: f
     )
     text = answers_markdown(AnswerCosts(QUICK, costs), "idle")
     cells = next(line.split("|") for line in text.splitlines() if line.startswith("| 1 | D | 1.000"))
-    assert [cell.strip() for cell in cells[6:8]] == ([f"{seconds:.1f}x"] * 2 if told else ["", ""])
+    assert [cell.strip() for cell in cells[7:9]] == ([f"{seconds:.1f}x"] * 2 if told else ["", ""])
     # Its limit is 0.6 s, and so is B's; its shortest run took 0.9.
-    assert cells[5].strip() == ("+50%" if control_d <= 0.05 else "")
-    assert cells[8].strip() == ("0.6x" if max(control_b, control_d) <= 0.05 else "")
+    assert cells[4].strip() == "0.900"
+    assert cells[6].strip() == ("+50%" if control_d <= 0.05 else "")
+    assert cells[9].strip() == ("0.6x" if max(control_b, control_d) <= 0.05 else "")
     assert ("No claim is made of" in text) == (max(control_b, control_d) > 0.05)
     assert ("has paid for itself" in text) == (max(control_b, control_d) <= 0.05)
 
@@ -214,10 +229,10 @@ def test_a_prediction_is_of_the_papers_model() -> None:
     assert predicted_seconds(cost_of("B", 1.0, asked=four), 32) < 1.1 * seconds["B"]
 
 
-def test_measured_written_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measured_written_and_told(tmp_path: Path) -> None:
     """All of it at a tiny size: turns of each arm, counts, the tables, and a file of figures."""
-    monkeypatch.setattr(answers, "BareKernels", partial(BareKernels, run_seconds=0.001))
-    scope = Scope(num_frames=4, questions=(1, 3), loop_turns=(2, 1), patience=Patience(least=2, most=2))
+    patience = Patience(least=2, most=2)
+    scope = Scope(num_frames=4, questions=(1, 3), loop_turns=(2, 1), patience=patience, kernel_seconds=0.001)
     found = measure_answers(scope, TINY)
     assert [(cost.questions, cost.arm) for cost in found.costs] == [(n, arm) for n in (1, 3) for arm in ARMS]
     assert [found.of("A", number).turns for number in (1, 3)] == [2, 1]

@@ -11,6 +11,7 @@ import pytest
 
 from jobs.bench import results
 from jobs.bench.environment import describe_environment, environment_columns
+from jobs.bench.everything import BENCHMARKS, bench_all
 from jobs.bench.plots import plot_bars
 from jobs.bench.results import NO_PLOTS, can_plot, write_report, write_rows
 
@@ -44,3 +45,18 @@ def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 def test_bars(tmp_path: Path) -> None:
     plot_bars(tmp_path / "x.png", {"one": 1.0, "two": 2.5}, "of something")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_all_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each in its folder, one after the other; what is beyond its limit is handed on."""
+
+    def benchmark(folder: Path, quick: bool) -> list[str]:
+        write_report(folder, folder.name, f"quick: {quick}\n")
+        return [f"{folder.name} is slow"] if folder.name == "b" else []
+
+    assert bench_all(tmp_path, quick=True, benchmarks={"a": benchmark, "b": benchmark}) == ["b is slow"]
+    assert [(tmp_path / name / f"{name}.md").read_text() for name in "ab"] == ["quick: True\n"] * 2
+    text = (tmp_path / "all.md").read_text()
+    assert [line.split(" | ")[0] for line in text.splitlines()[-3:]] == ["| [a](a/a.md)", "| [b](b/b.md)", "| all"]
+    assert text in capsys.readouterr().out
+    assert [*BENCHMARKS] == ["answers", "compress", "decode", "pipeline", "cache"]

@@ -70,8 +70,8 @@ ELSEWHERE = {
     "flashvid bench decode VIDEO": "test_bench_decode.py",
     "flashvid bench compress --output DIR": "test_compression_speed.py",
     "flashvid bench quality --output quality": "test_bench_quality.py",
-    "flashvid bench all --output DIR": "test_bench_pipeline.py",  # the parts, one by one
-    "flashvid bench pipeline --clips 512 --turns 1": "test_bench_pipeline.py",  # likewise
+    "flashvid bench all --output DIR": "test_bench_results.py",  # with other benchmarks
+    "flashvid bench pipeline --clips 512 --turns 1": "test_bench_pipeline.py",  # what it measures, one by one
     "make gpu-check": "test_gpu_check.py",
     "python -m jobs.bench.roofline docs/performance.md": "test_roofline.py",
     "python -m jobs.bench.arm_profile D 16": "test_bench_answers.py",
@@ -89,7 +89,6 @@ ELSEWHERE = {
     "ray up infra/aws/cluster.yaml": "test_aws.py",  # the file is checked
 }
 NOT_RUN = {
-    "takes many minutes; what it runs has tests of its own": ("flashvid bench all --output DIR",),
     "needs the weights of a 7B model": ("flashvid run FOLDER/job-llava_onevision.yaml",),
     "names an option, not a command": ("flashvid plan --gpu-hour-price", "flashvid retry OUTPUT --type ..."),
     "runs these tests, or the checks beside them": ("make help", "make check", "make test", "make test-slow"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -72,6 +73,23 @@ def test_the_checks_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_check, "_GOAL_MS", 0)
     with pytest.raises(gpu_check.UnmetError, match="goal 0"):
         gpu_check.compression_time("cpu", (4, 9, 16))
+
+
+@pytest.mark.parametrize(
+    ("error", "check"),
+    [
+        ("_FEATURE_ERROR", lambda: gpu_check.bfloat16_agreement("cpu", TINY)),
+        ("_LOGIT_ERROR", lambda: gpu_check.bfloat16_logits("cpu", TINY)),
+        ("_LIKELIHOOD_ERROR", lambda: gpu_check.attention_agreement("eager", "cpu", TINY)),
+    ],
+)
+def test_what_compares_with_nothing_is_not_met(
+    error: str, check: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that gives NaN differs by NaN, which is neither above nor below: as here, where the bound is one."""
+    monkeypatch.setattr(gpu_check, error, math.nan)
+    with pytest.raises(gpu_check.UnmetError, match="differ by"):
+        check()
 
 
 def test_logits_in_bfloat16() -> None:

@@ -21,7 +21,15 @@ from jobs.bench.gpu_parts import (
     parts_of,
     prefilled,
 )
-from jobs.bench.large_job import driver_hours, job_duration, large_job, large_job_table, together
+from jobs.bench.large_job import (
+    answer_objects,
+    driver_hours,
+    job_duration,
+    large_job,
+    large_job_table,
+    probe_hours,
+    together,
+)
 from jobs.bench.roofline import point, points, with_tables
 from pipeline.estimates import duration
 
@@ -145,5 +153,14 @@ def test_the_large_job_waits_for_its_driver() -> None:
     assert python.stage_hours["decode"] == lasts.stage_hours["decode"]
     table = large_job_table()
     assert "| hours of one job | 5.3: its driver takes 19 ms of CPU a clip and passes on 53 a second |" in table
+    # 112.5 TB through 52 nodes.
+    assert probe_hours() == pytest.approx(112.5e12 / (52 * 1.25e9) / 3600)
     # The whole plan in memory: 730 bytes a video.
     assert "8 GB are full with 10 million videos, after 17 minutes" in table
+
+
+def test_objects_of_answers() -> None:
+    """A commit has 50 clips: of two planned shards, each a 64th of the videos and so 4 of 256 shards on storage."""
+    assert answer_objects() == 20_000 * 2 * 4
+    # A tenth of the videos is planned in 8 shards, and 50 clips of 64 shards on storage have 50 objects at most.
+    assert answer_objects(10) == 20_000 * 50

@@ -13,14 +13,12 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
-
 from flashvid.models.decoder import CPU_DECODE_ROWS, QUESTION_ROWS
 from jobs.bench.answers_arms import QUESTIONS, Asked, Bench, Counts, pruning
 from jobs.bench.answers_model import BENCH, ModelSize
-from jobs.bench.answers_rates import BareKernels
+from jobs.bench.answers_rates import language_kernels, vision_kernels
 from jobs.bench.answers_work import AskedQuestion, PartRates, Parts, one_by_one, shared
-from jobs.bench.cost import cpu_seconds
+from jobs.bench.cost import cpu_seconds, single_thread
 from jobs.bench.turns import ALL, Patience, take_turns
 
 ARMS = ("A", "B", "C", "C inner", "D")
@@ -29,7 +27,8 @@ _CONTROL_OF = {"A": "B", "B": "B", "C": "B", "C inner": "B", "D": "D"}
 # D takes tenths of a second, so that five of them are as long as one of the others.
 _RUNS = {"D": 5}
 
-_PATIENCE, _QUICK_PATIENCE = Patience(least=3, most=20, seconds=100), Patience(least=2, most=3, seconds=20)
+_PATIENCE, _BRIEF_PATIENCE = Patience(least=5, most=20, seconds=420), Patience(least=3, most=20, seconds=60)
+_QUICK_PATIENCE = Patience(least=2, most=3, seconds=20)
 
 
 @dataclass(frozen=True)
@@ -41,14 +40,19 @@ class Scope:
         questions: How many are asked, by row.
         loop_turns: That arm A takes part in, by row: with 16 questions one of them takes more than a minute.
         patience: How long each row goes on for its controls.
+        kernel_seconds: CPU time of one measurement of a bare kernel. On a busy machine a shorter one would find a quiet
+            moment; an arm takes seconds and never has one.
     """
 
     num_frames: int = 32
     questions: tuple[int, ...] = (1, 4, 16)
-    loop_turns: tuple[int, ...] = (3, 2, 1)
+    loop_turns: tuple[int, ...] = (5, 3, 2)
     patience: Patience = _PATIENCE
+    kernel_seconds: float = 0.1
 
 
+# Among all benchmarks, which have twenty minutes together; and only to see that it works.
+BRIEF = Scope(loop_turns=(3, 2, 1), patience=_BRIEF_PATIENCE)
 QUICK = Scope(num_frames=8, questions=(1, 4), loop_turns=(2, 1), patience=_QUICK_PATIENCE)
 
 
@@ -110,17 +114,12 @@ def measure_answers(scope: Scope, size: ModelSize = BENCH) -> AnswerCosts:
     Raises:
         ValueError: arms that keep all tokens give different answers.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with TemporaryDirectory(prefix="flashvid-bench-") as folder:
-            bench = Bench(Path(folder), size, scope.num_frames)
-            # Without the clock: what arm A does at first only; the others run once more for each number of questions.
-            bench.naive(QUESTIONS[:1])
-            rows = zip(scope.questions, scope.loop_turns, strict=True)
-            costs = [cost for number, turns in rows for cost in _measure(bench, scope.patience, number, turns)]
-    finally:
-        torch.set_num_threads(threads)
+    with single_thread(), TemporaryDirectory(prefix="flashvid-bench-") as folder:
+        bench = Bench(Path(folder), size, scope.num_frames)
+        # Without the clock: what arm A does at first only; the others run once more for each number of questions.
+        bench.naive(QUESTIONS[:1])
+        rows = zip(scope.questions, scope.loop_turns, strict=True)
+        costs = [cost for number, turns in rows for cost in _measure(bench, scope, number, turns)]
     return AnswerCosts(scope, tuple(costs))
 
 
@@ -147,7 +146,7 @@ def arm_actions(bench: Bench, questions: Sequence[str]) -> dict[str, Callable[[]
     }
 
 
-def _measure(bench: Bench, patience: Patience, number: int, loop_turns: int) -> list[ArmCost]:
+def _measure(bench: Bench, scope: Scope, number: int, loop_turns: int) -> list[ArmCost]:
     questions = QUESTIONS[:number]
     actions = arm_actions(bench, questions)
     asked = {arm: action() for arm, action in actions.items() if arm != "A"}
@@ -161,18 +160,22 @@ def _measure(bench: Bench, patience: Patience, number: int, loop_turns: int) -> 
 
     # Arm A's prompts and answers are arm B's: that they are is checked when it has run.
     work = {arm: counted_work(bench, arm, asked["B" if arm == "A" else arm]) for arm in ARMS}
-    kernels = {shape: BareKernels(bench.size, *shape) for shape in {_shape(arm, *work[arm][:2]) for arm in ARMS}}
+    vision = vision_kernels(bench.size, scope.kernel_seconds)
+    language = {
+        shape: language_kernels(bench.size, *shape, scope.kernel_seconds)
+        for shape in {_shape(arm, *work[arm][:2]) for arm in ARMS}
+    }
     decoding: list[float] = []
 
     def limits() -> None:
-        for kernel in kernels.values():
-            kernel.turn()
+        for kernels in (vision, *language.values()):
+            kernels.turn()
         decoding.append(cpu_seconds(bench.decode))
 
     turns = take_turns(
         {arm: partial(timed, arm) for arm in ARMS},
         twice=[*dict.fromkeys(_CONTROL_OF.values())],
-        patience=patience,
+        patience=scope.patience,
         fewer={"A": loop_turns},
         runs=_RUNS,
         beside=limits,
@@ -181,7 +184,8 @@ def _measure(bench: Bench, patience: Patience, number: int, loop_turns: int) -> 
     costs = []
     for arm in ARMS:
         prompt, lengths, parts = work[arm]
-        rates, counts = kernels[_shape(arm, prompt, lengths)].rates(), asked[arm].counts
+        rates = PartRates(**vision.rates(), **language[_shape(arm, prompt, lengths)].rates())
+        counts = asked[arm].counts
         frames = min(decoding) * counts.frames_decoded / bench.num_frames
         steps = dict(turns.least[arm])
         costs.append(

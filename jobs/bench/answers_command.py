@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flashvid.models.decoder import GPU_DECODE_ROWS, QUESTION_ROWS
 from flashvid.presets import preset_named
-from jobs.bench.answers import ARMS, QUICK, AnswerCosts, ArmCost, Scope, measure_answers, work_of
+from jobs.bench.answers import ARMS, AnswerCosts, ArmCost, Scope, measure_answers, work_of
 from jobs.bench.answers_model import LLAVA_7B
 from jobs.bench.answers_work import H100_PARTS
 from jobs.bench.environment import describe_environment
@@ -20,18 +20,18 @@ from jobs.bench.turns import CONTROL, settled, told_ratio
 _SPLIT_7B = preset_named("llava_onevision").inner_pruning().pruning_layer
 
 
-def bench_answers(output: Path | None = None, *, quick: bool = False) -> AnswerCosts:
+def bench_answers(output: Path | None = None, scope: Scope | None = None) -> AnswerCosts:
     """Measure, print the tables, and write them to `output`.
 
     Args:
         output: A folder, made if need be; None writes nothing.
-        quick: A short clip and few questions, to see that the measurement works; its figures mean little.
+        scope: How much is measured; None for all of it, which takes as long as its controls do.
 
     Raises:
         ValueError: arms that keep all tokens give different answers.
     """
     before = os.getloadavg()[0]
-    found = measure_answers(QUICK if quick else Scope())
+    found = measure_answers(scope or Scope())
     beside = f"load of the machine {before:.1f} before, {os.getloadavg()[0]:.1f} after"
     print(answers_markdown(found, beside))
     if output is not None:
@@ -87,16 +87,16 @@ def answers_markdown(found: AnswerCosts, beside: str) -> str:
         f"{found.scope.num_frames} frames, one thread, CPU time, least of several turns; {describe_environment()}; "
         f"{beside}.",
         "",
-        "| Q | arm | CPU s | limit | over limit | A is | B is | B's limit is | 7B on H100, s | A is | B is | control "
-        "| turns |",
-        "|---" * 13 + "|",
+        "| Q | arm | CPU s | shortest run | limit | over limit | A is | B is | B's limit is | 7B on H100, s | A is "
+        "| B is | control | turns |",
+        "|---" * 14 + "|",
     ]
     frames = found.scope.num_frames
     for cost in found.costs:
         first, rival = found.of("A", cost.questions), found.of("B", cost.questions)
         predicted = [predicted_seconds(one, frames) for one in (cost, first, rival)]
         lines.append(
-            f"| {cost.questions} | {cost.arm} | {cost.seconds:.3f} | {cost.limit:.3f} "
+            f"| {cost.questions} | {cost.arm} | {cost.seconds:.3f} | {cost.shortest:.3f} | {cost.limit:.3f} "
             f"| {_over_limit(cost)} | {_ratio(cost, first.seconds, first)} | {_ratio(cost, rival.seconds, rival)} "
             f"| {_ratio(cost, rival.limit, rival) if cost.arm != 'B' else ''} "
             f"| {predicted[0]:.4f} | {predicted[1] / predicted[0]:.1f}x | {predicted[2] / predicted[0]:.1f}x "
@@ -104,11 +104,11 @@ def answers_markdown(found: AnswerCosts, beside: str) -> str:
         )
     lines += [
         "",
-        f"A and B: their time as a multiple of the arm's; not told where it is within {CONTROL:.0%} of the same, nor "
-        f"where a control (B twice; for D, D twice) is above that, and neither is what the "
-        "shortest run is over a limit. The limit is that of doing it this way: bare kernels in the arm's shapes, each "
-        "answer with its own keys. "
-        f"{_unsettled(found)}",
+        "CPU s: the least of all turns, which are means where an arm runs several times in each; its shortest run "
+        "stands beside it. The limit is that of doing it this way: bare kernels in the arm's shapes, each answer with "
+        "its own keys; it is held against the shortest run. A and B: their time as a multiple of the arm's. Nothing is "
+        f"told that is within {CONTROL:.0%} of the same, or whose control is above that: B twice, for D itself twice; "
+        f"A with most questions has B's, and no control of its own length. {_unsettled(found)}",
         "",
         "| Q | arm | frames decoded | encoder calls | token-layers prefilled | tokens generated | written | read "
         "| keys and values, MB |",
@@ -152,8 +152,8 @@ def _steps(found: AnswerCosts) -> list[str]:
             lines.append(f"| {cost.questions} | {cost.arm} | " + " | ".join(cells) + " |")
     lines += ["", "Rates of bare kernels in the shapes of each part, with the most questions:", ""]
     lines += [
-        "| arm | part | products, GFLOP/s | attention, GFLOP/s | bytes, GB/s | activations, G/s |",
-        "|---" * 6 + "|",
+        "| arm | part | products, GFLOP/s | attention, GFLOP/s | bytes, GB/s | activations, G/s | probabilities, G/s |",
+        "|---" * 7 + "|",
     ]
     for cost in found.costs[-len(ARMS) :]:
         lines += [

@@ -8,8 +8,8 @@ cache what it used a layer ago: kernels go through as many layers' weights, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -17,12 +17,8 @@ from torch.nn import functional
 
 from flashvid.models.decoder import QUESTION_ROWS
 from jobs.bench.answers_model import ModelSize
-from jobs.bench.answers_work import PartRates, Rates, decoding_bytes
+from jobs.bench.answers_work import Rates, decoding_bytes
 from jobs.bench.cost import cpu_seconds, runs_to_fill
-
-# CPU time of one measurement. On a busy machine a shorter one would find a quiet moment; an arm takes seconds and never
-# has one.
-_RUN_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -44,72 +40,86 @@ class _Kernel:
 
 
 class BareKernels:
-    """The kernels of one prompt length and one question length, in float32; the best of all turns counts."""
+    """Kernels of some parts of the pipeline, in float32; the best of all turns counts."""
 
-    def __init__(
-        self, size: ModelSize, prompt: int, question: int, answers: int, run_seconds: float = _RUN_SECONDS
-    ) -> None:
-        """Make the tensors.
+    def __init__(self, parts: Mapping[str, Mapping[str, _Kernel]], run_seconds: float) -> None:
+        """Take kernels.
 
         Args:
-            size: Of the model.
-            prompt: Tokens of the prefix that questions share.
-            question: Tokens behind it.
-            answers: That are decoded together, after their questions were prefilled together.
+            parts: Kernels by the part of `PartRates` and the field of `Rates` that they are of.
             run_seconds: CPU time of one measurement.
         """
-        self._run_seconds = run_seconds
-        area, tower, width = size.patches**2, size.vision_width, size.width
-        tower_weights = [*[(tower, tower)] * 4, (tower, size.vision_mlp), (size.vision_mlp, tower)]
-        kv = size.kv_heads * width // size.heads
-        weights = [(width, width), (width, kv), (width, kv), (width, width)]
-        weights += [(width, size.mlp), (width, size.mlp), (size.mlp, width)]
-        heads, layers = (size.heads, size.kv_heads), size.layers
-        # As many rows as there are, and not what they are filled up to: that is none of the work.
-        rows = min(question * answers, QUESTION_ROWS)
-        tower_heads, last = (size.vision_heads,) * 2, prompt + question
-        frames = torch.randn(8, size.frame_tokens, width)
-        self._kernels = {
-            "encode": (
-                _products(area, tower_weights, size.vision_layers),
-                _attention(tower_heads, tower, area, area, causal=False),
-                _moved(area * size.vision_mlp),
-                _activation(torch.randn(area, size.vision_mlp), lambda x: functional.gelu(x, approximate="tanh")),
-            ),
-            "compress": (_Kernel(2 * frames.numel() * size.frame_tokens, lambda: frames @ frames.transpose(1, 2)),),
-            "prefix": (
-                _products(prompt, weights, layers),
-                _attention(heads, width, prompt, prompt, causal=True),
-                _moved(prompt * size.mlp),
-                _activation(torch.randn(prompt, size.mlp), functional.silu),
-            ),
-            "questions": (
-                _products(rows, weights, layers),
-                _attention(heads, width, question, last, causal=True),
-                _moved(rows * size.mlp),
-                _activation(torch.randn(rows, size.mlp), functional.silu),
-            ),
-            "decode": (
-                _products(answers, weights, layers),
-                _step_attention(heads, width, last, answers, layers),
-                _moved(decoding_bytes(size) // 4),
-            ),
-        }
-        self._seconds = {part: [math.inf] * len(kernels) for part, kernels in self._kernels.items()}
+        self._parts, self._run_seconds = parts, run_seconds
+        self._seconds = {part: dict.fromkeys(kernels, math.inf) for part, kernels in parts.items()}
 
     def turn(self) -> None:
         """Run every kernel once more."""
-        for part, kernels in self._kernels.items():
-            for index, kernel in enumerate(kernels):
-                self._seconds[part][index] = min(kernel.seconds(self._run_seconds), self._seconds[part][index])
+        for part, kernels in self._parts.items():
+            for name, kernel in kernels.items():
+                self._seconds[part][name] = min(kernel.seconds(self._run_seconds), self._seconds[part][name])
 
-    def rates(self) -> PartRates:
-        """The best of every kernel; what a part does not have costs it nothing."""
-        found = {}
-        for part, kernels in self._kernels.items():
-            best = [kernel.work / seconds for kernel, seconds in zip(kernels, self._seconds[part], strict=True)]
-            found[part] = Rates(*best, *[math.inf] * (4 - len(best)))
-        return PartRates(**found)
+    def rates(self) -> dict[str, Rates]:
+        """By part, of the best of every kernel; what a part does not have costs it nothing."""
+        nothing = dict.fromkeys((field.name for field in fields(Rates)), math.inf)
+        return {
+            part: Rates(**nothing | {name: kernel.work / self._seconds[part][name] for name, kernel in kernels.items()})
+            for part, kernels in self._parts.items()
+        }
+
+
+def vision_kernels(size: ModelSize, run_seconds: float) -> BareKernels:
+    """Of encode and compress.
+
+    Args:
+        size: Of the model.
+        run_seconds: CPU time of one measurement.
+    """
+    area, tower = size.patches**2, size.vision_width
+    weights = [*[(tower, tower)] * 4, (tower, size.vision_mlp), (size.vision_mlp, tower)]
+    frames = torch.randn(8, size.frame_tokens, size.width)
+    encode = {
+        "products": _products(area, weights, size.vision_layers),
+        "attention": _attention((size.vision_heads,) * 2, tower, area, area, causal=False),
+        "bytes": _moved(area * size.vision_mlp),
+        "activations": _each(torch.randn(area, size.vision_mlp), lambda x: functional.gelu(x, approximate="tanh")),
+        "probabilities": _each(torch.randn(size.vision_heads, area, area), lambda x: x.softmax(dim=-1)),
+    }
+    compress = _Kernel(2 * frames.numel() * size.frame_tokens, lambda: frames @ frames.transpose(1, 2))
+    return BareKernels({"encode": encode, "compress": {"products": compress}}, run_seconds)
+
+
+def language_kernels(size: ModelSize, prompt: int, question: int, answers: int, run_seconds: float) -> BareKernels:
+    """Of prefix, questions and decode.
+
+    Args:
+        size: Of the model.
+        prompt: Tokens of the prefix that questions share.
+        question: Tokens behind it.
+        answers: That are decoded together, after their questions were prefilled together.
+        run_seconds: CPU time of one measurement.
+    """
+    width, heads, layers = size.width, (size.heads, size.kv_heads), size.layers
+    kv = size.kv_heads * width // size.heads
+    weights = [(width, width), (width, kv), (width, kv), (width, width)]
+    weights += [(width, size.mlp), (width, size.mlp), (size.mlp, width)]
+    # As many rows as there are, and not what they are filled up to: that is none of the work.
+    rows, last = min(question * answers, QUESTION_ROWS), prompt + question
+
+    def prefill(tokens: int, queries: int, keys: int) -> dict[str, _Kernel]:
+        return {
+            "products": _products(tokens, weights, layers),
+            "attention": _attention(heads, width, queries, keys, causal=True),
+            "bytes": _moved(tokens * size.mlp),
+            "activations": _each(torch.randn(tokens, size.mlp), functional.silu),
+        }
+
+    decode = {
+        "products": _products(answers, weights, layers),
+        "attention": _step_attention(heads, width, last, answers, layers),
+        "bytes": _moved(decoding_bytes(size) // 4),
+    }
+    parts = {"prefix": prefill(prompt, prompt, prompt), "questions": prefill(rows, question, last), "decode": decode}
+    return BareKernels(parts, run_seconds)
 
 
 def _products(rows: int, shapes: list[tuple[int, int]], layers: int) -> _Kernel:
@@ -165,5 +175,6 @@ def _moved(values: int) -> _Kernel:
     return _Kernel(2 * source.nbytes, lambda: target.copy_(source))
 
 
-def _activation(values: Tensor, function: Callable[[Tensor], Tensor]) -> _Kernel:
+def _each(values: Tensor, function: Callable[[Tensor], Tensor]) -> _Kernel:
+    """A function of so many values."""
     return _Kernel(values.numel(), lambda: function(values))

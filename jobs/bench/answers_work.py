@@ -18,7 +18,7 @@ from jobs.bench.answers_model import ModelSize
 
 @dataclass(frozen=True)
 class Work:
-    """Of one part of the pipeline: `products` and `attention` in operations, `moved` in bytes, `activations` in values.
+    """Of one part of the pipeline: `products` and `attention` in operations, `moved` in bytes, the others in values.
 
     `step_bytes` are the weights, and in decoding the cache: either these or the products decide, whatever takes longer.
     """
@@ -28,6 +28,7 @@ class Work:
     moved: float = 0.0
     activations: float = 0.0
     step_bytes: float = 0.0
+    probabilities: float = 0.0
 
     def __add__(self, other: Work) -> Work:
         """Both."""
@@ -45,12 +46,13 @@ class Work:
 
 @dataclass(frozen=True)
 class Rates:
-    """What a machine does per second: operations of matrix products and of attention, bytes moved, exponentials."""
+    """What a machine does per second: operations of products and of attention, bytes moved, values of the others."""
 
     products: float
     attention: float
     bytes: float
     activations: float = math.inf
+    probabilities: float = math.inf
 
     def seconds(self, work: Work) -> float:
         """Least time of one part.
@@ -59,7 +61,7 @@ class Rates:
             work: All of one kind: its products and its attention wait for `step_bytes`.
         """
         computing = work.products / self.products + work.attention / self.attention
-        beside = work.moved / self.bytes + work.activations / self.activations
+        beside = work.moved / self.bytes + work.activations / self.activations + work.probabilities / self.probabilities
         return max(computing, work.step_bytes / self.bytes) + beside
 
 
@@ -124,10 +126,10 @@ def encoding(size: ModelSize, num_frames: int, *, scores: bool) -> Work:
     probabilities = patches * area * size.vision_heads
     # Products, scaled in place, to float32 probabilities, added up.
     passed = probabilities * (4 * size.value_bytes + 2 * _FLOAT32)
-    again = Work(patches * 4 * width**2, patches * 2 * area * width, passed, probabilities) if scores else Work()
+    again = Work(patches * 4 * width**2, patches * 2 * area * width, passed, probabilities=probabilities)
     parameters = size.vision_layers * (4 * width**2 + 2 * width * mlp) + width * size.width + size.width**2
     weights = Work(step_bytes=parameters * size.value_bytes)
-    return layer.times(size.vision_layers) + projector + again + weights
+    return layer.times(size.vision_layers) + projector + weights + (again if scores else Work())
 
 
 def compression(size: ModelSize, num_frames: int) -> Work:
@@ -174,14 +176,18 @@ def decoding_bytes(size: ModelSize) -> int:
     return (size.layers * layer_parameters(size) + size.width * size.vocabulary) * size.value_bytes
 
 
-def decoding(size: ModelSize, prompt: int, questions: Sequence[AskedQuestion], *, rows: int) -> Work:
+def decoding(
+    size: ModelSize, prompt: int, questions: Sequence[AskedQuestion], *, rows: int, behind: int = 0, text: int = 0
+) -> Work:
     """Answers behind a shared prompt, `rows` at a time; an answer's first token comes from its prefill.
 
     Args:
         size: Of the model.
-        prompt: Tokens before each question's own, in every layer.
+        prompt: Tokens before each question's own.
         questions: Their lengths.
         rows: Answers that are decoded together.
+        behind: The last layers, which hold `text` and `AskedQuestion.behind` tokens instead.
+        text: The prompt's tokens before the first visual one.
     """
     head = size.width * size.vocabulary
     weights = size.layers * layer_parameters(size) + head
@@ -190,11 +196,13 @@ def decoding(size: ModelSize, prompt: int, questions: Sequence[AskedQuestion], *
         together = questions[first : first + rows]
         for step in range(max(question.generated for question in together) - 1):
             running = [question for question in together if question.generated - 1 > step]
-            seen = sum(prompt + question.tokens + step + 1 for question in running)
+            # Token-layers, the new token's own among them.
+            seen = (size.layers - behind) * sum(prompt + question.tokens + step + 1 for question in running)
+            seen += behind * sum(text + question.behind + step + 1 for question in running)
             total += Work(
                 2 * weights * len(running),
-                4 * size.width * seen * size.layers,
-                step_bytes=decoding_bytes(size) + seen * size.kv_bytes * size.layers,
+                4 * size.width * seen,
+                step_bytes=decoding_bytes(size) + seen * size.kv_bytes,
             )
     return total
 
@@ -268,5 +276,5 @@ def shared(
         compression(size, num_frames) if compressed and not cached else nothing,
         prefill(size, 0, prompt, before) + prefill(size, 0, text, behind),
         own,
-        decoding(size, prompt, questions, rows=rows),
+        decoding(size, prompt, questions, rows=rows, behind=behind, text=text),
     )

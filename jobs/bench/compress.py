@@ -30,6 +30,7 @@ from jobs.bench.cost import (
     drifting_clip,
     peak_extra_bytes,
     runs_to_fill,
+    single_thread,
 )
 from jobs.bench.environment import describe_environment
 from jobs.bench.plots import plot_bars
@@ -231,9 +232,7 @@ def bench_compress(output: Path | None = None, *, quick: bool = False) -> list[s
     Returns:
         What is beyond its limit, in words.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with single_thread():
         measurements = []
         configs = [CompressionConfig(retention_ratio=ratio, **more) for ratio in RETENTIONS for more in SETTINGS]
         print("\n".join(markdown_table([]).splitlines()))
@@ -247,8 +246,6 @@ def bench_compress(output: Path | None = None, *, quick: bool = False) -> list[s
         rivals = [m for ratio in RIVAL_RETENTIONS for m in measure_rivals(clip, ratio, few)]
         threads_shape = QUICK_THREADS_SHAPE if quick else THREADS_SHAPE
         differences = [compare_thread_counts(threads_shape, ratio, SEEDS) for ratio in RETENTIONS]
-    finally:
-        torch.set_num_threads(threads)
     missed = missed_limits(measurements, differences)
     verdict = "".join(f"- {problem}\n" for problem in missed) or "Everything is within its limits.\n"
     tables = rivals_table(rivals, rivals_shape), threads_table(differences, threads_shape), verdict

@@ -6,10 +6,12 @@ import ctypes
 import math
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
@@ -46,6 +48,19 @@ def drifting_clip(num_frames: int, num_tokens: int, width: int, seed: int = 0) -
         part = features[first : first + SCENE_FRAMES]
         part.normal_(generator=generator).mul_(0.45).add_(scene)
     return features, torch.rand(num_frames, num_tokens, generator=generator).softmax(dim=-1)
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """Torch and Arrow compute with one thread; threads that wait for work take CPU time as well."""
+    threads, arrow = torch.get_num_threads(), pa.cpu_count()
+    torch.set_num_threads(1)
+    pa.set_cpu_count(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        pa.set_cpu_count(arrow)
 
 
 def cpu_seconds(action: Callable[[], object]) -> float:

@@ -14,7 +14,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import torch
 
 from flashvid import CompressionConfig
 from flashvid.models import CompressedVideo, GenerationConfig, load_model
@@ -24,7 +23,7 @@ from flashvid.models.prefill import prefill_prefix, prefill_questions
 from flashvid.models.row_sizes import RowSizes
 from flashvid.models.types import LanguageSide
 from jobs.bench.answers_model import LLAVA_7B, write_model
-from jobs.bench.cost import CountOperations, cpu_seconds
+from jobs.bench.cost import CountOperations, cpu_seconds, single_thread
 from jobs.bench.environment import describe_environment
 
 # The widths are all that is small, and the vocabulary.
@@ -123,22 +122,17 @@ def count_operations(num_frames: int, tokens: int, questions: Sequence[int]) -> 
 
 def dispatch_seconds() -> float:
     """CPU seconds that an operation of a decoding step takes here, with next to nothing to compute in it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with TemporaryDirectory(prefix="flashvid-bench-") as folder:
-            model = _NarrowModel(Path(folder), 2, 8)
-            model.encode()
-            prefix, suffixes = model.prompts(model.compress(), 1)
-            (begun,) = prefill_questions(model.decoder, prefill_prefix(model.decoder, prefix, None), suffixes, None)
-            slots, position = begun.slots, suffixes[0].next_position
-            operations = _counted(lambda: model.decoder.step([1], [position], [slots]))
-            least = math.inf
-            for later in range(1, _RUNS):
-                step = [1], [position + later], [slots]
-                least = min(least, cpu_seconds(lambda: model.decoder.step(*step)))  # noqa: B023
-    finally:
-        torch.set_num_threads(threads)
+    with single_thread(), TemporaryDirectory(prefix="flashvid-bench-") as folder:
+        model = _NarrowModel(Path(folder), 2, 8)
+        model.encode()
+        prefix, suffixes = model.prompts(model.compress(), 1)
+        (begun,) = prefill_questions(model.decoder, prefill_prefix(model.decoder, prefix, None), suffixes, None)
+        slots, position = begun.slots, suffixes[0].next_position
+        operations = _counted(lambda: model.decoder.step([1], [position], [slots]))
+        least = math.inf
+        for later in range(1, _RUNS):
+            step = [1], [position + later], [slots]
+            least = min(least, cpu_seconds(lambda: model.decoder.step(*step)))  # noqa: B023
     return least / operations
 
 

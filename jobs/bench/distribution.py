@@ -21,6 +21,7 @@ from jobs.bench.process_tree import KINDS, Kind, run_measured
 from jobs.bench.ray_session import RaySession
 from jobs.bench.turns import settled
 from pipeline.config import JobConfig
+from pipeline.resources import Pool, clips_per_batch
 
 RATIO_TARGET = 1.25
 QUESTIONS = ("What is it?", "When is it?", "Who has it?", "Why is it?")
@@ -93,8 +94,8 @@ class Distribution:
 
     @property
     def verdict(self) -> str:
-        """Whether the target is met; nothing where the control was not reached."""
-        if not settled(self.control):
+        """Whether the target is met; nothing where the control was not reached, or is as far from it as the target."""
+        if not settled(self.control) or abs(self.ratio_with_daemons / RATIO_TARGET - 1) <= self.control:
             return "no claim"
         return "met" if self.ratio_with_daemons <= RATIO_TARGET else "not met"
 
@@ -131,8 +132,11 @@ def measure_distribution(session: RaySession, clips: int, turns: int) -> Distrib
                 also.mkdir(exist_ok=True)
                 os.link(clip, also / clip.name)
 
+        together = clips_per_batch(clips + FEW, (clips + FEW) * len(QUESTIONS), Pool(1, 1, 0), encodes=True)
+
         def loop(videos: str, turn: int) -> float:
-            return float(json_of("-m", "jobs.bench.plain_loop", _job(folder, videos, f"{videos}-output-{turn}")))
+            job = _job(folder, videos, f"{videos}-output-{turn}")
+            return float(json_of("-m", "jobs.bench.plain_loop", job, str(together)))
 
         def run(videos: str, turn: int) -> dict[Kind, float]:
             command = _command("-c", _RUN, _job(folder, videos, f"{videos}-output-{turn}"))

@@ -1,11 +1,12 @@
-"""`flashvid bench all`: every benchmark but `quality` into one folder, one after the other."""
+"""`flashvid bench all`: every benchmark but `quality` and `planning` into one folder, one after the other."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from jobs.bench import answers
 from jobs.bench.answers_command import bench_answers
 from jobs.bench.answers_model import write_clip
 from jobs.bench.cache import bench_cache
@@ -17,43 +18,70 @@ from jobs.bench.results import write_report
 
 # Of the video that is decoded: half a minute, and a few seconds.
 _DECODE_FRAMES, _QUICK_DECODE_FRAMES = 360, 48
+# Of the run on Ray, which goes through them once.
+_CLIPS = 32
+
+# Writes into a folder, quickly or not; what is beyond its limit, in words.
+Benchmark = Callable[[Path, bool], Iterable[str]]
 
 
-def bench_all(output: Path, *, quick: bool = False) -> list[str]:
+def _answers(folder: Path, quick: bool) -> Iterable[str]:
+    bench_answers(folder, answers.QUICK if quick else answers.BRIEF)
+    return ()
+
+
+def _compress(folder: Path, quick: bool) -> Iterable[str]:
+    return bench_compress(folder, quick=quick)
+
+
+def _decode(folder: Path, quick: bool) -> Iterable[str]:
+    video = folder / "clip.mp4"
+    write_clip(video, _QUICK_DECODE_FRAMES if quick else _DECODE_FRAMES)
+    bench_decode(video, folder, QUICK if quick else PATIENCE)
+    return ()
+
+
+def _pipeline(folder: Path, quick: bool) -> Iterable[str]:
+    bench_pipeline(folder, quick=quick, clips=None if quick else _CLIPS, turns=1)
+    return ()
+
+
+def _cache(folder: Path, quick: bool) -> Iterable[str]:
+    bench_cache(folder, quick=quick)
+    return ()
+
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "answers": _answers,
+    "compress": _compress,
+    "decode": _decode,
+    "pipeline": _pipeline,
+    "cache": _cache,
+}
+
+
+def bench_all(output: Path, *, quick: bool = False, benchmarks: Mapping[str, Benchmark] = BENCHMARKS) -> list[str]:
     """Run them all, each into a folder of its name, and write how long each took to `all.md`.
 
-    Planning is measured by `bench pipeline`; a million videos are `bench planning`.
+    Planning of fewer videos than `bench planning` has is part of `bench pipeline`.
 
     Args:
         output: A folder, made if need be.
         quick: Only to see that they work; figures mean little.
+        benchmarks: By name.
 
     Returns:
-        What of the compression is beyond its limit, in words.
+        What is beyond its limit, in words.
     """
     beyond: list[str] = []
-    output.mkdir(parents=True, exist_ok=True)
-    benchmarks: dict[str, Callable[[Path], object]] = {
-        "answers": lambda folder: bench_answers(folder, quick=quick),
-        "compress": lambda folder: beyond.extend(bench_compress(folder, quick=quick)),
-        "decode": lambda folder: _decode(folder, quick=quick),
-        "pipeline": lambda folder: bench_pipeline(folder, quick=quick),
-        "cache": lambda folder: bench_cache(folder, quick=quick),
-    }
     lines = [f"# All benchmarks\n\n{describe_environment()}\n\n| benchmark | minutes |\n|---|---|\n"]
     started = time.monotonic()
     for name, run in benchmarks.items():
         begun = time.monotonic()
-        run(output / name)
+        beyond += run(output / name, quick)
         lines.append(f"| [{name}]({name}/{name}.md) | {(time.monotonic() - begun) / 60:.1f} |\n")
-        (output / "all.md").write_text("".join(lines), encoding="utf-8")
+        write_report(output, "all", "".join(lines))
     lines.append(f"| all | {(time.monotonic() - started) / 60:.1f} |\n")
     write_report(output, "all", "".join(lines))
     print("".join(lines))
     return beyond
-
-
-def _decode(folder: Path, *, quick: bool) -> None:
-    video = folder / "clip.mp4"
-    write_clip(video, _QUICK_DECODE_FRAMES if quick else _DECODE_FRAMES)
-    bench_decode(video, folder, QUICK if quick else PATIENCE)

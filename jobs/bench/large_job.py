@@ -10,6 +10,8 @@ from jobs.bench.gpu_parts import DISPATCH_SECONDS, FRAMES, RETENTION, dispatched
 from pipeline import estimates
 from pipeline.config import CommitConfig
 from pipeline.flow import SHARDS_AT_ONCE
+from pipeline.plan_shards import ROWS_PER_SHARD, SHARDS_ON_STORAGE, num_shards
+from pipeline.probing import CLIPS_PER_TASK
 from pipeline.resources import Pool, Pools, clips_per_batch
 
 # The large job. Prices and sizes are assumptions, and stand in the table.
@@ -17,6 +19,8 @@ _VIDEOS, _ASKED, _GPUS = 1_000_000, 20, 64
 _CPUS_PER_GPU, _GPU_HOUR, _VIDEO_BYTES = 52, 3.0, 112_500_000
 # The probe reads a file's packets, in ranges of s3fs' block size; decode then fetches the file.
 _READS, _RANGE_BYTES = 2, 50 << 20
+# Of a node of decode actors: 10 Gbit/s. The probe waits for nothing else.
+_NODE_CPUS, _NODE_BYTES_PER_SECOND = 64, 1.25e9
 # A frame of a video with keyframes 8 s apart means decoding half of these 8 s: 125 frames, of which decord on one CPU
 # decodes 640 a second (docs/decoding.md: 1,920 for 32).
 _DECODE_RATE = 640 / 125
@@ -73,6 +77,23 @@ def driver_hours() -> float:
     return _VIDEOS * _DRIVER_SECONDS / 3600
 
 
+def probe_hours() -> float:
+    """Before the stages begin: every file is read once by the decode nodes."""
+    nodes = _CPUS_PER_GPU * _GPUS / _NODE_CPUS
+    return _VIDEOS * _VIDEO_BYTES / nodes / _NODE_BYTES_PER_SECOND / 3600
+
+
+def answer_objects(jobs: int = 1) -> int:
+    """Objects of answers at most: a commit writes one for each shard on storage that its clips fall into.
+
+    Args:
+        jobs: Among which the videos are divided.
+    """
+    rows = CommitConfig().rows
+    planned_together = SHARDS_AT_ONCE * SHARDS_ON_STORAGE // num_shards(_VIDEOS // jobs, ROWS_PER_SHARD)
+    return _VIDEOS * _ASKED // rows * min(planned_together, rows // _ASKED)
+
+
 def large_job_table() -> str:
     """Hours, bytes, requests and cost of the large job."""
     todo, _, pools = large_job()
@@ -86,13 +107,16 @@ def large_job_table() -> str:
         f"{pools.answer.size} answer, {together()} clips at a time",
         "hours, stage by stage": _stages(lasts),
         "where Python dispatches": f"{_stages(python)}; {DISPATCH_SECONDS * 1e6:g} microseconds an operation (above)",
+        "probe, before the stages": f"{probe_hours():.2f} hours: {_NODE_BYTES_PER_SECOND * 8 / 1e9:g} Gbit/s for each "
+        f"{_NODE_CPUS} CPUs of decode; GPUs that an autoscaler adds come behind it",
         "hours": f"{lasts.hours:.2f}, {clips_per_second:,.0f} clips a second; the slowest stage is {slowest}",
         "hours of one job": f"{driver_hours():.1f}: its driver takes {_DRIVER_SECONDS * 1e3:g} ms of CPU a clip and "
         f"passes on {1 / _DRIVER_SECONDS:,.0f} a second",
         f"hours of {drivers} jobs": f"{max(lasts.hours, driver_hours() / drivers):.2f}: each has a part of the videos "
         "table, all have one cache",
         "cost": f"${lasts.cost:,.0f} at ${_GPU_HOUR:g} a GPU hour, and {todo.frames / _DECODE_RATE / 3600:,.0f} CPU "
-        f"hours of decoding; in one job, whose GPUs wait for its driver, ${driver_hours() * _GPUS * _GPU_HOUR:,.0f}",
+        f"hours of decoding; in one job, whose GPUs wait for its driver, ${driver_hours() * _GPUS * _GPU_HOUR:,.0f}; "
+        f"GPUs that wait for the probe, too: ${probe_hours() * _GPUS * _GPU_HOUR:,.0f} more",
         "read": f"{todo.read_bytes / 1e12:,.0f} TB of video ({_VIDEO_BYTES / 1e6:g} MB each, 1.5 Mbit/s; by the probe "
         f"before the run, and by decode, {_VIDEOS * _VIDEO_BYTES / lasts.hours / 3600 / 1e9:,.1f} GB/s)",
         "tokens written": ", ".join(
@@ -101,9 +125,10 @@ def large_job_table() -> str:
         "requests": f"{(1 + math.ceil(_VIDEO_BYTES / _RANGE_BYTES)) * _VIDEOS / 1e6:.0f} million GET of videos, "
         f"{2 * _VIDEOS / 1e6:.0f} million HEAD, "
         f"{_VIDEOS / 1e6:.0f} million PUT and {_VIDEOS / 1e6:.0f} million GET of tokens, "
-        f"{todo.answers * SHARDS_AT_ONCE // CommitConfig().rows:,} PUT of answers",
+        f"{_VIDEOS // CLIPS_PER_TASK:,} PUT of probes, at most {answer_objects():,} PUT of answers in one job and "
+        f"{answer_objects(drivers):,} in {drivers}",
         "planning": _planning(),
-        "asked again, warm": f"{_warm_hours():.2f} hours on {_GPUS} answer actors",
+        "asked again, warm": f"{_warm_hours():.2f} hours of {_GPUS} GPUs, without their drivers'",
         "with all tokens, one prefill a video": f"{_rival_hours():.2f} hours of {_GPUS} GPUs",
     }
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])

@@ -1,6 +1,7 @@
 """The stages of a run called one after the other in one process: what `bench pipeline` holds a run on Ray against.
 
-`python -m jobs.bench.plain_loop JOB.json` prints the CPU seconds of a clip, the first one apart, as JSON.
+`python -m jobs.bench.plain_loop JOB.json CLIPS` answers so many clips at a time, and prints the CPU seconds of a clip,
+those that are answered first apart, as JSON.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from flashvid.models import load_model, load_preprocessor
+from flashvid.models import ClipQuestions, load_model, load_preprocessor
 from pipeline.config import JobConfig
 from pipeline.decoding import decode_clip
 from pipeline.job_inputs import read_inputs
@@ -25,10 +26,14 @@ from pipeline.storage import Storage
 from pipeline.token_store import ClipOrigin, TokenStore
 
 
-def run_loop(job: JobConfig) -> float:
-    """Answer a job's questions about whole local videos; mean CPU seconds of a clip behind the first.
+def run_loop(job: JobConfig, together: int = 1) -> float:
+    """Answer a job's questions about whole local videos; mean CPU seconds of a clip behind the first ones.
 
-    Loading, and what happens once only, is behind when the first clip is done.
+    Loading, and what happens once only, is behind when these are done.
+
+    Args:
+        job: What to do.
+        together: Clips that are answered as one batch, as a run's answer actors get them; there are more videos.
     """
     inputs, name = read_inputs(job), job.model.name
     vision, language = load_model(name, part="vision"), load_model(name, part="language")
@@ -36,8 +41,9 @@ def run_loop(job: JobConfig) -> float:
     store = TokenStore(Storage(job.output), "0" * 16, job.cache_dtype)
     questions = [question.template for question in inputs.questions.common]
     rows: list[dict[str, Any]] = []
+    waiting: list[tuple[str | None, ClipQuestions]] = []
     begun = 0.0
-    for video, source in zip(inputs.videos, inputs.sources, strict=True):
+    for number, (video, source) in enumerate(zip(inputs.videos, inputs.sources, strict=True), 1):
         decoded = decode_clip(
             str(video.video_path),
             job.sampling,
@@ -50,13 +56,19 @@ def run_loop(job: JobConfig) -> float:
         origin = ClipOrigin(key, video.video_id, source.source_id, None, None)
         pictures = thumbnails(decoded.frames)
         store.commit(key, vision.compress(visual, job.compression), origin, thumbnails=pictures, run_id="loop")
-        answers = language.answer(store.read(key), questions, job.generation, pruning=job.inner_pruning)
-        rows += [{"video_id": video.video_id, "response": answer.response} for answer in answers]
-        begun = begun or time.process_time()
+        waiting.append((video.video_id, ClipQuestions(store.read(key), questions)))
+        if len(waiting) == together or number == len(inputs.videos):
+            asked = [clip for _, clip in waiting]
+            found = language.answer_many(asked, job.generation, pruning=job.inner_pruning)
+            for (video_id, _), answers in zip(waiting, found, strict=True):
+                rows += [{"video_id": video_id, "response": answer.response} for answer in answers]
+            waiting.clear()
+            begun = begun or time.process_time()
     pq.write_table(pa.Table.from_pylist(rows), Path(job.output) / "answers.parquet")
-    return (time.process_time() - begun) / (len(inputs.videos) - 1)
+    return (time.process_time() - begun) / (len(inputs.videos) - together)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(json.dumps(run_loop(JobConfig.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8")))))
+    asked_of = JobConfig.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    print(json.dumps(run_loop(asked_of, int(sys.argv[2]))))

@@ -33,7 +33,7 @@ def bench_quality(
     Args:
         model: Embedded name, directory or hub id.
         output: Folder for the files; created.
-        quick: A tenth of the clips, no variants.
+        quick: A quarter of the clips and a tenth of the long ones, no variants.
         clip_set: "report", or "tune" for choosing settings on clips that are never reported.
         workers: Processes of one thread.
         console: Where tables and progress go.

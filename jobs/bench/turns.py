@@ -51,11 +51,6 @@ class Turns:
     number: Mapping[str, int]
     controls: Mapping[str, float]
 
-    @property
-    def settled(self) -> bool:
-        """Whether every control agrees with itself."""
-        return settled(*self.controls.values())
-
 
 @dataclass
 class _Least:
