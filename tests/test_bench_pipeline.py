@@ -120,7 +120,14 @@ def test_ratios_and_their_report(tmp_path: Path) -> None:
 )
 def test_no_verdict_without_a_control(loops: tuple[float, float], verdict: str) -> None:
     """The loop has to agree with itself, better than the ratio with the target."""
-    assert Distribution(10, (turn(*loops),)).verdict == verdict
+    assert Distribution(1000, (turn(*loops),)).verdict == verdict
+
+
+def test_what_happens_once_is_uncertain_too() -> None:
+    """A twentieth of its 15 s, over so many clips: beside few of them it is as large as the ratio's distance."""
+    assert Distribution(10, (turn(2.2, 2.2),)).uncertainty == pytest.approx(0.05 * 15 / (10 * 2.2))
+    assert Distribution(10, (turn(2.2, 2.2),)).verdict == "met"
+    assert Distribution(3, (turn(2.2, 2.2),)).verdict == "no claim"
 
 
 @pytest.mark.parametrize("together", [1, 2])

@@ -162,7 +162,8 @@ def pipeline_markdown(found: PipelineCosts, beside: str) -> str:
         + f" | {spread.ratio:.2f}x | {spread.ratio_with_daemons:.2f}x | {RATIO_TARGET}x | {spread.verdict} |",
         "| once | | " + " | ".join(f"{spread.once_seconds[kind]:.1f}" for kind in KINDS) + " | | | | |",
         "",
-        f"Control, the loop before the run beside the loop behind it: {_control(spread)}",
+        f"Control, the loop before the run beside the loop behind it: {_control(spread)} With what happens once the "
+        f"ratios are good to {spread.uncertainty:.1%}; nothing is claimed of one that is as near its target.",
         "",
         "Stages that sleep "
         + ", ".join(f"{seconds} s ({stage})" for stage, seconds in _SLEEPS.items())
@@ -197,7 +198,7 @@ def _control(spread: Distribution) -> str:
 def _figures(found: PipelineCosts) -> list[tuple[str, float]]:
     spread = found.distribution
     rows = [("clips", float(spread.clips)), ("loop_cpu_seconds_per_clip", spread.loop_seconds)]
-    rows += [("turns", float(len(spread.turns))), ("control", spread.control)]
+    rows += [("turns", float(len(spread.turns))), ("control", spread.control), ("uncertainty", spread.uncertainty)]
     rows += [(f"{kind}_cpu_seconds_per_clip", spread.ray_seconds[kind]) for kind in KINDS]
     rows += [(f"{kind}_cpu_seconds_once", spread.once_seconds[kind]) for kind in KINDS]
     rows += [("ratio", spread.ratio), ("ratio_with_daemons", spread.ratio_with_daemons)]
