@@ -125,7 +125,7 @@ def test_no_verdict_without_a_control(loops: tuple[float, float], verdict: str) 
 
 def test_what_happens_once_is_uncertain_too() -> None:
     """A twentieth of its 15 s, over so many clips: beside few of them it is as large as the ratio's distance."""
-    assert Distribution(10, (turn(2.2, 2.2),)).uncertainty == pytest.approx(0.05 * 15 / (10 * 2.2))
+    assert Distribution(10, (turn(2.2, 2.2),)).uncertainty == pytest.approx(0.05 * 15 / (10 * 2.5))
     assert Distribution(10, (turn(2.2, 2.2),)).verdict == "met"
     assert Distribution(3, (turn(2.2, 2.2),)).verdict == "no claim"
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import os
 import platform
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from jobs.bench import results
+from jobs.bench import answers, decode, everything, results
 from jobs.bench.environment import describe_environment, environment_columns
-from jobs.bench.everything import BENCHMARKS, bench_all
+from jobs.bench.everything import bench_all
 from jobs.bench.plots import plot_bars
 from jobs.bench.results import NO_PLOTS, can_plot, write_report, write_rows
 
@@ -59,4 +60,25 @@ def test_all_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     text = (tmp_path / "all.md").read_text()
     assert [line.split(" | ")[0] for line in text.splitlines()[-3:]] == ["| [a](a/a.md)", "| [b](b/b.md)", "| all"]
     assert text in capsys.readouterr().out
-    assert [*BENCHMARKS] == ["answers", "compress", "decode", "pipeline", "cache"]
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_what_all_of_them_are(quick: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is given its folder and how much to measure; what is beyond its limit comes from compression."""
+    given: dict[str, tuple[object, ...]] = {}
+
+    def note(name: str, *arguments: object, **others: object) -> list[str]:
+        given[name] = (*arguments, *others.values())
+        return [f"{name} is slow"]
+
+    for name in ("answers", "compress", "decode", "pipeline", "cache"):
+        monkeypatch.setattr(everything, f"bench_{name}", partial(note, name))
+    monkeypatch.setattr(everything, "write_clip", lambda *_: None)
+    assert bench_all(tmp_path, quick=quick) == ["compress is slow"]
+    assert given == {
+        "answers": (tmp_path / "answers", answers.QUICK if quick else answers.BRIEF),
+        "compress": (tmp_path / "compress", quick),
+        "decode": (tmp_path / "decode" / "clip.mp4", tmp_path / "decode", decode.QUICK if quick else decode.PATIENCE),
+        "pipeline": (tmp_path / "pipeline", quick, None if quick else 32, 1),
+        "cache": (tmp_path / "cache", quick),
+    }

@@ -23,6 +23,7 @@ from jobs.bench.gpu_parts import (
 )
 from jobs.bench.large_job import (
     answer_objects,
+    committing_hours,
     driver_hours,
     job_duration,
     large_job,
@@ -155,6 +156,9 @@ def test_the_large_job_waits_for_its_driver() -> None:
     assert "| hours of one job | 5.3: its driver takes 19 ms of CPU a clip and passes on 53 a second |" in table
     # 112.5 TB through 52 nodes.
     assert probe_hours() == pytest.approx(112.5e12 / (52 * 1.25e9) / 3600)
+    # Ten drivers with a hundred thousand objects each, one after the other.
+    assert committing_hours(10) == pytest.approx(1e5 * 0.03 / 3600)
+    assert "| hours of 10 jobs | 0.83: each has a part of the videos table" in table
     # The whole plan in memory: 730 bytes a video.
     assert "8 GB are full with 10 million videos, after 17 minutes" in table
 

@@ -25,7 +25,7 @@ def bench_answers(output: Path | None = None, scope: Scope | None = None) -> Ans
 
     Args:
         output: A folder, made if need be; None writes nothing.
-        scope: How much is measured; None for all of it, which takes as long as its controls do.
+        scope: How much is measured; None for all of it, up to seven minutes a row.
 
     Raises:
         ValueError: arms that keep all tokens give different answers.

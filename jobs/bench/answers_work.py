@@ -4,7 +4,8 @@ A multiplication and an addition are two operations. Attention is counted as it 
 before it. Bytes are those that layers pass between matrix products (norms, residuals, rotary embedding, activation),
 each read or written once per operation, as without fusing kernels, and the weights, once for each time that tokens go
 through them together; in decoding the cache, too.
-Activations and the probabilities of the scores are counted too: their exponentials take longer than their bytes.
+Activations and the probabilities of the scores are counted too: their exponentials take longer than their bytes, which
+are among the others (a hundredth of the time of either, counted twice).
 """
 
 from __future__ import annotations

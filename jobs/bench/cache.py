@@ -118,9 +118,6 @@ def measure_cache(patience: Patience) -> list[CacheSpeed]:
             return {ALL: write.cpu + read.cpu, **steps}
 
         arms = {name: partial(run, name) for name in kinds}
-        # The first of everything loads libraries.
-        for arm in arms.values():
-            arm()
         turns = take_turns(arms, twice=[_CONTROL_KIND], patience=patience)
         return [
             CacheSpeed(

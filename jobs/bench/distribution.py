@@ -81,7 +81,8 @@ class Distribution:
     @property
     def uncertainty(self) -> float:
         """Of the ratios, as a share: the control, and what happens once differing from itself as a control may."""
-        return self.control + CONTROL * sum(self.once_seconds.values()) / (self.clips * self.loop_seconds)
+        once, clip = sum(self.once_seconds.values()), sum(self.ray_seconds.values())
+        return self.control + CONTROL * once / (self.clips * clip)
 
     @property
     def loop_seconds(self) -> float:

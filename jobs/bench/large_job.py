@@ -19,15 +19,16 @@ _VIDEOS, _ASKED, _GPUS = 1_000_000, 20, 64
 _CPUS_PER_GPU, _GPU_HOUR, _VIDEO_BYTES = 52, 3.0, 112_500_000
 # The probe reads a file's packets, in ranges of s3fs' block size; decode then fetches the file.
 _READS, _RANGE_BYTES = 2, 50 << 20
-# Of a node of decode actors: 10 Gbit/s. The probe waits for nothing else.
+# Of a node of decode actors: 10 Gbit/s.
 _NODE_CPUS, _NODE_BYTES_PER_SECOND = 64, 1.25e9
 # A frame of a video with keyframes 8 s apart means decoding half of these 8 s: 125 frames, of which decord on one CPU
 # decodes 640 a second (docs/decoding.md: 1,920 for 32).
 _DECODE_RATE = 640 / 125
 # Bytes that a cached token takes on storage, by `flashvid bench cache`.
 _TOKEN_BYTES: Mapping[str, int] = {"bfloat16": 5597, "int8": 3253}
-# CPU time of the driver for a clip, by `flashvid bench pipeline`: nothing else of a job is done by one process.
-_DRIVER_SECONDS = 0.019
+# CPU time of the driver for a clip, by `flashvid bench pipeline`; and what an object of answers takes (an assumption),
+# of which it writes one after the other. Nothing else of a job is done by one process.
+_DRIVER_SECONDS, _PUT_SECONDS = 0.019, 0.03
 # Planning as many videos with ten questions, half of them answered, by `flashvid bench planning`; and the same process
 # before it begins.
 _PLANNING_SECONDS, _PLANNING_BYTES, _EMPTY_BYTES, _MEMORY_BYTES = 98.7, 1.20e9, 0.47e9, 8e9
@@ -77,6 +78,11 @@ def driver_hours() -> float:
     return _VIDEOS * _DRIVER_SECONDS / 3600
 
 
+def committing_hours(jobs: int = 1) -> float:
+    """What each of so many jobs' drivers waits for its objects of answers, while Ray passes clips on."""
+    return answer_objects(jobs) / jobs * _PUT_SECONDS / 3600
+
+
 def probe_hours() -> float:
     """Before the stages begin: every file is read once by the decode nodes."""
     nodes = _CPUS_PER_GPU * _GPUS / _NODE_CPUS
@@ -84,14 +90,15 @@ def probe_hours() -> float:
 
 
 def answer_objects(jobs: int = 1) -> int:
-    """Objects of answers at most: a commit writes one for each shard on storage that its clips fall into.
+    """About how many objects answers become: a commit writes one for each shard on storage that its clips fall into.
 
     Args:
         jobs: Among which the videos are divided.
     """
     rows = CommitConfig().rows
-    planned_together = SHARDS_AT_ONCE * SHARDS_ON_STORAGE // num_shards(_VIDEOS // jobs, ROWS_PER_SHARD)
-    return _VIDEOS * _ASKED // rows * min(planned_together, rows // _ASKED)
+    planned = num_shards(_VIDEOS // jobs, ROWS_PER_SHARD)
+    together = min(SHARDS_AT_ONCE, planned) * SHARDS_ON_STORAGE // planned
+    return _VIDEOS * _ASKED // rows * min(together, rows // _ASKED)
 
 
 def large_job_table() -> str:
@@ -112,8 +119,9 @@ def large_job_table() -> str:
         "hours": f"{lasts.hours:.2f}, {clips_per_second:,.0f} clips a second; the slowest stage is {slowest}",
         "hours of one job": f"{driver_hours():.1f}: its driver takes {_DRIVER_SECONDS * 1e3:g} ms of CPU a clip and "
         f"passes on {1 / _DRIVER_SECONDS:,.0f} a second",
-        f"hours of {drivers} jobs": f"{max(lasts.hours, driver_hours() / drivers):.2f}: each has a part of the videos "
-        "table, all have one cache",
+        f"hours of {drivers} jobs": f"{max(lasts.hours, driver_hours() / drivers, committing_hours(drivers)):.2f}: "
+        f"each has a part of the videos table, all have one cache; answers are {answer_objects(drivers):,} objects, "
+        f"{_PUT_SECONDS * 1e3:g} ms each, where those of one job take {committing_hours():.1f} hours",
         "cost": f"${lasts.cost:,.0f} at ${_GPU_HOUR:g} a GPU hour, and {todo.frames / _DECODE_RATE / 3600:,.0f} CPU "
         f"hours of decoding; in one job, whose GPUs wait for its driver, ${driver_hours() * _GPUS * _GPU_HOUR:,.0f}; "
         f"GPUs that wait for the probe, too: ${probe_hours() * _GPUS * _GPU_HOUR:,.0f} more",
@@ -125,7 +133,7 @@ def large_job_table() -> str:
         "requests": f"{(1 + math.ceil(_VIDEO_BYTES / _RANGE_BYTES)) * _VIDEOS / 1e6:.0f} million GET of videos, "
         f"{2 * _VIDEOS / 1e6:.0f} million HEAD, "
         f"{_VIDEOS / 1e6:.0f} million PUT and {_VIDEOS / 1e6:.0f} million GET of tokens, "
-        f"{_VIDEOS // CLIPS_PER_TASK:,} PUT of probes, at most {answer_objects():,} PUT of answers in one job and "
+        f"{_VIDEOS // CLIPS_PER_TASK:,} PUT of probes, about {answer_objects():,} PUT of answers in one job and "
         f"{answer_objects(drivers):,} in {drivers}",
         "planning": _planning(),
         "asked again, warm": f"{_warm_hours():.2f} hours of {_GPUS} GPUs, without their drivers'",

@@ -1,8 +1,8 @@
 """`flashvid bench pipeline`: what the distribution costs, in CPU time, in idle GPUs, and in the driver.
 
 CPU time of a run on Ray is that of its processes, one by one. A run of a few clips is subtracted: every process that
-imports and loads models does so once, however many clips there are. The loop's first is left out. The loop takes half
-of the clips before the run and half behind it: these two are the control.
+imports and loads models does so once, however many clips there are. The loop's first ones are left out. The loop takes
+half of the clips before the run and half behind it: these two are the control.
 """
 
 from __future__ import annotations

@@ -33,9 +33,14 @@ def run_loop(job: JobConfig, together: int = 1) -> float:
 
     Args:
         job: What to do.
-        together: Clips that are answered as one batch, as a run's answer actors get them; there are more videos.
+        together: Clips that are answered as one batch, as a run's answer actors get them.
+
+    Raises:
+        ValueError: there are no videos behind the first batch.
     """
     inputs, name = read_inputs(job), job.model.name
+    if len(inputs.videos) <= together:
+        raise ValueError(f"{len(inputs.videos)} videos, of which the first {together} are not counted")
     vision, language = load_model(name, part="vision"), load_model(name, part="language")
     preprocessor = load_preprocessor(name)
     store = TokenStore(Storage(job.output), "0" * 16, job.cache_dtype)
