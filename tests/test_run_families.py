@@ -196,8 +196,9 @@ def test_drawn_answers_do_not_depend_on_what_is_drawn_with_them(sample_videos: P
         return table(tmp_path / output, "answers")
 
     undisturbed = drawn("undisturbed", questions)
-    # One text, but two clips with three streams each.
-    assert len({row["response"] for row in undisturbed}) == 6
+    # One text, but two clips with three streams each; a stream for each clip alone would give two. What is drawn hangs
+    # on the folder's name, through the clips' ids: two short ones may be the same.
+    assert len({row["response"] for row in undisturbed}) > 3
     assert len(drawn("resumed", questions[1:2])) == 2
     assert comparable(drawn("resumed", questions[::-1])) == comparable(undisturbed)
 
