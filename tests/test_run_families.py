@@ -189,16 +189,21 @@ def test_drawn_answers_do_not_depend_on_what_is_drawn_with_them(sample_videos: P
     questions = [{"question_id": name, "question": "What happens here?"} for name in ("a", "b", "c")]
     generation = {"max_new_tokens": 12, "temperature": 4.0, "top_k": 200, "seed": 5}
 
-    copy_videos(sample_videos, tmp_path, [VIDEO, "three_boxes.mp4"])
+    names = [VIDEO, "three_boxes.mp4"]
+    copy_videos(sample_videos, tmp_path, names)
+    # Streams hang on the clips' ids, and these on the files' paths and times: with versions they are the same anywhere.
+    videos = tmp_path / "videos.csv"
+    rows = ["video_id,video_path,version", *(f"{name},videos/{name},{name}-1" for name in names)]
+    videos.write_text("\n".join(rows), encoding="utf-8")
+    table_of = {"videos": str(videos), "source_id_column": "version"}
 
     def drawn(output: str, asked: list[dict[str, str]]) -> list[dict[str, Any]]:
-        run(job(tmp_path, output=str(tmp_path / output), questions=asked, generation=generation))
+        run(job(tmp_path, output=str(tmp_path / output), questions=asked, generation=generation, **table_of))
         return table(tmp_path / output, "answers")
 
     undisturbed = drawn("undisturbed", questions)
-    # One text, but two clips with three streams each; a stream for each clip alone would give two. What is drawn hangs
-    # on the folder's name, through the clips' ids: two short ones may be the same.
-    assert len({row["response"] for row in undisturbed}) > 3
+    # One text, but two clips with three streams each.
+    assert len({row["response"] for row in undisturbed}) == 6
     assert len(drawn("resumed", questions[1:2])) == 2
     assert comparable(drawn("resumed", questions[::-1])) == comparable(undisturbed)
 
