@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, fields
 
 import pyarrow as pa
@@ -18,6 +19,8 @@ from pipeline.parquet import Row, to_bytes
 from pipeline.retries import read_retries
 from pipeline.storage import Storage
 
+# Objects of one commit that are on their way at once: each takes some 30 ms on an object store, all of that waiting.
+OBJECTS_AT_ONCE = 16
 _FAILURE_COLUMNS = (
     "clip_id",
     "video_id",
@@ -65,19 +68,31 @@ class Ledger:
         self._failures = f"failures/fingerprint={fingerprint}"
 
     def append_answers(self, rows: Sequence[Row], part: str, confirm: Callable[[], object] = lambda: None) -> None:
-        """Commit answers, one object per shard of their `video_id`.
+        """Commit answers, one object per shard of their `video_id`, `OBJECTS_AT_ONCE` side by side.
 
         Args:
             rows: Rows of `tables.ANSWERS`.
             part: Name of this commit, unique over all runs.
-            confirm: Called before each object; raises if it must not be written (any more).
+            confirm: Called in this thread before each `OBJECTS_AT_ONCE`; raises if no more may be written.
+
+        Raises:
+            Exception: what `confirm` or the first object that failed raised. The objects beside that one are written or
+                failed too, none is on its way any more; those after them are not begun.
         """
         shards: dict[str, list[Row]] = defaultdict(list)
         for row in rows:
             shards[shard_of(row["video_id"])].append(row)
-        for shard, shard_rows in shards.items():
-            confirm()
-            self._create(f"{self._answers}/shard={shard}/part-{part}.parquet", shard_rows, tables.ANSWERS)
+        names = [f"{self._answers}/shard={shard}/part-{part}.parquet" for shard in shards]
+        objects = list(zip(names, shards.values(), strict=True))
+        # A thread for each object, so that none waits for another between `confirm` and its own beginning.
+        with ThreadPoolExecutor(OBJECTS_AT_ONCE) as pool:
+            for begin in range(0, len(objects), OBJECTS_AT_ONCE):
+                confirm()
+                some = objects[begin : begin + OBJECTS_AT_ONCE]
+                writes = [pool.submit(self._create, name, its_rows, tables.ANSWERS) for name, its_rows in some]
+                wait(writes)
+                for write in writes:
+                    write.result()
 
     def append_failures(self, rows: Sequence[Row], part: str) -> None:
         """Commit failures, rows of `tables.FAILURES`, in one object."""

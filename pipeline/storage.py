@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 import uuid
 from collections import Counter
@@ -90,6 +91,7 @@ class Storage:
         self.fs, self.root = resolve(url, storage_options)
         self.is_local = isinstance(self.fs, LocalFileSystem)
         self._traffic: Counter[str] = Counter()
+        self._counting = threading.Lock()
         if self.is_local and Path(self.root).is_file():
             raise ConfigurationError("is a file, not a folder", url)
 
@@ -112,7 +114,7 @@ class Storage:
         Raises:
             StorageUnavailableError: no answer in time. The object may be there, or may be yet to appear.
         """
-        self._traffic["bytes_written"] += len(content)
+        self._count("bytes_written", len(content))
         if self.is_exclusive:
             return self._create(name, content, within_s)
         if not self.exists(name):
@@ -138,7 +140,7 @@ class Storage:
     def read(self, name: str) -> bytes:
         """The whole content of an object. Raises FileNotFoundError."""
         content: bytes = self._call(self.fs.cat_file, self.path(name))
-        self._traffic["bytes_read"] += len(content)
+        self._count("bytes_read", len(content))
         return content
 
     def fetch(self, name: str, path: str, *, within_s: float) -> None:
@@ -172,8 +174,13 @@ class Storage:
 
     def take_traffic(self) -> dict[str, int]:
         """`bytes_written`, `bytes_read`, `requests_repeated` of whole objects since this was last asked."""
-        taken, self._traffic = self._traffic, Counter()
+        with self._counting:
+            taken, self._traffic = self._traffic, Counter()
         return dict(taken)
+
+    def _count(self, name: str, number: int) -> None:
+        with self._counting:  # several threads may write and read
+            self._traffic[name] += number
 
     def exists(self, name: str) -> bool:
         """Whether there is an object of that name."""
@@ -265,7 +272,7 @@ class Storage:
                 if time.monotonic() + pause >= begun + within_s:
                     reason = str(error) or type(error).__name__
                     raise StorageUnavailableError(f"no answer within {within_s:.0f} s ({reason})", self.url) from error
-            self._traffic["requests_repeated"] += 1
+            self._count("requests_repeated", 1)
             time.sleep(pause)
             pause *= 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from pipeline.config import CommitConfig
 from pipeline.errors import OutputLockedError, StorageUnavailableError
 from pipeline.keys import shard_of
 from pipeline.lease import LEASE_SECONDS, Lease
-from pipeline.ledger import Ledger
+from pipeline.ledger import OBJECTS_AT_ONCE, Ledger
 from pipeline.messages import ClipMessage, Failure
 from pipeline.storage import Storage
 from tests.helpers import clip
@@ -48,6 +49,7 @@ class FlakyStorage(Storage):
         self.break_before: set[int] = set()
         self.break_after: set[int] = set()
         self.after_write: Callable[[], object] = lambda: None
+        self.counting = threading.Lock()
 
     def create(self, name: str, content: bytes) -> bool:
         """Count, and break down on time."""
@@ -55,12 +57,15 @@ class FlakyStorage(Storage):
             raise StorageUnavailableError("no answer within 25 s", self.url)
         if name.startswith("lease/"):
             return super().create(name, content)
-        self.writes += 1
-        if self.writes in self.break_before:
+        with self.counting:
+            self.writes += 1
+            write = self.writes
+        if write in self.break_before:
             raise TimeoutError("storage is away")
         created = super().create(name, content)
-        self.after_write()
-        if self.writes in self.break_after:
+        with self.counting:
+            self.after_write()
+        if write in self.break_after:
             raise TimeoutError("the reply was lost")
         return created
 
@@ -249,10 +254,18 @@ def test_nothing_is_committed_without_the_lease(tmp_path: Path, seconds: float) 
     assert at.committer.answers_committed == 1
 
 
+def shards(number: int) -> list[str]:
+    """Names of clips whose answers are so many objects, one each."""
+    names: dict[str, str] = {}
+    for name in (f"{number:03}" for number in range(1000)):
+        names.setdefault(shard_of(f"video-{name}"), name)
+    return sorted(names.values())[:number]
+
+
 def test_a_lease_that_is_lost_within_a_commit_ends_it(tmp_path: Path) -> None:
-    """A commit of many objects may take longer than the lease lives: it is kept alive, or found lost, before each."""
+    """A commit of many objects may take longer than the lease lives: it is kept alive, or found lost, between them."""
     at = desk(tmp_path)
-    for name in "abcd":  # four shards
+    for name in shards(3 * OBJECTS_AT_ONCE):
         at.committer.add(message(name, "q1"))
     taken = {"run_id": "run-2", "host": "elsewhere", "pid": 1, "started": "1", "nonce": "n", "released": False}
 
@@ -264,31 +277,33 @@ def test_a_lease_that_is_lost_within_a_commit_ends_it(tmp_path: Path) -> None:
     at.storage.after_write = take_over
     with pytest.raises(OutputLockedError):
         at.committer.flush()
-    assert len(at.answered()) == 1
+    assert len(at.answered()) == OBJECTS_AT_ONCE
 
 
-@pytest.mark.parametrize("broken_write", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("broken_write", [1, 2, OBJECTS_AT_ONCE, OBJECTS_AT_ONCE + 1, 2 * OBJECTS_AT_ONCE + 1])
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_commit_that_broke_off_half_way_is_repeated_not_doubled(
     tmp_path: Path, broken_write: int, moment: str
 ) -> None:
     """Some shards written, then storage fails; the run's last flush writes the rest, and each row once."""
     at = desk(tmp_path)
-    names = "abcd"
-    assert len({shard_of(f"video-{name}") for name in names}) == 4  # four objects of answers, one of failures
+    names = shards(2 * OBJECTS_AT_ONCE)  # and one object of failures
     for name in names:
         at.committer.add(message(name, "q1", "q2"))
     at.committer.add(message("e", failures=(FAILURE,)))
     (at.storage.break_before if moment == "before" else at.storage.break_after).add(broken_write)
     with pytest.raises(TimeoutError):
         at.committer.flush()
+    # None is on its way any more, and none behind those beside the broken one was begun.
+    begun = min(-(-broken_write // OBJECTS_AT_ONCE) * OBJECTS_AT_ONCE, 2 * OBJECTS_AT_ONCE + 1)
+    assert at.storage.writes == begun
     # What comes behind it is a commit of its own.
     at.committer.add(message("f", "q1"))
     at.committer.flush()
     answered = [(f"video-{name}", question) for name in names for question in ("q1", "q2")]
     assert at.answered() == [*answered, ("video-f", "q1")]
     assert len(at.rows("failures")) == 1
-    assert (at.committer.answers_committed, at.committer.failures_committed) == (9, 1)
+    assert (at.committer.answers_committed, at.committer.failures_committed) == (2 * len(names) + 1, 1)
 
 
 def test_failures_hold_no_secrets(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from pipeline import tables
 from pipeline.keys import shard_of
-from pipeline.ledger import AnswerKey, FailureKey, Ledger
+from pipeline.ledger import OBJECTS_AT_ONCE, AnswerKey, FailureKey, Ledger
 from pipeline.parquet import from_bytes, to_bytes
 from pipeline.storage import Storage
 
@@ -128,6 +129,32 @@ def test_files_have_the_published_schema_and_folders(ledger: Ledger, tmp_path: P
     (failure_file,) = (tmp_path / "failures").rglob("*.parquet")
     assert failure_file == tmp_path / f"failures/fingerprint={PRINT}/part-run-1-00001.parquet"
     assert pq.read_schema(failure_file).equals(tables.FAILURES)
+
+
+def test_objects_of_a_commit_are_written_side_by_side(tmp_path: Path) -> None:
+    """So many at once and no more, each `OBJECTS_AT_ONCE` confirmed in the thread that commits: a lease has no lock."""
+    waves = 3
+    meeting = threading.Barrier(OBJECTS_AT_ONCE)
+    calls: list[str] = []
+
+    class Slow(Storage):
+        def create(self, name: str, content: bytes, *, within_s: float = 25.0) -> bool:
+            calls.append("begun")
+            meeting.wait(timeout=20)  # broken if fewer come
+            return super().create(name, content, within_s=within_s)
+
+    def confirm() -> None:
+        assert threading.current_thread() is threading.main_thread()
+        calls.append("confirmed")
+
+    by_shard = {shard_of(f"{number:04}"): f"{number:04}" for number in range(2000)}
+    videos = list(by_shard.values())[: waves * OBJECTS_AT_ONCE]
+    storage = Slow(str(tmp_path))
+    Ledger(storage, PRINT).append_answers([answer(video) for video in videos], "p1", confirm)
+    assert calls == ["confirmed", *["begun"] * OBJECTS_AT_ONCE] * waves
+    objects = list((tmp_path / "answers").rglob("*.parquet"))
+    assert len(objects) == len(videos)
+    assert storage.take_traffic() == {"bytes_written": sum(path.stat().st_size for path in objects)}
 
 
 def test_pandas_reads_the_tables_without_us(ledger: Ledger, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from jobs.bench.gpu_parts import DISPATCH_SECONDS, FRAMES, RETENTION, dispatched
 from pipeline import estimates
 from pipeline.config import CommitConfig
 from pipeline.flow import SHARDS_AT_ONCE
+from pipeline.ledger import OBJECTS_AT_ONCE
 from pipeline.plan_shards import ROWS_PER_SHARD, SHARDS_ON_STORAGE, num_shards
 from pipeline.probing import CLIPS_PER_TASK
 from pipeline.resources import Pool, Pools, clips_per_batch
@@ -27,7 +28,7 @@ _DECODE_RATE = 640 / 125
 # Bytes that a cached token takes on storage, by `flashvid bench cache`.
 _TOKEN_BYTES: Mapping[str, int] = {"bfloat16": 5597, "int8": 3253}
 # CPU time of the driver for a clip, by `flashvid bench pipeline`; and what an object of answers takes (an assumption),
-# of which it writes one after the other. Nothing else of a job is done by one process.
+# of which it writes some at a time. Nothing else of a job is done by one process.
 _DRIVER_SECONDS, _PUT_SECONDS = 0.019, 0.03
 # Planning as many videos with ten questions, half of them answered, by `flashvid bench planning`; and the same process
 # before it begins.
@@ -80,7 +81,8 @@ def driver_hours() -> float:
 
 def committing_hours(jobs: int = 1) -> float:
     """What each of so many jobs' drivers waits for its objects of answers, while Ray passes clips on."""
-    return answer_objects(jobs) / jobs * _PUT_SECONDS / 3600
+    waits = math.ceil(_objects_per_commit(jobs) / OBJECTS_AT_ONCE)
+    return _commits() / jobs * waits * _PUT_SECONDS / 3600
 
 
 def probe_hours() -> float:
@@ -95,10 +97,17 @@ def answer_objects(jobs: int = 1) -> int:
     Args:
         jobs: Among which the videos are divided.
     """
-    rows = CommitConfig().rows
+    return _commits() * _objects_per_commit(jobs)
+
+
+def _commits() -> int:
+    return _VIDEOS * _ASKED // CommitConfig().rows
+
+
+def _objects_per_commit(jobs: int) -> int:
     planned = num_shards(_VIDEOS // jobs, ROWS_PER_SHARD)
     together = min(SHARDS_AT_ONCE, planned) * SHARDS_ON_STORAGE // planned
-    return _VIDEOS * _ASKED // rows * min(together, rows // _ASKED)
+    return min(together, CommitConfig().rows // _ASKED)
 
 
 def large_job_table() -> str:
@@ -121,7 +130,7 @@ def large_job_table() -> str:
         f"passes on {1 / _DRIVER_SECONDS:,.0f} a second",
         f"hours of {drivers} jobs": f"{max(lasts.hours, driver_hours() / drivers, committing_hours(drivers)):.2f}: "
         f"each has a part of the videos table, all have one cache; answers are {answer_objects(drivers):,} objects, "
-        f"{_PUT_SECONDS * 1e3:g} ms each, where those of one job take {committing_hours():.1f} hours",
+        f"{_PUT_SECONDS * 1e3:g} ms each and {OBJECTS_AT_ONCE} at once: {committing_hours(drivers) * 60:.0f} minutes",
         "cost": f"${lasts.cost:,.0f} at ${_GPU_HOUR:g} a GPU hour, and {todo.frames / _DECODE_RATE / 3600:,.0f} CPU "
         f"hours of decoding; in one job, whose GPUs wait for its driver, ${driver_hours() * _GPUS * _GPU_HOUR:,.0f}; "
         f"GPUs that wait for the probe, too: ${probe_hours() * _GPUS * _GPU_HOUR:,.0f} more",
