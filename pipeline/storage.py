@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -30,6 +28,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from flashvid.errors import ConfigurationError, FatalError
 from pipeline.errors import StorageUnavailableError
+from pipeline.traffic import Traffic
 
 # For one object, all tries together. A write under the lease has to end well before another host may take over: below
 # half the lease's life (`pipeline.lease.LEASE_SECONDS`).
@@ -90,8 +89,7 @@ class Storage:
         self.url = url
         self.fs, self.root = resolve(url, storage_options)
         self.is_local = isinstance(self.fs, LocalFileSystem)
-        self._traffic: Counter[str] = Counter()
-        self._counting = threading.Lock()
+        self._traffic = Traffic()
         if self.is_local and Path(self.root).is_file():
             raise ConfigurationError("is a file, not a folder", url)
 
@@ -114,7 +112,7 @@ class Storage:
         Raises:
             StorageUnavailableError: no answer in time. The object may be there, or may be yet to appear.
         """
-        self._count("bytes_written", len(content))
+        self._traffic.add("bytes_written", len(content))
         if self.is_exclusive:
             return self._create(name, content, within_s)
         if not self.exists(name):
@@ -140,7 +138,7 @@ class Storage:
     def read(self, name: str) -> bytes:
         """The whole content of an object. Raises FileNotFoundError."""
         content: bytes = self._call(self.fs.cat_file, self.path(name))
-        self._count("bytes_read", len(content))
+        self._traffic.add("bytes_read", len(content))
         return content
 
     def fetch(self, name: str, path: str, *, within_s: float) -> None:
@@ -174,13 +172,7 @@ class Storage:
 
     def take_traffic(self) -> dict[str, int]:
         """`bytes_written`, `bytes_read`, `requests_repeated` of whole objects since this was last asked."""
-        with self._counting:
-            taken, self._traffic = self._traffic, Counter()
-        return dict(taken)
-
-    def _count(self, name: str, number: int) -> None:
-        with self._counting:  # several threads may write and read
-            self._traffic[name] += number
+        return self._traffic.take()
 
     def exists(self, name: str) -> bool:
         """Whether there is an object of that name."""
@@ -272,7 +264,7 @@ class Storage:
                 if time.monotonic() + pause >= begun + within_s:
                     reason = str(error) or type(error).__name__
                     raise StorageUnavailableError(f"no answer within {within_s:.0f} s ({reason})", self.url) from error
-            self._count("requests_repeated", 1)
+            self._traffic.add("requests_repeated")
             time.sleep(pause)
             pause *= 2
 
