@@ -3,6 +3,9 @@
 What happens once, however many clips there are, is left out of either: of the loop its first clips, and of the run what
 one of a few clips takes, in which every process imports and loads models too. That differs from itself as well, which
 shows with few clips; and the first run of all, which reads its programs from disk, counts as none.
+
+A run has an encode actor for each core, as every process has one thread: what Ray's own processes take while they wait
+is the same for a second, however much is done in it.
 """
 
 from __future__ import annotations
@@ -171,6 +174,7 @@ def _job(folder: Path, videos: str, output: str) -> str:
             "compression": {"retention_ratio": 0.1},
             "sampling": {"num_frames": NUM_FRAMES},
             "generation": {"max_new_tokens": 8},
+            "resources": {"encode": {"concurrency": len(os.sched_getaffinity(0))}},
         }
     )
     path = folder / f"{output}.json"
