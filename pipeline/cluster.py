@@ -49,7 +49,7 @@ def connected(address: str | None = None) -> Iterator[ClusterSize]:
         # Explicit, since ray.init and the job tools disagree about the default. A Ray of our own listens on this
         # machine only and without a dashboard.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        # Ray reports to its makers what it is used for unless told otherwise, and Ray Data has an actor collect it.
+        # On a cluster, Ray Data has an actor collect what it is used for, unless told otherwise.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if target == "local":
             # Ray's C++ side reports routine matters as errors on the terminal; its log files keep what matters.

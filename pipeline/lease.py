@@ -113,7 +113,8 @@ class Lease:
         Raises:
             OutputLockedError: another run has taken over; nothing more may be committed.
         """
-        if self._storage.exists(_name(self.epoch + 1)):
+        # An epoch of ours whose reply was lost may stand there; renewing finds out whose it is.
+        if self._advancing_since is None and self._storage.exists(_name(self.epoch + 1)):
             raise OutputLockedError(f"another run took over {self._storage.url}; this one stops")
         self.keep_alive()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 
 import pyarrow as pa
@@ -20,7 +20,8 @@ from pipeline.retries import read_retries
 from pipeline.storage import Storage
 
 # Objects of one commit that are on their way at once: each takes some 30 ms on an object store, all of that waiting.
-OBJECTS_AT_ONCE = 16
+# As many connections as botocore opens to one.
+OBJECTS_AT_ONCE = 10
 _FAILURE_COLUMNS = (
     "clip_id",
     "video_id",
@@ -76,21 +77,23 @@ class Ledger:
             confirm: Called in this thread before each `OBJECTS_AT_ONCE`; raises if no more may be written.
 
         Raises:
-            Exception: what `confirm` or the first object that failed raised. The objects beside that one are written or
-                failed too, none is on its way any more; those after them are not begun.
+            Exception: what `confirm` or the first of the objects that failed raised. Those beside it are written or
+                failed too, none is on its way any more (unless it was waiting for them that was interrupted); those
+                after them are not begun.
         """
         shards: dict[str, list[Row]] = defaultdict(list)
         for row in rows:
             shards[shard_of(row["video_id"])].append(row)
         names = [f"{self._answers}/shard={shard}/part-{part}.parquet" for shard in shards]
         objects = list(zip(names, shards.values(), strict=True))
-        # A thread for each object, so that none waits for another between `confirm` and its own beginning.
-        with ThreadPoolExecutor(OBJECTS_AT_ONCE) as pool:
-            for begin in range(0, len(objects), OBJECTS_AT_ONCE):
+        at_once = OBJECTS_AT_ONCE if self._storage.is_concurrent else 1
+        # A thread for each object, so that none waits for another between `confirm` and its own beginning. All of them
+        # have ended when this is left, also by an error.
+        with ThreadPoolExecutor(at_once) as pool:
+            for begin in range(0, len(objects), at_once):
                 confirm()
-                some = objects[begin : begin + OBJECTS_AT_ONCE]
-                writes = [pool.submit(self._create, name, its_rows, tables.ANSWERS) for name, its_rows in some]
-                wait(writes)
+                group = objects[begin : begin + at_once]
+                writes = [pool.submit(self._create, name, shard_rows, tables.ANSWERS) for name, shard_rows in group]
                 for write in writes:
                     write.result()
 

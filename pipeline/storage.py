@@ -89,6 +89,8 @@ class Storage:
         self.url = url
         self.fs, self.root = resolve(url, storage_options)
         self.is_local = isinstance(self.fs, LocalFileSystem)
+        # Others may have one connection, on which requests of several threads would mix.
+        self.is_concurrent = self.is_local or isinstance(self.fs, AsyncFileSystem)
         self._traffic = Traffic()
         if self.is_local and Path(self.root).is_file():
             raise ConfigurationError("is a file, not a folder", url)

@@ -39,7 +39,6 @@ def ray_session(aws_environment: None) -> Iterator[None]:
     """A Ray of this session's own with two logical GPUs: the machine needs none to check who holds which."""
     del aws_environment  # its processes inherit the environment as it is now
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(
         address="local",
         num_cpus=2,

@@ -224,6 +224,24 @@ class Unanswered(Storage):
         return created
 
 
+@pytest.mark.parametrize("taken_over", [False, True])
+def test_a_renewal_without_a_reply_is_not_somebody_elses(tmp_path: Path, clock: Clock, taken_over: bool) -> None:
+    """Its epoch stands there, and is ours; unless it never came, and another's does."""
+    storage = Unanswered(str(tmp_path), set() if taken_over else {2})
+    lease = Lease.acquire(storage, "run", clock=clock)
+    clock.now += LEASE_SECONDS / 3 + 1
+    with pytest.raises(OutputLockedError if taken_over else StorageUnavailableError):
+        if taken_over:
+            write_epoch(storage, 2)
+        lease.keep_alive()
+    if taken_over:
+        with pytest.raises(OutputLockedError):
+            lease.check()
+    else:
+        lease.check()
+        assert lease.epoch == len(storage.names("lease")) == 3
+
+
 @pytest.mark.parametrize(("writes", "epochs"), [({2}, 3), ({2, 3}, 3), ({2, 4}, 4)])
 def test_a_renewal_counts_from_its_first_try(tmp_path: Path, clock: Clock, writes: set[int], epochs: int) -> None:
     """Others may have seen the epoch then, and wait since; so what was interrupted is renewed again at once."""

@@ -157,6 +157,25 @@ def test_objects_of_a_commit_are_written_side_by_side(tmp_path: Path) -> None:
     assert storage.take_traffic() == {"bytes_written": sum(path.stat().st_size for path in objects)}
 
 
+def test_a_store_with_one_connection_gets_one_object_at_a_time() -> None:
+    """As FTP has: requests of several threads would mix. What fsspec calls asynchronous takes them."""
+    calls: list[str] = []
+
+    class Counted(Storage):
+        def create(self, name: str, content: bytes, *, within_s: float = 25.0) -> bool:
+            calls.append("begun")
+            created = super().create(name, content, within_s=within_s)
+            calls.append("ended")
+            return created
+
+    storage = Counted("memory://one-connection")
+    videos = list({shard_of(f"{number}"): f"{number}" for number in range(20)}.values())
+    ledger = Ledger(storage, PRINT)
+    ledger.append_answers([answer(video) for video in videos], "p1", lambda: calls.append("confirmed"))
+    assert calls == ["confirmed", "begun", "ended"] * len(videos)
+    assert len(list(ledger.answer_keys())) == len(videos) > 1
+
+
 def test_pandas_reads_the_tables_without_us(ledger: Ledger, tmp_path: Path) -> None:
     """The folder is a table, and the fingerprint a column of it, so that forks stand side by side."""
     fork = Ledger(Storage(str(tmp_path)), "f" * 16)

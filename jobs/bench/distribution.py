@@ -5,7 +5,8 @@ one of a few clips takes, in which every process imports and loads models too. T
 shows with few clips; and the first run of all, which reads its programs from disk, counts as none.
 
 A run has an encode actor for each core, as every process has one thread: what Ray's own processes take while they wait
-is the same for a second, however much is done in it.
+is the same for a second, however much is done in it. The loop has the machine for itself, actors share it, which counts
+as a cost of the run.
 """
 
 from __future__ import annotations
@@ -174,12 +175,17 @@ def _job(folder: Path, videos: str, output: str) -> str:
             "compression": {"retention_ratio": 0.1},
             "sampling": {"num_frames": NUM_FRAMES},
             "generation": {"max_new_tokens": 8},
-            "resources": {"encode": {"concurrency": len(os.sched_getaffinity(0))}},
+            "resources": {"encode": {"concurrency": encode_actors()}},
         }
     )
     path = folder / f"{output}.json"
     path.write_text(job.model_dump_json(), encoding="utf-8")
     return str(path)
+
+
+def encode_actors() -> int:
+    """Of a run: one for each core, but no more than get a clip in the run that is taken off."""
+    return min(len(os.sched_getaffinity(0)), FEW)
 
 
 def json_of(*arguments: str) -> Any:  # noqa: ANN401 - what the process prints

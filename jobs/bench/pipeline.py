@@ -19,6 +19,7 @@ from jobs.bench.distribution import (
     QUESTIONS,
     RATIO_TARGET,
     Distribution,
+    encode_actors,
     json_of,
     measure_distribution,
     one_thread,
@@ -151,7 +152,8 @@ def pipeline_markdown(found: PipelineCosts, beside: str) -> str:
         f"{describe_environment()}; {beside}.",
         "",
         f"CPU seconds per clip, {spread.clips} clips of {NUM_FRAMES} frames and {len(QUESTIONS)} questions, the "
-        f"calmest of {len(spread.turns)} turns; what happens once, a run of {FEW} clips, apart:",
+        f"calmest of {len(spread.turns)} turns, {encode_actors()} encode actors; what happens once, a run of {FEW} "
+        "clips, apart:",
         "",
         "| | "
         + " | ".join(["plain loop", *_NAMES.values(), "without daemons", "with daemons", "target", "verdict"])

@@ -122,7 +122,6 @@ def measure(several: Sequence[Sleeps]) -> list[Asleep]:
     """Run the graph for each on a Ray of their own, and commit what comes of it."""
     # As `pipeline.cluster.connected` does; logical GPUs it has no use for.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     ray.init(
         address="local",
