@@ -84,8 +84,7 @@ class Ledger:
         shards: dict[str, list[Row]] = defaultdict(list)
         for row in rows:
             shards[shard_of(row["video_id"])].append(row)
-        names = [f"{self._answers}/shard={shard}/part-{part}.parquet" for shard in shards]
-        objects = list(zip(names, shards.values(), strict=True))
+        objects = [(f"{self._answers}/shard={shard}/part-{part}.parquet", shards[shard]) for shard in shards]
         at_once = OBJECTS_AT_ONCE if self._storage.is_concurrent else 1
         # A thread for each object, so that none waits for another between `confirm` and its own beginning. All of them
         # have ended when this is left, also by an error.

@@ -79,7 +79,7 @@ def driver_hours() -> float:
     return _VIDEOS * _DRIVER_SECONDS / 3600
 
 
-def committing_hours(jobs: int = 1) -> float:
+def committing_hours(jobs: int) -> float:
     """What each of so many jobs' drivers waits for its objects of answers, while Ray passes clips on."""
     waits = math.ceil(_objects_per_commit(jobs) / OBJECTS_AT_ONCE)
     return _commits() / jobs * waits * _PUT_SECONDS / 3600
