@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from flashvid.models import CompressedVideo
 from pipeline.config import JobConfig
+from pipeline.keys import shard_of
 from pipeline.planning import Clip
 
 
@@ -88,3 +89,11 @@ def ffmpeg_frames(path: Path) -> FfmpegFrames:
     raw = ffmpeg(*source, "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
     pixels = np.frombuffer(raw, np.uint8).reshape(len(rows), height, width, 3)
     return FfmpegFrames(pixels, [int(row[2]) * time_base for row in rows])
+
+
+def one_per_shard(number: int, prefix: str = "") -> list[str]:
+    """So many names, sorted, each of which falls into a shard of its own behind the prefix."""
+    names: dict[str, str] = {}
+    for name in (f"{count:04}" for count in range(2000)):
+        names.setdefault(shard_of(f"{prefix}{name}"), name)
+    return sorted(names.values())[:number]

@@ -16,12 +16,11 @@ import pytest
 from pipeline.committer import Committer
 from pipeline.config import CommitConfig
 from pipeline.errors import OutputLockedError, StorageUnavailableError
-from pipeline.keys import shard_of
 from pipeline.lease import LEASE_SECONDS, Lease
 from pipeline.ledger import OBJECTS_AT_ONCE, Ledger
 from pipeline.messages import ClipMessage, Failure
 from pipeline.storage import Storage
-from tests.helpers import clip
+from tests.helpers import clip, one_per_shard
 
 FAILURE = Failure("decode", "UnreadableVideoError", "permanent", "cut short", "Traceback ...")
 
@@ -261,18 +260,10 @@ def test_nothing_is_committed_without_the_lease(tmp_path: Path, seconds: float) 
     assert at.committer.answers_committed == 1
 
 
-def shards(number: int) -> list[str]:
-    """Names of clips whose answers are so many objects, one each."""
-    names: dict[str, str] = {}
-    for name in (f"{number:03}" for number in range(1000)):
-        names.setdefault(shard_of(f"video-{name}"), name)
-    return sorted(names.values())[:number]
-
-
 def test_a_lease_that_is_lost_within_a_commit_ends_it(tmp_path: Path) -> None:
     """A commit of many objects may take longer than the lease lives: it is kept alive, or found lost, between them."""
     at = desk(tmp_path)
-    for name in shards(3 * OBJECTS_AT_ONCE):
+    for name in one_per_shard(3 * OBJECTS_AT_ONCE, "video-"):
         at.committer.add(message(name, "q1"))
     taken = {"run_id": "run-2", "host": "elsewhere", "pid": 1, "started": "1", "nonce": "n", "released": False}
 
@@ -294,7 +285,7 @@ def test_a_commit_that_broke_off_half_way_is_repeated_not_doubled(
 ) -> None:
     """Some shards written, then storage fails; the run's last flush writes the rest, and each row once."""
     at = desk(tmp_path)
-    names = shards(2 * OBJECTS_AT_ONCE)  # and one object of failures
+    names = one_per_shard(2 * OBJECTS_AT_ONCE, "video-")  # and one object of failures
     for name in names:
         at.committer.add(message(name, "q1", "q2"))
     at.committer.add(message("e", failures=(FAILURE,)))

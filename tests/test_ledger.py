@@ -17,6 +17,7 @@ from pipeline.keys import shard_of
 from pipeline.ledger import OBJECTS_AT_ONCE, AnswerKey, FailureKey, Ledger
 from pipeline.parquet import from_bytes, to_bytes
 from pipeline.storage import Storage
+from tests.helpers import one_per_shard
 
 PRINT = "0123456789abcdef"
 
@@ -147,8 +148,7 @@ def test_objects_of_a_commit_are_written_side_by_side(tmp_path: Path) -> None:
         assert threading.current_thread() is threading.main_thread()
         calls.append("confirmed")
 
-    by_shard = {shard_of(f"{number:04}"): f"{number:04}" for number in range(2000)}
-    videos = list(by_shard.values())[: waves * OBJECTS_AT_ONCE]
+    videos = one_per_shard(waves * OBJECTS_AT_ONCE)
     storage = Slow(str(tmp_path))
     Ledger(storage, PRINT).append_answers([answer(video) for video in videos], "p1", confirm)
     assert calls == ["confirmed", *["begun"] * OBJECTS_AT_ONCE] * waves
@@ -169,7 +169,7 @@ def test_a_store_with_one_connection_gets_one_object_at_a_time() -> None:
             return created
 
     storage = Counted("memory://one-connection")
-    videos = list({shard_of(f"{number}"): f"{number}" for number in range(20)}.values())
+    videos = one_per_shard(2 * OBJECTS_AT_ONCE)
     ledger = Ledger(storage, PRINT)
     ledger.append_answers([answer(video) for video in videos], "p1", lambda: calls.append("confirmed"))
     assert calls == ["confirmed", "begun", "ended"] * len(videos)
