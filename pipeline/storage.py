@@ -154,7 +154,7 @@ class Storage:
         self._call(self.fs.get_file, self.path(name), path, within_s=within_s)
 
     def scan(self, names: Sequence[str], schema: pa.Schema, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Columns of Parquet objects: only these are read, some objects at a time, each as a table of its own.
+        """Columns of Parquet objects: only these are read, some objects at once if they can be, each as its own table.
 
         Args:
             names: The objects.
@@ -166,10 +166,11 @@ class Storage:
             dataset = ds.dataset([self.path(name)], schema=schema, format="parquet", filesystem=self.fs)
             return dataset.to_table(columns=list(columns))
 
-        with ThreadPoolExecutor(_SCAN_THREADS) as pool:
+        at_once = _SCAN_THREADS if self.is_concurrent else 1
+        with ThreadPoolExecutor(at_once) as pool:
             # Not all at once: what is read ahead is held in memory.
-            for begin in range(0, len(names), 4 * _SCAN_THREADS):
-                some = names[begin : begin + 4 * _SCAN_THREADS]
+            for begin in range(0, len(names), 4 * at_once):
+                some = names[begin : begin + 4 * at_once]
                 yield from pool.map(lambda name: self._call(read, name, has_timeout=False), some)
 
     def take_traffic(self) -> dict[str, int]:

@@ -83,7 +83,9 @@ def test_a_ray_of_our_own_has_no_gpus_that_torch_cannot_use(
         asked.update(options)
         raise ConnectionError("not here")
 
-    monkeypatch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")  # else it would be set for the tests that follow
+    # Else they would be set for the tests that follow.
+    monkeypatch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: torch_finds_one)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pandas as pd
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline import tables
 from pipeline.keys import shard_of
@@ -174,6 +177,30 @@ def test_a_store_with_one_connection_gets_one_object_at_a_time() -> None:
     ledger.append_answers([answer(video) for video in videos], "p1", lambda: calls.append("confirmed"))
     assert calls == ["confirmed", "begun", "ended"] * len(videos)
     assert len(list(ledger.answer_keys())) == len(videos) > 1
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_store_with_one_connection_is_read_one_object_at_a_time(several: bool) -> None:
+    """A store that takes several requests gets them."""
+    busy = threading.Lock()
+    overlaps: list[str] = []
+
+    class Slow(MemoryFileSystem):  # type: ignore[misc]
+        def _open(self, path: str, *args: Any, **options: Any) -> Any:
+            alone = busy.acquire(blocking=False)
+            time.sleep(0.02)
+            if alone:
+                busy.release()
+            else:
+                overlaps.append(path)
+            return super()._open(path, *args, **options)
+
+    storage = Storage(f"memory://{uuid.uuid4()}")
+    ledger = Ledger(storage, PRINT)
+    ledger.append_answers([answer(video) for video in one_per_shard(6)], "p1")
+    storage.fs, storage.is_concurrent = Slow(), several or storage.is_concurrent
+    assert len(list(ledger.answer_keys())) == 6
+    assert bool(overlaps) == several
 
 
 def test_pandas_reads_the_tables_without_us(ledger: Ledger, tmp_path: Path) -> None:
