@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from jobs.bench.answers_arms import QUESTIONS, Bench, Counts
 from jobs.bench.answers_command import answers_markdown, break_even, predicted_seconds, write_answers
 from jobs.bench.answers_model import BENCH, ModelSize
 from jobs.bench.answers_rates import language_kernels, vision_kernels
+from jobs.bench.answers_targets import targets_table, verdict
 from jobs.bench.answers_work import (
     AskedQuestion,
     PartRates,
@@ -82,6 +84,19 @@ def test_answers_decoded_together_read_the_weights_once() -> None:
     weights = 4 * (TINY.layers * layer_parameters(TINY) + 32 * 480)
     assert alone.step_bytes - together.step_bytes == 3 * weights
     assert decoding(TINY, 10, [AskedQuestion(3, 1)], rows=16).step_bytes == 0
+
+
+def test_one_copy_of_a_prefix_is_read_once() -> None:
+    """A step reads it, and each answer's own keys; what is computed stays."""
+    three = [AskedQuestion(3, 4)] * 2 + [AskedQuestion(3, 3)]
+    each, once = (decoding(TINY, 10, three, rows=16, copies=copies) for copies in (None, 1))
+    assert once.flops == each.flops
+    # Three answers in two steps, two in the third.
+    assert each.step_bytes - once.step_bytes == (2 + 2 + 1) * 10 * TINY.layers * TINY.kv_bytes
+    assert decoding(TINY, 10, three, rows=16, copies=3) == each
+    pruned = decoding(TINY, 10, three, rows=16, behind=1, text=4, copies=1)
+    spared = decoding(TINY, 10, three, rows=16, behind=1, text=4).step_bytes - pruned.step_bytes
+    assert spared == 5 * (10 * (TINY.layers - 1) + 4) * TINY.kv_bytes
 
 
 def test_pruned_answers_read_fewer_keys(bench: Bench) -> None:
@@ -165,6 +180,56 @@ def test_bare_kernels_have_rates() -> None:
     assert 0 < rates.encode.probabilities < math.inf
     assert rates.compress.seconds(Work(attention=1, moved=1)) == 0
     assert rates.decode.activations == rates.prefix.probabilities == math.inf
+
+
+def test_answers_over_one_copy_take_less_time() -> None:
+    """Of 64 answers, each with its own half a megabyte of keys in each layer, or all with the same."""
+    size = replace(TINY, width=128, heads=8, kv_heads=2)
+    own, same = (language_kernels(size, 2000, 6, 64, 0.02, one_copy=one_copy) for one_copy in (False, True))
+    for _ in range(3):
+        own.turn()
+        same.turn()
+    attention = [kernels.rates()["decode"].attention for kernels in (own, same)]
+    assert attention[1] > attention[0]
+
+
+@pytest.mark.parametrize(
+    ("measured", "controls", "at_most", "said"),
+    [
+        (2.5, (0.01, 0.04), False, "met"),
+        (1.5, (0.01, 0.04), False, "not met"),
+        (1.85, (0.01, 0.04), False, "no claim"),
+        (1.85, (0.01, 0.02), False, "met"),
+        (2.5, (0.01, 0.06), False, "no claim"),
+        (1.5, (0.01,), True, "met"),
+        (2.5, (0.01,), True, "not met"),
+        (1.81, (0.01,), True, "no claim"),
+    ],
+)
+def test_a_target_is_met_or_not_or_nothing_is_claimed(
+    measured: float, controls: tuple[float, ...], at_most: bool, said: str
+) -> None:
+    """Nothing with a control that was not reached, nor nearer the target than controls differ."""
+    assert verdict(measured, 1.8, *controls, at_most=at_most) == said
+
+
+def test_targets_are_told() -> None:
+    """Those of a number of questions that was not asked are not; arms that are not ours have no limit to keep."""
+    seconds = {"A": 40.0, "B": 2.0, "C": 1.0, "C inner": 1.5, "D": 0.3}
+    costs = tuple(replace(cost_of(arm, time), questions=16) for arm, time in seconds.items())
+    table = targets_table(AnswerCosts(replace(QUICK, questions=(16,)), costs))
+    assert table[2:] == [
+        "| B takes 1.8x of C at Q = 16 | 2.0x | met |",
+        "| B takes 1.8x of C inner at Q = 16 | 1.3x | not met |",
+        "| B takes 6x of D at Q = 16 | 6.7x | met |",
+        "| A takes 35x of D at Q = 16 | 133.3x | met |",
+        # A shortest run of nine tenths, against 0.6 s.
+        "| C at Q = 16 within 15% of its limit | +50% | not met |",
+        "| C inner at Q = 16 within 15% of its limit | +125% | not met |",
+        "| D at Q = 16 within 15% of its limit | -55% | met |",
+    ]
+    fewer = tuple(cost_of(arm, time) for arm, time in seconds.items())
+    assert len(targets_table(AnswerCosts(QUICK, fewer))) == 2 + 3
 
 
 def cost_of(arm: str, seconds: float, *, control: float = 0.0, asked: tuple[AskedQuestion, ...] = ()) -> ArmCost:

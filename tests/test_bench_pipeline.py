@@ -11,12 +11,13 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from flashvid.models import load_model, load_preprocessor
 from jobs.bench.cache import bench_cache, measure_cache
-from jobs.bench.distribution import Distribution, Turn, measure_distribution, one_thread
+from jobs.bench.distribution import Distribution, Turn, check_same_answers, measure_distribution, one_thread
 from jobs.bench.pipeline import PipelineCosts, pipeline_markdown, write_pipeline
 from jobs.bench.plain_loop import run_loop
 from jobs.bench.planning import PlanningCost, measure_planning
@@ -102,7 +103,9 @@ def test_ratios_and_their_report(tmp_path: Path) -> None:
     assert costs.growth == pytest.approx(1.9)
     text = pipeline_markdown(costs, "idle")
     assert "| 1.10x | 1.25x | 1.25x | no claim |" in text
-    assert "beside the loop behind it: 2.0%." in text
+    assert "beside the loop behind it 2.0%, the run has none, it ran once." in text
+    assert "| 1 | 2.00 | 95.0% | 90% | met | | | |" in text
+    assert "| 1.90x | 1.8x | met |" in text
     assert "the calmest of 2 turns" in text
     assert "| planned | 10,000 | 0.20 | 300 |" in text
     write_pipeline(tmp_path, costs, "idle")
@@ -123,6 +126,40 @@ def test_no_verdict_without_a_control(loops: tuple[float, float], verdict: str) 
     assert Distribution(1000, (turn(*loops),)).verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("turns", "control", "verdict"),
+    [
+        ((turn(2.2, 2.2), turn(2.24, 2.24)), 0.018, "met"),
+        ((turn(2.2, 2.2), turn(2.05, 2.05)), 0.073, "no claim"),
+        # A turn whose loop does not agree with itself says nothing of the run.
+        ((turn(2.2, 2.2), turn(1.9, 2.2)), None, "met"),
+    ],
+)
+def test_a_run_has_to_agree_with_itself_too(turns: tuple[Turn, ...], control: float | None, verdict: str) -> None:
+    """By its ratio to the loop of its own turn; a single one can't."""
+    spread = Distribution(1000, turns)
+    assert spread.ratio_control == (control if control is None else pytest.approx(control, abs=1e-3))
+    assert spread.verdict == verdict
+
+
+def test_a_run_with_other_answers_is_no_rival(tmp_path: Path) -> None:
+    """Nor one that gave up a clip, which would have cost it nothing."""
+
+    def output(name: str, *answers: tuple[str, str]) -> Path:
+        folder = tmp_path / name / "answers" / f"fingerprint={name}"
+        folder.mkdir(parents=True)
+        rows = [{"video_id": video, "question_id": "q", "response": response} for video, response in answers]
+        pq.write_table(pa.Table.from_pylist(rows), folder / "part-0.parquet")
+        return tmp_path / name
+
+    loops = [output("first", ("a", "red"), ("a", "blue")), output("second", ("b", "green"))]
+    check_same_answers(loops, output("run", ("b", "green"), ("a", "blue"), ("a", "red")))
+    with pytest.raises(ValueError, match="the run has 2 answers, the loop 3; 1 are not in both"):
+        check_same_answers(loops, output("fewer", ("b", "green"), ("a", "red")))
+    with pytest.raises(ValueError, match="the run has 3 answers, the loop 3; 2 are not in both"):
+        check_same_answers(loops, output("other", ("b", "grey"), ("a", "blue"), ("a", "red")))
+
+
 def test_what_happens_once_is_uncertain_too() -> None:
     """A twentieth of its 15 s, over so many clips: beside few of them it is as large as the ratio's distance."""
     assert Distribution(10, (turn(2.2, 2.2),)).uncertainty == pytest.approx(0.05 * 15 / (10 * 2.5))
@@ -137,7 +174,7 @@ def test_the_loop_gives_the_runs_answers(sample_videos: Path, tmp_path: Path, to
     videos = copy_videos(sample_videos, tmp_path, names)
     settings = job(tmp_path)
     assert run_loop(settings, together) > 0
-    rows = pq.read_table(tmp_path / "output" / "answers.parquet").to_pylist()
+    rows = pq.read_table(tmp_path / "output" / "answers").to_pylist()
     model, preprocessor = load_model("tiny-random"), load_preprocessor("tiny-random")
     expected = []
     for video in sorted(videos.iterdir()):

@@ -11,6 +11,7 @@ from flashvid.models.decoder import GPU_DECODE_ROWS, QUESTION_ROWS
 from flashvid.presets import preset_named
 from jobs.bench.answers import ARMS, AnswerCosts, ArmCost, Scope, measure_answers, work_of
 from jobs.bench.answers_model import LLAVA_7B
+from jobs.bench.answers_targets import targets_table
 from jobs.bench.answers_work import H100_PARTS
 from jobs.bench.environment import describe_environment
 from jobs.bench.results import can_plot, write_report, write_rows
@@ -106,8 +107,9 @@ def answers_markdown(found: AnswerCosts, beside: str) -> str:
         "",
         "CPU s: the least of all turns, which are means where an arm runs several times in each; its shortest run "
         "stands beside it. The limit is that of doing it this way: bare kernels in the arm's shapes, each answer with "
-        "its own keys; it is held against the shortest run. A and B: their time as a multiple of the arm's. Nothing is "
-        f"told that is within {CONTROL:.0%} of the same, or whose control is above that: B twice, for D itself twice; "
+        "its own keys; B's has one copy of the prefix's keys for all, the best that a prefix cache can do. It is held "
+        "against the shortest run. A and B: their time as a multiple of the arm's. Nothing is told that is "
+        f"within {CONTROL:.0%} of the same, or whose control is above that: B twice, for D itself twice; "
         f"A with most questions has B's, and no control of its own length. {_unsettled(found)}",
         "",
         "| Q | arm | frames decoded | encoder calls | token-layers prefilled | tokens generated | written | read "
@@ -120,7 +122,7 @@ def answers_markdown(found: AnswerCosts, beside: str) -> str:
             f"| {cost.questions} | {cost.arm} | {c.frames_decoded} | {c.encoder_calls} | {c.token_layers_prefilled} "
             f"| {c.generated_tokens} | {c.bytes_written} | {c.bytes_read} | {c.kv_bytes / 1e6:.1f} |"
         )
-    lines += ["", *_paid(found), *_steps(found)]
+    lines += ["", *targets_table(found), "", *_paid(found), *_steps(found)]
     return "\n".join(lines) + "\n"
 
 

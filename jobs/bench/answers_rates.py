@@ -88,7 +88,9 @@ def vision_kernels(size: ModelSize, run_seconds: float) -> BareKernels:
     return BareKernels({"encode": encode, "compress": {"products": compress}}, run_seconds)
 
 
-def language_kernels(size: ModelSize, prompt: int, question: int, answers: int, run_seconds: float) -> BareKernels:
+def language_kernels(
+    size: ModelSize, prompt: int, question: int, answers: int, run_seconds: float, *, one_copy: bool = False
+) -> BareKernels:
     """Of prefix, questions and decode.
 
     Args:
@@ -97,6 +99,7 @@ def language_kernels(size: ModelSize, prompt: int, question: int, answers: int, 
         question: Tokens behind it.
         answers: That are decoded together, after their questions were prefilled together.
         run_seconds: CPU time of one measurement.
+        one_copy: Whether they read the same keys and values.
     """
     width, heads, layers = size.width, (size.heads, size.kv_heads), size.layers
     kv = size.kv_heads * width // size.heads
@@ -115,7 +118,7 @@ def language_kernels(size: ModelSize, prompt: int, question: int, answers: int, 
 
     decode = {
         "products": _products(answers, weights, layers),
-        "attention": _step_attention(heads, width, last, answers, layers),
+        "attention": _step_attention(heads, width, last, answers, layers, 1 if one_copy else answers),
         "bytes": _moved(decoding_bytes(size) // 4),
     }
     parts = {"prefix": prefill(prompt, prompt, prompt), "questions": prefill(rows, question, last), "decode": decode}
@@ -157,11 +160,14 @@ def _attention(heads: tuple[int, int], width: int, queries: int, keys: int, *, c
     )
 
 
-def _step_attention(heads: tuple[int, int], width: int, keys: int, answers: int, layers: int) -> _Kernel:
-    """One query of each answer to its own keys, in so many layers; heads with the same keys are taken together."""
+def _step_attention(heads: tuple[int, int], width: int, keys: int, answers: int, layers: int, copies: int) -> _Kernel:
+    """One query of each answer to the keys, of which there are so many copies, in so many layers.
+
+    Heads with the same keys are taken together, and so are answers.
+    """
     own, shared = heads
-    query = torch.randn(answers, shared, own // shared, width // own)
-    pairs = torch.randn(layers, 2, answers, shared, keys, width // own)
+    query = torch.randn(copies, shared, answers // copies * own // shared, width // own)
+    pairs = torch.randn(layers, 2, copies, shared, keys, width // own)
     return _Kernel(
         4 * width * keys * answers * layers,
         lambda: [functional.scaled_dot_product_attention(query, key, value) for key, value in pairs],

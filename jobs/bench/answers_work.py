@@ -178,7 +178,14 @@ def decoding_bytes(size: ModelSize) -> int:
 
 
 def decoding(
-    size: ModelSize, prompt: int, questions: Sequence[AskedQuestion], *, rows: int, behind: int = 0, text: int = 0
+    size: ModelSize,
+    prompt: int,
+    questions: Sequence[AskedQuestion],
+    *,
+    rows: int,
+    behind: int = 0,
+    text: int = 0,
+    copies: int | None = None,
 ) -> Work:
     """Answers behind a shared prompt, `rows` at a time; an answer's first token comes from its prefill.
 
@@ -189,6 +196,7 @@ def decoding(
         rows: Answers that are decoded together.
         behind: The last layers, which hold `text` and `AskedQuestion.behind` tokens instead.
         text: The prompt's tokens before the first visual one.
+        copies: Of the shared prompt's keys and values, which a step reads; None for one of each answer.
     """
     head = size.width * size.vocabulary
     weights = size.layers * layer_parameters(size) + head
@@ -200,10 +208,12 @@ def decoding(
             # Token-layers, the new token's own among them.
             seen = (size.layers - behind) * sum(prompt + question.tokens + step + 1 for question in running)
             seen += behind * sum(text + question.behind + step + 1 for question in running)
+            spared = 0 if copies is None else max(0, len(running) - copies)
+            again = spared * ((size.layers - behind) * prompt + behind * text)
             total += Work(
                 2 * weights * len(running),
                 4 * size.width * seen,
-                step_bytes=decoding_bytes(size) + seen * size.kv_bytes,
+                step_bytes=decoding_bytes(size) + (seen - again) * size.kv_bytes,
             )
     return total
 
@@ -250,6 +260,7 @@ def shared(
     cached: bool = False,
     split: int | None = None,
     text: int = 0,
+    copies: int | None = None,
 ) -> Parts:
     """One encode and one prefill for all questions: arms B, C and D.
 
@@ -264,6 +275,7 @@ def shared(
         cached: Whether that was done before.
         split: Layers before the inner pruning; None for none.
         text: With inner pruning the prefix's tokens before the first visual one.
+        copies: As in `decoding`.
     """
     before = size.layers if split is None else split
     behind = size.layers - before
@@ -277,5 +289,5 @@ def shared(
         compression(size, num_frames) if compressed and not cached else nothing,
         prefill(size, 0, prompt, before) + prefill(size, 0, text, behind),
         own,
-        decoding(size, prompt, questions, rows=rows, behind=behind, text=text),
+        decoding(size, prompt, questions, rows=rows, behind=behind, text=text, copies=copies),
     )

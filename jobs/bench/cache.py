@@ -173,8 +173,8 @@ class _Plain:
         os.close(folder)
 
     def read(self, turn: int) -> None:
-        content = bytearray((self._folder / f"{turn}.bin").read_bytes())
-        torch.frombuffer(content, dtype=torch.bfloat16).reshape(_KEPT, _WIDTH)
+        values = np.fromfile(self._folder / f"{turn}.bin", dtype=np.int16)
+        torch.from_numpy(values).view(torch.bfloat16).reshape(_KEPT, _WIDTH)
 
     def take_away(self, turn: int) -> int:
         return _take_away(self._folder / f"{turn}.bin")

@@ -18,8 +18,15 @@ DISPATCH_SECONDS = 5.3e-6
 _TOGETHER = (1, 4, 16, GPU_DECODE_ROWS)
 
 
-def parts_of(arm: str, questions: int, size: ModelSize = LLAVA_7B) -> Parts:
-    """The work of a clip with so many questions: B (all tokens), C (ours, cold) or D (ours, from the cache)."""
+def parts_of(arm: str, questions: int, size: ModelSize = LLAVA_7B, *, clips: int = 1) -> Parts:
+    """The work of a clip with so many questions: B (all tokens), C (ours, cold) or D (ours, from the cache).
+
+    Args:
+        arm: Which.
+        questions: Of the clip.
+        size: Of the model.
+        clips: Among which B's answers are divided, each with one copy of its keys; others have one for each answer.
+    """
     visual = FRAMES * size.frame_tokens
     return shared(
         size,
@@ -30,6 +37,7 @@ def parts_of(arm: str, questions: int, size: ModelSize = LLAVA_7B) -> Parts:
         question_rows=QUESTION_ROWS,
         compressed=arm != "B",
         cached=arm == "D",
+        copies=clips if arm == "B" else None,
     )
 
 
@@ -41,7 +49,8 @@ def gpu_seconds(arm: str, questions: int, clips: int = 1) -> dict[str, float]:
         questions: Of each clip.
         clips: That are decoded together, as an answer actor's are.
     """
-    alone, together = (parts_of(arm, number).seconds(H100_PARTS) for number in (questions, clips * questions))
+    alone = parts_of(arm, questions).seconds(H100_PARTS)
+    together = parts_of(arm, clips * questions, clips=clips).seconds(H100_PARTS)
     return {**alone, "decode": together["decode"] / clips}
 
 

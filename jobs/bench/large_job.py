@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from jobs.bench.answers_model import LLAVA_7B
 from jobs.bench.gpu_parts import DISPATCH_SECONDS, FRAMES, RETENTION, dispatched_seconds, gpu_seconds
 from pipeline import estimates
-from pipeline.config import CommitConfig
+from pipeline.config import CommitConfig, ResourcesConfig
 from pipeline.flow import SHARDS_AT_ONCE
 from pipeline.ledger import OBJECTS_AT_ONCE
 from pipeline.plan_shards import ROWS_PER_SHARD, SHARDS_ON_STORAGE, num_shards
 from pipeline.probing import CLIPS_PER_TASK
-from pipeline.resources import Pool, Pools, clips_per_batch
+from pipeline.resources import Pool, Pools, clips_per_batch, plan_pools
 
 # The large job. Prices and sizes are assumptions, and stand in the table.
 _VIDEOS, _ASKED, _GPUS = 1_000_000, 20, 64
@@ -74,6 +74,13 @@ def job_duration(*, dispatched: bool = False) -> estimates.Duration:
     return estimates.duration(*large_job(dispatched=dispatched), num_gpus=_GPUS, gpu_hour_price=_GPU_HOUR)
 
 
+def default_duration() -> tuple[Pools, estimates.Duration]:
+    """Actors of a job that asks for none, and how long its stages take."""
+    todo, rates, _ = large_job()
+    pools = plan_pools(ResourcesConfig(), num_cpus=_CPUS_PER_GPU * _GPUS, gpus_per_node=[_GPUS], encodes=True)
+    return pools, estimates.duration(todo, rates, pools, num_gpus=_GPUS, gpu_hour_price=_GPU_HOUR)
+
+
 def driver_hours() -> float:
     """What one job's driver takes to pass all clips on."""
     return _VIDEOS * _DRIVER_SECONDS / 3600
@@ -114,13 +121,18 @@ def large_job_table() -> str:
     """Hours, bytes, requests and cost of the large job."""
     todo, _, pools = large_job()
     lasts, python = job_duration(), job_duration(dispatched=True)
+    default, unasked = default_duration()
     assert lasts.hours is not None  # noqa: S101 - every rate is given
     assert lasts.cost is not None  # noqa: S101
+    assert unasked.hours is not None  # noqa: S101
+    assert unasked.cost is not None  # noqa: S101
     clips_per_second, drivers = _VIDEOS / lasts.hours / 3600, math.ceil(driver_hours() / lasts.hours)
     slowest = max(lasts.stage_hours, key=lambda stage: lasts.stage_hours[stage] or 0.0)
     rows = {
         "actors": f"{pools.decode.size:,} decode ({_CPUS_PER_GPU} CPUs a GPU), {pools.encode.size} encode, "
         f"{pools.answer.size} answer, {together()} clips at a time",
+        "without `concurrency` of encode and answer": f"{default.encode.size} encode, {default.answer.size} answer: "
+        f"{unasked.hours:.2f} hours, ${unasked.cost:,.0f}",
         "hours, stage by stage": _stages(lasts),
         "where Python dispatches": f"{_stages(python)}; {DISPATCH_SECONDS * 1e6:g} microseconds an operation (above)",
         "probe, before the stages": f"{probe_hours():.2f} hours: {_NODE_BYTES_PER_SECOND * 8 / 1e9:g} Gbit/s for each "

@@ -69,7 +69,9 @@ def run_loop(job: JobConfig, together: int = 1) -> float:
                 rows += [{"video_id": video_id, "response": answer.response} for answer in answers]
             waiting.clear()
             begun = begun or time.process_time()
-    pq.write_table(pa.Table.from_pylist(rows), Path(job.output) / "answers.parquet")
+    folder = Path(job.output) / "answers"
+    folder.mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), folder / "part-loop.parquet")
     return (time.process_time() - begun) / (len(inputs.videos) - together)
 
 
