@@ -34,7 +34,10 @@ def test_an_interrupted_run_is_gone_on_with(
     output = tmp_path / "output"
     command = [FLASHVID, "run", str(job_file)]
 
+    # A shell's background processes ignore Ctrl-C, and so would what they start.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        signal.signal(signal.SIGINT, inherited)
         deadline = time.monotonic() + 180
         while not table(output, "answers"):
             assert time.monotonic() < deadline
