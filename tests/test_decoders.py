@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
+from av.container import InputContainer
 from numpy.typing import NDArray
 
 from pipeline.config import SamplingConfig
 from pipeline.decoders.decord_reader import DecordReader
 from pipeline.decoders.demux import opened, read_index
+from pipeline.decoders.pyav_reader import PyavReader
 from pipeline.decoding import DecodedClip, decode_clip, frame_blocks
 from pipeline.errors import UnreadableVideoError
 from pipeline.probing import read_probe
@@ -123,6 +127,39 @@ def test_a_span_is_read_from_its_own_place(corpus: Path) -> None:
         index = read_index(container, 2.5, 2.75)
     assert index.times[0] == 2.0  # a keyframe each second
     assert 2.75 <= index.times[-1] < 3.0
+
+
+class CountingContainer:
+    """An open file that counts the pictures which come out of its decoder."""
+
+    def __init__(self, container: InputContainer) -> None:
+        self._container = container
+        self.pictures = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._container, name)
+
+    def decode(self, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+        for frame in self._container.decode(stream):
+            self.pictures += 1
+            yield frame
+
+
+# Not those mp4 whose pictures are late or cut off: there the demuxer begins a keyframe too early, however it is asked.
+ENTERED = [name for name in NAMES if name not in ("edit_list.mp4", "variable_rate.mp4")]
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in ENTERED])
+def test_a_frame_costs_what_stands_between_it_and_its_keyframe(corpus: Path, name: str) -> None:
+    """And the few pictures in front of an open keyframe; never another second, which the keyframe before would cost."""
+    with opened(str(video_corpus.make(name, corpus))) as container:
+        index = read_index(container)
+        for frame in range(0, len(index.ticks), 5):
+            counting = CountingContainer(container)
+            PyavReader(counting, index).read(np.array([frame]))  # type: ignore[arg-type]
+            places = np.searchsorted(index.ticks, index.keyframes)
+            before = int(places[places <= frame].max(initial=0))
+            assert counting.pictures <= frame - before + 1 + 4, (frame, before)
 
 
 @pytest.mark.parametrize(("size", "blocks"), [("320x240", [16, 4]), ("7680x4320", [1] * 3)])

@@ -197,7 +197,9 @@ def pipeline_markdown(found: PipelineCosts, beside: str) -> str:
 
 def _ratio_control(spread: Distribution) -> str:
     control = spread.ratio_control
-    return "the run has none, it ran once" if control is None else f"the ratio in calm turns {control:.1%}"
+    return (
+        "the ratio none, of fewer than two calm turns" if control is None else f"the ratio in calm turns {control:.1%}"
+    )
 
 
 def _unsettled(spread: Distribution) -> str:

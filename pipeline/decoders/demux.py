@@ -23,6 +23,9 @@ _RUNNING_CLOCKS = ("mpegts", "mpeg")
 _REORDERING_CODECS = ("h264", "hevc")
 # Where the demuxer looks for a keyframe before a wanted moment, in seconds before it; then from the file's beginning.
 _LOOK_BACK_S = (0.0, 2.0, 20.0, 200.0)
+# Demuxers to ask for the time at which a keyframe is shown; the others for that at which it is decoded. For mp4's the
+# latter is before the former, and it would begin a keyframe too early.
+_SOUGHT_BY_PRESENTATION = ("matroska", "mov")
 # Demuxers that search by time land on the first packet only if they are sent further back than that.
 BEFORE_ANY_S = 10.0
 
@@ -289,6 +292,6 @@ def _index(
         codec=stream.codec_context.codec.canonical_name,
     )
     keyframes, first_of = np.unique(np.array(found.keyframes, dtype=np.int64), return_index=True)
-    # Matroska's index holds presentation times, all others' decoding times.
-    entries = keyframes if name.startswith("matroska") else np.array(found.entries, dtype=np.int64)[first_of]
+    by_presentation = name.startswith(_SOUGHT_BY_PRESENTATION)
+    entries = keyframes if by_presentation else np.array(found.entries, dtype=np.int64)[first_of]
     return PacketIndex(header, ticks, times, keyframes, entries, tuple(traits))
