@@ -61,23 +61,10 @@ def undisturbed(sample_videos: Path, tmp_path_factory: pytest.TempPathFactory, r
     return _undisturbed(sample_videos, tmp_path_factory.mktemp("kill"), CLIPS)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize(
-    ("stage", "by"),
-    [
-        ("Decode", signal.SIGKILL),
-        *(
-            pytest.param(stage, by, marks=pytest.mark.slow)
-            for stage, by in (
-                ("Encode", signal.SIGKILL),
-                ("Answer", signal.SIGKILL),
-                ("Decode", signal.SIGTERM),
-                ("Encode", signal.SIGTERM),
-                ("Answer", signal.SIGTERM),
-            )
-        ),
-    ],
-)
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("stage", ["Decode", "Encode", "Answer"])
 def test_killing_an_actor_loses_and_repeats_nothing(undisturbed: Path, stage: str, by: signal.Signals) -> None:
     """Ray restarts the actor, the clip in its hands is tried again, and no finished clip is.
 

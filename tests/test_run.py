@@ -68,6 +68,7 @@ def test_the_command_tells_a_program_what_came_of_it(finished: Path, tmp_path: P
     assert "only the first 2 videos" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_limit_is_a_trial(finished: Path, sample_videos: Path, tmp_path: Path) -> None:
     """The first videos only; without it the run goes on from there, and says the same as one that had none."""
     copy_videos(sample_videos, tmp_path, VIDEOS)
@@ -122,6 +123,7 @@ def test_a_changed_retention_is_refused_by_name_then_forked(finished: Path, tmp_
     assert len(by_fingerprint) == 2
 
 
+@pytest.mark.slow
 def test_a_replaced_file_is_planned_again_and_said_so(sample_videos: Path, tmp_path: Path) -> None:
     """Another file under the same name: its clip is redone, its neighbour is not."""
     videos = copy_videos(sample_videos, tmp_path, VIDEOS[:2])
@@ -134,6 +136,7 @@ def test_a_replaced_file_is_planned_again_and_said_so(sample_videos: Path, tmp_p
     assert (summary.clips_decoded, summary.answers_new, summary.answers_before) == (1, 2, 2)
 
 
+@pytest.mark.slow
 def test_a_question_id_for_another_text_is_refused(sample_videos: Path, tmp_path: Path) -> None:
     """The message names the id."""
     copy_videos(sample_videos, tmp_path, VIDEOS[:1])

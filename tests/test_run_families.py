@@ -97,10 +97,8 @@ def assert_answers_are_the_librarys(settings: JobConfig, summary: RunSummary) ->
     return expected
 
 
-# The pipeline treats all families alike; Qwen3-VL has more to get wrong.
-@pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=[] if name == "qwen3_vl" else pytest.mark.slow) for name in FAMILIES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_family(sample_videos: Path, tmp_path: Path, family: str) -> None:
     """Frames, tokens and answers are those of the library, deepstack included."""
     settings = family_job(tmp_path, sample_videos, family)
