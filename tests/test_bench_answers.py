@@ -29,7 +29,7 @@ from jobs.bench.answers_arms import QUESTIONS, Bench, Counts
 from jobs.bench.answers_command import answers_markdown, break_even, predicted_seconds, write_answers
 from jobs.bench.answers_model import BENCH, ModelSize
 from jobs.bench.answers_rates import language_kernels, vision_kernels
-from jobs.bench.answers_targets import targets_table, verdict
+from jobs.bench.answers_targets import targets_table
 from jobs.bench.answers_work import (
     AskedQuestion,
     PartRates,
@@ -43,7 +43,7 @@ from jobs.bench.answers_work import (
     prefill,
 )
 from jobs.bench.arm_profile import profile_arm
-from jobs.bench.turns import Patience
+from jobs.bench.turns import Patience, verdict
 
 TINY = ModelSize(16, 24, 2, 2, 5, 32, 40, 4, 4, 2, 480, 4)
 
@@ -171,7 +171,7 @@ def test_when_the_cache_has_paid_for_itself(seconds: dict[str, float], question:
 
 def test_bare_kernels_have_rates() -> None:
     """A part's products, attention and bytes; what a part does not have takes no time."""
-    vision, language = vision_kernels(TINY, 0.001), language_kernels(TINY, 40, 6, 1, 0.001)
+    vision, language = vision_kernels(TINY, 0.001), language_kernels(TINY, 40, 6, 1, 1, 0.001)
     for kernels in (vision, language):
         kernels.turn()
     rates = PartRates(**vision.rates(), **language.rates())
@@ -185,7 +185,7 @@ def test_bare_kernels_have_rates() -> None:
 def test_answers_over_one_copy_take_less_time() -> None:
     """Of 64 answers, each with its own half a megabyte of keys in each layer, or all with the same."""
     size = replace(TINY, width=128, heads=8, kv_heads=2)
-    own, same = (language_kernels(size, 2000, 6, 64, 0.02, one_copy=one_copy) for one_copy in (False, True))
+    own, same = (language_kernels(size, 2000, 6, 64, copies, 0.02) for copies in (64, 1))
     for _ in range(3):
         own.turn()
         same.turn()

@@ -162,7 +162,7 @@ def _measure(bench: Bench, scope: Scope, number: int, loop_turns: int) -> list[A
     work = {arm: counted_work(bench, arm, asked["B" if arm == "A" else arm]) for arm in ARMS}
     vision = vision_kernels(bench.size, scope.kernel_seconds)
     language = {
-        shape: language_kernels(bench.size, *shape[:3], scope.kernel_seconds, one_copy=shape[3])
+        shape: language_kernels(bench.size, *shape, scope.kernel_seconds)
         for shape in {_shape(arm, *work[arm][:2]) for arm in ARMS}
     }
     decoding: list[float] = []
@@ -208,11 +208,11 @@ def _measure(bench: Bench, scope: Scope, number: int, loop_turns: int) -> list[A
     return costs
 
 
-def _shape(arm: str, prompt: int, lengths: Sequence[AskedQuestion]) -> tuple[int, int, int, bool]:
-    """Of an arm's kernels: the prompt, a question, how many answers are given together, and whether from one copy."""
+def _shape(arm: str, prompt: int, lengths: Sequence[AskedQuestion]) -> tuple[int, int, int, int]:
+    """Of an arm's kernels: the prompt, a question, how many answers are given together, from how many copies."""
     number = len(lengths)
     answers = 1 if arm == "A" else min(number, CPU_DECODE_ROWS)
-    return prompt, sum(one.tokens for one in lengths) // number, answers, arm == "B" and answers > 1
+    return prompt, sum(one.tokens for one in lengths) // number, answers, 1 if arm == "B" else answers
 
 
 def counted_work(bench: Bench, arm: str, asked: Asked) -> tuple[int, tuple[AskedQuestion, ...], Parts]:

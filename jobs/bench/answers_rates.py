@@ -89,7 +89,7 @@ def vision_kernels(size: ModelSize, run_seconds: float) -> BareKernels:
 
 
 def language_kernels(
-    size: ModelSize, prompt: int, question: int, answers: int, run_seconds: float, *, one_copy: bool = False
+    size: ModelSize, prompt: int, question: int, answers: int, copies: int, run_seconds: float
 ) -> BareKernels:
     """Of prefix, questions and decode.
 
@@ -98,8 +98,8 @@ def language_kernels(
         prompt: Tokens of the prefix that questions share.
         question: Tokens behind it.
         answers: That are decoded together, after their questions were prefilled together.
+        copies: Of the keys and values that they read: one of each answer, or one for all.
         run_seconds: CPU time of one measurement.
-        one_copy: Whether they read the same keys and values.
     """
     width, heads, layers = size.width, (size.heads, size.kv_heads), size.layers
     kv = size.kv_heads * width // size.heads
@@ -118,7 +118,7 @@ def language_kernels(
 
     decode = {
         "products": _products(answers, weights, layers),
-        "attention": _step_attention(heads, width, last, answers, layers, 1 if one_copy else answers),
+        "attention": _step_attention(heads, width, last, answers, layers, copies),
         "bytes": _moved(decoding_bytes(size) // 4),
     }
     parts = {"prefix": prefill(prompt, prompt, prompt), "questions": prefill(rows, question, last), "decode": decode}

@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 from jobs.bench.answers import AnswerCosts
-from jobs.bench.turns import settled
+from jobs.bench.turns import verdict
 
 # With so many questions: how many times as long, at least, another arm takes.
 QUESTIONS = 16
 TIMES = (("C", "B", 1.8), ("C inner", "B", 1.8), ("D", "B", 6.0), ("D", "A", 35.0))
 # Of its counted limit, at most, the shortest run of each of our arms, with any number of questions.
 OURS, TIMES_LIMIT = ("C", "C inner", "D"), 1.15
-
-
-def verdict(measured: float, target: float, *controls: float, at_most: bool = False) -> str:
-    """Whether a ratio meets its target; nothing is claimed where a control was not reached, or differs as much.
-
-    Args:
-        measured: The ratio.
-        target: What it should be at least.
-        controls: Of what is compared.
-        at_most: Whether it should be that at most.
-    """
-    if not settled(*controls) or abs(measured / target - 1) <= max(controls):
-        return "no claim"
-    return "met" if (measured <= target) == at_most else "not met"
 
 
 def targets_table(found: AnswerCosts) -> list[str]:

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from jobs.bench.answers_model import BENCH, write_clip, write_model
 from jobs.bench.process_tree import KINDS, Kind, run_measured
 from jobs.bench.ray_session import RaySession
-from jobs.bench.turns import CONTROL, settled
+from jobs.bench.turns import CONTROL, settled, verdict
 from pipeline.config import JobConfig
 from pipeline.resources import Pool, clips_per_batch
 
@@ -57,9 +57,14 @@ class Turn:
     once: Mapping[Kind, float]
 
     @property
-    def ratio(self) -> float:
-        """Of the run, Ray's daemons included, to the loop."""
-        return 2 * sum(self.run.values()) / sum(self.loops)
+    def loop_seconds(self) -> float:
+        """CPU time per clip, the mean of both halves."""
+        return sum(self.loops) / 2
+
+    @property
+    def ratio_with_daemons(self) -> float:
+        """Of everything to the loop."""
+        return sum(self.run.values()) / self.loop_seconds
 
     @property
     def control(self) -> float:
@@ -92,19 +97,24 @@ class Distribution:
     @property
     def ratio_control(self) -> float | None:
         """By how much the ratio differs between the turns whose loop agrees with itself; None with fewer than two."""
-        ratios = [turn.ratio for turn in self.turns if settled(turn.control)]
+        ratios = [turn.ratio_with_daemons for turn in self.turns if settled(turn.control)]
         return max(ratios) / min(ratios) - 1 if len(ratios) > 1 else None
+
+    @property
+    def controls(self) -> tuple[float, ...]:
+        """Those that there are."""
+        return (self.control,) if self.ratio_control is None else (self.control, self.ratio_control)
 
     @property
     def uncertainty(self) -> float:
         """Of the ratios, as a share: both controls, and what happens once differing from itself as a control may."""
         once, clip = sum(self.once_seconds.values()), sum(self.ray_seconds.values())
-        return self.control + (self.ratio_control or 0) + CONTROL * once / (self.clips * clip)
+        return sum(self.controls) + CONTROL * once / (self.clips * clip)
 
     @property
     def loop_seconds(self) -> float:
         """CPU time per clip, the mean of both halves."""
-        return sum(self.best.loops) / 2
+        return self.best.loop_seconds
 
     @property
     def ray_seconds(self) -> Mapping[Kind, float]:
@@ -119,10 +129,9 @@ class Distribution:
     @property
     def verdict(self) -> str:
         """Whether the target is met; nothing where the control was not reached, or the ratio is as near the target."""
-        is_near = abs(self.ratio_with_daemons / RATIO_TARGET - 1) <= self.uncertainty
-        if is_near or not settled(self.control, self.ratio_control or 0):
-            return "no claim"
-        return "met" if self.ratio_with_daemons <= RATIO_TARGET else "not met"
+        return verdict(
+            self.ratio_with_daemons, RATIO_TARGET, *self.controls, uncertainty=self.uncertainty, at_most=True
+        )
 
     @property
     def ratio(self) -> float:
@@ -132,7 +141,7 @@ class Distribution:
     @property
     def ratio_with_daemons(self) -> float:
         """Of everything to the loop."""
-        return self.best.ratio
+        return self.best.ratio_with_daemons
 
 
 def measure_distribution(session: RaySession, clips: int, turns: int) -> Distribution:

@@ -203,8 +203,7 @@ def _ratio_control(spread: Distribution) -> str:
 
 
 def _unsettled(spread: Distribution) -> str:
-    is_settled = settled(spread.control, spread.ratio_control or 0)
-    return "" if is_settled else f"One is above {CONTROL:.0%}; nothing is claimed of the ratios. "
+    return "" if settled(*spread.controls) else f"One is above {CONTROL:.0%}; nothing is claimed of the ratios. "
 
 
 def _busy(asleep: Asleep) -> str:

@@ -116,6 +116,24 @@ def settled(*controls: float) -> bool:
     return all(control <= CONTROL for control in controls)
 
 
+def verdict(
+    measured: float, target: float, *controls: float, uncertainty: float | None = None, at_most: bool = False
+) -> str:
+    """Whether a ratio meets its target; nothing is claimed where a control was not reached, or as near the target.
+
+    Args:
+        measured: The ratio.
+        target: What it should be at least.
+        controls: Of what is compared.
+        uncertainty: Of the ratio, as a share; None for the largest of the controls.
+        at_most: Whether it should be that at most.
+    """
+    near = max(controls) if uncertainty is None else uncertainty
+    if not settled(*controls) or abs(measured / target - 1) <= near:
+        return "no claim"
+    return "met" if (measured <= target) == at_most else "not met"
+
+
 def told_ratio(value: float, *controls: float) -> str:
     """A ratio for a table; empty where a control did not agree, or within the band in which the same differs."""
     return f"{value:.1f}x" if settled(*controls) and abs(value - 1) > CONTROL else ""
