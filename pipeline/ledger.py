@@ -85,7 +85,7 @@ class Ledger:
         for row in rows:
             shards[shard_of(row["video_id"])].append(row)
         objects = [(f"{self._answers}/shard={shard}/part-{part}.parquet", shards[shard]) for shard in shards]
-        at_once = OBJECTS_AT_ONCE if self._storage.is_concurrent else 1
+        at_once = self._storage.at_once(OBJECTS_AT_ONCE)
         # A thread for each object, so that none waits for another between `confirm` and its own beginning. All of them
         # have ended when this is left, also by an error.
         with ThreadPoolExecutor(at_once) as pool:

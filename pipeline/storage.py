@@ -166,12 +166,16 @@ class Storage:
             dataset = ds.dataset([self.path(name)], schema=schema, format="parquet", filesystem=self.fs)
             return dataset.to_table(columns=list(columns))
 
-        at_once = _SCAN_THREADS if self.is_concurrent else 1
+        at_once = self.at_once(_SCAN_THREADS)
         with ThreadPoolExecutor(at_once) as pool:
             # Not all at once: what is read ahead is held in memory.
             for begin in range(0, len(names), 4 * at_once):
                 some = names[begin : begin + 4 * at_once]
                 yield from pool.map(lambda name: self._call(read, name, has_timeout=False), some)
+
+    def at_once(self, most: int) -> int:
+        """Requests that several threads may make side by side, of so many that are wished."""
+        return most if self.is_concurrent else 1
 
     def take_traffic(self) -> dict[str, int]:
         """`bytes_written`, `bytes_read`, `requests_repeated` of whole objects since this was last asked."""

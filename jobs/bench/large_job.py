@@ -69,16 +69,20 @@ def together() -> int:
     return clips_per_batch(_VIDEOS, _VIDEOS * _ASKED, Pool(_GPUS, 0, 1), encodes=True)
 
 
-def job_duration(*, dispatched: bool = False) -> estimates.Duration:
-    """How long the stages take, and what the GPUs cost; `dispatched` as in `large_job`."""
-    return estimates.duration(*large_job(dispatched=dispatched), num_gpus=_GPUS, gpu_hour_price=_GPU_HOUR)
+def default_pools() -> Pools:
+    """Actors of a large job that asks for none."""
+    return plan_pools(ResourcesConfig(), num_cpus=_CPUS_PER_GPU * _GPUS, gpus_per_node=[_GPUS], encodes=True)
 
 
-def default_duration() -> tuple[Pools, estimates.Duration]:
-    """Actors of a job that asks for none, and how long its stages take."""
-    todo, rates, _ = large_job()
-    pools = plan_pools(ResourcesConfig(), num_cpus=_CPUS_PER_GPU * _GPUS, gpus_per_node=[_GPUS], encodes=True)
-    return pools, estimates.duration(todo, rates, pools, num_gpus=_GPUS, gpu_hour_price=_GPU_HOUR)
+def job_duration(pools: Pools | None = None, *, dispatched: bool = False) -> estimates.Duration:
+    """How long the stages take, and what the GPUs cost.
+
+    Args:
+        pools: None for those of `large_job`.
+        dispatched: As there.
+    """
+    todo, rates, chosen = large_job(dispatched=dispatched)
+    return estimates.duration(todo, rates, pools or chosen, num_gpus=_GPUS, gpu_hour_price=_GPU_HOUR)
 
 
 def driver_hours() -> float:
@@ -121,7 +125,8 @@ def large_job_table() -> str:
     """Hours, bytes, requests and cost of the large job."""
     todo, _, pools = large_job()
     lasts, python = job_duration(), job_duration(dispatched=True)
-    default, unasked = default_duration()
+    default = default_pools()
+    unasked = job_duration(default)
     assert lasts.hours is not None  # noqa: S101 - every rate is given
     assert lasts.cost is not None  # noqa: S101
     assert unasked.hours is not None  # noqa: S101
