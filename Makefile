@@ -57,7 +57,7 @@ lock: install  ## write constraints.txt from what is installed
 	@mv constraints.tmp constraints.txt
 
 tiny-random: install  ## rebuild the embedded random-weight model (byte for byte the committed one)
-	$(BIN)/python -m flashvid.models.build_tiny_random flashvid/models/embedded/tiny-random
+	$(BIN)/python -m jobs.lab.tiny_model.tiny_random flashvid/models/embedded/tiny-random
 
 tiny-model: install  ## train the embedded model from nothing, in ./tiny-work: 3 hours on two cores; goes on if stopped
-	$(BIN)/python -m jobs.tiny_model.train --work-dir tiny-work --processes 2
+	$(BIN)/python -m jobs.lab.tiny_model.train --work-dir tiny-work --processes 2

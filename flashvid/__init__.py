@@ -18,9 +18,9 @@ from flashvid.errors import (
 )
 
 if TYPE_CHECKING:
-    from flashvid.compression import compress
-    from flashvid.result import CompressionResult
-    from flashvid.streaming import compress_stream
+    from flashvid.compression.api import compress
+    from flashvid.compression.result import CompressionResult
+    from flashvid.compression.streaming import compress_stream
 
 __all__ = [
     "CompressionConfig",
@@ -39,9 +39,9 @@ __all__ = [
 
 # What needs torch, and where it is.
 _LAZY = {
-    "CompressionResult": "flashvid.result",
-    "compress": "flashvid.compression",
-    "compress_stream": "flashvid.streaming",
+    "CompressionResult": "flashvid.compression.result",
+    "compress": "flashvid.compression.api",
+    "compress_stream": "flashvid.compression.streaming",
 }
 
 

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flashvid.errors import ConfigurationError
 
-# Every file of methods/ is a method of that name, but for the one that says what a method is.
-METHOD_NAMES = tuple(
-    sorted({module.name for module in iter_modules([str(Path(__file__).with_name("methods"))])} - {"method"})
+METHOD_NAMES = (
+    "adts",
+    "attention_topk",
+    "fastv",
+    "fastvid",
+    "flashvid",
+    "random",
+    "spatial_pooling",
+    "tome",
+    "tstm",
+    "uniform_frames",
+    "vidcom2",
+    "visionzip",
 )
 if TYPE_CHECKING:
     MethodName = str

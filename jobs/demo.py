@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jobs.cli.run_command import run_and_report
 from jobs.job_file import load_job
-from jobs.run_command import run_and_report
+from jobs.lab.tiny_model.clips import held_out_clips
+from jobs.lab.tiny_model.drawn_questions import OPEN_FAMILIES
+from jobs.lab.tiny_model.rendering import write_clip
 from jobs.sample_videos import natural_clips
-from jobs.tiny_model.clips import held_out_clips
-from jobs.tiny_model.questions import OPEN_FAMILIES
-from jobs.tiny_model.rendering import write_clip
 
 # Clips that neither training nor any measurement has seen.
 _FIRST_CLIP, _NUM_CLIPS, _QUESTIONS_PER_CLIP = 5_000_000, 5, 2
@@ -34,7 +34,7 @@ def run_demo(output: Path, console: Console | None = None) -> None:
     Running it again finds everything answered; deleting the folder starts over.
 
     Raises:
-        FatalError: see `pipeline.run.run`.
+        FatalError: see `pipeline.run.run.run`.
     """
     console = console or Console()
     videos = write_samples(output)

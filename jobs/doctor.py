@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any, Literal
 
 from pipeline.config import JobConfig
-from pipeline.storage import Storage
+from pipeline.store.storage import Storage
 
 State = Literal["ok", "note", "failed"]
 _GB = 1_000_000_000
@@ -92,8 +92,8 @@ def _no_cuda() -> Check:
 
 def check_tables(job: JobConfig) -> Iterator[Check]:
     """The tables of a job, and that the first video is where its row says."""
-    from pipeline.job_inputs import read_tables
-    from pipeline.sources import stat_sources
+    from pipeline.inputs.job_inputs import read_tables
+    from pipeline.inputs.sources import stat_sources
 
     def first_video() -> str:
         videos, questions = read_tables(job)
@@ -151,7 +151,7 @@ def check_cluster(address: str) -> Iterator[Check]:
     """Connect to a cluster, add up what it has, and compare a node's versions with ours."""
     import ray
 
-    from pipeline.cluster import connected
+    from pipeline.cluster.connection import connected
 
     fix = "is it up, and the token right (RAY_AUTH_MODE, RAY_AUTH_TOKEN)? Same Python and Ray here and there?"
     try:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from flashvid.errors import ConfigurationError
 from pipeline.config import JobConfig
-from pipeline.inputs.table_files import is_table
+from pipeline.inputs.tables import is_table
 
 _PATH_KEYS = ("videos", "output", "cache")
 # Settings of `generation` that hold a text and may name a file with it, which is told by its ending.

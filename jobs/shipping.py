@@ -17,12 +17,12 @@ import pipeline
 from flashvid.errors import ConfigurationError
 from pipeline.config import JobConfig
 from pipeline.inputs import read_question_rows
-from pipeline.inputs.allowed import refusal
+from pipeline.inputs.allowed_roots import refusal
 
 _PACKAGES = (flashvid, pipeline, jobs)
 _METADATA = "flashvid_pipeline.dist-info"
 _NOT_SHIPPED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
-_ENTRYPOINTS = {True: "python -m jobs.cli run job.json", False: "flashvid run job.json"}
+_ENTRYPOINTS = {True: "python -m jobs.cli.main run job.json", False: "flashvid run job.json"}
 
 
 def for_cluster(job: JobConfig, shared: tuple[str, ...]) -> JobConfig:

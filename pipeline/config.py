@@ -2,7 +2,7 @@
 
 Field names are the field's own (`num_frames`, `fps`, `retention_ratio`, `max_new_tokens`, `num_gpus`,
 `storage_options`). A setting here either changes results, and is then part of a fingerprint
-(`pipeline.fingerprint`), or changes only how the work is spread, and is not.
+(`pipeline.store.fingerprint`), or changes only how the work is spread, and is not.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _Count = Annotated[int, Field(ge=1)]
 
 
 class PoolConfig(Settings):
-    """One pool of actors. What is omitted is chosen from the cluster's size (see `pipeline.resources`)."""
+    """One pool of actors. What is omitted is chosen from the cluster's size (see `pipeline.cluster.resources`)."""
 
     concurrency: _Count | tuple[_Count, _Count] | None = Field(
         default=None, description="number of actors, or [least, most] of a pool that grows and shrinks with its work"

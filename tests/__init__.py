@@ -1,1 +1,1 @@
-"""Behaviour asserted against independent oracles; `tests.reference` finds the published method's vectors."""
+"""Behaviour asserted against independent oracles; `tests.oracles.reference` finds the published method's vectors."""

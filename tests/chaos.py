@@ -25,13 +25,13 @@ import psutil
 import pyarrow.dataset as ds
 from ray.cluster_utils import Cluster
 
+from pipeline.care.verify import verify
 from pipeline.config import JobConfig
-from pipeline.verification import verify
-from tests.fault_proxy import fault_proxy
-from tests.kills import Killer, schedule
-from tests.object_stores import ObjectStore, credentials, seaweed_server
-from tests.runs import job
-from tests.sample_videos import make_sample_videos
+from tests.support.fault_proxy import fault_proxy
+from tests.support.kills import Killer, schedule
+from tests.support.object_stores import ObjectStore, credentials, seaweed_server
+from tests.support.runs import job
+from tests.support.sample_folder import make_sample_videos
 
 SAMPLES = ("moving_red_disc.mp4", "three_boxes.mp4", "scene_cuts.mp4", "short_flash.mp4")
 QUESTIONS = ("What happens here?", "How many objects are there?", "Which colour is it?", "What moves?")

@@ -12,10 +12,10 @@ import ray
 import torch
 from hypothesis import settings
 
-from pipeline.stages.device import DEVICE_VARIABLE
-from tests.sample_videos import make_sample_videos
+from pipeline.cluster.device import DEVICE_VARIABLE
+from tests.support.sample_folder import make_sample_videos
 
-pytest_plugins = ["tests.embedded_model", "tests.object_stores"]
+pytest_plugins = ["tests.support.embedded_model", "tests.support.object_stores"]
 
 # The tests' matrices are tiny: threads would only wait for each other, on a busy machine for seconds.
 torch.set_num_threads(1)

@@ -21,14 +21,14 @@ import torch
 from torch import Tensor
 
 from flashvid import CompressionConfig, compress
+from flashvid.engine.prefill import prefill_prefix, prefill_questions
+from flashvid.engine.types import LanguageSide
 from flashvid.models import CompressedVideo, GenerationConfig, load_model
-from flashvid.models.prefill import prefill_prefix, prefill_questions
 from flashvid.models.resizing import normalize
-from flashvid.models.types import LanguageSide
-from jobs.bench.answers_arms import QUESTIONS, Bench
-from jobs.bench.answers_model import BENCH, ModelSize
 from jobs.bench.cost import drifting_clip, peak_extra_bytes
-from tests.company import QWEN2_7B, differing, random_decoder
+from jobs.lab.answers_arms import QUESTIONS, Bench
+from jobs.lab.answers_model import BENCH, ModelSize
+from tests.support.company import QWEN2_7B, differing, random_decoder
 
 # The paper's LLaVA-OneVision-7B clip, and the most that compressing it may take on a data centre GPU.
 _SHAPE, _GOAL_MS = (32, 196, 3584), 5.0

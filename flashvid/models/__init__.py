@@ -5,9 +5,7 @@ What needs torch is loaded when it is first used; transformers only with a model
 
 from typing import TYPE_CHECKING, Any
 
-from flashvid.models.checks import check_answering
-from flashvid.models.sources import ModelSource, resolve_model
-from flashvid.models.types import (
+from flashvid.engine.types import (
     Answer,
     ClipQuestions,
     CompressedVideo,
@@ -16,10 +14,12 @@ from flashvid.models.types import (
     ScoredText,
     VisualFeatures,
 )
+from flashvid.models.checks import check_answering
+from flashvid.models.source import ModelSource, resolve_model
 
 if TYPE_CHECKING:
-    from flashvid.models.handle import VideoModel
     from flashvid.models.loading import load_model, load_preprocessor
+    from flashvid.models.video_model import VideoModel
 
 __all__ = [
     "Answer",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from flashvid.config import InnerPruningConfig
+from flashvid.engine.types import GenerationConfig
 from flashvid.errors import ConfigurationError
-from flashvid.models.families import family_named
-from flashvid.models.sources import ModelSource
-from flashvid.models.types import GenerationConfig
+from flashvid.models.registry import family_named
+from flashvid.models.source import ModelSource
 
 
 def check_answering(source: ModelSource, generation: GenerationConfig, pruning: InnerPruningConfig | None) -> None:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from flashvid.engine.types import LoadOptions
 from flashvid.models.modules import without_memory
-from flashvid.models.types import LoadOptions
 from flashvid.models.weights import Checkpoint
 
 Module = TypeVar("Module", bound=nn.Module)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from flashvid.errors import ConfigurationError, ModelLoadError
-from flashvid.models.sources import ModelSource
+from flashvid.models.source import ModelSource
 
 # Of the memory that is free when answering begins; the rest is for what a prefill computes in passing.
 _SHARE_FOR_TOKENS = 0.6

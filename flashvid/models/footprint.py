@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flashvid.models.families import family_named
 from flashvid.models.loading import named_dtype, stored_dtype
-from flashvid.models.sources import ModelSource
+from flashvid.models.registry import family_named
+from flashvid.models.source import ModelSource
 
 # Where a configuration leaves them out, as transformers' Qwen2 does.
 _ATTENTION_HEADS = 32

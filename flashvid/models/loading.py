@@ -6,12 +6,12 @@ from typing import get_args
 
 import torch
 
+from flashvid.engine.types import FramePreprocessor, LoadOptions, Part
 from flashvid.errors import ConfigurationError
 from flashvid.models.devices import refuse_too_large, usable_device
-from flashvid.models.families import family_named
-from flashvid.models.handle import VideoModel
-from flashvid.models.sources import ModelSource, model_errors, resolve_model
-from flashvid.models.types import FramePreprocessor, LoadOptions, Part
+from flashvid.models.registry import family_named
+from flashvid.models.source import ModelSource, model_errors, resolve_model
+from flashvid.models.video_model import VideoModel
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -1,7 +1,8 @@
 """Write dashboard.json, for Grafana's import page: `python infra/grafana/build_dashboard.py`.
 
 A dashboard is a list of panels, and a panel little more than a title and a query: that is what is written here. Names
-of metrics are those of pipeline/metrics.py, `flashvid:...` those of infra/prometheus/rules.yaml; tests hold them to it.
+of metrics are those of pipeline/run/metrics.py, `flashvid:...` those of infra/prometheus/rules.yaml; tests hold them
+to it.
 """
 
 from __future__ import annotations

@@ -22,12 +22,12 @@ from flashvid.models import CompressedVideo
 from jobs.bench.cost import single_thread, spent
 from jobs.bench.environment import describe_environment
 from jobs.bench.plots import plot_bars
-from jobs.bench.results import can_plot, write_report, write_rows
+from jobs.bench.reports import can_plot, write_report, write_rows
 from jobs.bench.turns import ALL, Patience, take_turns, unsettled
 from pipeline.config import CacheDtype
-from pipeline.keys import digest
-from pipeline.storage import Storage
-from pipeline.token_store import ClipOrigin, TokenStore
+from pipeline.store.keys import digest
+from pipeline.store.storage import Storage
+from pipeline.store.tokens import ClipOrigin, TokenStore
 
 # A clip of LLaVA-OneVision-7B at a tenth: 32 x 196 tokens of width 3584, of which 628 are left.
 _STEPS, _SIDE, _WIDTH, _KEPT = 32, 14, 3584, 628

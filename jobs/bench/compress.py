@@ -34,11 +34,11 @@ from jobs.bench.cost import (
 )
 from jobs.bench.environment import describe_environment
 from jobs.bench.plots import plot_bars
-from jobs.bench.results import can_plot, write_report, write_rows
+from jobs.bench.reports import can_plot, write_report, write_rows
 from jobs.bench.rivals import PATIENCE as RIVALS_PATIENCE
 from jobs.bench.rivals import measure_rivals, rivals_table
-from jobs.bench.thread_counts import ThreadDifferences, compare_thread_counts, threads_table
 from jobs.bench.turns import ALL, CONTROL, Patience, take_turns
+from jobs.lab.thread_counts import ThreadDifferences, compare_thread_counts, threads_table
 
 SHAPES = ((32, 196, 3584), (64, 169, 3584), (128, 196, 3584), (384, 196, 3584))
 RETENTIONS = (0.10, 0.25)

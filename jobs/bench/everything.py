@@ -6,15 +6,15 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from jobs.bench import answers
-from jobs.bench.answers_command import bench_answers
-from jobs.bench.answers_model import write_clip
 from jobs.bench.cache import bench_cache
 from jobs.bench.compress import bench_compress
-from jobs.bench.decode import PATIENCE, QUICK, bench_decode
 from jobs.bench.environment import describe_environment
-from jobs.bench.pipeline import bench_pipeline
-from jobs.bench.results import write_report
+from jobs.bench.reports import write_report
+from jobs.bench.video_decoding import PATIENCE, QUICK, bench_decode
+from jobs.lab import answers
+from jobs.lab.answers_command import bench_answers
+from jobs.lab.answers_model import write_clip
+from jobs.lab.pipeline import bench_pipeline
 
 # Of the video that is decoded: half a minute, and a few seconds.
 _DECODE_FRAMES, _QUICK_DECODE_FRAMES = 360, 48

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jobs.bench.measurement import FULL
-from jobs.bench.quality_table import ALL, QualityRow
+from jobs.lab.measurement import FULL
+from jobs.lab.quality_table import ALL, QualityRow
 
 
 def plot_quality(path: Path, rows: Sequence[QualityRow], methods: Sequence[str]) -> None:

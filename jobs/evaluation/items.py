@@ -9,12 +9,12 @@ from difflib import get_close_matches
 from flashvid.errors import ConfigurationError
 from jobs.evaluation.accuracy import Item
 from jobs.evaluation.letters import LetterRule
-from jobs.evaluation.scoring import score
+from jobs.evaluation.response_scores import score
 from pipeline.config import JobConfig
 from pipeline.inputs import Question, Video
-from pipeline.job_inputs import read_tables
-from pipeline.parquet import Row
-from pipeline.results import Results
+from pipeline.inputs.job_inputs import read_tables
+from pipeline.store.parquet import Row
+from pipeline.store.results import Results
 
 QUESTION_CATEGORY = "category"
 _COLUMNS = ("question", "options", "expected_answer", "response")

@@ -13,11 +13,11 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from jobs.report.pictures import Pictures, take_pictures
-from pipeline.history import PLAN_STAGE
-from pipeline.parquet import Row
-from pipeline.results import Results
-from pipeline.run_records import RunRecords
-from pipeline.storage import Storage
+from pipeline.plan.history import PLAN_STAGE
+from pipeline.store.parquet import Row
+from pipeline.store.results import Results
+from pipeline.store.run_records import RunRecords
+from pipeline.store.storage import Storage
 
 # Objects whose times are looked at for the curve of a run: each is a request.
 _MOST_PARTS = 2000

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.keys import content_key
-from pipeline.parquet import Row
-from pipeline.storage import Storage
-from pipeline.token_columns import read_token_columns
+from pipeline.store.keys import content_key
+from pipeline.store.parquet import Row
+from pipeline.store.storage import Storage
+from pipeline.store.token_columns import read_token_columns
 
 _COLUMNS = ["thumbnails", "frame_timestamps", "grid_thw", "indices", "assignment", "num_tokens"]
 _READ_THREADS = 16

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 
 from pipeline.config import QuestionRow
 from pipeline.errors import InputTableError
-from pipeline.inputs.table_files import is_table, read_table
-from pipeline.keys import digest, question_hash
+from pipeline.inputs.tables import is_table, read_table
+from pipeline.store.keys import digest, question_hash
 
 _COLUMNS = tuple(QuestionRow.model_fields)
 

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import InputTableError
-from pipeline.inputs.allowed import refusal
-from pipeline.inputs.table_files import is_table, read_table
-from pipeline.keys import shard_of
-from pipeline.storage import answering, resolve
+from pipeline.inputs.allowed_roots import refusal
+from pipeline.inputs.tables import is_table, read_table
+from pipeline.store.keys import shard_of
+from pipeline.store.storage import answering, resolve
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".mpeg"})
 _KNOWN_COLUMNS = ("video_id", "video_path", "start_s", "end_s")

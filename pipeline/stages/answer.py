@@ -11,14 +11,14 @@ import ray
 
 from flashvid.errors import FatalError
 from flashvid.models import Answer, ClipQuestions, CompressedVideo, load_model
+from pipeline.clip import ClipMessage, Failure
+from pipeline.cluster.device import reserved_device
 from pipeline.inputs import Question, QuestionTable
-from pipeline.keys import question_hash
-from pipeline.messages import ClipMessage, Failure
-from pipeline.planning import Clip
-from pipeline.prompts import option_letters, question_prompt
-from pipeline.stages.device import reserved_device
+from pipeline.plan.plan import Clip
+from pipeline.stages.prompts import option_letters, question_prompt
 from pipeline.stages.stage import Stage, StageSettings
-from pipeline.token_store import decode_tokens
+from pipeline.store.keys import question_hash
+from pipeline.store.tokens import decode_tokens
 
 
 class AnswerStage(Stage):

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from flashvid.models import load_preprocessor
-from pipeline.decoders.process import DecodeProcess
-from pipeline.decoding import DecodedClip, RemoteVideo
+from pipeline.clip import ClipMessage
 from pipeline.errors import VideoNotFoundError
-from pipeline.messages import ClipMessage
-from pipeline.planning import Clip
-from pipeline.sampling import is_sampled_down
+from pipeline.plan.plan import Clip
 from pipeline.stages.stage import Stage, StageSettings
-from pipeline.staging import Staging, is_read_in_place
+from pipeline.video.frame_blocks import DecodedClip, RemoteVideo
+from pipeline.video.frame_sampling import is_sampled_down
+from pipeline.video.process import DecodeProcess
+from pipeline.video.staging import Staging, is_read_in_place
 
 _ADMISSION_POLL_S = 0.05
 

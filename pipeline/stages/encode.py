@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flashvid.models import load_model
-from pipeline.messages import ClipMessage
-from pipeline.stages.device import reserved_device
+from pipeline.clip import ClipMessage
+from pipeline.cluster.device import reserved_device
 from pipeline.stages.stage import Stage, StageSettings
-from pipeline.token_store import ClipOrigin, encode_tokens
+from pipeline.store.tokens import ClipOrigin, encode_tokens
 
 _THUMBNAILS = 3
 _THUMBNAIL_SIDE = 160

@@ -15,13 +15,13 @@ from ray.exceptions import RayActorError
 
 from flashvid.errors import FatalError
 from flashvid.models import ModelSource
+from pipeline.clip import ClipMessage, Failure
+from pipeline.cluster.monitor import Worker
+from pipeline.cluster.node_model import model_on_this_node
 from pipeline.config import JobConfig
 from pipeline.errors import MonitorLostError, PoisonClipError, SuspectedClipError
-from pipeline.messages import ClipMessage, Failure
-from pipeline.monitor import Worker
-from pipeline.node_model import model_on_this_node
-from pipeline.storage import Storage
-from pipeline.token_store import TokenStore
+from pipeline.store.storage import Storage
+from pipeline.store.tokens import TokenStore
 
 # A process may die through no fault of the clip in its hands (a preempted node); twice in a row is suspicious.
 _DEATHS_ALLOWED = 2

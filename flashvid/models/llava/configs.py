@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 from transformers import PreTrainedConfig, Qwen2Config, SiglipVisionConfig
 
+from flashvid.engine.types import LoadOptions
 from flashvid.errors import ModelLoadError
 from flashvid.models.llava.settings import LlavaSettings
-from flashvid.models.sources import ModelSource
-from flashvid.models.types import LoadOptions
+from flashvid.models.source import ModelSource
 
 Config = TypeVar("Config", bound=PreTrainedConfig)
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flashvid.models.architectures import names_architecture
-from flashvid.models.llava.layouts import decoder_tensors, find_layout, tower_tensors
 from flashvid.models.llava.settings import (
     HUGGING_FACE_ARCHITECTURE,
     ORIGINAL_ARCHITECTURE,
@@ -14,19 +13,20 @@ from flashvid.models.llava.settings import (
     Pooling,
     pooling_of,
 )
+from flashvid.models.llava.tensors import decoder_tensors, find_layout, tower_tensors
 
 if TYPE_CHECKING:
+    from flashvid.engine.types import LoadOptions, Part
+    from flashvid.models.chat import ChatPrompt
     from flashvid.models.llava.language import LlavaLanguage
     from flashvid.models.llava.preprocess import LlavaFramePreprocessor
     from flashvid.models.llava.vision import LlavaVision
-    from flashvid.models.prompt import ChatPrompt
-    from flashvid.models.sources import ModelSource
-    from flashvid.models.types import LoadOptions, Part
+    from flashvid.models.source import ModelSource
     from flashvid.models.weights import Checkpoint
 
 
 class LlavaFamily:
-    """See `flashvid.models.families.Family`.
+    """See `flashvid.models.registry.Family`.
 
     Args:
         name: Of the family.
@@ -101,7 +101,7 @@ class LlavaFamily:
 
     def load_chat(self, source: ModelSource) -> ChatPrompt:
         """See `Family`."""
-        from flashvid.models.llava.chat import load_chat
+        from flashvid.models.llava.chat_template import load_chat
 
         return load_chat(source)
 

@@ -8,22 +8,22 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Model
 
-from flashvid.models.decoder import Decoder
+from flashvid.engine.decoder import Decoder
+from flashvid.engine.lm_input import QuestionSuffix, SharedPrefix
+from flashvid.engine.types import CompressedVideo, LoadOptions
+from flashvid.models.chat import ChatPrompt
 from flashvid.models.decoder_weights import read_decoder
-from flashvid.models.llava import prompts
-from flashvid.models.llava.chat import load_chat
+from flashvid.models.llava import layout
+from flashvid.models.llava.chat_template import load_chat
 from flashvid.models.llava.configs import decoder_config
-from flashvid.models.llava.layouts import decoder_tensors, find_layout
 from flashvid.models.llava.settings import LlavaSettings
-from flashvid.models.lm_input import QuestionSuffix, SharedPrefix
-from flashvid.models.prompt import ChatPrompt
-from flashvid.models.sources import ModelSource
-from flashvid.models.types import CompressedVideo, LoadOptions
+from flashvid.models.llava.tensors import decoder_tensors, find_layout
+from flashvid.models.source import ModelSource
 from flashvid.models.weights import Checkpoint
 
 
 class LlavaLanguage:
-    """See `flashvid.models.types.LanguageSide`."""
+    """See `flashvid.engine.types.LanguageSide`."""
 
     def __init__(self, decoder: Decoder, newline: Tensor, settings: LlavaSettings, chat: ChatPrompt) -> None:
         self.decoder = decoder
@@ -47,11 +47,11 @@ class LlavaLanguage:
 
     def prefix(self, before: tuple[int, ...], compressed: CompressedVideo) -> SharedPrefix:
         """What the decoder gets up to the video's last token or newline, from the ids before the video."""
-        return prompts.shared_prefix(self.decoder.embed(before), compressed, self._newline, self._newlines)
+        return layout.shared_prefix(self.decoder.embed(before), compressed, self._newline, self._newlines)
 
     def suffix(self, before: tuple[int, ...], after: tuple[int, ...], compressed: CompressedVideo) -> QuestionSuffix:
         """What the decoder gets behind that, from the ids before and behind the video."""
-        return prompts.question_suffix(len(before), after, compressed, self._newlines)
+        return layout.question_suffix(len(before), after, compressed, self._newlines)
 
     def reference_compatible(self) -> Self:
         """See `LanguageSide`: nothing differs."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from flashvid.errors import ConfigurationError, ModelLoadError
 from flashvid.models.llava.settings import LlavaSettings, is_hugging_face
 from flashvid.models.resizing import normalize, resize_frames, stored_settings
-from flashvid.models.sources import ModelSource
+from flashvid.models.source import ModelSource
 
 _HALF = (0.5, 0.5, 0.5)
 # The defaults of transformers' processor; the original code's are SigLIP's.

@@ -1,0 +1,1 @@
+"""Compression of visual tokens: FlashVID, its parts, and its rivals under one interface."""

@@ -1,0 +1,163 @@
+"""ADTS: select the tokens of each frame that matter and that differ (paper: ADTS; spec 2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from flashvid.compression.dyseg import Segments
+from flashvid.compression.products import gram
+from flashvid.compression.ranking import first_ranked
+from flashvid.config import TokenSelectionMethod
+
+# The reference scales its weights so that its marker of a chosen token, -1, lies below every candidate.
+REFERENCE_SCALE = 1e6
+REFERENCE_CHOSEN = -1.0
+# Cosine distances up to this are rounding (of a product in float32 over a model's width), and count as none: equal
+# tokens then tie for certain, and ties go by a rule.
+NO_DISTANCE = 1e-6
+
+
+def event_relevance(features: Tensor, frame_features: Tensor, segments: Segments) -> Tensor:
+    """How much each token agrees with its segment.
+
+    This is its dot product with the mean of the segment's frame means, not normalised and possibly negative.
+
+    Args:
+        features: `[T, N, D]`, floating.
+        frame_features: `[T, D]`, same dtype: the mean of each frame.
+        segments: Of the T frames; one of all frames makes it the relevance to the clip.
+
+    Returns:
+        `[T, N]`, same dtype.
+    """
+    sums = frame_features.new_zeros(len(segments.lengths), frame_features.shape[-1])
+    sums.index_add_(0, segments.of_frame, frame_features)
+    centres = (sums / torch.from_numpy(segments.sizes.clip(min=1)[:, None]).to(sums))[segments.of_frame]
+    # A row times a matrix: a matrix times a column takes five times as long here.
+    return torch.bmm(centres.unsqueeze(1), features.mT).squeeze(1)
+
+
+def token_weights(
+    scores: Tensor, relevance: Tensor | None, method: TokenSelectionMethod, *, reference_compatible: bool
+) -> Tensor:
+    """What each candidate is worth: `[T, N]` float32.
+
+    Args:
+        scores: `[T, N]`: the attention each token receives.
+        relevance: `[T, N]`, see `event_relevance`; used by "attn_div_v2".
+        method: See `CompressionConfig.token_selection_method`.
+        reference_compatible: With the reference's scale.
+    """
+    weights = scores.float()
+    if method == "div":
+        return torch.ones_like(weights)
+    if reference_compatible:
+        weights = weights * REFERENCE_SCALE
+    return weights if relevance is None else weights * relevance.float()
+
+
+def calibrated_distances(
+    features: Tensor, inverse_lengths: Tensor, weights: Tensor, *, reference_compatible: bool
+) -> tuple[Tensor, Tensor]:
+    """How far each candidate is from each other token of its frame, times what the candidate is worth.
+
+    Args:
+        features: `[T, N, D]`, float32 or float64.
+        inverse_lengths: `[T, N]`, see `products.inverse_lengths`.
+        weights: `[T, N]` float32.
+        reference_compatible: Take the second smallest distance to a candidate, its own included, for its nearest
+            neighbour's. The two differ where weights are negative.
+
+    Returns:
+        `[T, N, N]` float32, from token i to candidate j, which is not symmetric; and `[T, N]`, from the nearest
+        neighbour. Without `reference_compatible` a candidate's distance to itself is minus infinity, so that one
+        already picked is never the farthest.
+    """
+    # Scaling N x N products rather than N x D features saves a copy of the features. Both lengths at once, which
+    # stays symmetric.
+    scale = inverse_lengths.unsqueeze(2) * -inverse_lengths.unsqueeze(1)
+    distances = functional.threshold(gram(features).mul_(scale).add_(1.0), NO_DISTANCE, 0.0, inplace=True)
+    del scale
+    distances = distances.float().mul_(weights.unsqueeze(1))
+    if reference_compatible:
+        return distances, distances.topk(min(2, weights.shape[1]), dim=1, largest=False).values[:, -1]
+    diagonal = distances.diagonal(dim1=1, dim2=2)
+    diagonal.fill_(torch.inf)
+    nearest = distances.amin(dim=1)
+    diagonal.fill_(-torch.inf)
+    return distances, nearest
+
+
+def greedy_max_min(distances: Tensor, nearest: Tensor, num_selected: int, chosen_value: float | None) -> Tensor:
+    """Pick tokens one by one, each the farthest from those already picked.
+
+    The first is the one whose nearest neighbour is the farthest. Ties go to the lowest index. Each pick depends on
+    the one before, so this loop is the one that has to be: three operations a pick, for all frames at once.
+
+    Args:
+        distances: `[T, N, N]`, see `calibrated_distances`.
+        nearest: `[T, N]`, see there.
+        num_selected: Picks per frame, from 1 to N.
+        chosen_value: What a token already picked is worth to the next pick; None leaves it to `distances`.
+
+    Returns:
+        `[T, num_selected]` int64 in the order of picking; a token repeats where `distances` and `chosen_value` let it.
+    """
+    frames = torch.arange(len(distances), device=distances.device)
+    # The first pick fills the places of those to come, so that at every step they hold what has been chosen.
+    picks = nearest.argmax(dim=-1).repeat(num_selected, 1)
+    chosen = picks.T
+    last, *later = picks.unbind()
+    to_picked = worth = torch.full_like(nearest, torch.inf)
+    for pick in later:
+        torch.minimum(to_picked, distances[frames, last], out=to_picked)
+        if chosen_value is not None:
+            worth = to_picked.scatter(1, chosen, chosen_value)
+        last = torch.argmax(worth, dim=-1, out=pick)
+    return chosen
+
+
+def select_tokens(
+    features: Tensor,
+    inverse_lengths: Tensor,
+    scores: Tensor,
+    relevance: Tensor | None,
+    *,
+    num_selected: int,
+    method: TokenSelectionMethod,
+    reference_compatible: bool,
+) -> Tensor:
+    """Select tokens in every frame; decisions are made in float32 whatever the dtype of the input.
+
+    Args:
+        features: `[T, N, D]`, float32 or float64.
+        inverse_lengths: `[T, N]`, see `products.inverse_lengths`.
+        scores: `[T, N]`, floating: the attention each token receives.
+        relevance: `[T, N]`, see `event_relevance`; needed by "attn_div_v2", which without it is "attn_div".
+        num_selected: Tokens per frame; more than N selects all N.
+        method: See `CompressionConfig.token_selection_method`.
+        reference_compatible: "attn_div_v2" may select one token several times, zero vectors have no distance
+            (NaN, which is picked first), and the weights carry the reference's scale.
+
+    Returns:
+        `[T, min(num_selected, N)]` int64 in the order of selection: fewer tokens are the first of more.
+    """
+    num_selected = min(num_selected, features.shape[1])
+    if num_selected == 0:
+        return torch.empty(len(features), 0, dtype=torch.int64, device=features.device)
+    if method == "attn":
+        return first_ranked(scores.float(), num_selected, largest=True, reference_compatible=reference_compatible)
+    weights = token_weights(scores, relevance, method, reference_compatible=reference_compatible)
+    distances, nearest = calibrated_distances(
+        features, inverse_lengths, weights, reference_compatible=reference_compatible
+    )
+    if not reference_compatible or method == "attn_div_v2":
+        return greedy_max_min(distances, nearest, num_selected, None)
+    if not bool(distances.amin() >= 0):
+        # Zero vectors, whose distances are NaN, or negative scores: the marker has to be written again at each pick.
+        return greedy_max_min(distances, nearest, num_selected, REFERENCE_CHOSEN)
+    # Below all distances, as a token's distance to itself it does the same, and each pick is an operation less.
+    distances.diagonal(dim1=1, dim2=2).fill_(REFERENCE_CHOSEN)
+    return greedy_max_min(distances, nearest, num_selected, None)

@@ -1,0 +1,96 @@
+"""The one entry to compression: check what comes in, and hand it to the method that the settings name."""
+
+from __future__ import annotations
+
+import math
+from operator import index
+
+import torch
+from torch import Tensor
+
+from flashvid.compression.result import ClipFeatures, CompressionResult
+from flashvid.config import CompressionConfig
+from flashvid.errors import InvalidFeaturesError
+from flashvid.methods import METHODS
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Products of two features, a score and the reference's 1e6, summed over a model's width, still fit float32.
+LARGEST_MAGNITUDE = 1e9
+
+
+def compress(
+    features: Tensor, scores: Tensor, config: CompressionConfig, *, grid_hw: tuple[int, int] | None = None
+) -> CompressionResult:
+    """Compress the visual tokens of one video.
+
+    The same input gives the same bytes, run after run, on one machine with one number of threads. The arguments
+    are not changed, and no gradient is recorded.
+
+    Args:
+        features: `[T, N, D]`, any floating dtype and device: what the projector gives to the LLM.
+        scores: `[T, N]`, floating, on the same device: the attention each token receives in the vision tower.
+        config: The settings.
+        grid_hw: Rows and columns of a frame's tokens, for methods that look at neighbours; a square when omitted.
+
+    Returns:
+        `config.clip_budget(T, N)` tokens exactly; a budget of all T * N keeps every token as it is. With
+        `reference_compatible` it is `T * config.budget(N)` and at most T more, since there the clusters of each
+        frame are rounded up.
+
+    Raises:
+        InvalidFeaturesError: The tensors have a wrong shape, dtype, layout or device, are empty, or hold values that
+            are not finite or beyond 1e9; or the grid is not one of N tokens.
+        ConfigurationError: `reference_compatible` with a temporal threshold of 1 or more and tokens to merge,
+            where the reference divides by zero.
+    """
+    check_inputs(features, scores)
+    num_tokens = features.shape[1]
+    if grid_hw is None and math.isqrt(num_tokens) ** 2 == num_tokens:
+        grid_hw = (math.isqrt(num_tokens), math.isqrt(num_tokens))
+    if grid_hw is not None:
+        grid_hw = _checked_grid(grid_hw, num_tokens)
+    with torch.no_grad():
+        return METHODS[config.method].compress(ClipFeatures(features, scores, grid_hw), config)
+
+
+def _checked_grid(grid_hw: tuple[int, int], num_tokens: int) -> tuple[int, int]:
+    try:
+        rows, columns = map(index, grid_hw)
+    except (TypeError, ValueError):
+        raise InvalidFeaturesError(f"grid_hw must be two whole numbers, rows and columns, not {grid_hw!r}") from None
+    if min(rows, columns) < 1 or rows * columns != num_tokens:
+        raise InvalidFeaturesError(f"a grid of {rows} x {columns} tokens does not make {num_tokens}")
+    return rows, columns
+
+
+def check_inputs(features: Tensor, scores: Tensor) -> None:
+    """Refuse what cannot be compressed; see `compress`.
+
+    Raises:
+        InvalidFeaturesError: See `compress`.
+    """
+    for name, tensor, shape in (("features", features, "[T, N, D]"), ("scores", scores, "[T, N]")):
+        if not isinstance(tensor, Tensor):
+            raise InvalidFeaturesError(f"{name} must be a tensor {shape}, not {type(tensor).__name__}")
+        if tensor.ndim != shape.count(",") + 1:
+            raise InvalidFeaturesError(f"{name} must be {shape}, not of shape {list(tensor.shape)}")
+        if tensor.dtype not in DTYPES:
+            raise InvalidFeaturesError(f"{name} must be floating point of 16, 32 or 64 bits, not {tensor.dtype}")
+        if tensor.numel() == 0:
+            raise InvalidFeaturesError(f"{name} are empty: shape {list(tensor.shape)}")
+    if features.shape[:2] != scores.shape:
+        raise InvalidFeaturesError(
+            f"features {list(features.shape)} and scores {list(scores.shape)} disagree on frames or tokens"
+        )
+    if features.device != scores.device:
+        raise InvalidFeaturesError(f"features are on {features.device}, scores on {scores.device}")
+    for name, tensor in (("features", features), ("scores", scores)):
+        if tensor.layout != torch.strided or tensor.is_meta:
+            kind = "a meta tensor" if tensor.is_meta else tensor.layout
+            raise InvalidFeaturesError(f"{name} must be a dense tensor with values, not {kind}")
+        # One pass and no copy; NaN comes through.
+        extremes = [float(extreme) for extreme in tensor.detach().aminmax()]
+        if not all(math.isfinite(extreme) for extreme in extremes):
+            raise InvalidFeaturesError(f"{name} contain NaN or infinite values")
+        if max(map(abs, extremes)) > LARGEST_MAGNITUDE:
+            raise InvalidFeaturesError(f"{name} contain values beyond {LARGEST_MAGNITUDE:g}")

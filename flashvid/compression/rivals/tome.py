@@ -1,0 +1,58 @@
+"""ToMe: bipartite soft matching, repeated until few enough tokens are left (arXiv 2210.09461).
+
+Written from the paper's section on token merging. The paper merges between the layers of a vision transformer, by keys;
+here a trained tower is left alone, and its output is merged, by features, frame by frame.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from flashvid.compression.method import CompressionMethod, frame_budgets, merge_into
+from flashvid.compression.result import ClipFeatures, CompressionResult
+from flashvid.config import CompressionConfig
+
+
+def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
+    num_frames, num_tokens = clip.scores.shape
+    budgets = frame_budgets(config.clip_budget(num_frames, num_tokens), num_frames)
+    owners = []
+    for frame, budget in enumerate(budgets):
+        owners.append(frame * num_tokens + merge_frame(clip.features[frame], max(budget, 1)))
+    # With less than one token a frame, some frames are not heard of.
+    heard = torch.tensor(budgets, device=clip.features.device) > 0
+    assignment = torch.cat(owners).masked_fill(~heard.repeat_interleave(num_tokens), -1)
+    return merge_into(clip, torch.unique(assignment[assignment >= 0]), assignment)
+
+
+def merge_frame(features: Tensor, budget: int) -> Tensor:
+    """Merge the tokens of one frame.
+
+    Args:
+        features: `[N, D]`, floating.
+        budget: Tokens to leave, at least 1.
+
+    Returns:
+        `[N]` int64: for each token the one it was merged into, itself where it was left.
+    """
+    owner = torch.arange(len(features), device=features.device)
+    sums = features.float().clone()
+    left = owner
+    while len(left) > budget:
+        # Of a group the sum points where its mean does.
+        units = functional.normalize(sums[left], dim=-1)
+        # Every other token is a source, the rest are targets; at most half can go in a round.
+        similarity, target = (units[0::2] @ units[1::2].T).max(dim=-1)
+        count = min(len(left) - budget, len(similarity), len(left) - 1)
+        merged = similarity.sort(descending=True, stable=True).indices[:count]
+        sources, targets = left[0::2][merged], left[1::2][target[merged]]
+        for source, goal in zip(sources.tolist(), targets.tolist(), strict=True):
+            sums[goal] += sums[source]
+            owner[owner == source] = goal
+        left = torch.unique(owner)
+    return owner
+
+
+METHOD = CompressionMethod(_compress, "ToMe, arXiv 2210.09461: bipartite soft matching")

@@ -1,0 +1,141 @@
+"""Long videos: compress block by block, in memory bounded by the longest segment allowed. See docs/streaming.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from flashvid.compression.api import check_inputs
+from flashvid.compression.dyseg import transition_similarities
+from flashvid.compression.flashvid import compress_flashvid
+from flashvid.compression.result import ClipFeatures, CompressionResult
+from flashvid.config import CompressionConfig
+from flashvid.errors import ConfigurationError, InvalidFeaturesError
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedSegment:
+    """One segment of a video that is still going on."""
+
+    first_frame: int
+    """Where it begins, counted in frames of the stream."""
+    result: CompressionResult
+    """The segment as a clip of its own: its indices and its assignment begin at its own first token."""
+
+
+def compress_stream(
+    blocks: Iterable[tuple[Tensor, Tensor]], config: CompressionConfig, *, max_segment_frames: int
+) -> Iterator[StreamedSegment]:
+    """Compress a video of any length, segment by segment, as each one closes.
+
+    Where hard cuts (transitions below `segment_threshold`) decide the segments, and none is longer than
+    `max_segment_frames`, the segments put together equal `compress(..., complementary_segment=False)` of the whole
+    clip: same indices and assignment, and tokens up to rounding. Budgets are exact from the first frame on, so the
+    whole stream has exactly `config.clip_budget` tokens. It differs where
+
+    - `complementary_segment` would cut further: that takes the whole clip, and is left out;
+    - a segment reaches `max_segment_frames`: it is cut there, and no tree reaches over the cut;
+    - `do_segment` is off: then only those cuts are left.
+
+    Args:
+        blocks: `(features [t, N, D], scores [t, N])` of any number of frames each, in order; N, D, dtype and
+            device stay the same. See `compress` for what they may hold. A block may be overwritten as soon as the
+            next one is asked for.
+        config: The settings; `method` has to be "flashvid", `event_relevance` "segment".
+        max_segment_frames: Frames of the longest segment; memory is that of compressing so many and one block.
+
+    Returns:
+        An iterator over segments in order. Every frame is in one.
+
+    Raises:
+        ConfigurationError: A setting that needs the whole clip, or `max_segment_frames` below 1.
+        InvalidFeaturesError: See `compress`; also where blocks do not fit each other.
+    """
+    if not isinstance(max_segment_frames, int) or max_segment_frames < 1:
+        raise ConfigurationError(f"max_segment_frames must be a whole number from 1, not {max_segment_frames}")
+    if config.method != "flashvid":
+        raise ConfigurationError(f"compress_stream knows the method flashvid, not {config.method}")
+    if config.event_relevance == "clip":
+        raise ConfigurationError('event_relevance "clip" needs the whole clip: use "segment" with compress_stream')
+    return _segments(blocks, config, max_segment_frames)
+
+
+def _segments(
+    blocks: Iterable[tuple[Tensor, Tensor]], config: CompressionConfig, max_segment_frames: int
+) -> Iterator[StreamedSegment]:
+    """`compress_stream`, whose arguments are checked when it is called, not when it is first asked."""
+    whole = config.model_copy(update={"do_segment": False})
+    held: list[tuple[Tensor, Tensor]] = []
+    first_frame = num_held = 0
+    last_mean: Tensor | None = None
+
+    def close() -> StreamedSegment:
+        features, scores = (torch.cat(parts) for parts in zip(*held, strict=True))
+        held.clear()
+        with torch.no_grad():
+            result = compress_flashvid(ClipFeatures(features, scores), whole, first_frame=first_frame)
+        return StreamedSegment(first_frame, result)
+
+    for features, scores in blocks:
+        check_inputs(features, scores)
+        if held and (features.shape[1:] != held[0][0].shape[1:] or features.dtype != held[0][0].dtype):
+            raise InvalidFeaturesError(
+                f"a block of {list(features.shape[1:])} {features.dtype} follows blocks of "
+                f"{list(held[0][0].shape[1:])} {held[0][0].dtype}"
+            )
+        is_cut, last_mean = _hard_cuts(features, last_mean, config)
+        start = 0
+        for frame, cut in enumerate(is_cut):
+            if num_held > 0 and (cut or num_held == max_segment_frames):
+                if frame > start:
+                    held.append((features[start:frame], scores[start:frame]))
+                yield close()
+                first_frame, num_held, start = first_frame + num_held, 0, frame
+            num_held += 1
+        # Copied, so that a segment does not keep alive the block that it begins in.
+        held.append((features[start:].clone(), scores[start:].clone()))
+    if num_held > 0:
+        yield close()
+
+
+def joined(segments: Iterable[StreamedSegment], tokens_per_frame: int) -> CompressionResult:
+    """All segments of a stream as one result, as `compress` gives it of a whole clip.
+
+    Args:
+        segments: From `compress_stream`: at least one, in order, none missing.
+        tokens_per_frame: N.
+
+    Raises:
+        InvalidFeaturesError: There is no segment.
+    """
+    parts = list(segments)
+    if not parts:
+        raise InvalidFeaturesError("there are no segments to join: the stream had no frames")
+    slots = accumulate((len(part.result.tokens) for part in parts), initial=0)
+    assignments = [
+        torch.where(part.result.assignment < 0, -1, part.result.assignment + slot)
+        for part, slot in zip(parts, slots, strict=False)
+    ]
+    return CompressionResult(
+        torch.cat([part.result.tokens for part in parts]),
+        torch.cat([part.result.indices + part.first_frame * tokens_per_frame for part in parts]),
+        torch.cat(assignments),
+        tuple(length for part in parts for length in part.result.segment_lengths),
+    )
+
+
+def _hard_cuts(features: Tensor, last_mean: Tensor | None, config: CompressionConfig) -> tuple[list[bool], Tensor]:
+    """Whether there is a cut before each frame of a block, and the mean of its last frame."""
+    if not config.reference_compatible:
+        features = features.to(torch.promote_types(features.dtype, torch.float32))
+    means = features.detach().mean(dim=1)
+    if last_mean is None:
+        last_mean = means[0]
+    joined = torch.cat([last_mean.unsqueeze(0), means])
+    similarities = transition_similarities(joined, reference_compatible=config.reference_compatible)
+    is_cut = (similarities < config.segment_threshold) & config.do_segment
+    return is_cut.tolist(), means[-1].clone()

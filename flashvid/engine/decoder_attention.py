@@ -1,0 +1,245 @@
+"""How a decoder's newest tokens attend: one sequence's on top of its cache, or those of many slots together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward
+
+from flashvid.engine.kv_cache import KVCache
+from flashvid.engine.kv_slots import ROOM, KVSlots, Section
+from flashvid.errors import ConfigurationError
+
+# Queries of a slot that are run together with those of others, at most: more are worth a call of their own, without a
+# mask that is as large as all of them times their keys.
+_MOST_PADDED = 256
+# A layer's number and attention module, rotated queries `[L, H, d]`, keys and values `[L, G, d]` of the new tokens,
+# which it adds to the caches; what these attend to `[L, H * d]`. Tokens behind those of the sequences get zeros.
+Attend = Callable[[int, nn.Module, Tensor, Tensor, Tensor], Tensor]
+
+
+def check_implementation(implementation: str) -> None:
+    """Whether a decoder can attend like that.
+
+    Raises:
+        ConfigurationError: it can't.
+    """
+    if implementation not in ("eager", "sdpa") and "flash_attention" not in implementation:
+        raise ConfigurationError(f"attention implementation {implementation!r} is none of eager, sdpa, flash_attention")
+
+
+class SequenceAttention:
+    """Causal attention of one sequence's newest tokens, on top of its cache."""
+
+    def __init__(self, implementation: str, cache: KVCache) -> None:
+        self._attend = _CausalAttention(implementation)
+        self._cache = cache
+
+    def __call__(self, layer: int, attention: nn.Module, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """See `Attend`."""
+        cached = self._cache[layer].append(keys.transpose(0, 1), values.transpose(0, 1))
+        return self._attend(attention, queries.transpose(0, 1), *cached)
+
+
+@dataclass(frozen=True, eq=False)
+class SlotTokens:
+    """Tokens that are added to slots.
+
+    Attributes:
+        slots: To which; more than one token for each only if they have just begun, for as many.
+        counts: To each slot how many, at least one.
+        padded: So many, or more, that a slot's queries are filled up to. What is computed may depend on it in its last
+            bits, so it has to follow from each slot's own tokens. 1 for decoding.
+    """
+
+    slots: KVSlots
+    counts: Sequence[int]
+    padded: int
+
+
+class SlotAttention:
+    """Causal attention of the newest tokens of slots, one call for all slots that are in the same tensors."""
+
+    def __init__(self, implementation: str, batches: Sequence[SlotTokens]) -> None:
+        self._alone = _CausalAttention(implementation)
+        # Flash attention takes no mask, and has nothing to gain on few queries.
+        self._together = _eager if implementation == "eager" else _sdpa
+        self._batches = batches
+        # Of each batch, in the section that is being run.
+        self._places: list[_Places] = []
+
+    def __call__(self, layer: int, attention: nn.Module, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """See `Attend`."""
+        attended = []
+        counts = [places.tokens for places in self._in(layer, queries.shape[1] // keys.shape[1])]
+        filling = len(queries) - sum(counts)
+        parts = (torch.split_with_sizes(part, [*counts, filling]) for part in (queries, keys, values))
+        for places, own, *new in zip(self._places, *parts, strict=False):
+            all_keys, all_values = places.put(layer, *new)
+            if places.mask is not None:
+                scaling = cast("float", attention.scaling)
+                output = _shared_by_threads(
+                    self._together, places.padded(own), all_keys, all_values, places.mask, scaling
+                )
+                attended.append(places.unpadded(output))
+            else:
+                for slot, (part, length) in enumerate(zip(own.split(places.counts), places.lengths, strict=True)):
+                    seen = (tensor[slot, :, :length] for tensor in (all_keys, all_values))
+                    attended.append(self._alone(attention, part.transpose(0, 1), *seen))
+        if filling:
+            attended.append(queries.new_zeros(filling, queries[0].numel()))
+        return attended[0] if len(attended) == 1 else torch.cat(attended)
+
+    def _in(self, layer: int, heads_per_group: int) -> list[_Places]:
+        """The places in a layer's section; where a section begins, the slots grow by the tokens."""
+        if not self._places or layer not in self._places[0].section.layers:
+            self._places = [_Places(batch.slots.section(layer), batch, heads_per_group) for batch in self._batches]
+        return self._places
+
+
+class _Places:
+    """Where a batch's tokens stand in the slots of a section, which grow by them."""
+
+    def __init__(self, section: Section, batch: SlotTokens, heads_per_group: int) -> None:
+        self.section = section
+        self.counts, self.tokens = [*batch.counts], sum(batch.counts)
+        self._slots, self._padded, self._heads = len(batch.counts), batch.padded, heads_per_group
+        device, before = section.lengths.device, section.lengths
+        self._each = torch.arange(self._slots, device=device)
+        self._is_single = batch.padded == 1
+        if self._is_single:
+            self._unseen = 0
+            self._slot_of, self._place_of = self._each, before
+            section.lengths = before + 1
+        else:
+            # They have just begun, for these tokens: what is left for the answer is empty.
+            self._unseen = ROOM
+            if section.fullest + batch.padded > section.capacity - ROOM:
+                raise ValueError(
+                    f"slots of {section.capacity} tokens that hold {section.fullest} have no room for "
+                    f"{batch.padded} more"
+                )
+            counts = torch.tensor(batch.counts, device=device)
+            firsts = counts.cumsum(dim=0) - counts
+            self._slot_of = self._each.repeat_interleave(counts, output_size=self.tokens)
+            self._offset_of = torch.arange(self.tokens, device=device) - firsts[self._slot_of]
+            self._place_of = before[self._slot_of] + self._offset_of
+            section.lengths = before + counts
+        section.fullest += max(batch.counts)
+        self.mask: Tensor | None = None
+        if batch.padded > _MOST_PADDED:
+            self.lengths: list[int] = section.lengths.tolist()
+        else:
+            # What fills up sees something, too: a row of nothing is not a number.
+            last = before[:, None] + torch.arange(batch.padded, device=device)
+            hidden = torch.arange(section.capacity - self._unseen, device=device) > last[..., None]
+            mask = section.keys[0].new_zeros(hidden.shape).masked_fill_(hidden, -math.inf)
+            rows = (self._slots, self._heads, *mask.shape[1:])
+            self.mask = mask[:, None] if self._is_single else mask[:, None].expand(rows).flatten(1, 2)[:, None]
+
+    def put(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Put the tokens' keys and values `[L, G, d]` into a layer; those to be looked at, `[S, G, K, d]` each."""
+        index = layer - self.section.layers[0]
+        tensors = self.section.keys[index], self.section.values[index]
+        for tensor, new in zip(tensors, (keys, values), strict=True):
+            tensor[self._slot_of, :, self._place_of] = new
+        if not self._unseen:
+            return tensors
+        keys, values = (tensor[:, :, : -self._unseen] for tensor in tensors)
+        return keys, values
+
+    def padded(self, queries: Tensor) -> Tensor:
+        """Packed queries `[L, H, d]` as `[S, G, H / G * padded, d]`.
+
+        The heads of a group have the same keys: as if they were tokens of one head, nothing is read twice.
+        """
+        tokens, heads, width = queries.shape
+        if self._is_single:
+            return queries.reshape(tokens, heads // self._heads, self._heads, width)
+        filled = queries.new_zeros(self._slots, self._padded, heads, width)
+        filled[self._slot_of, self._offset_of] = queries
+        grouped = filled.view(self._slots, self._padded, heads // self._heads, self._heads, width)
+        return grouped.permute(0, 2, 3, 1, 4).flatten(2, 3)
+
+    def unpadded(self, output: Tensor) -> Tensor:
+        """The opposite: packed `[L, H * d]`."""
+        if self._is_single:
+            return output.flatten(1)
+        slots, groups, _, width = output.shape
+        apart = output.view(slots, groups, self._heads, self._padded, width).permute(0, 3, 1, 2, 4)
+        return apart[self._slot_of, self._offset_of].flatten(1)
+
+
+class _CausalAttention:
+    """Causal attention of one sequence's newest tokens to all of its own, at its own length."""
+
+    def __init__(self, implementation: str) -> None:
+        self._implementation = implementation
+        self._function: Any = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        # One mask for all layers of a length: out of a bool, torch would make another in every layer.
+        self._masks: dict[tuple[int, int], Tensor | None] = {}
+
+    def __call__(self, attention: nn.Module, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """The newest L tokens `[H, L, d]` to all `[G, P + L, d]`; `[L, H * d]`."""
+        shape = (queries.shape[1], keys.shape[1])
+        if shape not in self._masks:
+            self._masks[shape] = _causal_mask(self._implementation, *shape, queries)
+        mask, scaling = self._masks[shape], cast("float", attention.scaling)
+        batch = queries.unsqueeze(0), keys.unsqueeze(0), values.unsqueeze(0)
+        if mask is not None and self._implementation == "sdpa" and queries.device.type == "cpu":
+            # Transformers repeats every key and value for its group of queries here, since masked kernels of CUDA want
+            # that; the CPU's does not, and the sums are the same bits.
+            grouped = functional.scaled_dot_product_attention(*batch, mask, scale=scaling, enable_gqa=True)
+            return grouped.transpose(1, 2).reshape(queries.shape[1], -1)
+        output, _ = self._function(attention, *batch, mask, scaling=scaling, dropout=0.0)
+        return cast("Tensor", output.reshape(queries.shape[1], -1))
+
+
+# Queries `[S, G, L, d]`, keys and values `[S, G, K, d]`, a mask to add, the scaling; `[S, G, L, d]`.
+_Together = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
+
+
+def _shared_by_threads(
+    attend: _Together, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scaling: float
+) -> Tensor:
+    """Attention of slots, in which one's bits do not hang on how many there are.
+
+    A CPU's threads share pairs of slot and head. What they can't share, a single pair or a single query of each, they
+    compute together, in parts that hang on how many pairs there are; so these are made two.
+    """
+    slots, groups, length, _ = queries.shape
+    if queries.device.type != "cpu" or (length > 1 and slots * groups > 1):
+        return attend(queries, keys, values, mask, scaling)
+    if length == 1:
+        queries = functional.pad(queries, (0, 0, 0, 1))
+    if slots * groups == 1:
+        queries, keys, values, mask = (tensor.expand(2, *tensor.shape[1:]) for tensor in (queries, keys, values, mask))
+    return attend(queries, keys, values, mask, scaling)[:slots, :, :length]
+
+
+def _sdpa(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scaling: float) -> Tensor:
+    return functional.scaled_dot_product_attention(queries, keys, values, mask, scale=scaling)
+
+
+def _eager(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scaling: float) -> Tensor:
+    """As transformers' eager attention."""
+    scores = queries @ keys.transpose(-1, -2) * scaling + mask
+    return scores.softmax(dim=-1, dtype=torch.float32).to(queries.dtype) @ values
+
+
+def _causal_mask(implementation: str, length: int, total: int, like: Tensor) -> Tensor | None:
+    """Which of `total` keys each of the newest `length` tokens sees, as an attention implementation wants it."""
+    # Without a mask, sdpa and flash attention are causal; but sdpa only if nothing is cached.
+    if length == 1 or "flash" in implementation or (implementation == "sdpa" and length == total):
+        return None
+    seen = torch.ones(length, total, dtype=torch.bool, device=like.device).tril(total - length)
+    # Transformers' own eager masks hold the least number, sdpa makes an infinite one of False.
+    unseen = torch.finfo(like.dtype).min if implementation == "eager" else -math.inf
+    return like.new_zeros(length, total).masked_fill_(~seen, unseen)[None, None]

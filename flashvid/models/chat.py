@@ -1,0 +1,182 @@
+"""The chat prompt around a video: a template filled in, as token ids before and after the visual tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from flashvid.errors import ConfigurationError, ModelLoadError
+from flashvid.models.source import chat_template, read_json
+
+if TYPE_CHECKING:
+    from llguidance import LLTokenizer
+
+# What stands for an image in the families' templates; a LLaVA of the original layout has a video there.
+_IMAGES = ("<|image_pad|>", "<image>")
+
+
+class ChatPrompt:
+    """A tokenizer with its chat template.
+
+    Attributes:
+        end_tokens: Ids that end an answer.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, template: str, video_token: str, end_tokens: frozenset[int]
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+        self._video = video_token
+        added = tokenizer.get_added_vocab()
+        self._video_id = tokenizer.get_vocab()[video_token]
+        self._image_ids = {added[token] for token in _IMAGES if token in added and token != video_token}
+        self._special = sorted(added, key=len, reverse=True)
+        self.end_tokens = end_tokens
+
+    @classmethod
+    def load(cls, path: Path, *, video_token: str) -> Self:
+        """Read a model directory's tokenizer, template and end tokens.
+
+        Raises:
+            ModelLoadError: no usable tokenizer, no chat template, nothing that ends an answer.
+        """
+        tokenizer, template = load_tokenizer(path), chat_template(path)
+        if template is None:
+            raise ModelLoadError("there is no chat template", str(path))
+        return cls(tokenizer, template, video_token, end_tokens(path, tokenizer))
+
+    def around_video(
+        self, question: str, system_prompt: str, template: str | None = None
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Token ids of a question's prompt before and after its visual tokens.
+
+        Args:
+            question: The user's.
+            system_prompt: The system's turn.
+            template: Jinja text; the model's own when omitted.
+
+        Raises:
+            ConfigurationError: the template does not place exactly one video, places an image, leaves the question
+                out, or can't be filled in.
+        """
+        before, after = self._texts(question, system_prompt, template, num_videos=1)
+        return before, after
+
+    def without_video(self, question: str, system_prompt: str, template: str | None = None) -> tuple[int, ...]:
+        """Token ids of the prompt of a question about no video; see `around_video`.
+
+        Raises:
+            ConfigurationError: the template places a video or an image all the same, leaves the question out, or can't
+                be filled in.
+        """
+        (ids,) = self._texts(question, system_prompt, template, num_videos=0)
+        return ids
+
+    def _texts(
+        self, question: str, system_prompt: str, template: str | None, *, num_videos: int
+    ) -> tuple[tuple[int, ...], ...]:
+        """Ids of a prompt around its videos, which has been checked."""
+        text = self.render(question, system_prompt, template, with_video=num_videos > 0)
+        if template is not None and self._as_text(question).strip() not in text:
+            raise ConfigurationError("the chat template leaves out the question: it is a text of the user's content")
+        texts = self.split_at_videos(text)
+        if len(texts) != num_videos + 1:
+            raise ConfigurationError(
+                f"the chat template places {len(texts) - 1} videos, not {num_videos}: {self._video} stands for one"
+            )
+        if any(not self._image_ids.isdisjoint(ids) for ids in texts):
+            raise ConfigurationError("the chat template places an image; questions about images are not supported yet")
+        return texts
+
+    def split_at_videos(self, text: str) -> tuple[tuple[int, ...], ...]:
+        """Token ids of a prompt around its placeholders for videos: one run more than there are placeholders."""
+        runs: list[list[int]] = [[]]
+        for token in self._tokenizer(text, add_special_tokens=False)["input_ids"]:
+            if token == self._video_id:
+                runs.append([])
+            else:
+                runs[-1].append(token)
+        return tuple(tuple(run) for run in runs)
+
+    def render(self, question: str, system_prompt: str, template: str | None = None, *, with_video: bool = True) -> str:
+        """A question's prompt as text, with a placeholder for the video if there is one; see `around_video`."""
+        # A question is text: what looks like a special token in it must not become one.
+        question = self._as_text(question)
+        messages: list[dict[str, Any]] = [
+            {"role": "system", "content": [{"type": "text", "text": system_prompt}]},
+            {"role": "user", "content": [*[{"type": "video"}] * with_video, {"type": "text", "text": question}]},
+        ]
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    messages, chat_template=template or self._template, tokenize=False, add_generation_prompt=True
+                )
+            )
+        except Exception as error:  # noqa: BLE001 - a template is a program, and may fail in any way
+            raise ConfigurationError(f"the chat template can't be filled in: {error}") from None
+
+    def continuation(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text as the assistant would write it; special tokens in it are text."""
+        return tuple(self._tokenizer(self._as_text(text), add_special_tokens=False)["input_ids"])
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Generated ids as text, without special tokens, and with the blanks around it."""
+        return str(self._tokenizer.decode([*ids], skip_special_tokens=True))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Generated ids as text, without special tokens."""
+        return self.text(ids).strip()
+
+    @cached_property
+    def constraint(self) -> LLTokenizer:
+        """The tokenizer as grammars use it; made when it is first needed, which takes a second for a large one.
+
+        Raises:
+            ConfigurationError: a tokenizer in Python alone.
+        """
+        from llguidance.hf import from_tokenizer
+
+        if not isinstance(self._tokenizer, PreTrainedTokenizerFast):
+            raise ConfigurationError("json_schema needs a tokenizer of the tokenizers library")
+        return from_tokenizer(self._tokenizer, eos_token=sorted(self.end_tokens))
+
+    def _as_text(self, text: str) -> str:
+        for token in self._special:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """A model directory's tokenizer; no code from that directory is run.
+
+    Raises:
+        ModelLoadError: it is unusable.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # noqa: BLE001 - the tokenizers library raises nothing more special
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelLoadError(f"the tokenizer can't be loaded: {lines[0]}", str(path)) from None
+
+
+def end_tokens(path: Path, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Ids that end an answer.
+
+    Raises:
+        ModelLoadError: neither generation_config.json nor the tokenizer names one, or it is no id of the tokenizer.
+    """
+    file = path / "generation_config.json"
+    ends = read_json(file).get("eos_token_id") if file.is_file() else None
+    if ends is None:
+        ends = tokenizer.eos_token_id
+    if ends is None:
+        raise ModelLoadError("neither generation_config.json nor the tokenizer names a token that ends", str(path))
+    ids = ends if isinstance(ends, list) else [ends]
+    if not ids or not all(isinstance(token, int) and 0 <= token < len(tokenizer) for token in ids):
+        raise ModelLoadError(f"{ends!r} names no token that ends, of the tokenizer's {len(tokenizer)}", str(path))
+    return frozenset(ids)

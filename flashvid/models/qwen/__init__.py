@@ -1,0 +1,1 @@
+"""The Qwen families, and what they share."""

@@ -1,0 +1,150 @@
+"""Frames to patches, as Hugging Face's Qwen2-VL video processor makes them (which needs torchvision; this does not)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flashvid.errors import ConfigurationError, InvalidFeaturesError
+from flashvid.models.resizing import normalize, resize_frames, stored_settings
+from flashvid.models.source import ModelSource
+
+# The processor's defaults, for directories that leave them out.
+_MIN_PIXELS, _MAX_PIXELS = 128 * 28 * 28, 768 * 28 * 28
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+_LARGEST_ASPECT_RATIO = 200
+
+
+@dataclass(frozen=True)
+class QwenFramePreprocessor:
+    """Resizing and patching.
+
+    Attributes:
+        patch_size: Side of a patch in pixels.
+        merge_size: Patches along a side that the projector merges into one token.
+        temporal_patch_size: Frames per temporal step.
+        min_pixels: Lower bound of a resized frame's area.
+        max_pixels: Upper bound.
+        image_mean: Per channel, of values in 0..1.
+        image_std: Per channel.
+    """
+
+    patch_size: int
+    merge_size: int
+    temporal_patch_size: int
+    min_pixels: int
+    max_pixels: int
+    image_mean: tuple[float, ...] = _CLIP_MEAN
+    image_std: tuple[float, ...] = _CLIP_STD
+
+    @classmethod
+    def load(cls, source: ModelSource, *, min_pixels: int | None, max_pixels: int | None) -> Self:
+        """Read a model's settings; given bounds replace its own.
+
+        Raises:
+            ModelLoadError: an unreadable file.
+            ConfigurationError: the lower bound is above the upper.
+        """
+        # Patches are as the weights want them, whatever a processor's file says.
+        vision = source.config()["vision_config"]
+        stored = stored_settings(source)
+        size = stored.get("size") or {}
+        low = _first(min_pixels, stored.get("min_pixels"), size.get("shortest_edge"), _MIN_PIXELS)
+        high = _first(max_pixels, stored.get("max_pixels"), size.get("longest_edge"), _MAX_PIXELS)
+        if low > high:
+            raise ConfigurationError(f"min_pixels ({low}) is above max_pixels ({high})", str(source.path))
+        return cls(
+            patch_size=vision.get("patch_size", 14),
+            merge_size=vision.get("spatial_merge_size", 2),
+            temporal_patch_size=vision.get("temporal_patch_size", 2),
+            min_pixels=low,
+            max_pixels=high,
+            image_mean=tuple(stored.get("image_mean") or _CLIP_MEAN),
+            image_std=tuple(stored.get("image_std") or _CLIP_STD),
+        )
+
+    def for_video(self, num_frames: int) -> Self:  # noqa: ARG002 - the same for all
+        """The preprocessing of a video's frames that are given a few at a time."""
+        return self
+
+    def target_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width after resizing: multiples of a token's side, area within bounds, shape nearly kept.
+
+        Raises:
+            InvalidFeaturesError: a frame more than 200 times as long as wide.
+        """
+        if max(height, width) > _LARGEST_ASPECT_RATIO * min(height, width):
+            raise InvalidFeaturesError(f"frames of {width} x {height} are too long and thin for this model")
+        side = self.patch_size * self.merge_size
+        # Python's round, to even at halves, as the processor does.
+        rows, columns = round(height / side) * side, round(width / side) * side
+        if rows * columns > self.max_pixels:
+            shrink = math.sqrt(height * width / self.max_pixels)
+            rows = max(side, math.floor(height / shrink / side) * side)
+            columns = max(side, math.floor(width / shrink / side) * side)
+        elif rows * columns < self.min_pixels:
+            grow = math.sqrt(self.min_pixels / (height * width))
+            rows, columns = math.ceil(height * grow / side) * side, math.ceil(width * grow / side) * side
+        return rows, columns
+
+    def token_grid(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Temporal steps, and rows and columns of tokens, of a video of so many frames of that height and width."""
+        preprocessor = self.for_video(num_frames)
+        resized = np.broadcast_to(np.uint8(0), (num_frames, *preprocessor.target_size(height, width), 3))
+        # Encoding sees to the size of what it is given: where the bounds leave no room, it is resized again.
+        rows, columns = preprocessor.resized_size(resized)
+        side = self.patch_size * self.merge_size
+        return math.ceil(num_frames / self.temporal_patch_size), rows // side, columns // side
+
+    def resize(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize frames, bicubic with antialiasing, to `target_size`.
+
+        Args:
+            frames: uint8 `[F, H, W, 3]`, not changed; returned as they are if they have the target size.
+
+        Returns:
+            uint8 `[F, H', W', 3]`.
+        """
+        return resize_frames(frames, self.resized_size(frames))
+
+    def resized_size(self, frames: NDArray[np.uint8]) -> tuple[int, int]:
+        """What `resize` makes of frames uint8 `[F, H, W, 3]`: height and width."""
+        return self.target_size(*frames.shape[1:3])
+
+    def fill_last_step(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Repeat the last frame until the frames fill whole temporal steps."""
+        missing = -len(frames) % self.temporal_patch_size
+        return np.concatenate([frames, *[frames[-1:]] * missing]) if missing else frames
+
+    def patches(self, frames: NDArray[np.uint8], device: torch.device) -> tuple[Tensor, tuple[int, int, int]]:
+        """Normalise resized frames and cut them into patches.
+
+        Args:
+            frames: uint8 `[F, H, W, 3]` at target size; an incomplete last step is filled.
+            device: Where to work; only bytes are moved there.
+
+        Returns:
+            float32 `[T * rows * columns, 3 * temporal_patch_size * patch_size ** 2]` (`pixel_values_videos`), and the
+            grid `(T, rows, columns)` of patches.
+        """
+        pixels = normalize(self.fill_last_step(frames), device, self.image_mean, self.image_std)
+        count, channels, height, width = pixels.shape
+        steps, rows, columns = count // self.temporal_patch_size, height // self.patch_size, width // self.patch_size
+        merge, patch = self.merge_size, self.patch_size
+        cut = pixels.reshape(
+            steps, self.temporal_patch_size, channels, rows // merge, merge, patch, columns // merge, merge, patch
+        )
+        # Patches of one token stand together; inside a patch: channel, frame, row, column.
+        ordered = cut.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
+        return ordered.reshape(steps * rows * columns, -1), (steps, rows, columns)
+
+
+def _first(*values: int | None) -> int:
+    return next(value for value in values if value is not None)

@@ -1,0 +1,1 @@
+"""The `flashvid` command: one file for each group of commands."""

@@ -1,0 +1,109 @@
+"""VideoMME: 900 videos, 2,700 questions of four options (arXiv 2405.21075).
+
+Annotations: the Parquet file of the data set `lmms-lab/Video-MME`, a row per question: videoID, duration, domain,
+sub_category, question_id, task_type, question, options ("A. ..."), answer (a letter). Rules: tasks/videomme/utils.py
+and videomme.yaml, its default prompt; with subtitles videomme_w_subtitle.yaml.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from jobs.datasets.annotations import letter, read_rows, text, texts
+from jobs.datasets.converter import Benchmark, Row, Source, Tables, literal, unique_videos
+from pipeline.errors import InputTableError, UnreadableVideoError
+from pipeline.plan.probe import read_probe
+
+# "and the subtitles" also without any: so the prompt is in lmms-eval.
+_TASK = (
+    "Select the best answer to the following multiple-choice question based on the video and the subtitles. "
+    "Respond with only the letter (A, B, C, or D) of the correct option."
+)
+_CHOOSE = "\nAnswer with the option's letter from the given choices directly."
+_WITH_SUBTITLES = "This video's subtitles are listed below: \n{subtitles}\n"
+_NO_SUBTITLES = "No subtitles available"
+_SUFFIXES = (".mp4", ".MP4", ".mkv")
+_SPOKEN = re.compile(r'<font color="white" size=".72c">(.*?)</font>')
+
+
+def convert(source: Source) -> Tables:
+    """Rows of both tables; with subtitles, these are a column of the videos that every question uses."""
+    rows = read_rows(source.annotations)
+    videos, questions = [], []
+    for number, row in enumerate(rows, 1):
+        name = text(row, "videoID", source.annotations, number)
+        video: Row = {"video_id": name, "video_path": str(_video(source.videos, name))}
+        video.update({column: row.get(column) for column in ("duration", "domain", "sub_category")})
+        options = texts(row, "options", source.annotations, number)
+        asked = [_TASK, text(row, "question", source.annotations, number), *options]
+        if source.subtitles is None:
+            prompt = literal("\n".join([*asked, _CHOOSE]))
+        else:
+            prompt = _WITH_SUBTITLES + literal("\n".join([*asked, "The best answer is:"]))
+        right = row.get("answer")
+        videos.append(video)
+        questions.append(
+            {
+                "question_id": text(row, "question_id", source.annotations, number),
+                "question": prompt,
+                "answer": None if right is None else letter(right, len(options), source.annotations, number),
+                "video_id": name,
+                "category": row.get("task_type"),
+            }
+        )
+    found = unique_videos(videos)
+    if source.subtitles is not None:
+        for video in found:
+            video["subtitles"] = _subtitles(source.subtitles / f"{video['video_id']}.srt", video, source.num_frames)
+    return Tables(found, tuple(questions))
+
+
+def _video(folder: Path, name: str) -> Path:
+    """The file that is there, under one of three suffixes."""
+    return next((file for suffix in _SUFFIXES if (file := folder / f"{name}{suffix}").exists()), folder / f"{name}.mp4")
+
+
+def _subtitles(file: Path, video: Row, num_frames: int) -> str:
+    """The lines on screen at one of the sampled frames, one below the other."""
+    if not file.exists():
+        return _NO_SUBTITLES
+    try:
+        header = read_probe(video["video_path"]).header
+    except (UnreadableVideoError, OSError) as error:
+        raise InputTableError(f"which subtitles are shown takes the video: {error}", video["video_path"]) from None
+    fps, total = header.fps or 0.0, header.num_frames
+    frames = [int(index * (total - 1) / max(num_frames - 1, 1)) for index in range(num_frames)]
+    shown = []
+    for start, end, line in spoken_lines(file.read_text(encoding="utf-8")):
+        first, last = int(start * fps), int(end * fps)
+        if any(first <= frame < last for frame in frames) and (spoken := _SPOKEN.search(line)):
+            shown.append(spoken[1])
+    return "\n".join(shown)
+
+
+def spoken_lines(srt: str) -> list[tuple[float, float, str]]:
+    """Start and end in seconds, and text, of every entry of an SRT file; of two at the same time the later one."""
+    lines: dict[tuple[float, float], str] = {}
+    for entry in srt.split("\n\n"):
+        parts = entry.split("\n")
+        if entry.strip() and len(parts) >= 3 and " --> " in parts[1]:
+            start, end = (_seconds(time) for time in parts[1].split(" --> "))
+            lines[start, end] = " ".join(parts[2:])
+    return [(start, end, text) for (start, end), text in lines.items()]
+
+
+def _seconds(time: str) -> float:
+    hours, minutes, seconds = time.strip().replace(",", ".").split(":")
+    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+
+
+VIDEO_MME = Benchmark(
+    name="video_mme",
+    title="VideoMME",
+    convert=convert,
+    letters="ranked-of-four",
+    categories=("duration", "domain", "category"),
+    max_new_tokens=16,
+    counted="The share of right answers over all questions.",
+)

@@ -1,0 +1,227 @@
+"""The tables of `bench answers`: answers.csv, answers.md and answers.png."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from flashvid.engine.decoder import GPU_DECODE_ROWS, QUESTION_ROWS
+from flashvid.presets import preset_named
+from jobs.bench.environment import describe_environment
+from jobs.bench.reports import can_plot, write_report, write_rows
+from jobs.bench.turns import CONTROL, settled, told_ratio
+from jobs.lab.answers import ARMS, AnswerCosts, ArmCost, Scope, measure_answers, work_of
+from jobs.lab.answers_model import LLAVA_7B
+from jobs.lab.answers_targets import targets_table
+from jobs.lab.answers_work import H100_PARTS
+
+# Layers of the 7B model that all tokens go through, where the paper prunes.
+_SPLIT_7B = preset_named("llava_onevision").inner_pruning().pruning_layer
+
+
+def bench_answers(output: Path | None = None, scope: Scope | None = None) -> AnswerCosts:
+    """Measure, print the tables, and write them to `output`.
+
+    Args:
+        output: A folder, made if need be; None writes nothing.
+        scope: How much is measured; None for all of it, up to seven minutes a row.
+
+    Raises:
+        ValueError: arms that keep all tokens give different answers.
+    """
+    before = os.getloadavg()[0]
+    found = measure_answers(scope or Scope())
+    beside = f"load of the machine {before:.1f} before, {os.getloadavg()[0]:.1f} after"
+    print(answers_markdown(found, beside))
+    if output is not None:
+        write_answers(output, found, beside)
+    return found
+
+
+def write_answers(output: Path, found: AnswerCosts, beside: str) -> None:
+    """Write `answers.md`, `answers.csv` and `answers.png` into a folder; `beside` as in `answers_markdown`."""
+    write_report(output, "answers", answers_markdown(found, beside))
+    write_rows(output / "answers.csv", _figures(found))
+    if can_plot():
+        _plot(output / "answers.png", found)
+
+
+def predicted_seconds(cost: ArmCost, num_frames: int) -> float:
+    """The same lengths in LLaVA-OneVision-7B on an H100 whose kernels reach what `answers_work.H100_PARTS` says."""
+    split = _SPLIT_7B if cost.arm == "C inner" else LLAVA_7B.layers
+    # What stands before the video is a few tokens of system prompt, which run behind the pruning: left out.
+    parts = work_of(
+        cost.arm,
+        LLAVA_7B,
+        num_frames,
+        cost.prompt,
+        cost.asked,
+        split=split,
+        rows=GPU_DECODE_ROWS,
+        question_rows=QUESTION_ROWS,
+    )
+    return sum(parts.seconds(H100_PARTS).values())
+
+
+def break_even(found: AnswerCosts, rival: str) -> int | None:
+    """Questions, asked one at a time, from which on building the cache and answering from it costs less than an arm.
+
+    None: never, an answer from the cache costs no less than the rival's.
+    """
+    built = found.of("C", 1).seconds - found.of("D", 1).seconds
+    saved = found.of(rival, 1).seconds - found.of("D", 1).seconds
+    return max(1, math.ceil(built / saved)) if saved > 0 else None
+
+
+def answers_markdown(found: AnswerCosts, beside: str) -> str:
+    """The report.
+
+    Args:
+        found: What was measured.
+        beside: What else the machine did.
+    """
+    lines = [
+        "# Answers per CPU second",
+        "",
+        f"{found.scope.num_frames} frames, one thread, CPU time, least of several turns; {describe_environment()}; "
+        f"{beside}.",
+        "",
+        "| Q | arm | CPU s | shortest run | limit | over limit | A is | B is | B's limit is | 7B on H100, s | A is "
+        "| B is | control | turns |",
+        "|---" * 14 + "|",
+    ]
+    frames = found.scope.num_frames
+    for cost in found.costs:
+        first, rival = found.of("A", cost.questions), found.of("B", cost.questions)
+        predicted = [predicted_seconds(one, frames) for one in (cost, first, rival)]
+        lines.append(
+            f"| {cost.questions} | {cost.arm} | {cost.seconds:.3f} | {cost.shortest:.3f} | {cost.limit:.3f} "
+            f"| {_over_limit(cost)} | {_ratio(cost, first.seconds, first)} | {_ratio(cost, rival.seconds, rival)} "
+            f"| {_ratio(cost, rival.limit, rival) if cost.arm != 'B' else ''} "
+            f"| {predicted[0]:.4f} | {predicted[1] / predicted[0]:.1f}x | {predicted[2] / predicted[0]:.1f}x "
+            f"| {cost.control:.1%} | {cost.turns} |"
+        )
+    lines += [
+        "",
+        "CPU s: the least of all turns, which are means where an arm runs several times in each; its shortest run "
+        "stands beside it. The limit is that of doing it this way: bare kernels in the arm's shapes, each answer with "
+        "its own keys; B's has one copy of the prefix's keys for all, the best that a prefix cache can do. It is held "
+        "against the shortest run. A and B: their time as a multiple of the arm's. Nothing is told that is "
+        f"within {CONTROL:.0%} of the same, or whose control is above that: B twice, for D itself twice; "
+        f"A with most questions has B's, and no control of its own length. {_unsettled(found)}",
+        "",
+        "| Q | arm | frames decoded | encoder calls | token-layers prefilled | tokens generated | written | read "
+        "| keys and values, MB |",
+        "|---" * 9 + "|",
+    ]
+    for cost in found.costs:
+        c = cost.counts
+        lines.append(
+            f"| {cost.questions} | {cost.arm} | {c.frames_decoded} | {c.encoder_calls} | {c.token_layers_prefilled} "
+            f"| {c.generated_tokens} | {c.bytes_written} | {c.bytes_read} | {c.kv_bytes / 1e6:.1f} |"
+        )
+    lines += ["", *targets_table(found), "", *_paid(found), *_steps(found)]
+    return "\n".join(lines) + "\n"
+
+
+def _paid(found: AnswerCosts) -> list[str]:
+    """With which question the cache has paid for itself; nothing without the controls."""
+    if not all(settled(found.of(arm, 1).control) for arm in "ABCD"):
+        return []
+    told = [
+        f"with question {number} against {arm}" if (number := break_even(found, arm)) else f"never against {arm}"
+        for arm in "AB"
+    ]
+    return [f"Asked one question at a time, the cache has paid for itself {' and '.join(told)}.", ""]
+
+
+def _steps(found: AnswerCosts) -> list[str]:
+    """Where the time goes, and the rates that limits are made of."""
+    lines = ["Where the time goes, in CPU seconds, the least of each step, with the limit where one is counted:", ""]
+    lines += ["| Q | arm | decode | encode | compress | store | answer |", "|---" * 7 + "|"]
+    for cost in found.costs:
+        limits = cost.limits
+        answer = limits["prefix"] + limits["questions"] + limits["decode"]
+        least = {"decode": limits["frames"], "encode": limits["encode"], "compress": limits["compress"]}
+        cells = []
+        for step in ("decode", "encode", "compress", "store", "answer"):
+            limit = {**least, "answer": answer}.get(step)
+            beside = "" if limit is None else f" ({limit:.3f})"
+            cells.append(f"{cost.steps[step]:.3f}{beside}" if step in cost.steps else "")
+        if cost.steps:
+            lines.append(f"| {cost.questions} | {cost.arm} | " + " | ".join(cells) + " |")
+    lines += ["", "Rates of bare kernels in the shapes of each part, with the most questions:", ""]
+    lines += [
+        "| arm | part | products, GFLOP/s | attention, GFLOP/s | bytes, GB/s | activations, G/s | probabilities, G/s |",
+        "|---" * 7 + "|",
+    ]
+    for cost in found.costs[-len(ARMS) :]:
+        lines += [
+            f"| {cost.arm} | {part} | "
+            + " | ".join(f"{rate / 1e9:.1f}" if math.isfinite(rate) else "" for rate in asdict(rates).values())
+            + " |"
+            for part in asdict(cost.rates)
+            for rates in [getattr(cost.rates, part)]
+            if cost.limits[part]
+        ]
+    return lines
+
+
+def _ratio(cost: ArmCost, seconds: float, other: ArmCost) -> str:
+    """No claim inside the A/A band, and none at all where one of the controls was not reached."""
+    return told_ratio(seconds / cost.seconds, cost.control, other.control)
+
+
+def _over_limit(cost: ArmCost) -> str:
+    """Of its shortest run, as a share; likewise."""
+    over = cost.shortest / cost.limit - 1
+    if not settled(cost.control):
+        return ""
+    return f"{over:+.0%}" if abs(over) > CONTROL else f"within {CONTROL:.0%}"
+
+
+def _unsettled(found: AnswerCosts) -> str:
+    """For which arms nothing is claimed."""
+    missing = [f"{cost.arm} at Q = {cost.questions}" for cost in found.costs if not settled(cost.control)]
+    return f"No claim is made of {', '.join(missing)}: the control was not reached in time." if missing else ""
+
+
+def _figures(found: AnswerCosts) -> list[dict[str, object]]:
+    return [
+        {
+            "arm": cost.arm,
+            "questions": cost.questions,
+            "cpu_seconds": cost.seconds,
+            "shortest_cpu_seconds": cost.shortest,
+            "limit_seconds": cost.limit,
+            "predicted_7b_seconds": predicted_seconds(cost, found.scope.num_frames),
+            "flops": cost.parts.flops,
+            **asdict(cost.counts),
+            "control": cost.control,
+            "turns": cost.turns,
+        }
+        for cost in found.costs
+    ]
+
+
+def _plot(path: Path, found: AnswerCosts) -> None:
+    # The figure class itself, not pyplot: no global state, no display.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots()
+    for arm in ARMS:
+        costs = [cost for cost in found.costs if cost.arm == arm]
+        numbers = [cost.questions for cost in costs]
+        (line,) = axes.plot(numbers, [cost.seconds / cost.questions for cost in costs], marker="o", label=arm)
+        limits = [cost.limit / cost.questions for cost in costs]
+        axes.plot(numbers, limits, linestyle=":", color=line.get_color())
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlabel("questions per video")
+    axes.set_ylabel("CPU seconds per question; dotted: counted limit")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,233 @@
+"""`flashvid bench pipeline`: what the distribution costs, in CPU time, in idle GPUs, and in the driver.
+
+CPU time of a run on Ray is that of its processes, one by one. A run of a few clips is subtracted: every process that
+imports and loads models does so once, however many clips there are. The loop's first ones are left out. The loop takes
+half of the clips before the run and half behind it: these two are the control.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from jobs.bench.environment import describe_environment
+from jobs.bench.plots import plot_bars
+from jobs.bench.reports import can_plot, write_report, write_rows
+from jobs.bench.turns import CONTROL, settled
+from jobs.lab.distribution import (
+    FEW,
+    NUM_FRAMES,
+    QUESTIONS,
+    RATIO_TARGET,
+    Distribution,
+    encode_actors,
+    json_of,
+    measure_distribution,
+    one_thread,
+)
+from jobs.lab.planning import PlanningCost, measure_planning
+from jobs.lab.process_tree import KINDS, Kind
+from jobs.lab.ray_session import ray_session
+from jobs.lab.sleeping import Asleep, Sleeps
+from pipeline.plan.shards import ROWS_PER_SHARD
+
+BUSY_TARGET, GROWTH_TARGET = 0.9, 1.8
+
+
+@dataclass(frozen=True)
+class Scope:
+    """How much is measured.
+
+    Attributes:
+        clips: Of the run on Ray and of the loop.
+        turns: Of these; the one with the best control is told.
+        sleeping: Clips of the sleeping graph with one bottleneck actor; twice as many with two.
+        executed: Clips that go through stages that do nothing.
+        planned: Clips of the plans.
+    """
+
+    clips: int = 48
+    turns: int = 2
+    sleeping: int = 45
+    executed: int = 1000
+    planned: tuple[int, ...] = (10_000, 100_000)
+
+
+QUICK = Scope(clips=2, turns=1, sleeping=10, executed=20, planned=(1000,))
+# The bottleneck is encode, as on GPUs; the others have half of their time to spare.
+_SLEEPS = {"decode": 0.1, "encode": 0.4, "answer": 0.1}
+# Of a clip that goes through stages that do nothing: those of the large job (large_job.py).
+_EXECUTED_QUESTIONS = 20
+_NOTHING = dict.fromkeys(_SLEEPS, 0.0)
+_NAMES: Mapping[Kind, str] = {"driver": "driver", "workers": "actors", "daemons": "Ray's daemons"}
+
+
+@dataclass(frozen=True)
+class PipelineCosts:
+    """Everything measured.
+
+    Attributes:
+        distribution: See there.
+        one: The sleeping graph with one bottleneck actor.
+        two: And with two.
+        executed: Stages that do nothing, and how many clips they did it for.
+        planned: Plans.
+    """
+
+    distribution: Distribution
+    one: Asleep
+    two: Asleep
+    executed: tuple[int, Asleep]
+    planned: tuple[PlanningCost, ...]
+
+    @property
+    def growth(self) -> float:
+        """Of throughput from one to two bottleneck actors."""
+        return self.two.clips_per_second / self.one.clips_per_second
+
+
+def bench_pipeline(
+    output: Path | None = None, *, quick: bool = False, clips: int | None = None, turns: int | None = None
+) -> PipelineCosts:
+    """Measure, print the tables, and write `pipeline.md`, `pipeline.csv` and `pipeline.png`.
+
+    Args:
+        output: A folder, made if need be; None writes nothing.
+        quick: Few clips, to see that the measurement works; its figures mean little.
+        clips: Of the run and the loop; None for the scope's own.
+        turns: Of these; None for the scope's own.
+
+    Raises:
+        subprocess.CalledProcessError: a process that is measured failed; it says why on stderr.
+    """
+    scope, before = QUICK if quick else Scope(), os.getloadavg()[0]
+    with ray_session(one_thread()) as session:
+        distribution = measure_distribution(session, clips or scope.clips, turns or scope.turns)
+        planned = tuple(measure_planning(number, 2, session.environment) for number in scope.planned)
+    # The one whose memory counts comes first: a process does not give back what it had.
+    executed, one, two = _asleep(
+        Sleeps(scope.executed, 1, _NOTHING, questions=_EXECUTED_QUESTIONS),
+        Sleeps(scope.sleeping, 1, _SLEEPS),
+        Sleeps(2 * scope.sleeping, 2, _SLEEPS),
+    )
+    found = PipelineCosts(distribution, one, two, (scope.executed, executed), planned)
+    beside = f"load of the machine {before:.1f} before, {os.getloadavg()[0]:.1f} after"
+    print(pipeline_markdown(found, beside))
+    if output is not None:
+        write_pipeline(output, found, beside)
+    return found
+
+
+def write_pipeline(output: Path, found: PipelineCosts, beside: str) -> None:
+    """Write report, figures and picture into a folder; `beside` as in `pipeline_markdown`."""
+    write_report(output, "pipeline", pipeline_markdown(found, beside))
+    write_rows(output / "pipeline.csv", [{"figure": name, "value": value} for name, value in _figures(found)])
+    spread = found.distribution
+    if can_plot():
+        plot_bars(
+            output / "pipeline.png",
+            {"plain loop": spread.loop_seconds, **{_NAMES[kind]: spread.ray_seconds[kind] for kind in KINDS}},
+            "CPU seconds per clip",
+        )
+
+
+def _asleep(*several: Sleeps) -> list[Asleep]:
+    found = json_of("-m", "jobs.lab.sleeping", json.dumps([asdict(sleeps) for sleeps in several]))
+    return [Asleep(**one) for one in found]
+
+
+def pipeline_markdown(found: PipelineCosts, beside: str) -> str:
+    """The report.
+
+    Args:
+        found: What was measured.
+        beside: What else the machine did.
+    """
+    spread, executed = found.distribution, found.executed[1]
+    lines = [
+        "# What the distribution costs",
+        "",
+        f"{describe_environment()}; {beside}.",
+        "",
+        f"CPU seconds per clip, {spread.clips} clips of {NUM_FRAMES} frames and {len(QUESTIONS)} questions, the "
+        f"calmest of {len(spread.turns)} turns, {encode_actors()} encode actors; what happens once, a run of {FEW} "
+        "clips, apart:",
+        "",
+        "| | "
+        + " | ".join(["plain loop", *_NAMES.values(), "without daemons", "with daemons", "target", "verdict"])
+        + " |",
+        "|---" * 9 + "|",
+        f"| per clip | {spread.loop_seconds:.3f} | "
+        + " | ".join(f"{spread.ray_seconds[kind]:.3f}" for kind in KINDS)
+        + f" | {spread.ratio:.2f}x | {spread.ratio_with_daemons:.2f}x | {RATIO_TARGET}x | {spread.verdict} |",
+        "| once | | " + " | ".join(f"{spread.once_seconds[kind]:.1f}" for kind in KINDS) + " | | | | |",
+        "",
+        f"Controls: the loop before the run beside the loop behind it {spread.control:.1%}, {_ratio_control(spread)}. "
+        f"{_unsettled(spread)}With what happens once the ratios are good to {spread.uncertainty:.1%}; nothing is "
+        "claimed of one that is as near its target. The run's answers are the loop's.",
+        "",
+        "Stages that sleep "
+        + ", ".join(f"{seconds} s ({stage})" for stage, seconds in _SLEEPS.items())
+        + " a clip, on logical GPUs:",
+        "",
+        "| encode actors | clips per second | busy | target | verdict | growth | target | verdict |",
+        "|---" * 8 + "|",
+        f"| 1 | {found.one.clips_per_second:.2f} | {_busy(found.one)} | | | |",
+        f"| 2 | {found.two.clips_per_second:.2f} | {_busy(found.two)} | {found.growth:.2f}x "
+        f"| {GROWTH_TARGET}x | {_met(found.growth, GROWTH_TARGET)} |",
+        "",
+        "The driver, with stages that do nothing and with plans alone (half of the answers there already; "
+        f"more than {ROWS_PER_SHARD:,} clips are planned by tasks, whose time is not the driver's):",
+        "",
+        "| | clips | driver, CPU ms per clip | driver, MB |",
+        "|---" * 4 + "|",
+        f"| executed | {found.executed[0]:,} | {executed.driver_seconds * 1e3:.2f} "
+        f"| {executed.driver_bytes / 1e6:.0f} |",
+    ]
+    lines += [
+        f"| planned | {cost.counts.clips_total:,} | {cost.cpu_seconds / cost.counts.clips_total * 1e3:.2f} "
+        f"| {cost.driver_bytes / 1e6:.0f} |"
+        for cost in found.planned
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _ratio_control(spread: Distribution) -> str:
+    control = spread.ratio_control
+    return (
+        "the ratio none, of fewer than two calm turns" if control is None else f"the ratio in calm turns {control:.1%}"
+    )
+
+
+def _unsettled(spread: Distribution) -> str:
+    return "" if settled(*spread.controls) else f"One is above {CONTROL:.0%}; nothing is claimed of the ratios. "
+
+
+def _busy(asleep: Asleep) -> str:
+    return f"{asleep.busy:.1%} | {BUSY_TARGET:.0%} | {_met(asleep.busy, BUSY_TARGET)}"
+
+
+def _met(measured: float, least: float) -> str:
+    return "met" if measured >= least else "not met"
+
+
+def _figures(found: PipelineCosts) -> list[tuple[str, float]]:
+    spread = found.distribution
+    rows = [("clips", float(spread.clips)), ("loop_cpu_seconds_per_clip", spread.loop_seconds)]
+    rows += [("turns", float(len(spread.turns))), ("control", spread.control), ("uncertainty", spread.uncertainty)]
+    rows += [("ratio_control", control)] if (control := spread.ratio_control) is not None else []
+    rows += [(f"{kind}_cpu_seconds_per_clip", spread.ray_seconds[kind]) for kind in KINDS]
+    rows += [(f"{kind}_cpu_seconds_once", spread.once_seconds[kind]) for kind in KINDS]
+    rows += [("ratio", spread.ratio), ("ratio_with_daemons", spread.ratio_with_daemons)]
+    rows += [("busy_one", found.one.busy), ("busy_two", found.two.busy), ("growth", found.growth)]
+    number, executed = found.executed
+    rows += [(f"driver_cpu_seconds_executed_{number}", executed.driver_seconds)]
+    rows += [(f"driver_bytes_executed_{number}", float(executed.driver_bytes))]
+    for cost in found.planned:
+        clips = cost.counts.clips_total
+        rows += [(f"driver_cpu_seconds_planned_{clips}", cost.cpu_seconds / clips)]
+        rows += [(f"driver_bytes_planned_{clips}", float(cost.driver_bytes))]
+    return rows

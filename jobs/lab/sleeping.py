@@ -1,0 +1,191 @@
+"""A run's graph with stages that only sleep: what the distribution costs when the work itself costs nothing.
+
+Run as a process of its own, whose CPU time and memory are then the driver's alone:
+`python -m jobs.lab.sleeping '[{"num_clips": 8, ...}, ...]'` runs one after the other on one Ray and prints what
+`Asleep` says of each as one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import ray
+
+from jobs.lab.planning import peak_bytes
+from pipeline.clip import ClipMessage
+from pipeline.cluster.monitor import RunMonitor
+from pipeline.cluster.resources import GPU_DECODE_ROWS, Pool, Pools
+from pipeline.config import CommitConfig, JobConfig
+from pipeline.inputs import QuestionTable
+from pipeline.plan.plan import Clip, Plan, PlanCounts
+from pipeline.plan.planner import PlannedShard, RunPlan
+from pipeline.plan.shards import ShardPlan, ShardSummary
+from pipeline.run.committer import Committer
+from pipeline.run.flow import stream
+from pipeline.stages import StageSettings
+from pipeline.stages.stage import Stage
+from pipeline.store.keys import digest
+from pipeline.store.lease import Lease
+from pipeline.store.ledger import Ledger
+from pipeline.store.run_records import new_run_id
+from pipeline.store.storage import Storage
+
+# The first outcomes come while actors are still starting; behind the last ones nothing waits any more.
+_STEADY = (0.25, 0.95)
+
+
+@dataclass(frozen=True)
+class Sleeps:
+    """What is run.
+
+    Attributes:
+        num_clips: Of the plan.
+        encode_actors: Each on a logical GPU of its own; of decode and answer there is one.
+        seconds: That each stage sleeps for a clip, by its name.
+        most_encode_actors: What their pool may grow to; None keeps it as it is.
+        questions: Of each clip. As many as fill a batch: each clip is then answered by itself.
+    """
+
+    num_clips: int
+    encode_actors: int
+    seconds: Mapping[str, float]
+    most_encode_actors: int | None = None
+    questions: int = GPU_DECODE_ROWS
+
+
+@dataclass(frozen=True)
+class Asleep:
+    """What came of it.
+
+    Attributes:
+        clips_per_second: In the steady state.
+        busy: Share of the steady state that encode actors slept for clips, by their own clocks.
+        driver_seconds: CPU time of the driver, per clip, the start of Ray apart.
+        driver_bytes: Largest resident memory of the driver so far.
+        encode_actors: That were started.
+    """
+
+    clips_per_second: float
+    busy: float
+    driver_seconds: float
+    driver_bytes: int
+    encode_actors: int = 1
+
+
+class _Sleeping(Stage):
+    """Sleeps for as long as the clip says."""
+
+    def __init__(self, settings: StageSettings, *_: object) -> None:
+        super().__init__(settings)
+        self.announce()
+
+    def process(self, message: ClipMessage) -> tuple[ClipMessage, Mapping[str, int]]:
+        """Sleep; the last stage answers, so that there is something to commit: when encode began and ended."""
+        begun = time.monotonic()
+        time.sleep(float(message.clip.columns[self.name] or 0))
+        if self.name == "encode":
+            # The clock is the machine's, the same in every process.
+            return replace(message, answers=({"response": json.dumps([begun, time.monotonic()])},)), {}
+        if self.name == "answer":
+            rows = ({**message.answers[0], "question_id": question} for question in message.clip.question_ids)
+            return replace(message, answers=tuple(rows)), {}
+        return message, {}
+
+
+class SleepingDecode(_Sleeping):
+    """In decode's place."""
+
+    name = "decode"
+
+
+class SleepingEncode(_Sleeping):
+    """In encode's place."""
+
+    name = "encode"
+
+
+class SleepingAnswer(_Sleeping):
+    """In answer's place."""
+
+    name = "answer"
+
+
+def measure(several: Sequence[Sleeps]) -> list[Asleep]:
+    """Run the graph for each on a Ray of their own, and commit what comes of it."""
+    # As `pipeline.cluster.connection.connected` does; logical GPUs it has no use for.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    ray.init(
+        address="local",
+        num_cpus=4,
+        num_gpus=max(sleeps.most_encode_actors or sleeps.encode_actors for sleeps in several) + 1,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    found = []
+    try:
+        for sleeps in several:
+            with TemporaryDirectory(prefix="flashvid-bench-") as folder:
+                job = {"videos": folder, "questions": ["?"], "output": f"{folder}/output", "model": {"name": "tiny"}}
+                found.append(_measure(sleeps, JobConfig.model_validate(job)))
+    finally:
+        ray.shutdown()
+    return found
+
+
+def _measure(sleeps: Sleeps, job: JobConfig) -> Asleep:
+    encode = Pool(sleeps.encode_actors, num_cpus=0, num_gpus=1, max_size=sleeps.most_encode_actors)
+    pools = Pools(Pool(1, 1, 0), encode, Pool(1, 0, 1), max_decoded_clips=2 * encode.most + 2)
+    actor: Any = ray.remote(num_cpus=0)(RunMonitor)
+    storage = Storage(job.output)
+    lease = Lease.acquire(storage, new_run_id())
+    monitor = actor.remote(pools.max_decoded_clips)
+    settings = StageSettings(job, lease.run_id, tokens_fingerprint="0" * 16, model_identity="", monitor=monitor)
+    committer = Committer(Ledger(storage, "0" * 16), lease, CommitConfig())
+    stages = (SleepingDecode, SleepingEncode, SleepingAnswer)
+    times, asleep, begun = [], [], time.process_time()
+    for message in stream(_plan(sleeps), pools, settings, QuestionTable(()), stages):
+        times.append(time.monotonic())
+        asleep.append(json.loads(message.answers[0]["response"]))
+        committer.add(message)
+        committer.tick()
+    committer.flush()
+    driver_seconds = (time.process_time() - begun) / sleeps.num_clips
+    lease.release()
+    first, last = (int(share * len(times)) for share in _STEADY)
+    steady = times[first : last + 1]
+    rate = (len(steady) - 1) / (steady[-1] - steady[0])
+    started = sum(worker.stage == "encode" for worker in ray.get(monitor.activity.remote()).workers)
+    # Its handles travelled to the actors, so Ray would keep it.
+    ray.kill(monitor)
+    slept = seconds_within(asleep, steady[0], steady[-1])
+    busy = slept / sleeps.encode_actors / (steady[-1] - steady[0])
+    return Asleep(rate, busy, driver_seconds, peak_bytes(), started)
+
+
+def seconds_within(spans: Iterable[tuple[float, float]], first: float, last: float) -> float:
+    """How much of these spans lies in another, all of them added up."""
+    return sum(max(0.0, min(end, last) - max(begin, first)) for begin, end in spans)
+
+
+def _plan(sleeps: Sleeps) -> RunPlan:
+    columns = {stage: str(seconds) for stage, seconds in sleeps.seconds.items()}
+    questions = tuple(f"q{number}" for number in range(sleeps.questions))
+    keys = [digest("asleep", number) for number in range(sleeps.num_clips)]
+    clips = tuple(Clip(key, key, key, key, None, None, None, questions, columns) for key in keys)
+    plan = Plan(clips, (), (), len(clips), len(clips) * len(questions), 0, 0)
+    return RunPlan((PlannedShard(ShardSummary(PlanCounts.of(plan)), ShardPlan(plan)),))
+
+
+if __name__ == "__main__":
+    asked = [Sleeps(**sleeps) for sleeps in json.loads(sys.argv[1])]
+    print(json.dumps([asdict(found) for found in measure(asked)]))

@@ -1,0 +1,160 @@
+"""What travels between the stages: one clip per Arrow block, its frames as raw bytes, never pickled."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from flashvid.errors import FlashVidError
+from pipeline.errors import SuspectedClipError
+from pipeline.plan.plan import Clip
+from pipeline.video.frame_blocks import DecodedClip
+
+_SCHEMA = pa.schema(
+    [
+        ("clip", pa.string()),
+        ("frames", pa.large_binary()),
+        ("frames_shape", pa.list_(pa.int64())),
+        ("frame_timestamps", pa.list_(pa.float64())),
+        ("tokens", pa.large_binary()),
+        ("answers", pa.string()),
+        ("failures", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What could not be done, and why (a row of `tables.FAILURES` without the clip's part).
+
+    Attributes:
+        stage: probe, plan, decode, encode or answer.
+        error_type: Class name of the error.
+        error_kind: transient or permanent: the retry policy.
+        error_message: One sentence.
+        traceback: For whoever debugs it.
+        question_id: The question at fault; None for the whole clip.
+        question_hash: What it asked; None where that can't be told.
+    """
+
+    stage: str
+    error_type: str
+    error_kind: str
+    error_message: str
+    traceback: str
+    question_id: str | None = None
+    question_hash: str | None = None
+
+    @classmethod
+    def of(
+        cls, error: BaseException, stage: str, question_id: str | None = None, question_hash: str | None = None
+    ) -> Self:
+        """Describe an exception. Errors that are not ours are transient: nothing says that they will come again."""
+        return cls(
+            stage=stage,
+            error_type=type(error).__name__,
+            error_kind=error.kind if isinstance(error, FlashVidError) else "transient",
+            error_message=str(error) or type(error).__name__,
+            traceback="".join(traceback.format_exception(error)),
+            question_id=question_id,
+            question_hash=question_hash,
+        )
+
+
+@dataclass(frozen=True)
+class ClipMessage:
+    """A clip on its way through the stages.
+
+    Attributes:
+        clip: The planned clip.
+        decoded: Its frames, between decode and encode.
+        tokens: Between encode and answer, the object that a run with a cache would have committed (`cache: off`).
+        answers: Answer rows (without run columns), after the answer stage.
+        failures: What failed; one without a `question_id` ends the clip's way.
+    """
+
+    clip: Clip
+    decoded: DecodedClip | None = None
+    tokens: bytes | None = None
+    answers: tuple[Mapping[str, Any], ...] = ()
+    failures: tuple[Failure, ...] = field(default=())
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the whole clip has failed."""
+        return any(failure.question_id is None for failure in self.failures)
+
+    @property
+    def is_suspected(self) -> bool:
+        """Whether the clip may have killed the processes that worked on it (`SuspectedClipError`)."""
+        return any(failure.error_type == SuspectedClipError.__name__ for failure in self.failures)
+
+    def failed(self, failure: Failure) -> ClipMessage:
+        """The same clip with a failure instead of frames or tokens."""
+        return replace(self, decoded=None, tokens=None, failures=(*self.failures, failure))
+
+    def to_table(self) -> pa.Table:
+        """One Arrow row."""
+        frames, shape, timestamps = None, None, None
+        if self.decoded is not None:
+            frames = _binary(np.ascontiguousarray(self.decoded.frames))
+            shape = list(self.decoded.frames.shape)
+            timestamps = self.decoded.frame_timestamps.tolist()
+        columns = {
+            "clip": pa.array([json.dumps(asdict(self.clip))], pa.string()),
+            "frames": pa.nulls(1, pa.large_binary()) if frames is None else frames,
+            "frames_shape": pa.array([shape], pa.list_(pa.int64())),
+            "frame_timestamps": pa.array([timestamps], pa.list_(pa.float64())),
+            "tokens": pa.array([self.tokens], pa.large_binary()),
+            "answers": pa.array([json.dumps(self.answers)], pa.string()),
+            "failures": pa.array([json.dumps([asdict(failure) for failure in self.failures])], pa.string()),
+        }
+        return pa.Table.from_pydict(columns, schema=_SCHEMA)
+
+    @classmethod
+    def each_of(cls, table: pa.Table) -> list[Self]:
+        """Read every row of a table."""
+        return [cls.from_table(table.slice(row, 1)) for row in range(table.num_rows)]
+
+    @classmethod
+    def from_table(cls, table: pa.Table) -> Self:
+        """Read one Arrow row; `decoded.frames` is a read-only view of its buffer."""
+        if table.num_rows != 1:
+            raise ValueError(f"a block holds one clip, not {table.num_rows}")
+        clip = json.loads(table["clip"][0].as_py())
+        decoded = None
+        if table["frames"][0].is_valid:
+            decoded = DecodedClip(
+                frames=_bytes_of(table["frames"]).reshape(table["frames_shape"][0].as_py()),
+                frame_timestamps=np.array(table["frame_timestamps"][0].as_py(), dtype=np.float64),
+            )
+        return cls(
+            clip=Clip(**{**clip, "question_ids": tuple(clip["question_ids"])}),
+            decoded=decoded,
+            tokens=table["tokens"][0].as_py(),
+            answers=tuple(json.loads(table["answers"][0].as_py())),
+            failures=tuple(Failure(**failure) for failure in json.loads(table["failures"][0].as_py())),
+        )
+
+
+def _binary(array: NDArray[np.uint8]) -> pa.Array:
+    """One binary value over the array's own memory."""
+    offsets = pa.py_buffer(np.array([0, array.nbytes], dtype=np.int64))
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(array)])
+
+
+def _bytes_of(column: pa.ChunkedArray) -> NDArray[np.uint8]:
+    """The one binary value of a column, as a view (its scalar would be a copy)."""
+    (chunk,) = (chunk for chunk in column.chunks if len(chunk))
+    _, offsets, content = chunk.buffers()
+    start, end = np.frombuffer(offsets, dtype=np.int64)[chunk.offset : chunk.offset + 2]
+    view = np.frombuffer(content, dtype=np.uint8)[start:end]
+    view.flags.writeable = False  # the object store's memory, or another stage's
+    return view

@@ -1,0 +1,1 @@
+"""The Ray cluster of a run: connection, pool sizes, monitor, the model on a node."""

@@ -1,0 +1,62 @@
+"""A job's tables, read and checked, and what the bytes behind its videos are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flashvid.errors import ConfigurationError
+from pipeline.config import JobConfig
+from pipeline.errors import InputTableError
+from pipeline.inputs import QuestionTable, Video, VideoTable, read_questions, read_video_table
+from pipeline.inputs.allowed_roots import refusal
+from pipeline.inputs.sources import Source, stat_sources
+
+
+@dataclass(frozen=True)
+class JobInputs:
+    """What a job reads.
+
+    Attributes:
+        videos: Rows of the videos table.
+        questions: The questions.
+        sources: What the bytes of each video are, in the order of `videos`.
+    """
+
+    videos: list[Video]
+    questions: QuestionTable
+    sources: list[Source]
+
+
+def read_inputs(job: JobConfig) -> JobInputs:
+    """Read and check the tables, and stat every video.
+
+    Raises:
+        InputTableError: see `read_tables` and `stat_sources`.
+    """
+    table, questions = read_tables(job)
+    videos = list(table)
+    sources = stat_sources(videos, source_id_column=job.source_id_column, storage_options=job.storage_options)
+    return JobInputs(videos, questions, sources)
+
+
+def read_tables(job: JobConfig) -> tuple[VideoTable, QuestionTable]:
+    """Read and check the videos, up to the job's `limit`, and the questions; no video is looked for.
+
+    Raises:
+        ConfigurationError: a table, the output or the cache is outside of `allowed_roots`.
+        InputTableError: a table that can't be read, or that contradicts the job or the other one.
+    """
+    for key in ("videos", "questions", "output", "cache"):
+        place = getattr(job, key)
+        if isinstance(place, str) and (reason := refusal(place, job.allowed_roots)):
+            raise ConfigurationError(f"{key}: {reason}")
+    videos = read_video_table(job.videos, job.storage_options, job.allowed_roots)
+    if job.source_id_column is not None and job.source_id_column not in videos.columns:
+        raise InputTableError(f"has no column {job.source_id_column!r} (source_id_column of the job)", job.videos)
+    questions = read_questions(
+        job.questions,
+        video_ids=videos.video_ids,
+        video_columns=videos.columns,
+        storage_options=job.storage_options,
+    )
+    return videos.first(job.limit), questions

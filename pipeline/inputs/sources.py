@@ -1,0 +1,90 @@
+"""What the bytes of a video are: the identity that decides whether earlier work still holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pipeline.errors import InputTableError
+from pipeline.inputs import Video
+from pipeline.store.keys import digest
+from pipeline.store.storage import resolve
+
+_STAT_THREADS = 32
+
+
+@dataclass(frozen=True)
+class Source:
+    """The file behind a video, as the file system or the user names it.
+
+    Attributes:
+        source_id: Identity of the bytes; a replaced file has another.
+        size_bytes: Size of the file; None where it is missing.
+        unreachable: Why storage could not say; the `source_id` then stands for nothing.
+    """
+
+    source_id: str
+    size_bytes: int | None
+    unreachable: str | None = None
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a file."""
+        return self.size_bytes is not None
+
+
+def stat_sources(
+    videos: Sequence[Video], *, source_id_column: str | None, storage_options: Mapping[str, Any]
+) -> list[Source]:
+    """Find out what every video's bytes are, without reading them.
+
+    Args:
+        videos: Rows of the videos table.
+        source_id_column: A column that names the bytes (a checksum, a version) instead of size and time.
+        storage_options: For fsspec.
+
+    Raises:
+        InputTableError: a row has no value in `source_id_column`.
+    """
+    if source_id_column is not None:
+        for number, video in enumerate(videos, 1):
+            if video.columns.get(source_id_column) in (None, ""):
+                raise InputTableError(f"row {number} (video_id {video.video_id!r}) has no {source_id_column!r}")
+
+    filesystems: dict[str, Any] = {}
+
+    def stat(video: Video) -> Source:
+        if video.video_path is None or video.refused:
+            return Source(digest("missing", video.video_path), None)
+        protocol = video.video_path.split("://", 1)[0] if "://" in video.video_path else ""
+        try:
+            if protocol not in filesystems:
+                filesystems[protocol] = resolve(video.video_path, storage_options)[0]
+            fs = filesystems[protocol]
+            info = fs.info(fs._strip_protocol(video.video_path))
+        except (FileNotFoundError, NotADirectoryError):
+            return Source(digest("missing", video.video_path), None)
+        except Exception as error:  # noqa: BLE001 - becomes a failure of this row in the probe stage
+            # No permission, no credentials, an unknown protocol: every file system has errors of its own.
+            reason = f"{type(error).__name__}: {error}"
+            return Source(digest("unreachable", video.video_path), None, unreachable=reason)
+        named = video.columns.get(source_id_column) if source_id_column else None
+        state = [str(named)] if named is not None else [video.video_path, info["size"], _state(info)]
+        return Source(digest("source", *state), info["size"])
+
+    # Local files answer faster than a thread is woken; what waits for a network waits together.
+    local = {number for number, video in enumerate(videos) if "://" not in (video.video_path or "")}
+    with ThreadPoolExecutor(_STAT_THREADS) as pool:
+        waiting = {number: pool.submit(stat, video) for number, video in enumerate(videos) if number not in local}
+        return [stat(video) if number in local else waiting[number].result() for number, video in enumerate(videos)]
+
+
+def _state(info: Mapping[str, Any]) -> str:
+    """What changes with the bytes: the store's etag, else the time of the last change."""
+    for name in ("ETag", "etag", "mtime", "LastModified", "updated"):
+        if (value := info.get(name)) is not None:
+            return value.isoformat() if isinstance(value, datetime) else str(value)
+    return ""

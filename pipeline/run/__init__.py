@@ -1,0 +1,1 @@
+"""One run: the Ray graph, the committer, metrics, log and summary."""

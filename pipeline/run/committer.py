@@ -1,0 +1,168 @@
+"""The only writer of answers and failures: collects outcomes, commits them in batches under the lease."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.clip import ClipMessage, Failure
+from pipeline.config import CommitConfig
+from pipeline.errors import StorageUnavailableError
+from pipeline.plan.plan import Clip
+from pipeline.store.lease import Lease
+from pipeline.store.ledger import Ledger
+from pipeline.store.redaction import redacted
+
+# An object store that is away for longer than this ends the run; for less, answers wait in memory.
+_PATIENCE_S = 600.0
+_PAUSE_S = 5.0
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Rows on their way to storage."""
+
+    answers: list[Mapping[str, Any]]
+    failures: list[Mapping[str, Any]]
+
+
+class Committer:
+    """Buffers rows until `CommitConfig` says to write them.
+
+    Args:
+        ledger: Where to.
+        lease: Held by this process.
+        config: When.
+        clock: In seconds.
+        sleep: Waits so many seconds.
+        on_commit: Told the number of answers and the rows of failures that are on storage now.
+        on_failure: Told of each failure when it is taken over; may raise to stop the run.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        lease: Lease,
+        config: CommitConfig,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        on_commit: Callable[[int, Sequence[Mapping[str, Any]]], object] = lambda *_: None,
+        on_failure: Callable[[Clip, Failure], object] = lambda *_: None,
+    ) -> None:
+        self._ledger = ledger
+        self._lease = lease
+        self._config = config
+        self._clock = clock
+        self._sleep = sleep
+        self._on_commit = on_commit
+        self._on_failure = on_failure
+        self._answers: list[Mapping[str, Any]] = []
+        self._failures: list[Mapping[str, Any]] = []
+        self._unfinished: _Batch | None = None
+        self._last_commit = self._reached_at = self._try_again_at = clock()
+        self._parts = 0
+        self.answers_committed = 0
+        self.failures_committed = 0
+
+    def add(self, message: ClipMessage) -> None:
+        """Take over a clip's answers and failures."""
+        clip = message.clip
+        for answer in message.answers:
+            self._answers.append(
+                {
+                    "clip_id": clip.clip_id,
+                    "video_id": clip.video_id,
+                    "source_id": clip.source_id,
+                    "start_s": clip.start_s,
+                    "end_s": clip.end_s,
+                    **answer,
+                    "attempt": clip.attempt_of(answer["question_id"]),
+                    "run_id": self._lease.run_id,
+                }
+            )
+        for failure in message.failures:
+            self.add_failure(clip, failure)
+
+    def add_failure(self, clip: Clip, failure: Failure) -> None:
+        """Take over a failure that no message carries (found while probing or planning)."""
+        self._failures.append(
+            {
+                "clip_id": clip.clip_id,
+                "video_id": clip.video_id,
+                "source_id": clip.source_id,
+                "start_s": clip.start_s,
+                "end_s": clip.end_s,
+                "video_path": redacted(clip.video_path or "") or None,
+                **vars(failure),
+                "error_message": redacted(failure.error_message),
+                "traceback": redacted(failure.traceback),
+                "attempt": clip.attempt_of(failure.question_id),
+                "run_id": self._lease.run_id,
+            }
+        )
+        self._on_failure(clip, failure)
+
+    def tick(self) -> None:
+        """Commit if enough rows or seconds have come together; keep the lease alive in any case.
+
+        What storage does not take now waits for a later tick.
+
+        Raises:
+            OutputLockedError: another run has taken the lease; nothing more is written.
+            StorageUnavailableError: storage has been away for `_PATIENCE_S`.
+        """
+        waiting = len(self._answers) + len(self._failures)
+        due = waiting >= self._config.rows or (waiting and self._clock() - self._last_commit >= self._config.seconds)
+        if self._clock() < self._try_again_at:
+            return
+        try:
+            if due or self._unfinished is not None:
+                self._commit()
+            else:
+                self._lease.keep_alive()
+        except StorageUnavailableError:
+            if self._clock() - self._reached_at > _PATIENCE_S:
+                raise
+            self._try_again_at = self._clock() + _PAUSE_S
+        else:
+            self._reached_at = self._clock()
+
+    def flush(self, patience_s: float = _PATIENCE_S) -> None:
+        """Commit everything that waits.
+
+        Args:
+            patience_s: Storage that is away is asked again for so long.
+
+        Raises:
+            OutputLockedError: another run has taken the lease; nothing more is written.
+            StorageUnavailableError: storage is away; the next flush goes on from there.
+        """
+        until = self._clock() + patience_s
+        while True:
+            try:
+                if self._unfinished is not None:
+                    self._commit()
+                return self._commit()
+            except StorageUnavailableError:
+                if self._clock() + _PAUSE_S > until:
+                    raise
+            self._sleep(_PAUSE_S)
+
+    def _commit(self) -> None:
+        self._lease.check()
+        # A commit that failed half-way is repeated under the same names and row by row the same, never twice.
+        if self._unfinished is None:
+            self._unfinished = _Batch(self._answers, self._failures)
+            self._answers, self._failures = [], []
+        batch, part = self._unfinished, f"{self._lease.run_id}-{self._parts + 1:05d}"
+        self._ledger.append_answers(batch.answers, part, confirm=self._lease.keep_alive)
+        self._lease.keep_alive()
+        self._ledger.append_failures(batch.failures, part)
+        self.answers_committed += len(batch.answers)
+        self.failures_committed += len(batch.failures)
+        self._on_commit(len(batch.answers), batch.failures)
+        self._parts += 1
+        self._unfinished = None
+        self._last_commit = self._clock()

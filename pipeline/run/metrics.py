@@ -1,0 +1,242 @@
+"""What a run tells Prometheus: every name in one place, exported by Ray on each node's metrics port.
+
+Ray puts `ray_` before each name and, behind a counter's, `_total`; `MetricDefinition.series` says what comes out. The
+rules and the dashboard in `infra/` use these names and no others; tests hold them to it. Nothing here decides anything:
+a run without a listener works the same.
+
+    decode, encode, answer ─► RunMonitor (ObservedMonitor) ─┐
+                                                            ├─► Ray's metrics agent ─► Prometheus
+    the driver: plan, progress, commits ────────────────────┘
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ray.util.metrics import Counter, Gauge, Histogram
+
+from pipeline.cluster.monitor import RunMonitor
+from pipeline.cluster.resources import Pools
+from pipeline.plan.plan import PlanCounts
+from pipeline.run.summary import Progress
+
+_SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+# Labels of every metric.
+_RUN = ("run_id",)
+_STAGE = ("run_id", "stage")
+_DRIVER = "driver"
+
+
+@dataclass(frozen=True)
+class MetricDefinition:
+    """One metric.
+
+    Attributes:
+        name: As it is given to Ray.
+        kind: counter, gauge or histogram.
+        labels: Besides those that Ray adds (node, process, session).
+        description: Shown in the metrics endpoint and the dashboard.
+    """
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    labels: tuple[str, ...]
+    description: str
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """The names under which Prometheus finds it."""
+        exported = f"ray_{self.name}"
+        if self.kind == "counter":
+            return (f"{exported}_total",)
+        if self.kind == "histogram":
+            return tuple(f"{exported}_{part}" for part in ("bucket", "count"))
+        return (exported,)
+
+    def create(self) -> Counter | Gauge | Histogram:
+        """Ray's recorder of it, for this process."""
+        if self.kind == "histogram":
+            return Histogram(self.name, self.description, [*_SECONDS], self.labels)
+        recorder = Counter if self.kind == "counter" else Gauge
+        return recorder(self.name, self.description, self.labels)
+
+
+# What stages count (`Stage.process`), each as a counter with the stage's name.
+COUNTS: Mapping[str, str] = {
+    "clips_decoded": "clips whose frames were sampled",
+    "frames_decoded": "frames handed to the encoder",
+    "video_bytes": "bytes of video files that were fetched from object stores",
+    "clips_sampled_down": "clips with fewer frames than sampling.fps asks for",
+    "encoder_calls": "clips that went through the vision tower",
+    "tokens_encoded": "visual tokens before compression, as they were encoded",
+    "tokens_committed": "compressed tokens written to storage",
+    "clips_answered": "clips whose questions were answered",
+    "answers": "answers made",
+    "visual_tokens_before": "visual tokens of the answered clips, uncompressed",
+    "visual_tokens_after": "visual tokens of the answered clips, compressed",
+    "visual_token_layers_before": "uncompressed visual tokens times the decoder's layers",
+    "visual_token_layers_after": "visual tokens that the decoder's layers had",
+    "prompt_tokens": "tokens of the answered questions' prompts",
+    "prompt_tokens_prefilled": "those that were run; the others were shared with another question of the clip",
+    "requests_repeated": "requests to the output's or the cache's store that got no answer and were sent again",
+    "bytes_read": "bytes read from the output's or the cache's store",
+    "bytes_written": "bytes written to it",
+}
+
+
+def _define(
+    name: str, kind: Literal["counter", "gauge", "histogram"], labels: tuple[str, ...], description: str
+) -> tuple[str, MetricDefinition]:
+    return name, MetricDefinition(f"flashvid_{name}", kind, labels, description)
+
+
+# By the name without `flashvid_`.
+METRICS: Mapping[str, MetricDefinition] = dict(
+    [
+        *(_define(name, "counter", _STAGE, description) for name, description in COUNTS.items()),
+        _define("busy_seconds", "counter", _STAGE, "seconds of work, over all processes of a stage"),
+        # Ray's agent knows only each value's bucket: counts are exact, sums are not.
+        _define("clip_seconds", "histogram", _STAGE, "seconds of work on one clip"),
+        _define(
+            "process_deaths", "counter", _STAGE, "clips that had killed a process, or lost it, and were begun again"
+        ),
+        _define("clips_in_hand", "gauge", _STAGE, "clips that a stage works on"),
+        _define("actors", "gauge", _STAGE, "processes of a stage: its pool's least, or as many as worked lately"),
+        _define("decoded_clips", "gauge", _RUN, "clips whose frames are in memory"),
+        _define("decoded_clips_limit", "gauge", _RUN, "the bound on them"),
+        _define("clips_to_encode", "gauge", _RUN, "clips that this run decodes and encodes"),
+        _define("clips_cached", "gauge", _RUN, "clips whose tokens were there before this run"),
+        _define("clips_tried_again", "gauge", _RUN, "planned clips that failed in an earlier run"),
+        _define("clips_planned", "gauge", _RUN, "clips that this run works on"),
+        _define("clips_done", "gauge", _RUN, "those that it is done with, failed ones included"),
+        _define("answers_planned", "gauge", _RUN, "answers that were missing when the run began"),
+        _define("answers_committed", "counter", _RUN, "answers on storage, made by this run"),
+        _define(
+            "failures_committed",
+            "counter",
+            ("run_id", "stage", "error_type", "error_kind"),
+            "rows added to failures/",
+        ),
+    ]
+)
+
+
+class RunMetrics:
+    """The metrics of a run, as one of its processes records them.
+
+    Args:
+        run_id: This run.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+        self._recorders: dict[str, Any] = {}
+
+    def add(self, name: str, amount: float, **labels: str) -> None:
+        """Let a counter grow; by nothing changes nothing."""
+        if amount > 0:
+            self._recorder(name).inc(amount, self._tags(labels))
+
+    def set(self, name: str, value: float, **labels: str) -> None:
+        """Set a gauge."""
+        self._recorder(name).set(value, self._tags(labels))
+
+    def observe(self, name: str, value: float, **labels: str) -> None:
+        """Add a value to a histogram."""
+        self._recorder(name).observe(value, self._tags(labels))
+
+    def counts(self, counts: Mapping[str, int], stage: str) -> None:
+        """Add what a stage counted.
+
+        Raises:
+            KeyError: a name that `COUNTS` does not have: it would be counted and never seen.
+        """
+        for name, count in counts.items():
+            self.add(name, count, stage=stage)
+
+    def started(self, todo: PlanCounts) -> None:
+        """What there is to do."""
+        self.set("clips_to_encode", todo.clips_to_encode)
+        self.set("clips_cached", todo.clips_cached)
+        self.set("clips_tried_again", todo.clips_tried_again)
+
+    def progressed(self, progress: Progress, traffic: Mapping[str, int]) -> None:
+        """How far the run is, and what the driver's own requests to storage came to since it was last told."""
+        self.set("clips_planned", progress.clips_planned)
+        self.set("clips_done", progress.clips_done)
+        self.set("answers_planned", progress.answers_planned)
+        self.counts(traffic, _DRIVER)
+
+    def committed(self, num_answers: int, failures: Iterable[Mapping[str, Any]]) -> None:
+        """Rows are on storage: so many answers, and these failures."""
+        self.add("answers_committed", num_answers)
+        kinds = Tally((row["stage"], row["error_type"], row["error_kind"]) for row in failures)
+        for (stage, error_type, error_kind), count in kinds.items():
+            self.add("failures_committed", count, stage=stage, error_type=error_type, error_kind=error_kind)
+
+    def _recorder(self, name: str) -> Any:  # noqa: ANN401 - one of three classes without a common method
+        if name not in self._recorders:
+            self._recorders[name] = METRICS[name].create()
+        return self._recorders[name]
+
+    def _tags(self, labels: Mapping[str, str]) -> dict[str, str]:
+        return {"run_id": self._run_id, **labels}
+
+
+class ObservedMonitor(RunMonitor):
+    """The run's monitor, which every clip passes at each stage, and what Prometheus sees of it.
+
+    Args:
+        pools: Of the run; they may grow.
+        metrics: Where it is recorded.
+        clock: See `RunMonitor`.
+    """
+
+    def __init__(self, pools: Pools, metrics: RunMetrics, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(pools.max_decoded_clips, clock)
+        self._metrics = metrics
+        self._least = {"decode": pools.decode.size, "encode": pools.encode.size, "answer": pools.answer.size}
+        self._in_hand: dict[str, set[str]] = {stage: set() for stage in self._least}
+        metrics.set("decoded_clips_limit", pools.max_decoded_clips)
+        for stage in self._least:
+            self._show(stage)
+
+    def begin(self, clip_id: str, stage: str, actor_id: str = "") -> int:
+        """See `RunMonitor.begin`."""
+        deaths = super().begin(clip_id, stage, actor_id)
+        self._metrics.add("process_deaths", min(deaths, 1), stage=stage)
+        self._in_hand[stage].add(clip_id)
+        self._show(stage)
+        return deaths
+
+    def end(self, clip_id: str, stage: str, counts: Mapping[str, int], seconds: float, actor_id: str = "") -> None:
+        """See `RunMonitor.end`."""
+        super().end(clip_id, stage, counts, seconds, actor_id)
+        self._metrics.counts(counts, stage)
+        self._metrics.add("busy_seconds", seconds, stage=stage)
+        self._metrics.observe("clip_seconds", seconds, stage=stage)
+        self._in_hand[stage].discard(clip_id)
+        self._show(stage)
+
+    def hold(self, clip_id: str) -> None:
+        """See `RunMonitor.hold`."""
+        super().hold(clip_id)
+        self._metrics.set("decoded_clips", self.num_held)
+
+    def release(self, clip_id: str) -> None:
+        """See `RunMonitor.release`."""
+        super().release(clip_id)
+        self._metrics.set("decoded_clips", self.num_held)
+
+    def _show(self, stage: str) -> None:
+        self._metrics.set("clips_in_hand", len(self._in_hand[stage]), stage=stage)
+        self._metrics.set("actors", max(self._least[stage], self.num_actors(stage)), stage=stage)
+
+
+def series_names() -> frozenset[str]:
+    """Every name that Prometheus may be asked for."""
+    return frozenset(name for definition in METRICS.values() for name in definition.series)

@@ -1,0 +1,308 @@
+"""One run: plan, stream through Ray, commit. Resuming is the same run again; so is a longer questions table."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from flashvid.models import check_answering, resolve_model
+from flashvid.presets import preset_named
+from pipeline.clip import ClipMessage
+from pipeline.cluster.connection import ClusterSize, connected
+from pipeline.cluster.monitor import Activity
+from pipeline.cluster.resources import Pools, plan_pools
+from pipeline.config import JobConfig
+from pipeline.errors import TooManyFailuresError
+from pipeline.inputs import QuestionTable, VideoTable
+from pipeline.inputs.job_inputs import read_tables
+from pipeline.plan.planner import Planner, RunPlan
+from pipeline.run.committer import Committer
+from pipeline.run.failure_limit import FailureLimit
+from pipeline.run.flow import stream
+from pipeline.run.log import RunLog
+from pipeline.run.metrics import ObservedMonitor, RunMetrics
+from pipeline.run.summary import Progress, RunSummary
+from pipeline.stages import StageSettings
+from pipeline.store.cache_users import note_cache_user
+from pipeline.store.fingerprint import Fingerprints, fingerprints
+from pipeline.store.lease import Lease
+from pipeline.store.ledger import Ledger
+from pipeline.store.run_records import RunRecords, new_run_id
+from pipeline.store.storage import Storage
+
+_TICK_S = 0.25
+
+
+def run(
+    job: JobConfig,
+    *,
+    fork: bool = False,
+    address: str | None = None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    on_notice: Callable[[str], None] = lambda _: None,
+    on_log: Callable[[str], object] = lambda _: None,
+) -> RunSummary:
+    """Bring a job's output up to date.
+
+    Args:
+        job: The job.
+        fork: Go on with settings that this output has not seen, beside the earlier answers.
+        address: Ray cluster; see `pipeline.cluster.connection.connected`.
+        on_progress: Called a few times a second with the counts so far.
+        on_notice: Called with sentences a person should see (a replaced source, what is not tried again).
+        on_log: Called with each line of the run's log; see `pipeline.run.log`.
+
+    Raises:
+        FatalError: bad input, settings that are refused, a locked output, a cluster that is too small. What is
+            committed stays.
+    """
+    started = time.monotonic()
+    model = resolve_model(job.model.name, job.model.revision)
+    check_answering(model, job.generation, job.inner_pruning)
+    prints = fingerprints(job, model.identity)
+    if job.preset is not None and preset_named(job.preset).family != model.family:
+        on_notice(f"preset {job.preset} was published for another family than this model's, {model.family}")
+    # Actors load exactly what was fingerprinted, also when a branch moves while they start.
+    pinned = job.model.model_copy(update={"revision": model.commit or job.model.revision})
+    job = job.model_copy(update={"model": pinned})
+    videos, questions = read_tables(job)
+    if job.limit is not None:
+        on_notice(f"limit {job.limit}: only the first {len(videos)} videos")
+    storage = Storage(job.output, job.storage_options)
+    for root in {job.output: storage, job.tokens_root: Storage(job.tokens_root, job.storage_options)}.values():
+        if not root.is_exclusive:
+            on_notice(
+                f"{root.url} has no conditional writes: two runs at the same time may write over each other "
+                "(docs/guarantees.md, stores without conditional writes)"
+            )
+    records = RunRecords(storage)
+    records.check_settings(prints, fork=fork)
+    lease = Lease.acquire(storage, new_run_id())
+    try:
+        if job.keeps_tokens and job.tokens_root != job.output:
+            note_cache_user(Storage(job.tokens_root, job.storage_options), storage)
+        records.start(lease.run_id, job, prints)
+        log = RunLog(lease.run_id, on_log)
+        work = _Run(job, prints, videos, questions, storage, lease, on_progress, on_notice, log, started)
+        summary = work.execute(address)
+        records.end(lease.run_id, asdict(summary))
+        log.ended(summary)
+        return summary
+    finally:
+        lease.release()
+
+
+class _Run:
+    """A run that holds the lease."""
+
+    def __init__(
+        self,
+        job: JobConfig,
+        prints: Fingerprints,
+        videos: VideoTable,
+        questions: QuestionTable,
+        storage: Storage,
+        lease: Lease,
+        on_progress: Callable[[Progress], None],
+        on_notice: Callable[[str], None],
+        log: RunLog,
+        started: float,
+    ) -> None:
+        self._job = job
+        self._prints = prints
+        self._videos = videos
+        self._questions = questions
+        self._lease = lease
+        self._on_progress = on_progress
+        self._tell = on_notice
+        self._log = log
+        self._started = started
+        self._storage = storage
+        self._metrics = RunMetrics(lease.run_id)
+        self._limit = FailureLimit(job)
+        self._committer = Committer(
+            Ledger(storage, prints.answers),
+            lease,
+            job.commit,
+            on_commit=self._committed,
+            on_failure=self._limit.note,
+        )
+
+    def execute(self, address: str | None) -> RunSummary:
+        try:
+            return self._execute(address)
+        except TooManyFailuresError:
+            self._committer.flush()
+            raise
+
+    def _execute(self, address: str | None) -> RunSummary:
+        with ExitStack() as stack:
+            planner = Planner(
+                self._job,
+                self._prints,
+                self._storage,
+                self._videos,
+                self._questions,
+                run_id=self._lease.run_id,
+                committer=self._committer,
+                connect=lambda: stack.enter_context(connected(address)),
+            )
+            todo = planner.plan()
+            self._limit.planned(todo.counts.clips_planned)
+            if todo.changed:
+                self._on_notice(f"source changed since an earlier run, planned again: {', '.join(todo.changed)}")
+            if exhausted := todo.counts.answers_exhausted:
+                self._on_notice(f"not tried again: {exhausted} answers whose clip or question failed before")
+            todo = planner.probe(todo)
+            self._log.planned(todo.counts)
+            activity = Activity()
+            if todo.counts.answers_planned:
+                activity = self._stream(todo, stack.enter_context(connected(address)))
+        self._committer.flush()
+        summary = self._summary(todo, activity)
+        if summary.clips_sampled_down:
+            self._on_notice(
+                f"{summary.clips_sampled_down} clips are longer than sampling.max_frames at sampling.fps: "
+                "their frames are spread evenly; window_s cuts videos into clips"
+            )
+        return summary
+
+    def _stream(self, todo: RunPlan, size: ClusterSize) -> Activity:
+        planned = todo.counts
+        pools = plan_pools(
+            self._job.resources,
+            num_cpus=size.num_cpus,
+            cpus_per_node=size.cpus_per_node,
+            gpus_per_node=size.gpus_per_node,
+            encodes=planned.clips_to_encode > 0,
+        )
+        self._metrics.started(planned)
+        # Beside the driver: it is lost with no other node than that.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        actor: Any = ray.remote(num_cpus=0)(ObservedMonitor)
+        monitor = actor.options(scheduling_strategy=here).remote(pools, RunMetrics(self._lease.run_id))
+        settings = StageSettings(
+            self._job, self._lease.run_id, self._prints.tokens, self._prints.model_identity, monitor
+        )
+        clips = answers = 0
+        failures = self._committer.failures_committed
+        try:
+            for message in _paced(self._outcomes(todo, pools, settings)):
+                if message is not None:
+                    self._committer.add(message)
+                    self._log.clip(message)
+                    clips += 1
+                    answers += len(message.answers)
+                    failures += len(message.failures)
+                self._committer.tick()
+                progress = Progress(
+                    clips_done=clips,
+                    clips_planned=planned.clips_planned,
+                    answers_done=answers,
+                    answers_planned=planned.answers_planned,
+                    failures=failures,
+                    seconds=time.monotonic() - self._started,
+                )
+                self._metrics.progressed(progress, self._storage.take_traffic())
+                self._on_progress(progress)
+            activity: Activity = ray.get(monitor.activity.remote())
+        except BaseException:
+            # Also when the run is interrupted: what has been answered is kept. Nobody waits long for that, though.
+            self._committer.flush(patience_s=0)
+            raise
+        else:
+            self._committer.flush()
+        finally:
+            # Its handles travelled to the actors, so Ray would keep it as long as the cluster lives.
+            ray.kill(monitor)
+        return activity
+
+    def _outcomes(self, todo: RunPlan, pools: Pools, settings: StageSettings) -> Iterator[ClipMessage]:
+        """Clips as they are done; those that may have killed processes come last, each in a flow of its own."""
+        suspects = []
+        for message in stream(todo, pools, settings, self._questions):
+            if message.is_suspected:
+                suspects.append(message.clip)
+            else:
+                yield message
+        for clip in suspects:
+            self._on_notice(f"video_id {clip.video_id!r}: its processes died twice; the clip is tried again alone")
+            is_cached = self._job.keeps_tokens and settings.token_store().has(clip.content_key)
+            alone = RunPlan.of_one(clip, is_cached=is_cached)
+            yield from stream(alone, pools.of_one(), replace(settings, alone=True), self._questions)
+
+    def _on_notice(self, sentence: str) -> None:
+        self._tell(sentence)
+        self._log.notice(sentence)
+
+    def _committed(self, num_answers: int, failures: Sequence[Mapping[str, Any]]) -> None:
+        self._metrics.committed(num_answers, failures)
+        self._log.committed(num_answers, failures)
+
+    def _summary(self, todo: RunPlan, activity: Activity) -> RunSummary:
+        planned, counts = todo.counts, activity.counts
+        return RunSummary(
+            run_id=self._lease.run_id,
+            output=self._job.output,
+            answers_fingerprint=self._prints.answers,
+            tokens_fingerprint=self._prints.tokens,
+            clips_total=planned.clips_total,
+            clips_planned=planned.clips_planned,
+            cache_hits=planned.clips_cached,
+            clips_decoded=counts.get("clips_decoded", 0),
+            frames_decoded=counts.get("frames_decoded", 0),
+            clips_sampled_down=counts.get("clips_sampled_down", 0),
+            encoder_calls=counts.get("encoder_calls", 0),
+            visual_tokens_before=counts.get("visual_tokens_before", 0),
+            visual_tokens_after=counts.get("visual_tokens_after", 0),
+            visual_token_layers_before=counts.get("visual_token_layers_before", 0),
+            visual_token_layers_after=counts.get("visual_token_layers_after", 0),
+            retention_ratio=self._job.compression.retention_ratio,
+            answers_total=planned.answers_total,
+            answers_before=planned.answers_done,
+            answers_new=self._committer.answers_committed,
+            failures_new=self._committer.failures_committed,
+            answers_exhausted=planned.answers_exhausted,
+            changed_sources=todo.changed,
+            max_decoded_clips=activity.max_decoded_clips,
+            stage_seconds=activity.seconds,
+            seconds=time.monotonic() - self._started,
+            workers=activity.workers,
+        )
+
+
+def _paced(outcomes: Iterator[ClipMessage]) -> Iterator[ClipMessage | None]:
+    """The outcomes as they come, and None whenever a quarter of a second brings none.
+
+    Commits and the lease go by the clock, also while one clip takes minutes; so the blocking iterator runs in a thread.
+    """
+    results: queue.Queue[ClipMessage | BaseException | None] = queue.Queue(maxsize=16)
+
+    def drain() -> None:
+        try:
+            for outcome in outcomes:
+                results.put(outcome)
+            results.put(None)
+        except BaseException as error:  # noqa: BLE001 - raised again in the consumer
+            results.put(error)
+
+    threading.Thread(target=drain, name="outcomes", daemon=True).start()
+    while True:
+        try:
+            item = results.get(timeout=_TICK_S)
+        except queue.Empty:
+            yield None
+            continue
+        if item is None:
+            return
+        if isinstance(item, BaseException):
+            raise item
+        yield item

@@ -1,0 +1,1 @@
+"""What is on storage: objects, tables, tokens, answers, run records, the lease."""

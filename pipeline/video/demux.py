@@ -1,0 +1,297 @@
+"""What a file's packets say, read without decoding: when each picture is shown, and where decoding can begin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import chain
+from typing import IO, Any
+
+import av
+import numpy as np
+from av.container import InputContainer
+from numpy.typing import NDArray
+
+from pipeline.errors import UnreadableVideoError
+from pipeline.video.bitstream import display_matrix, entry_kind, is_invisible
+
+# Their clocks run from the moment of the broadcast: a recording does not begin at zero.
+_RUNNING_CLOCKS = ("mpegts", "mpeg")
+# AVI has one picture after the other; the demuxer works out when those of other codecs are shown, and fails with these.
+_REORDERING_CODECS = ("h264", "hevc")
+# Where the demuxer looks for a keyframe before a wanted moment, in seconds before it; then from the file's beginning.
+_LOOK_BACK_S = (0.0, 2.0, 20.0, 200.0)
+# Demuxers to ask for the time at which a keyframe is shown; the others for that at which it is decoded. For mp4's the
+# latter is before the former, and it would begin a keyframe too early.
+_SOUGHT_BY_PRESENTATION = ("matroska", "mov")
+# Demuxers that search by time land on the first packet only if they are sent further back than that.
+BEFORE_ANY_S = 10.0
+
+# Headers may promise a few frames more than there are (a dropped last B-frame); a cut file lacks many.
+_FRAMES_MISSING_ALLOWED = 5
+_SECONDS_MISSING_ALLOWED = 1.0
+_SHARE_MISSING_ALLOWED = 0.02
+
+
+@dataclass(frozen=True)
+class VideoHeader:
+    """What is known of a file.
+
+    Attributes:
+        duration_s: When the last picture ends, in seconds.
+        fps: Average frames per second, None where unknown.
+        num_frames: Pictures in the file.
+        width: Pixels, as they are stored.
+        height: Pixels, as they are stored.
+        container: Demuxer's name, for instance ``mov,mp4,m4a,3gp,3g2,mj2``.
+        codec: For instance ``h264``.
+    """
+
+    duration_s: float
+    fps: float | None
+    num_frames: int
+    width: int
+    height: int
+    container: str
+    codec: str
+
+
+@dataclass(frozen=True)
+class PacketIndex:
+    """The pictures of a file, or of a span of it, in presentation order.
+
+    Attributes:
+        header: Of the file; `duration_s` and `num_frames` reach as far as packets were read.
+        ticks: int64 `[num_frames]` presentation times in the stream's own unit, ascending.
+        times: float64 `[num_frames]` the same in seconds from the beginning of the video.
+        keyframes: int64 `[num_keyframes]` presentation ticks of the pictures where decoding can begin, ascending.
+        entries: int64 `[num_keyframes]` what to ask the demuxer for to get there.
+        traits: What makes the file more than a plain sequence of pictures, in words; empty for most.
+    """
+
+    header: VideoHeader
+    ticks: NDArray[np.int64]
+    times: NDArray[np.float64]
+    keyframes: NDArray[np.int64]
+    entries: NDArray[np.int64]
+    traits: tuple[str, ...]
+
+
+@contextmanager
+def opened(file: str | IO[bytes]) -> Iterator[InputContainer]:
+    """Open a local path or an open file for reading packets.
+
+    Raises:
+        UnreadableVideoError: not a video file that the demuxer knows, or a damaged one; also in the middle of the work.
+    """
+    try:
+        with av.open(file, "r") as container:
+            yield container
+    except MemoryError:
+        raise
+    except av.error.FFmpegError as error:
+        raise UnreadableVideoError(f"not a readable video file ({error.strerror})") from None
+
+
+def video_stream(container: InputContainer) -> av.VideoStream:
+    """The stream to decode: the one that players choose, not a cover picture.
+
+    Raises:
+        UnreadableVideoError: there is none.
+    """
+    stream = container.streams.best("video")
+    if not isinstance(stream, av.VideoStream):
+        kinds = sorted({stream.type for stream in container.streams})
+        raise UnreadableVideoError(f"no video stream, only {', '.join(kinds) or 'nothing'}")
+    return stream
+
+
+def read_index(container: InputContainer, start_s: float | None = None, end_s: float | None = None) -> PacketIndex:
+    """Read the packets of a file, or of a span of it, to learn when its pictures are shown.
+
+    Args:
+        container: The file, newly opened.
+        start_s: Begin at the last keyframe that is not after this; None for the beginning.
+        end_s: Stop when everything up to here was read; None for the end of the file.
+
+    Raises:
+        UnreadableVideoError: no video stream, no pictures, or a file that was cut short.
+    """
+    stream = video_stream(container)
+    time_base = stream.time_base or Fraction(1, av.time_base)
+    runs = container.format.name in _RUNNING_CLOCKS
+    origin = Fraction(container.start_time or 0, av.time_base) if runs else Fraction(0)
+    stream.codec_context.thread_count = 1  # an actor reserves one CPU
+    found = _Pass(has_picture=start_s is not None)
+    last_tick = None if end_s is None else (Fraction(end_s) + origin) / time_base
+    packets = container.demux()
+    if start_s is not None:
+        packets = _packets_before(container, stream, int((Fraction(start_s) + origin) / time_base))
+    for packet in packets:
+        if packet.size == 0:
+            continue  # the demuxer's mark at the end of a stream
+        if packet.stream is not stream:
+            found.note_other(packet)
+            continue
+        if last_tick is not None and packet.dts is not None and packet.dts > last_tick:
+            found.reached_end = False
+            break
+        found.note(packet, stream)
+    if not found.num_packets:
+        raise UnreadableVideoError("the video stream has no frames")
+    reordered = stream.codec_context.name in _REORDERING_CODECS and stream.codec_context.has_b_frames
+    if (found.without_time and not found.ticks) or (container.format.name == "avi" and reordered):
+        raise UnreadableVideoError(
+            f"the container ({container.format.name}) does not say when its pictures are shown; "
+            "convert it first: ffmpeg -i IN OUT.mp4"
+        )
+    if not found.ticks:
+        raise UnreadableVideoError("the file can't be decoded, it may be cut short or damaged (it has no keyframe)")
+    _check_complete(container, stream, found, whole=start_s is None and found.reached_end)
+    return _index(container, stream, found, time_base, origin)
+
+
+@dataclass
+class _Pass:
+    """What is gathered while packets go by."""
+
+    ticks: list[int] = field(default_factory=list)
+    keyframes: list[int] = field(default_factory=list)
+    entries: list[int] = field(default_factory=list)
+    traits: dict[str, None] = field(default_factory=dict)  # a set that keeps its order
+    num_packets: int = 0
+    without_time: bool = False
+    latest: tuple[int, int] = (0, 0)  # ticks: when the last picture begins, how long it lasts
+    others_end_s: float = 0.0
+    reached_end: bool = True
+    has_picture: bool = False
+
+    def note(self, packet: av.Packet[Any], stream: av.VideoStream) -> None:
+        """One packet of the video."""
+        self.num_packets += 1
+        if not self.has_picture:
+            self._look_at_first_picture(packet, stream)
+        if packet.pts is None:
+            self.without_time = True
+            return
+        if packet.is_keyframe:
+            self._note_keyframe(packet, stream)
+        if packet.is_discard:
+            self.traits["an edit list"] = None
+        elif not self.keyframes:
+            self.traits["no keyframe at its beginning"] = None
+        elif packet.pts < self.keyframes[0]:
+            self.traits["an open GOP"] = None
+        elif not is_invisible(packet, stream.codec_context.name):
+            self.ticks.append(packet.pts)
+            self.latest = max(self.latest, (packet.pts, packet.duration or 0))
+            if packet.pts < self.keyframes[-1]:
+                self.traits["an open GOP"] = None
+
+    def note_other(self, packet: av.Packet[Any]) -> None:
+        """One packet of another stream."""
+        if packet.pts is not None and packet.time_base is not None:
+            end = (packet.pts + (packet.duration or 0)) * packet.time_base
+            self.others_end_s = max(self.others_end_s, float(end))
+
+    def _note_keyframe(self, packet: av.Packet[Any], stream: av.VideoStream) -> None:
+        kind = entry_kind(packet, stream.codec_context.name, stream.codec_context.extradata)
+        if kind != "closed":
+            self.traits["keyframes that later pictures look behind"] = None
+        if packet.pts is not None and (kind != "none" or not self.keyframes):
+            self.keyframes.append(packet.pts)
+            self.entries.append(packet.pts if packet.dts is None else packet.dts)
+
+    def _look_at_first_picture(self, packet: av.Packet[Any], stream: av.VideoStream) -> None:
+        """A rotation is told by pictures only: decode up to the first one."""
+        try:
+            frames = stream.codec_context.decode(packet)
+        except av.error.FFmpegError:
+            self.has_picture = True
+            self.traits["a first picture that can't be decoded"] = None
+            return
+        for frame in frames[:1]:
+            self.has_picture = True
+            if display_matrix(frame) is not None:
+                self.traits["a rotation"] = None
+            if frame.format.name not in ("yuv420p", "yuvj420p"):
+                self.traits[f"pixels as {frame.format.name}"] = None
+
+
+def _packets_before(container: InputContainer, stream: av.VideoStream, tick: int) -> Iterator[av.Packet[Any]]:
+    """Packets from a keyframe on that is shown at `tick` or before it, as late as the demuxer finds one."""
+    ticks_per_second = 1 / (stream.time_base or Fraction(1, av.time_base))
+    codec = stream.codec_context
+    begin = stream.start_time or 0
+    places = [max(tick - int(back_s * ticks_per_second), begin) for back_s in _LOOK_BACK_S]
+    for place in (*places, begin - int(BEFORE_ANY_S * ticks_per_second)):
+        with suppress(av.error.PermissionError):  # what a demuxer says to a place that it does not find
+            container.seek(place, stream=stream)
+        packets = container.demux()
+        for packet in packets:
+            if packet.stream is not stream or not packet.is_keyframe or packet.pts is None:
+                continue
+            if packet.pts <= tick and entry_kind(packet, codec.name, codec.extradata) != "none":
+                return chain([packet], packets)
+            break
+    # Before the first picture, or before the first place where decoding can begin: from the beginning of the file.
+    return chain([packet], packets)
+
+
+def _check_complete(container: InputContainer, stream: av.VideoStream, found: _Pass, *, whole: bool) -> None:
+    """Hold what the container promises against what it has; of a span, only what the end of the file tells."""
+    entries = stream.index_entries
+    if container.format.name.startswith("mov") and len(entries):
+        if entries[-1].pos + entries[-1].size > container.size:
+            raise UnreadableVideoError("the file is cut short: its last frames lie beyond its end")
+        return
+    if not whole:
+        return
+    missing = stream.frames - found.num_packets
+    if missing > max(_FRAMES_MISSING_ALLOWED, _SHARE_MISSING_ALLOWED * stream.frames):
+        raise UnreadableVideoError(
+            f"the file is cut short: its header promises {stream.frames} frames, it holds {found.num_packets}"
+        )
+    if container.format.name.startswith("matroska") and container.duration:
+        promised_s = container.duration / av.time_base
+        end_s = max(found.others_end_s, float(sum(found.latest) * (stream.time_base or 0)))
+        if promised_s - end_s > max(_SECONDS_MISSING_ALLOWED, _SHARE_MISSING_ALLOWED * promised_s):
+            raise UnreadableVideoError(
+                f"the file is cut short: its header promises {promised_s:.1f} s, it holds {end_s:.1f} s"
+            )
+
+
+def _index(
+    container: InputContainer, stream: av.VideoStream, found: _Pass, time_base: Fraction, origin: Fraction
+) -> PacketIndex:
+    ticks = np.unique(np.array(found.ticks, dtype=np.int64))
+    traits = dict(found.traits)
+    if found.without_time:
+        traits["pictures without a time"] = None
+    if len(ticks) < len(found.ticks):
+        traits["two pictures at one time"] = None
+    name = container.format.name
+    if name.startswith("mov") and stream.frames != found.num_packets:
+        traits["fragments or an edit list"] = None
+    if len(container.streams.video) > 1:
+        traits["several video streams"] = None
+    if ticks[0] != 0:
+        traits["a beginning that is not at zero"] = None
+    times = ticks * time_base.numerator / time_base.denominator - float(origin)
+    fps = float(stream.average_rate) if stream.average_rate else None
+    end_s = float(sum(found.latest) * time_base - origin)
+    header = VideoHeader(
+        duration_s=end_s if found.latest[1] or not fps else end_s + 1 / fps,
+        fps=fps,
+        num_frames=len(ticks),
+        width=stream.width,
+        height=stream.height,
+        container=name,
+        codec=stream.codec_context.codec.canonical_name,
+    )
+    keyframes, first_of = np.unique(np.array(found.keyframes, dtype=np.int64), return_index=True)
+    by_presentation = name.startswith(_SOUGHT_BY_PRESENTATION)
+    entries = keyframes if by_presentation else np.array(found.entries, dtype=np.int64)[first_of]
+    return PacketIndex(header, ticks, times, keyframes, entries, tuple(traits))

@@ -1,0 +1,229 @@
+"""The sampled frames of a clip, from a file: which reader takes them, and what a clip's frames are once decoded."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO, Any, cast
+
+import numpy as np
+from av.container import InputContainer
+from fsspec.implementations.local import LocalFileSystem
+from numpy.typing import NDArray
+
+from pipeline.config import SamplingConfig
+from pipeline.errors import SourceUnreachableError, UnreadableVideoError, VideoNotFoundError
+from pipeline.store.storage import resolve
+from pipeline.video.choice import objections_to_decord
+from pipeline.video.decord_reader import DecordReader
+from pipeline.video.demux import PacketIndex, opened, read_index
+from pipeline.video.frame_sampling import sample_frames
+from pipeline.video.pyav_reader import PyavReader
+
+# A block is handed on at once: small frames together, large ones (8K: 100 MB) alone.
+_MAX_FRAMES_OF_BLOCK = 16
+_MAX_BYTES_OF_BLOCK = 128 << 20
+
+FrameTransform = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class FrameBlock:
+    """A few consecutive sampled frames of a clip, of the file's own size; good until the next block is asked for.
+
+    Attributes:
+        num_frames: Sampled frames of the whole clip.
+        frame_timestamps: float64 `[f]` presentation times in seconds.
+        frames: uint8 `[f, H, W, 3]`, RGB.
+    """
+
+    num_frames: int
+    frame_timestamps: NDArray[np.float64]
+    frames: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class DecodedClip:
+    """Sampled frames of a clip.
+
+    Attributes:
+        frames: uint8 `[F, H, W, 3]`, RGB.
+        frame_timestamps: `[F]` presentation times in seconds.
+    """
+
+    frames: NDArray[np.uint8]
+    frame_timestamps: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RemoteVideo:
+    """A file of an object store that is read by ranges, where the decoder is.
+
+    Attributes:
+        url: Any fsspec URL.
+        storage_options: For fsspec; credentials come from the environment.
+    """
+
+    url: str
+    storage_options: Mapping[str, Any]
+
+
+class _Watched(io.RawIOBase):
+    """An open remote file that remembers what went wrong with reading it: a decoder would blame the video."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__()
+        self._file = file
+        self.error: Exception | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._file.read(size)
+        except Exception as error:
+            self.error = error
+            raise
+
+
+@contextmanager
+def _readable(video: str | RemoteVideo) -> Iterator[str | IO[bytes]]:
+    """What the demuxer can open.
+
+    Raises:
+        VideoNotFoundError: there is no such remote file.
+        SourceUnreachableError: its store did not answer, in the middle of the work.
+    """
+    if isinstance(video, str):
+        yield video
+        return
+    fs, inner = resolve(video.url, video.storage_options)
+    try:
+        file = fs.open(inner, "rb")
+    except FileNotFoundError:
+        raise VideoNotFoundError(f"no video file at {video.url}") from None
+    with file:
+        watched = _Watched(file)
+        try:
+            yield cast("IO[bytes]", watched)
+        except Exception as error:
+            if watched.error is None:
+                raise
+            reason = f"{type(watched.error).__name__}: {watched.error}"
+            raise SourceUnreachableError(f"{video.url} can't be read ({reason})") from error
+
+
+@contextmanager
+def local_copy(path: str, storage_options: Mapping[str, Any]) -> Iterator[str]:
+    """A path that decoders can open: the file itself, or a copy that is gone afterwards.
+
+    Raises:
+        VideoNotFoundError: there is no such file.
+    """
+    fs, inner = resolve(path, storage_options)
+    if isinstance(fs, LocalFileSystem):
+        if not Path(inner).is_file():
+            raise VideoNotFoundError(f"no video file at {path}")
+        yield inner
+        return
+    with TemporaryDirectory(prefix="flashvid-") as folder:
+        copy = str(Path(folder) / Path(inner).name)
+        try:
+            fs.get_file(inner, copy)
+        except FileNotFoundError:
+            raise VideoNotFoundError(f"no video file at {path}") from None
+        yield copy
+
+
+def frame_blocks(
+    path: str | RemoteVideo, sampling: SamplingConfig, start_s: float | None, end_s: float | None
+) -> Iterator[FrameBlock]:
+    """Decode the sampled frames of a clip, a few at a time.
+
+    Args:
+        path: A local file, or one that is read by ranges: for spans, and not with decord.
+        sampling: Which frames, and with which decoder.
+        start_s: Start of the clip in seconds, None for the beginning.
+        end_s: End of the clip in seconds, None for the end.
+
+    Raises:
+        UnreadableVideoError: the file can't be decoded, has no frame in the span, or is not one for the decoder that
+            the job names.
+        SourceUnreachableError: the store of a remote file did not answer.
+    """
+    with _readable(path) as file, opened(file) as container:
+        # decord reads all packets of a file before it gives a frame. A span is read from its own place, with PyAV.
+        whole = sampling.decoder == "decord" or (start_s is None and end_s is None)
+        index = read_index(container) if whole else read_index(container, start_s, end_s)
+        indices = sample_frames(index.times, sampling, start_s, end_s, video_end_s=index.header.duration_s)
+        reader = _reader(path, sampling, container, index, whole)
+        bytes_of_frame = max(1, 3 * index.header.width * index.header.height)
+        at_once = max(1, min(_MAX_FRAMES_OF_BLOCK, _MAX_BYTES_OF_BLOCK // bytes_of_frame))
+        for first in range(0, len(indices), at_once):
+            chosen = indices[first : first + at_once]
+            yield FrameBlock(len(indices), index.times[chosen], reader.read(chosen))
+
+
+def _reader(
+    path: str | RemoteVideo, sampling: SamplingConfig, container: InputContainer, index: PacketIndex, whole: bool
+) -> DecordReader | PyavReader:
+    if sampling.decoder == "pyav" or not whole or isinstance(path, RemoteVideo):
+        return PyavReader(container, index)
+    objections = objections_to_decord(index)
+    if not objections:
+        reader = DecordReader(path)
+        if len(reader) == index.header.num_frames:
+            return reader
+        objections = (f"{len(reader)} frames counted where there are {index.header.num_frames}",)
+    if sampling.decoder == "decord":
+        raise UnreadableVideoError(
+            f"decord may take wrong frames from this file ({', '.join(objections)}): "
+            "leave sampling.decoder to auto, or set it to pyav"
+        )
+    return PyavReader(container, index)
+
+
+def collect(
+    blocks: Iterable[FrameBlock], transform_for: Callable[[int], FrameTransform] = lambda _: lambda frames: frames
+) -> DecodedClip:
+    """Put a clip together from its blocks.
+
+    Args:
+        blocks: At least one.
+        transform_for: Given the number of sampled frames: what to make of frames `[f, H, W, 3]` (a resize), applied to
+            a few at a time: frames of the file's own size are never all in memory.
+    """
+    frames, timestamps = [], []
+    transform: FrameTransform | None = None
+    for block in blocks:
+        transform = transform or transform_for(block.num_frames)
+        made = transform(block.frames)
+        frames.append(made.copy() if np.may_share_memory(made, block.frames) else made)
+        timestamps.append(block.frame_timestamps)
+    return DecodedClip(frames=np.concatenate(frames), frame_timestamps=np.concatenate(timestamps))
+
+
+def decode_clip(
+    path: str | RemoteVideo,
+    sampling: SamplingConfig,
+    start_s: float | None,
+    end_s: float | None,
+    *,
+    transform_for: Callable[[int], FrameTransform] = lambda _: lambda frames: frames,
+) -> DecodedClip:
+    """Decode the sampled frames of a clip in this process: `frame_blocks`, put together by `collect`."""
+    return collect(frame_blocks(path, sampling, start_s, end_s), transform_for)

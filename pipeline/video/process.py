@@ -1,0 +1,157 @@
+"""Decoding in a process of its own: a file that crashes, hangs or swells its decoder costs only itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from mmap import mmap
+from multiprocessing import Pipe
+from tempfile import TemporaryFile
+from typing import IO, Any
+
+from pipeline.config import SamplingConfig
+from pipeline.errors import DecodeMemoryError, DecoderDiedError, DecodeTimeoutError, WorkerDiedError
+from pipeline.video.child import frames_in
+from pipeline.video.frame_blocks import DecodedClip, FrameBlock, FrameTransform, RemoteVideo, collect, frame_blocks
+
+_START_LIMIT_S = 120.0
+_GIBIBYTE = 1 << 30
+
+Decode = Callable[[str | RemoteVideo, SamplingConfig, float | None, float | None], Iterator[FrameBlock]]
+
+
+class DecodeProcess:
+    """Decodes clips in a child process, which is started again after it died.
+
+    Args:
+        time_limit_s: Seconds that the decoder may take for a clip; what the caller does with its frames is not counted.
+        memory_limit_gb: GiB that the decoder may allocate beyond its own code (Linux only).
+        decode: What runs in the child; an importable function.
+    """
+
+    def __init__(self, *, time_limit_s: float, memory_limit_gb: float, decode: Decode = frame_blocks) -> None:
+        self._time_limit_s = time_limit_s
+        self._memory_limit = int(memory_limit_gb * _GIBIBYTE)
+        self._decode = decode
+        self._start()
+
+    @property
+    def pid(self) -> int:
+        """Of the present child."""
+        return self._child.pid
+
+    def decode_clip(
+        self,
+        path: str | RemoteVideo,
+        sampling: SamplingConfig,
+        start_s: float | None,
+        end_s: float | None,
+        *,
+        transform_for: Callable[[int], FrameTransform] = lambda _: lambda frames: frames,
+    ) -> DecodedClip:
+        """Decode the sampled frames of a clip, as `pipeline.video.frame_blocks.decode_clip` does.
+
+        A child that dies of a clip, or runs out of memory, may do so because of the files before: it is tried once more
+        in a new one.
+
+        Raises:
+            UnreadableVideoError: the file can't be decoded.
+            DecoderDiedError: a new process died of it.
+            WorkerDiedError: the process was killed.
+            DecodeTimeoutError: it took too long.
+            DecodeMemoryError: it took too much memory.
+        """
+        used = self._used
+        try:
+            with closing(self._blocks(path, sampling, start_s, end_s)) as blocks:
+                return collect(blocks, transform_for)
+        except (DecoderDiedError, WorkerDiedError, DecodeMemoryError):
+            if not used:
+                raise
+        self._restart()
+        with closing(self._blocks(path, sampling, start_s, end_s)) as blocks:
+            return collect(blocks, transform_for)
+
+    def close(self) -> None:
+        """End the child."""
+        self._connection.close()
+        self._child.kill()
+        self._child.wait()
+
+    def _start(self) -> None:
+        """Start a child without waiting for it."""
+        self._used = self._ready = False
+        self._connection, theirs = Pipe()
+        with theirs, _memory_file() as memory:
+            # Room for all that the child may hold; only what frames are written to becomes real.
+            memory.truncate(self._memory_limit)
+            self._shared = mmap(memory.fileno(), self._memory_limit)
+            descriptors = [theirs.fileno(), memory.fileno()]
+            self._child = subprocess.Popen(  # noqa: S603 - our own module
+                [sys.executable, "-m", "pipeline.video.child", *map(str, descriptors), str(self._memory_limit)],
+                stdin=subprocess.DEVNULL,
+                pass_fds=descriptors,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},  # noqa: PTH109
+            )
+
+    def _restart(self) -> None:
+        self.close()
+        self._start()
+
+    def _blocks(self, *clip: object) -> Generator[FrameBlock]:
+        """The blocks of a clip as they come. A child that was not heard to its end is of no further use."""
+        finished = False
+        try:
+            self._await_start()
+            self._used = True
+            self._connection.send((self._decode, clip, self._time_limit_s))
+            left_s = self._time_limit_s
+            while True:
+                self._connection.send("next")
+                asked = time.monotonic()
+                reply = self._receive(left_s)
+                left_s -= time.monotonic() - asked
+                if reply is None or isinstance(reply, Exception):
+                    finished = True
+                    break
+                num_frames, frame_timestamps, shape = reply
+                yield FrameBlock(num_frames, frame_timestamps, frames_in(self._shared, shape))
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            cause = self._cause_of_death()
+            message = f"the process that decoded this file died ({cause})"
+            # Killed from outside, as by a machine without memory: that need not be the file's fault.
+            raise WorkerDiedError(message) if cause == "SIGKILL" else DecoderDiedError(message) from None
+        finally:
+            if not finished:
+                self._restart()
+        if reply is not None:
+            raise reply
+
+    def _await_start(self) -> None:
+        if self._ready:
+            return
+        if not self._connection.poll(_START_LIMIT_S):
+            raise DecodeTimeoutError(f"the process that decodes did not start within {_START_LIMIT_S:g} s")
+        self._connection.recv()
+        self._ready = True
+
+    def _receive(self, timeout_s: float) -> Any:  # noqa: ANN401 - whatever the child says
+        if not self._connection.poll(max(timeout_s, 0.0)):
+            raise DecodeTimeoutError(
+                f"decoding this file took more than {self._time_limit_s:g} s (resources.decode.time_limit_s)"
+            )
+        return self._connection.recv()
+
+    def _cause_of_death(self) -> str:
+        code = self._child.wait()
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def _memory_file() -> IO[bytes]:
+    """A file in memory, gone when nobody has it open or mapped; on disk where the system has no such files."""
+    return os.fdopen(os.memfd_create("flashvid-frames"), "w+b") if hasattr(os, "memfd_create") else TemporaryFile()

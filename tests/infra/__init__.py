@@ -1,0 +1,1 @@
+"""Tests of `infra/`, of CI and of the wheel."""

@@ -1,0 +1,144 @@
+"""What speed rests on and can be tested without a clock: operations and memory do not grow with the video."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from flashvid import CompressionConfig, compress
+from flashvid.config import TokenSelectionMethod
+from jobs.bench.compress import Measurement, bench_compress, missed_limits
+from jobs.bench.cost import CountOperations, drifting_clip, peak_extra_bytes
+from jobs.lab.thread_counts import ThreadDifferences, compare_thread_counts, selection_gap
+
+SETTINGS = [(r, 1.0, compatible) for r in (0.1, 0.25) for compatible in (False, True)]
+SETTINGS += [(0.25, 1.25, False), (0.25, 1.25, True)]
+
+
+@pytest.mark.parametrize("method", ["attn_div", "attn_div_v2"])
+@pytest.mark.parametrize(("retention_ratio", "expansion", "reference_compatible"), SETTINGS)
+def test_operations_do_not_grow_with_the_video(
+    retention_ratio: float, expansion: float, reference_compatible: bool, method: TokenSelectionMethod
+) -> None:
+    config = CompressionConfig(
+        retention_ratio=retention_ratio,
+        expansion=expansion,
+        reference_compatible=reference_compatible,
+        token_selection_method=method,
+    )
+    counts = []
+    for num_frames in (32, 384):
+        features, scores = drifting_clip(num_frames, 196, 64)
+        with CountOperations() as operations:
+            compress(features, scores, config)
+        counts.append(operations.count)
+    assert counts[1] <= 1.5 * counts[0]
+    assert max(counts) <= 400
+
+
+def test_memory_is_bounded_by_the_input() -> None:
+    features, scores = drifting_clip(8, 49, 1024)
+    extra = peak_extra_bytes(lambda: compress(features, scores, CompressionConfig()))
+    assert extra <= 1.5 * 4 * features.numel()
+
+
+def test_memory_is_bounded_where_nothing_merges_over_time_and_tokens_repeat() -> None:
+    """The most candidates there can be, and all of their distances once more in float64."""
+    features, scores = drifting_clip(16, 100, 2048)
+    features[:] = features[:, torch.arange(100) % 8] + 1e-5 * features
+    config = CompressionConfig(retention_ratio=0.1, temporal_threshold=1.0)
+    assert peak_extra_bytes(lambda: compress(features, scores, config)) <= 1.5 * 4 * features.numel()
+
+
+@pytest.mark.parametrize("method", ["attn_div", "attn_div_v2"])
+def test_the_gap_at_which_selections_part(method: TokenSelectionMethod) -> None:
+    """Tokens at right angles to each other; the last has a little more attention than the third."""
+    features = torch.eye(4).view(1, 4, 4)
+    scores = torch.tensor([[0.5, 0.4, 0.3, 0.3 + 1e-7]])
+    config = CompressionConfig(method="adts", retention_ratio=0.75, token_selection_method=method)
+    result = compress(features, scores, config)
+    assert selection_gap((features, scores), result, result, method) == 0
+    other = replace(result, indices=torch.tensor([0, 1, 2]))
+    assert result.indices.tolist() == [0, 1, 3]
+    assert selection_gap((features, scores), result, other, method) == pytest.approx(1e-7 / 0.5, rel=0.2)
+    other = replace(result, indices=torch.tensor([0, 2, 3]))
+    assert selection_gap((features, scores), result, other, method) > 0.1
+
+
+def test_the_gap_is_that_of_the_method_that_selected() -> None:
+    """The second token is far from the others, which nearly agree; the event says little for it."""
+    features = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [2.0, 0.1]]])
+    scores = torch.tensor([[0.4, 0.4, 0.5]])
+    result = compress(features, scores, CompressionConfig(method="adts", retention_ratio=0.3))
+    one, other = (replace(result, indices=torch.tensor([index])) for index in (1, 2))
+    far, near = 1 - 0.1 / math.hypot(2, 0.1), 1 - 2 / math.hypot(2, 0.1)
+    gap = selection_gap((features, scores), one, other, "attn_div")
+    assert gap == pytest.approx((0.4 * far - 0.5 * near) / 0.5, rel=1e-4)
+    relevance = [1.0 / 3 * 1.1, 2.0 * 1.0 + 0.1 * 1.1 / 3]
+    gap = selection_gap((features, scores), one, other, "attn_div_v2")
+    weights = [0.4 * relevance[0], 0.5 * relevance[1]]
+    assert gap == pytest.approx((weights[0] * far - weights[1] * near) / weights[1], rel=1e-4)
+
+
+def test_two_threads_decide_as_one() -> None:
+    """But for ties, of which random clips have none that large."""
+    threads = torch.get_num_threads()
+    found = compare_thread_counts((8, 196, 256), 0.25, seeds=3)
+    assert torch.get_num_threads() == threads
+    assert found.only_ties
+    assert found.kept == 3 * 8 * 49
+    assert found.selected_differing == 0 or found.largest_gap > 0
+
+
+def test_what_is_beyond_its_limit_is_said() -> None:
+    good = Measurement(32, 196, 3584, 0.1, 1.0, "attn_div", False, 628, 1.7, 1.0, 1.7, math.nan, -1, 0.04, 1, 399, 1.5)
+    longer = replace(good, frames=384, times_products=1.9, operations=400)
+    tie = ThreadDifferences(0.1, 5, 100, 1, 1, 1e-7)
+    assert missed_limits([good, longer], [tie]) == []
+    wrong = [
+        replace(good, times_products=1.9),
+        replace(good, naive_seconds=2.0),
+        replace(good, naive_differing=1),
+        replace(good, operations=401),
+        replace(good, peak_extra_memory=1.6),
+        replace(good, control=0.06),
+        replace(longer, times_products=2.1),
+    ]
+    for measurement in wrong:
+        (problem,) = missed_limits([measurement], [tie])
+        assert problem.startswith(f"{measurement.frames} x 196 x 3584 at 0.10, attn_div x 1: ")
+    assert "grow" in missed_limits([replace(good, operations=200), longer], [])[0]
+    assert "parted" in missed_limits([good], [replace(tie, largest_gap=1e-5)])[0]
+
+
+def test_a_checkout_has_its_naive_implementation_from_anywhere(tmp_path: Path) -> None:
+    """Also for the command `flashvid`, which does not import from the folder it is called in."""
+    script = "from jobs.bench.compress import naive; assert naive() is not None"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 0
+
+
+@pytest.mark.slow
+def test_the_measurement_runs(tmp_path: Path) -> None:
+    assert bench_compress(tmp_path, quick=True) == []
+    with (tmp_path / "compress.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        config = CompressionConfig(retention_ratio=float(row["retention_ratio"]), expansion=float(row["expansion"]))
+        budget = config.clip_budget(int(row["frames"]), int(row["tokens"]))
+        assert int(row["kept"]) == budget or row["reference_compatible"] == "True"
+    assert sum(row["naive_differing"] == "0" for row in rows) == 4
+    text = (tmp_path / "compress.md").read_text(encoding="utf-8")
+    assert "Everything but times, which clips of this size do not tell, is within its limits." in text
+    with (tmp_path / "compress_methods.csv").open(encoding="utf-8") as file:
+        kept = {(row["method"], row["retention_ratio"]): int(row["kept"]) for row in csv.DictReader(file)}
+    assert kept["vidcom2", "0.25"] == 98

@@ -1,0 +1,63 @@
+"""The command line as a person meets it: in a process of its own, with exit codes and one message."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.cli.main import main
+from pipeline.errors import StorageUnavailableError
+
+FLASHVID = Path(sys.executable).parent / "flashvid"
+
+
+def _flashvid(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([FLASHVID, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.parametrize(
+    ("job", "part"),
+    [
+        ("videos: v\nquestions: [What]\noutput: o\nmodel: {name: tiny-random}\nretention_ratoi: 0.1\n", "line 5"),
+        ("videos: v\nquestions: [What]\noutput: o\nmodel: {name: tiny-random}\n", "no such file or folder"),
+        ("videos: .\nquestions: [What]\noutput: o\nmodel: {name: nowhere}\n", "no such model directory"),
+    ],
+    ids=["unknown key", "no videos", "no model"],
+)
+def test_a_refused_job_is_one_message(tmp_path: Path, job: str, part: str) -> None:
+    """Exit code 2, what is wrong on stderr, no traceback, nothing written."""
+    # Paths longer than a line: no message may be broken in two by them.
+    folder = tmp_path / ("long" * 20)
+    folder.mkdir()
+    job_file = folder / "job.yaml"
+    job_file.write_text(job)
+    done = _flashvid("run", job_file)
+    assert done.returncode == 2
+    assert part in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (folder / "o").exists()
+
+
+def test_help_has_an_example() -> None:
+    """And is there without loading torch or Ray."""
+    done = _flashvid("run", "--help")
+    assert done.returncode == 0
+    assert "Example" in done.stdout
+
+
+def test_storage_that_is_away_is_one_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 3: the same command may work later."""
+
+    def away() -> None:
+        raise StorageUnavailableError("no answer within 60 s", "s3://bucket/output")
+
+    monkeypatch.setattr(main, "app", away)
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == 3
+    assert capsys.readouterr().err == "StorageUnavailableError: s3://bucket/output: no answer within 60 s\n"

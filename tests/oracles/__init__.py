@@ -1,0 +1,1 @@
+"""Naive implementations and reference vectors that results are compared with."""

@@ -1,0 +1,59 @@
+"""Where the published method's vectors are: not part of the project, so tests skip where they are absent."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+from torch import Tensor
+
+REFERENCE = Path(os.environ.get("FLASHVID_REFERENCE") or Path(__file__).resolve().parents[3] / "shared" / "reference")
+GOLDEN = REFERENCE / "golden"
+
+needs_reference = pytest.mark.skipif(
+    not GOLDEN.is_dir(),
+    reason=f"reference vectors are not at {GOLDEN}; set FLASHVID_REFERENCE to the folder that holds golden/",
+)
+
+
+@dataclass(frozen=True)
+class Vector:
+    """One vector file: its tensors, and the parameters it was made with."""
+
+    name: str
+    tensors: dict[str, Tensor]
+    metadata: dict[str, Any]
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The settings of the function under test."""
+        params: dict[str, Any] = self.metadata["params"]
+        return params
+
+    def features(self) -> Tensor:
+        """The input features; files keep them in half precision, the reference saw float32."""
+        return self.tensors["features"].float()
+
+
+def load_vector(path: Path) -> Vector:
+    """Read a `.safetensors` file of the reference."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        metadata = json.loads((file.metadata() or {})["json"])
+    return Vector(path.stem, tensors, metadata)
+
+
+def vector_paths(prefix: str, folder: Path = GOLDEN) -> list[Path]:
+    """The vector files whose names start with `prefix`; none where the folder is absent."""
+    return sorted(folder.glob(f"{prefix}*.safetensors"))
+
+
+def load_edge_cases(folder: Path = GOLDEN) -> list[dict[str, Any]]:
+    """Edge inputs in words, and what the reference did with them."""
+    cases: list[dict[str, Any]] = json.loads((folder / "edge_cases.json").read_text(encoding="utf-8"))
+    return cases

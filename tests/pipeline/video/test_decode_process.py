@@ -1,0 +1,142 @@
+"""The process that decodes, under decoders that crash, hang and swell."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from flashvid.errors import PermanentError, TransientError
+from pipeline.config import SamplingConfig
+from pipeline.errors import (
+    DecodeMemoryError,
+    DecoderDiedError,
+    DecodeTimeoutError,
+    UnreadableVideoError,
+    WorkerDiedError,
+)
+from pipeline.video.frame_blocks import FrameBlock, decode_clip, frame_blocks
+from pipeline.video.process import DecodeProcess
+
+FOUR = SamplingConfig(num_frames=4)
+_decoded_here: list[str] = []
+
+
+def mischief(path: str, sampling: SamplingConfig, start_s: float | None, end_s: float | None) -> Iterator[FrameBlock]:
+    """A decoder, run in the child, that does what the name of the file says."""
+    del sampling, start_s, end_s
+    _decoded_here.append(path)
+    yield FrameBlock(2, np.array([0.0]), np.full((1, 4, 6, 3), os.getpid() % 251, dtype=np.uint8))
+    if path == "crashes" or (path == "crashes after others" and len(_decoded_here) > 1):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if path == "is killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if path == "hangs":
+        time.sleep(60)
+    if path == "dawdles":
+        for _ in range(8):
+            time.sleep(0.5)
+            yield FrameBlock(2, np.array([0.0]), np.zeros((1, 4, 6, 3), dtype=np.uint8))
+    if path == "swells":
+        held = [np.ones(64 << 20, dtype=np.uint8) for _ in range(32)]
+        del held
+    if path == "raises":
+        raise KeyError(path)
+    yield FrameBlock(2, np.array([0.5]), np.zeros((1, 4, 6, 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def naughty() -> Iterator[DecodeProcess]:
+    """A process of little memory that decodes with `mischief`."""
+    process = DecodeProcess(time_limit_s=60.0, memory_limit_gb=0.5, decode=mischief)
+    yield process
+    process.close()
+
+
+def test_it_decodes_as_in_this_process(sample_videos: Path) -> None:
+    """The same frames and times, several clips after one another in one child; its errors arrive as they are."""
+    path = str(sample_videos / "moving_red_disc.mp4")
+    process = DecodeProcess(time_limit_s=60.0, memory_limit_gb=4.0)
+    try:
+        pid = process.pid
+        for sampling, start_s, end_s in ((SamplingConfig(num_frames=40), None, None), (FOUR, 1.0, 3.0)):
+            theirs = process.decode_clip(path, sampling, start_s, end_s, transform_for=lambda _: lambda f: f[:, ::2])
+            ours = decode_clip(path, sampling, start_s, end_s)
+            np.testing.assert_array_equal(theirs.frames, ours.frames[:, ::2])
+            np.testing.assert_array_equal(theirs.frame_timestamps, ours.frame_timestamps)
+        with pytest.raises(UnreadableVideoError, match="no frame between 90") as caught:
+            process.decode_clip(path, FOUR, 90.0, None)
+        assert "sample_frames" in "".join(caught.value.__notes__)
+        assert process.pid == pid
+    finally:
+        process.close()
+    assert pickle.loads(pickle.dumps(frame_blocks)) is frame_blocks  # noqa: S301 - how the child is told
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "kind", "message"),
+    [
+        ("crashes", DecoderDiedError, PermanentError, "died .SIGSEGV"),
+        ("is killed", WorkerDiedError, TransientError, "died .SIGKILL"),
+        ("hangs", DecodeTimeoutError, TransientError, "took more than 2 s"),
+        ("dawdles", DecodeTimeoutError, TransientError, "took more than 2 s"),
+        ("swells", DecodeMemoryError, PermanentError, "more memory than resources.decode.memory_limit_gb"),
+        ("raises", RuntimeError, Exception, "KeyError: 'raises'"),
+    ],
+)
+def test_a_bad_file_costs_only_itself(path: str, error: type[Exception], kind: type[Exception], message: str) -> None:
+    """Each ends in its own error, in the middle of a clip; the clips before and after are decoded."""
+    # Two seconds are for what never ends: on a busy machine the others may take as long.
+    process = DecodeProcess(
+        time_limit_s=2.0 if path in ("hangs", "dawdles") else 60.0, memory_limit_gb=0.5, decode=mischief
+    )
+    with closing(process):
+        assert process.decode_clip("good", FOUR, None, None).frames.shape == (2, 4, 6, 3)
+        with pytest.raises(error, match=message) as caught:
+            process.decode_clip(path, FOUR, None, None)
+        assert isinstance(caught.value, kind)
+        assert process.decode_clip("good", FOUR, None, None).frame_timestamps.tolist() == [0.0, 0.5]
+
+
+def test_a_crash_that_earlier_files_prepared_is_not_this_files_fault(naughty: DecodeProcess) -> None:
+    """Memory that an earlier file damaged: in a new process the clip is decoded."""
+    before = naughty.pid
+    naughty.decode_clip("good", FOUR, None, None)
+    clip = naughty.decode_clip("crashes after others", FOUR, None, None)
+    assert len(clip.frames) == 2
+    assert naughty.pid != before
+    assert clip.frames[0, 0, 0, 0] == naughty.pid % 251
+
+
+def test_a_clip_that_is_given_up_leaves_nothing_in_the_pipe(naughty: DecodeProcess) -> None:
+    """When what is made of the frames fails, the next clip gets its own frames."""
+
+    def broken(_: int) -> None:
+        raise ValueError("no such size")
+
+    with pytest.raises(ValueError, match="no such size"):
+        naughty.decode_clip("good", FOUR, None, None, transform_for=broken)  # type: ignore[arg-type]
+    clip = naughty.decode_clip("good", FOUR, None, None)
+    assert clip.frame_timestamps.tolist() == [0.0, 0.5]
+    assert clip.frames[0, 0, 0, 0] == naughty.pid % 251
+
+
+def test_the_child_is_small_and_ends_with_its_owner() -> None:
+    """Neither torch nor Ray is loaded in it; it does not outlive the pipe."""
+    process = DecodeProcess(time_limit_s=2.0, memory_limit_gb=0.5, decode=mischief)
+    process.decode_clip("good", FOUR, None, None)
+    child = psutil.Process(process.pid)
+    loaded = " ".join(mapped.path for mapped in child.memory_maps())
+    assert "libav" in loaded
+    assert "torch" not in loaded
+    process._connection.close()  # what the death of its owner does
+    assert child.wait(timeout=30) == 0
+    process.close()
