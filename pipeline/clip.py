@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from flashvid.errors import FlashVidError
 from pipeline.errors import SuspectedClipError
-from pipeline.plan.plan import Clip
-from pipeline.video.frame_blocks import DecodedClip
 
 _SCHEMA = pa.schema(
     [
@@ -28,6 +26,67 @@ _SCHEMA = pa.schema(
         ("failures", pa.string()),
     ]
 )
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The unit of work: one span of one video, with the questions that still need an answer.
+
+    Attributes:
+        clip_id: Derived from the video and `content_key`.
+        video_id: The row it comes from.
+        content_key: Cache key of its tokens.
+        source_id: What the bytes are.
+        video_path: Where they are; None if the row does not say.
+        start_s: Start in seconds, None for the beginning.
+        end_s: End in seconds, None for the end.
+        question_ids: Questions to answer, as ids: the texts travel once, not once a clip.
+        columns: Columns of the video's row that the questions use.
+        attempt: 1 for the first try of the clip, counted over runs.
+        question_attempts: The same of questions that failed before by themselves.
+        problem: Why the row can't be used (see `Video.problem`).
+        unreachable: Why storage could not say what the bytes are (see `Source.unreachable`).
+        size_bytes: Of the file; None if it is not there.
+        duration_s: Of the file; None if nobody had looked when the plan was made.
+    """
+
+    clip_id: str
+    video_id: str
+    content_key: str
+    source_id: str
+    video_path: str | None
+    start_s: float | None
+    end_s: float | None
+    question_ids: tuple[str, ...] = ()
+    columns: Mapping[str, str | None] = field(default_factory=dict)
+    attempt: int = 1
+    question_attempts: Mapping[str, int] = field(default_factory=dict)
+    problem: str | None = None
+    unreachable: str | None = None
+    size_bytes: int | None = None
+    duration_s: float | None = None
+
+    def attempt_of(self, question_id: str | None) -> int:
+        """Which try this is: of a question, or of the clip (None)."""
+        return self.attempt if question_id is None else self.question_attempts.get(question_id, self.attempt)
+
+    @property
+    def is_tried_again(self) -> bool:
+        """Whether the clip or one of its questions has failed before."""
+        return self.attempt > 1 or bool(self.question_attempts)
+
+
+@dataclass(frozen=True)
+class DecodedClip:
+    """Sampled frames of a clip.
+
+    Attributes:
+        frames: uint8 `[F, H, W, 3]`, RGB.
+        frame_timestamps: `[F]` presentation times in seconds.
+    """
+
+    frames: NDArray[np.uint8]
+    frame_timestamps: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -66,6 +125,31 @@ class Failure:
             question_id=question_id,
             question_hash=question_hash,
         )
+
+
+@dataclass(frozen=True)
+class AnswerKey:
+    """What identifies a committed answer."""
+
+    video_id: str
+    clip_id: str
+    question_id: str
+    question_hash: str
+    run_id: str = ""
+
+
+@dataclass(frozen=True)
+class FailureKey:
+    """What planning needs of a committed failure; `retried` if `flashvid retry` asked for it since."""
+
+    clip_id: str
+    question_id: str | None
+    error_kind: str
+    attempt: int
+    stage: str = ""
+    run_id: str = ""
+    question_hash: str | None = None
+    retried: bool = False
 
 
 @dataclass(frozen=True)

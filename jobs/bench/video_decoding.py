@@ -18,9 +18,10 @@ from jobs.bench.environment import describe_environment
 from jobs.bench.plots import plot_bars
 from jobs.bench.reports import can_plot, write_report, write_rows
 from jobs.bench.turns import ALL, Arm, Patience, take_turns, unsettled
+from pipeline.clip import DecodedClip
 from pipeline.config import DecodePoolConfig, SamplingConfig
 from pipeline.plan.probe import Probe, read_probe
-from pipeline.video.frame_blocks import DecodedClip, decode_clip
+from pipeline.video.frame_blocks import decode_clip
 from pipeline.video.process import DecodeProcess
 
 _SAMPLES = (32, 256)

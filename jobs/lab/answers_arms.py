@@ -19,10 +19,11 @@ from flashvid.models import Answer, CompressedVideo, GenerationConfig, VideoMode
 from flashvid.models.llava.preprocess import LlavaFramePreprocessor
 from flashvid.presets import preset_named
 from jobs.lab.answers_model import ModelSize, write_clip, write_model
+from pipeline.clip import DecodedClip
 from pipeline.config import SamplingConfig
 from pipeline.store.storage import Storage
 from pipeline.store.tokens import ClipOrigin, TokenStore
-from pipeline.video.frame_blocks import DecodedClip, decode_clip
+from pipeline.video.frame_blocks import decode_clip
 
 _PRESET = preset_named("llava_onevision")
 # Short: the embedded tokenizer spells letters, and a question of the paper's benchmarks takes 20 to 40 tokens.

@@ -20,12 +20,12 @@ from typing import Any
 import ray
 
 from jobs.lab.planning import peak_bytes
-from pipeline.clip import ClipMessage
+from pipeline.clip import Clip, ClipMessage
 from pipeline.cluster.monitor import RunMonitor
 from pipeline.cluster.resources import GPU_DECODE_ROWS, Pool, Pools
 from pipeline.config import CommitConfig, JobConfig
 from pipeline.inputs import QuestionTable
-from pipeline.plan.plan import Clip, Plan, PlanCounts
+from pipeline.plan.plan import Plan, PlanCounts
 from pipeline.plan.planner import PlannedShard, RunPlan
 from pipeline.plan.shards import ShardPlan, ShardSummary
 from pipeline.run.committer import Committer

@@ -9,7 +9,8 @@ from pipeline.config import JobConfig
 from pipeline.errors import InputTableError
 from pipeline.inputs import QuestionTable, Video, VideoTable, read_questions, read_video_table
 from pipeline.inputs.allowed_roots import refusal
-from pipeline.inputs.sources import Source, stat_sources
+from pipeline.inputs.sources import stat_sources
+from pipeline.inputs.videos import Source
 
 
 @dataclass(frozen=True)

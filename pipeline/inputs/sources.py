@@ -4,36 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from pipeline.errors import InputTableError
 from pipeline.inputs import Video
+from pipeline.inputs.videos import Source
 from pipeline.store.keys import digest
 from pipeline.store.storage import resolve
 
 _STAT_THREADS = 32
-
-
-@dataclass(frozen=True)
-class Source:
-    """The file behind a video, as the file system or the user names it.
-
-    Attributes:
-        source_id: Identity of the bytes; a replaced file has another.
-        size_bytes: Size of the file; None where it is missing.
-        unreachable: Why storage could not say; the `source_id` then stands for nothing.
-    """
-
-    source_id: str
-    size_bytes: int | None
-    unreachable: str | None = None
-
-    @property
-    def exists(self) -> bool:
-        """Whether there is a file."""
-        return self.size_bytes is not None
 
 
 def stat_sources(

@@ -47,6 +47,26 @@ class Video:
     refused: bool = False
 
 
+@dataclass(frozen=True)
+class Source:
+    """The file behind a video, as the file system or the user names it.
+
+    Attributes:
+        source_id: Identity of the bytes; a replaced file has another.
+        size_bytes: Size of the file; None where it is missing.
+        unreachable: Why storage could not say; the `source_id` then stands for nothing.
+    """
+
+    source_id: str
+    size_bytes: int | None
+    unreachable: str | None = None
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a file."""
+        return self.size_bytes is not None
+
+
 class VideoTable:
     """The checked rows of a videos table, as Arrow holds them: a million are small. They become `Video`s one by one.
 

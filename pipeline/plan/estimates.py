@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from flashvid.models import FramePreprocessor
+from pipeline.clip import Clip
 from pipeline.cluster.resources import Pools, gpus_taken
 from pipeline.config import JobConfig, SamplingConfig
-from pipeline.plan.plan import Clip, Plan
+from pipeline.plan.plan import Plan
 from pipeline.video.demux import VideoHeader
 
 # Measured on the demo's clips: three thumbnails, the row's other columns, Parquet's own.

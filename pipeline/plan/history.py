@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from pipeline.clip import AnswerKey, FailureKey
 from pipeline.errors import QuestionChangedError
 from pipeline.inputs import Question
-from pipeline.store.ledger import AnswerKey, FailureKey
 
 PLAN_STAGE = "plan"
 _SPAN_COLUMNS = frozenset({"start_s", "end_s"})

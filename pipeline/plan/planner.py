@@ -19,12 +19,12 @@ import ray
 from numpy.typing import NDArray
 from ray.exceptions import RayError
 
-from pipeline.clip import Failure
+from pipeline.clip import Clip, Failure
 from pipeline.cluster.connection import fatal_cause
 from pipeline.config import JobConfig
 from pipeline.inputs import QuestionTable, VideoTable
 from pipeline.plan.history import PLAN_STAGE
-from pipeline.plan.plan import Clip, Plan, PlanCounts
+from pipeline.plan.plan import Plan, PlanCounts
 from pipeline.plan.probe import Probe, ProbeTable, probe_clips
 from pipeline.plan.shards import (
     ROWS_PER_SHARD,

@@ -15,7 +15,7 @@ from flashvid.models import ModelSource, check_answering, load_preprocessor, res
 from flashvid.models.devices import usable_gpus
 from flashvid.models.footprint import footprint
 from flashvid.models.video_model import MAX_BATCH_TOKENS
-from pipeline.clip import Failure
+from pipeline.clip import Clip, Failure
 from pipeline.cluster.resources import Pools, plan_pools
 from pipeline.config import JobConfig
 from pipeline.errors import ClusterTooSmallError, SettingsChangedError
@@ -32,7 +32,7 @@ from pipeline.plan.estimates import (
     measured_rates,
     work,
 )
-from pipeline.plan.plan import Clip, changed_sources, plan, whole_clip
+from pipeline.plan.plan import changed_sources, plan, whole_clip
 from pipeline.plan.probe import STAGE, Probe, ProbeTable, probe_file
 from pipeline.plan.windows import cut
 from pipeline.store.fingerprint import Fingerprints, fingerprints

@@ -11,7 +11,7 @@ import ray
 from fsspec.implementations.local import LocalFileSystem
 from ray.exceptions import LocalRayletDiedError, NodeDiedError, OutOfMemoryError, WorkerCrashedError
 
-from pipeline.clip import Failure
+from pipeline.clip import Clip, Failure
 from pipeline.config import DecodePoolConfig
 from pipeline.errors import (
     DecodeMemoryError,
@@ -21,7 +21,6 @@ from pipeline.errors import (
     VideoNotFoundError,
     WorkerDiedError,
 )
-from pipeline.plan.plan import Clip
 from pipeline.store import schemas
 from pipeline.store.parquet import to_bytes
 from pipeline.store.storage import Storage, resolve

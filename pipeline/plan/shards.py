@@ -15,10 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.clip import Clip
 from pipeline.config import JobConfig
 from pipeline.inputs import QuestionTable, Video, VideoTable
-from pipeline.inputs.sources import Source, stat_sources
-from pipeline.plan.plan import Clip, Plan, PlanCounts, RowFailure, changed_sources, plan, whole_clip
+from pipeline.inputs.sources import stat_sources
+from pipeline.inputs.videos import Source
+from pipeline.plan.plan import Plan, PlanCounts, RowFailure, changed_sources, plan, whole_clip
 from pipeline.plan.windows import cut
 from pipeline.store.fingerprint import Fingerprints
 from pipeline.store.ledger import Ledger

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from pipeline.inputs import Video
-from pipeline.inputs.sources import Source
+from pipeline.inputs.videos import Source
 
 # Spans are part of a clip's identity: no trace of how a product was rounded may be in them.
 _DIGITS = 6

@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.clip import ClipMessage, Failure
+from pipeline.clip import Clip, ClipMessage, Failure
 from pipeline.config import CommitConfig
 from pipeline.errors import StorageUnavailableError
-from pipeline.plan.plan import Clip
 from pipeline.store.lease import Lease
 from pipeline.store.ledger import Ledger
 from pipeline.store.redaction import redacted

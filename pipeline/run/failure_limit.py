@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.clip import Failure
+from pipeline.clip import Clip, Failure
 from pipeline.config import JobConfig
 from pipeline.errors import TooManyFailuresError
-from pipeline.plan.plan import Clip
 
 
 class FailureLimit:

@@ -24,11 +24,11 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ReadTa
 from ray.data.block import BlockMetadata
 from ray.exceptions import RayError
 
-from pipeline.clip import ClipMessage
+from pipeline.clip import Clip, ClipMessage
 from pipeline.cluster.connection import fatal_cause
 from pipeline.cluster.resources import Pool, Pools, clips_per_batch
 from pipeline.inputs import QuestionTable
-from pipeline.plan.plan import Clip, shards
+from pipeline.plan.plan import shards
 from pipeline.plan.planner import PlannedShard, RunPlan
 from pipeline.plan.shards import ShardPlan
 from pipeline.stages import AnswerStage, DecodeStage, EncodeStage, StageSettings

@@ -11,10 +11,9 @@ import ray
 
 from flashvid.errors import FatalError
 from flashvid.models import Answer, ClipQuestions, CompressedVideo, load_model
-from pipeline.clip import ClipMessage, Failure
+from pipeline.clip import Clip, ClipMessage, Failure
 from pipeline.cluster.device import reserved_device
 from pipeline.inputs import Question, QuestionTable
-from pipeline.plan.plan import Clip
 from pipeline.stages.prompts import option_letters, question_prompt
 from pipeline.stages.stage import Stage, StageSettings
 from pipeline.store.keys import question_hash

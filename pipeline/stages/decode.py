@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from flashvid.models import load_preprocessor
-from pipeline.clip import ClipMessage
+from pipeline.clip import Clip, ClipMessage, DecodedClip
 from pipeline.errors import VideoNotFoundError
-from pipeline.plan.plan import Clip
 from pipeline.stages.stage import Stage, StageSettings
-from pipeline.video.frame_blocks import DecodedClip, RemoteVideo
+from pipeline.video.frame_blocks import RemoteVideo
 from pipeline.video.frame_sampling import is_sampled_down
 from pipeline.video.process import DecodeProcess
 from pipeline.video.staging import Staging, is_read_in_place

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 import pyarrow as pa
 
+from pipeline.clip import AnswerKey, FailureKey
 from pipeline.store import schemas
 from pipeline.store.keys import shard_of
 from pipeline.store.parquet import Row, to_bytes
@@ -33,31 +34,6 @@ _FAILURE_COLUMNS = (
     "stage",
     "run_id",
 )
-
-
-@dataclass(frozen=True)
-class AnswerKey:
-    """What identifies a committed answer."""
-
-    video_id: str
-    clip_id: str
-    question_id: str
-    question_hash: str
-    run_id: str = ""
-
-
-@dataclass(frozen=True)
-class FailureKey:
-    """What planning needs of a committed failure; `retried` if `flashvid retry` asked for it since."""
-
-    clip_id: str
-    question_id: str | None
-    error_kind: str
-    attempt: int
-    stage: str = ""
-    run_id: str = ""
-    question_hash: str | None = None
-    retried: bool = False
 
 
 class Ledger:

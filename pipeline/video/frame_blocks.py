@@ -15,6 +15,7 @@ from av.container import InputContainer
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
+from pipeline.clip import DecodedClip
 from pipeline.config import SamplingConfig
 from pipeline.errors import SourceUnreachableError, UnreadableVideoError, VideoNotFoundError
 from pipeline.store.storage import resolve
@@ -44,19 +45,6 @@ class FrameBlock:
     num_frames: int
     frame_timestamps: NDArray[np.float64]
     frames: NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class DecodedClip:
-    """Sampled frames of a clip.
-
-    Attributes:
-        frames: uint8 `[F, H, W, 3]`, RGB.
-        frame_timestamps: `[F]` presentation times in seconds.
-    """
-
-    frames: NDArray[np.uint8]
-    frame_timestamps: NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from multiprocessing import Pipe
 from tempfile import TemporaryFile
 from typing import IO, Any
 
+from pipeline.clip import DecodedClip
 from pipeline.config import SamplingConfig
 from pipeline.errors import DecodeMemoryError, DecoderDiedError, DecodeTimeoutError, WorkerDiedError
 from pipeline.video.child import frames_in
-from pipeline.video.frame_blocks import DecodedClip, FrameBlock, FrameTransform, RemoteVideo, collect, frame_blocks
+from pipeline.video.frame_blocks import FrameBlock, FrameTransform, RemoteVideo, collect, frame_blocks
 
 _START_LIMIT_S = 120.0
 _GIBIBYTE = 1 << 30

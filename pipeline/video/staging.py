@@ -21,9 +21,9 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.clip import Clip
 from pipeline.config import SamplingConfig, StagingConfig
 from pipeline.errors import VideoNotFoundError
-from pipeline.plan.plan import Clip
 from pipeline.store.keys import digest
 from pipeline.store.storage import Storage, resolve
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.clip import Clip
 from pipeline.errors import WorkerDiedError
-from pipeline.plan.plan import Clip
 from pipeline.store.ledger import Ledger
 from pipeline.store.results import Results
 from pipeline.store.storage import Storage

@@ -11,10 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.clip import ClipMessage, Failure
+from pipeline.clip import ClipMessage, DecodedClip, Failure
 from pipeline.errors import UnreadableVideoError
 from pipeline.inputs import Question
-from pipeline.video.frame_blocks import DecodedClip
 from tests.support.helpers import clip
 
 

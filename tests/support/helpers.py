@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from flashvid.models import CompressedVideo
+from pipeline.clip import Clip
 from pipeline.config import JobConfig
-from pipeline.plan.plan import Clip
 from pipeline.store.keys import shard_of
 
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from flashvid.models import load_model, load_preprocessor, resolve_model
-from pipeline.clip import ClipMessage, Failure
+from pipeline.clip import Clip, ClipMessage, Failure
 from pipeline.config import JobConfig
 from pipeline.errors import UnreadableVideoError
 from pipeline.inputs.job_inputs import read_inputs
-from pipeline.plan.plan import Clip, plan
+from pipeline.plan.plan import plan
 from pipeline.plan.probe import ProbeTable, probe_file
 from pipeline.run.committer import Committer
 from pipeline.run.summary import RunSummary

@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs.cli.main import app
+from pipeline.clip import Clip
 from pipeline.config import JobConfig
 from pipeline.errors import WorkerDiedError
-from pipeline.plan.plan import Clip
 from pipeline.store.run_records import RunRecords
 from pipeline.store.storage import Storage
 from tests.support.outputs import job_fingerprints, make_output

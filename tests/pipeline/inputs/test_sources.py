@@ -10,7 +10,8 @@ import pytest
 
 from pipeline.errors import InputTableError, VideoNotFoundError
 from pipeline.inputs import Video
-from pipeline.inputs.sources import Source, stat_sources
+from pipeline.inputs.sources import stat_sources
+from pipeline.inputs.videos import Source
 from pipeline.plan.probe import probe_file
 from tests.support.helpers import clip
 

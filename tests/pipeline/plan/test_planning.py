@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.clip import AnswerKey, FailureKey
 from pipeline.errors import InputRowError, QuestionChangedError
 from pipeline.inputs import Question, QuestionTable, Video
-from pipeline.inputs.sources import Source
+from pipeline.inputs.videos import Source
 from pipeline.plan.plan import Plan, changed_sources, plan, shards
 from pipeline.store.keys import clip_id, content_key, question_hash
-from pipeline.store.ledger import AnswerKey, FailureKey
 
 MAX_ATTEMPTS = 3
 WHAT = Question("what", "What happens?")

@@ -8,13 +8,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.clip import Failure
+from pipeline.clip import Clip, Failure
 from pipeline.config import JobConfig, SamplingConfig
 from pipeline.errors import WorkerDiedError
 from pipeline.inputs import Video
-from pipeline.inputs.sources import Source
+from pipeline.inputs.videos import Source
 from pipeline.plan import planner as planner_module
-from pipeline.plan.plan import Clip
 from pipeline.plan.probe import Probe, read_probe
 from pipeline.plan.windows import cut
 from pipeline.run.run import run

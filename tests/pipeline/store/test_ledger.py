@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from pipeline.clip import AnswerKey, FailureKey
 from pipeline.store import schemas
 from pipeline.store.keys import shard_of
-from pipeline.store.ledger import OBJECTS_AT_ONCE, AnswerKey, FailureKey, Ledger
+from pipeline.store.ledger import OBJECTS_AT_ONCE, Ledger
 from pipeline.store.parquet import from_bytes, to_bytes
 from pipeline.store.storage import Storage
 from tests.support.helpers import one_per_shard

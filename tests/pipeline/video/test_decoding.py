@@ -12,10 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 from jobs.sample_videos import natural_clips
+from pipeline.clip import DecodedClip
 from pipeline.config import SamplingConfig
 from pipeline.errors import UnreadableVideoError, VideoNotFoundError
 from pipeline.plan.probe import read_probe
-from pipeline.video.frame_blocks import DecodedClip, FrameTransform, decode_clip, local_copy
+from pipeline.video.frame_blocks import FrameTransform, decode_clip, local_copy
 from tests.support.helpers import FfmpegFrames, ffmpeg, ffmpeg_frames
 
 EIGHT = SamplingConfig(num_frames=8)
