@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -22,8 +23,9 @@ from tests.support.kustomize import Manifest, by_kind, ray_cluster, render
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "infra" / "kubernetes"
 OVERLAYS = ("base", "overlays/spot", "overlays/cluster", "overlays/kueue")
-# KubeRay's own schemas, which are not ours to copy.
-SCHEMAS = Path("/work/shared/kuberay")
+# KubeRay's own schemas, which are not ours to copy: in a folder beside the repository, or wherever the variable says.
+_BESIDE = sorted(ROOT.parent.glob("*/kuberay"))
+SCHEMAS = Path(os.environ.get("FLASHVID_KUBERAY") or (_BESIDE[0] if _BESIDE else "kuberay"))
 KUBERNETES = "1.37"
 
 
