@@ -1,4 +1,4 @@
-"""`jobs.lab.roofline`: its arithmetic by hand, and that docs/performance.md shows its tables."""
+"""`jobs.lab.roofline`: its arithmetic is checked by hand, and docs/performance.md shows its tables."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flashvid.engine.decoder import GPU_DECODE_ROWS
-from flashvid.models.video_model import MAX_BATCH_TOKENS
+from flashvid.engine.constants import GPU_DECODE_ROWS, MAX_BATCH_TOKENS
 from flashvid.engine.kv_slots import grown_size
 from jobs.lab.answers_model import LLAVA_7B
 from jobs.lab.answers_work import Rates, Work
@@ -31,40 +30,40 @@ from jobs.lab.large_job import (
     probe_hours,
     together,
 )
-from jobs.lab.roofline import point, points, with_tables
+from jobs.lab.roofline import clip_seconds, decode_seconds, point, points, shares_table, with_tables
 from pipeline.plan.estimates import duration
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "performance.md"
 
 
 def test_the_document_is_current() -> None:
-    """`python -m jobs.lab.roofline docs/performance.md` writes it."""
+    """`python -m jobs.lab.roofline docs/performance.md` writes its tables."""
     text = DOCUMENT.read_text(encoding="utf-8")
     assert with_tables(text) == text
 
 
 def test_a_document_without_a_place() -> None:
-    """Said, instead of a table that is nowhere."""
-    with pytest.raises(ValueError, match="no place for 'roofline'"):
+    """A page without the markers is an error that names the table."""
+    with pytest.raises(ValueError, match="no place for the table 'roofline'"):
         with_tables("# Performance\n")
 
 
 def test_a_point() -> None:
-    """Operations over bytes; time by what takes longer, and by what is moved besides."""
+    """Intensity is FLOP over bytes; time is the longer of compute and weights, plus the other bytes."""
     found = point("x", Work(products=100, moved=10, step_bytes=40), 7, Rates(products=10, attention=1, bytes=2))
     assert (found.flops, found.bytes, found.intensity) == (100, 50, 2)
     assert found.seconds == 40 / 2 + 10 / 2
     assert found.ridge == 5
 
 
-def test_a_decoding_step_reads_the_weights() -> None:
+def test_a_decode_step_reads_the_weights() -> None:
     """6.5 billion parameters in the layers and 0.54 in the head of Qwen2-7B, two bytes each, 57 KB of cache a token."""
     layers = 28 * (2 * 3584 * (3584 + 512) + 3 * 3584 * 18944)
     head = 3584 * 152064
     assert layers == pytest.approx(6.52e9, rel=0.005)
     rows = GPU_DECODE_ROWS
     one, full = (
-        next(p for p in points() if p.name == f"one decoding step, {name}") for name in ("1 answer", f"{rows} answers")
+        next(p for p in points() if p.name == f"decode step of {name}") for name in ("1 answer", f"{rows} answers")
     )
     cached = 627 + 30 + 1
     assert one.bytes == 2 * (layers + head) + cached * 28 * 2 * 512 * 2
@@ -74,7 +73,7 @@ def test_a_decoding_step_reads_the_weights() -> None:
 
 
 def test_prefilling_a_tenth_is_a_tenth_of_the_products() -> None:
-    """But for rounding; and attention shrinks with the square."""
+    """Products shrink in proportion, up to rounding, and attention with the square."""
     parts, rival = parts_of("C", 1), parts_of("B", 1)
     assert parts.prefix.products / rival.prefix.products == pytest.approx(0.1, rel=1e-3)
     assert parts.prefix.attention / rival.prefix.attention == pytest.approx(0.01, rel=1e-2)
@@ -82,7 +81,7 @@ def test_prefilling_a_tenth_is_a_tenth_of_the_products() -> None:
 
 
 def test_what_a_batch_holds() -> None:
-    """As the document says: as many answers behind a tenth of the tokens as a step has rows, behind all of them six."""
+    """As the page says: 64 answers after a tenth of the tokens, six after all of them."""
     for arm, most in (("C", GPU_DECODE_ROWS), ("B", 6)):
         prefix = 6272 if arm == "B" else 627
         # Attention's queries are padded to 32.
@@ -91,12 +90,33 @@ def test_what_a_batch_holds() -> None:
 
 
 def test_the_cache_spares_vision_only() -> None:
-    """Warm is cold without encoding and compressing."""
+    """A warm clip takes a cold one's time without encode and compress."""
     cold, warm = gpu_seconds("C", 4), gpu_seconds("D", 4)
     assert (warm["encode"], warm["compress"]) == (0, 0)
     assert {part: cold[part] for part in ("prefix", "questions", "decode")} == {
         part: warm[part] for part in ("prefix", "questions", "decode")
     }
+
+
+def test_longer_answers() -> None:
+    """At 16 tokens the times are those of the parts; each further token adds a step, so the arms come closer."""
+    for arm in "BCD":
+        for questions in (1, 4, 16):
+            parts = gpu_seconds(arm, questions), dispatched_seconds(arm, questions)
+            assert decode_seconds(arm, questions, QUESTION.generated) == pytest.approx([p["decode"] for p in parts])
+            found = clip_seconds(arm, questions, QUESTION.generated)
+            assert found == pytest.approx([sum(p.values()) for p in parts])
+    # One answer of 64 tokens: 63 steps, which read the weights and ever more cache.
+    step = next(p for p in points() if p.name == "decode step of 1 answer").seconds
+    kernels, dispatched = decode_seconds("C", 1, 64)
+    assert 63 * step < kernels < 1.01 * 63 * step
+    assert dispatched == pytest.approx(63 * operations().step * DISPATCH_SECONDS)
+    (short, _), (long, _) = (
+        [b / c for b, c in zip(clip_seconds("B", 1, tokens), clip_seconds("C", 1, tokens), strict=True)]
+        for tokens in (16, 64)
+    )
+    assert 1 < long < short
+    assert f"{clip_seconds('C', 1, 64)[0] * 1e3:,.0f} ({long:.1f}x)" in shares_table()
 
 
 def test_the_large_job_uses_every_gpu() -> None:
@@ -115,12 +135,12 @@ def test_the_large_job_uses_every_gpu() -> None:
 
 
 def test_operations_are_those_of_28_layers() -> None:
-    """A decoding step is as many operations a layer as on two layers, and a prefix does not hang on its length."""
+    """The number of operations does not depend on the number of frames, but for encode."""
     counted, shorter = operations(), count_operations(4, 30, (1, 2))
     assert counted.prefix == shorter.prefix
     assert counted.step == shorter.step
     assert 28 * 40 < counted.step < 28 * 120
-    # A tower's blocks of 16 frames: two of them here, one there.
+    # The tower takes blocks of 16 frames: two for 32 frames, one for 4.
     assert counted.encode > 1.5 * shorter.encode
     assert prefilled(counted, 1) == counted.questions[1]
     assert prefilled(counted, GPU_DECODE_ROWS) == counted.questions[GPU_DECODE_ROWS]
@@ -128,12 +148,12 @@ def test_operations_are_those_of_28_layers() -> None:
 
 
 def test_an_operation_takes_some_microseconds() -> None:
-    """Of the same order as the one that the document counts with, on any machine."""
+    """The dispatch time of this machine is of the order of the one in the page."""
     assert DISPATCH_SECONDS / 10 < dispatch_seconds() < 30 * DISPATCH_SECONDS
 
 
 def test_python_only_adds() -> None:
-    """Steps wait for it, long prefixes do not; what an arm does not do costs nothing."""
+    """Dispatch slows decode steps and not long prefixes; a part that an arm skips costs nothing."""
     for arm in "BCD":
         kernels, python = gpu_seconds(arm, 4), dispatched_seconds(arm, 4)
         assert all(python[part] >= kernels[part] for part in kernels)
@@ -145,7 +165,7 @@ def test_python_only_adds() -> None:
 
 
 def test_the_large_job_waits_for_its_driver() -> None:
-    """A million clips at 19 ms of one process; jobs side by side share them until GPUs are what is waited for."""
+    """One driver takes 19 ms a clip; more jobs divide the clips until GPUs are the bottleneck."""
     assert driver_hours() == pytest.approx(1e6 * 0.019 / 3600)
     lasts, python = job_duration(), job_duration(dispatched=True)
     assert lasts.hours is not None
