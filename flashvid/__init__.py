@@ -3,7 +3,6 @@
 `compress` and its kind are loaded when they are first used: processes that only plan or store need not wait for torch.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from flashvid.config import CompressionConfig, InnerPruningConfig
@@ -16,6 +15,7 @@ from flashvid.errors import (
     PermanentError,
     TransientError,
 )
+from flashvid.plugins import load_object
 
 if TYPE_CHECKING:
     from flashvid.compression.api import compress
@@ -47,5 +47,5 @@ _LAZY = {
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the exported object, typed above
     if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
+        return load_object(f"{_LAZY[name]}:{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

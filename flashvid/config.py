@@ -3,126 +3,113 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from flashvid.errors import ConfigurationError
+from flashvid.method_registry import METHODS
 
-METHOD_NAMES = (
-    "adts",
-    "attention_topk",
-    "fastv",
-    "fastvid",
-    "flashvid",
-    "random",
-    "spatial_pooling",
-    "tome",
-    "tstm",
-    "uniform_frames",
-    "vidcom2",
-    "visionzip",
-)
-if TYPE_CHECKING:
-    MethodName = str
-else:
-    MethodName = Literal[METHOD_NAMES]
+
+def _known_method(name: str) -> str:
+    if name not in METHODS:
+        known = [f"'{method}'" for method in METHODS]
+        raise ValueError(f"Input should be {', '.join(known[:-1])} or {known[-1]}")
+    return name
+
+
+class _MethodsInSchema:
+    """Lists the methods in a JSON schema when it is made, those of other packages included."""
+
+    def __get_pydantic_json_schema__(self, *_: object) -> dict[str, object]:
+        return {"type": "string", "enum": [*METHODS]}
+
+
+MethodName = Annotated[str, AfterValidator(_known_method), _MethodsInSchema()]
 TokenSelectionMethod = Literal["attn_div", "attn_div_v2", "attn", "div"]
 EventRelevance = Literal["segment", "clip"]
 
 
 class CompressionConfig(BaseModel):
-    """How many visual tokens to keep and how to choose them (FlashVID, arXiv 2602.08024).
+    """How many visual tokens to keep and how to choose them (FlashVID, arXiv 2602.08024; docs/flashvid.md).
 
-    Frozen and free of mutable state: one object may serve any number of videos, threads and runs. In the
-    descriptions, "paper" is the part of the paper a setting belongs to and "spec n" section n of the written
-    specification of the published implementation. An impossible value raises `pydantic.ValidationError`; a
-    combination that is impossible only for a given video raises `ConfigurationError` in `compress`.
+    Frozen and free of mutable state: one object may serve any number of videos, threads and runs. An impossible value
+    raises `pydantic.ValidationError`; a combination that is impossible only for a given video raises
+    `ConfigurationError` in `compress`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    method: MethodName = Field(default="flashvid", description="FlashVID (spec 0-5), one of its parts, or a rival.")
+    method: MethodName = Field(default="flashvid", description="FlashVID, one of its parts, or another method")
     retention_ratio: float = Field(
-        default=0.25,
-        gt=0.0,
-        le=1.0,
-        description="Share of the visual tokens to keep, before `expansion` (paper: experiments; spec 0, 9).",
+        default=0.25, gt=0.0, le=1.0, description="share of the visual tokens to keep, before expansion"
     )
+    # DySeg: docs/flashvid.md, section 1.
     do_segment: bool = Field(
-        default=True,
-        description="Cut the video into segments of similar frames, or treat it as one (paper: DySeg; spec 1).",
+        default=True, description="cut the video into segments of similar frames; false: one segment"
     )
     segment_threshold: float = Field(
         default=0.9,
-        description="Neighbouring frames whose mean features have a smaller cosine are cut apart (paper: DySeg; "
-        "spec 1).",
+        description="neighbouring frames are cut apart where the cosine of their mean features is below this",
     )
     min_segment_num: int = Field(
-        default=8,
-        ge=1,
-        description="Fewer segments than this are cut further, where frames differ most (paper: DySeg; spec 1).",
+        default=8, ge=1, description="least number of segments; fewer are cut further, where frames differ most"
     )
-    complementary_segment: bool = Field(
-        default=True,
-        description="Whether `min_segment_num` is enforced (paper: DySeg; spec 1).",
-    )
+    complementary_segment: bool = Field(default=True, description="whether min_segment_num is enforced")
+    # ADTS: section 2.
     token_selection_method: TokenSelectionMethod = Field(
         default="attn_div",
-        description="What selects tokens: attention and diversity (attn_div), these and event relevance "
-        "(attn_div_v2), attention alone (attn), diversity alone (div) (paper: ADTS; spec 2).",
+        description="what selects tokens: attention and diversity (attn_div), these and event relevance (attn_div_v2), "
+        "attention alone (attn), diversity alone (div)",
     )
     alpha: float = Field(
         default=0.7,
         ge=0.0,
         le=1.0,
-        description="Share of the budget for tokens selected as they are; merging gets the rest (paper: ADTS; spec 0).",
+        description="share of the kept tokens that are selected unchanged; the rest are merged ones",
     )
+    # TSTM: section 3.
     temporal_threshold: float = Field(
         default=0.8,
-        description="Tokens of neighbouring frames with a larger cosine join one tree; from 1 on none do (paper: "
-        "TSTM; spec 3).",
+        description="tokens of neighbouring frames join one tree where their cosine is above this; from 1 on, none do",
     )
+    # Hybrid compression: section 6.
     expansion: float = Field(
         default=1.0,
         gt=0.0,
         le=1e6,
-        description="Multiplies the budget. 1.25 goes with pruning inside the LLM, which divides it out again; "
-        "without inner pruning leave it at 1 (paper: hybrid compression; spec 0, 6).",
+        description="multiplies the number of kept tokens; 1.25 goes with pruning inside the LLM, which takes it back, "
+        "1 without",
     )
     event_relevance: EventRelevance = Field(
         default="segment",
-        description="What attn_div_v2 compares tokens with: the mean of their segment, as published, or of the whole "
-        "clip (paper: ADTS; spec 2).",
+        description="what attn_div_v2 compares tokens with: the mean of their segment (published) or of the clip",
     )
     reference_compatible: bool = Field(
         default=False,
-        description="Reproduce the published implementation to the last index, its defects included (spec, marked "
-        "[bug]), instead of the method as the paper means it.",
+        description="reproduce the published implementation to the last index, its defects included",
     )
 
-    seed: int = Field(
-        default=0, ge=0, lt=2**63, description="Of the method `random`; nothing else draws (spec: no randomness)."
-    )
+    seed: int = Field(default=0, ge=0, lt=2**63, description="random seed; used only by method: random")
 
     @model_validator(mode="before")
     @classmethod
-    def _fastv_keeps_everything(cls, settings: object) -> object:
-        if isinstance(settings, dict) and settings.get("method") == "fastv":
-            return {"retention_ratio": 1.0, **settings}
+    def _fill_from_method(cls, settings: object) -> object:
+        if isinstance(settings, dict) and (name := settings.get("method")) in tuple(METHODS):
+            return {**METHODS[name].defaults, **settings}
         return settings
 
     @model_validator(mode="after")
-    def _fastv_prunes_elsewhere(self) -> Self:
-        if self.method == "fastv" and self.retention_ratio * self.expansion < 1:
+    def _keeps_what_is_pruned_later(self) -> Self:
+        if METHODS[self.method].question_dependent and self.retention_ratio * self.expansion < 1:
             raise ValueError(
-                "fastv keeps every token on the vision side: leave out retention_ratio and expansion, "
+                f"{self.method} keeps every token on the vision side: leave out retention_ratio and expansion, "
                 "its ratio is inner_pruning.llm_retention_ratio"
             )
         return self
 
     def clip_budget(self, num_frames: int, num_tokens: int) -> int:
-        """Tokens to keep of a clip of `num_frames` frames of `num_tokens`: exactly these, at most all.
+        """Return how many tokens of a clip of `num_frames` frames of `num_tokens` to keep: exactly these, at most all.
 
         With `reference_compatible`, `budget` decides frame by frame instead, and is exceeded.
         """
@@ -130,16 +117,16 @@ class CompressionConfig(BaseModel):
         return min(asked, num_frames * num_tokens)
 
     def budget(self, num_tokens: int) -> int:
-        """Tokens to keep per frame of `num_tokens`; may exceed them where `expansion` does (spec 0)."""
+        """Return the tokens to keep per frame of `num_tokens`; may exceed them where `expansion` does."""
         # The order of the products decides what ceil sees, so it is the reference's.
         return math.ceil((num_tokens * self.retention_ratio) * self.expansion)
 
     def n_select(self, num_tokens: int) -> int:
-        """Of the budget of one frame: tokens that ADTS selects and keeps as they are (spec 0)."""
+        """Return how many tokens of a frame's budget ADTS selects and keeps unchanged."""
         return math.ceil(self.budget(num_tokens) * self.alpha)
 
     def n_merge(self, num_tokens: int) -> int:
-        """Of the budget of one frame: tokens left to TSTM and DPC-kNN, an average over its segment (spec 0)."""
+        """Return how many tokens of a frame's budget TSTM and DPC-kNN merge, on average over its segment."""
         return self.budget(num_tokens) - self.n_select(num_tokens)
 
 
@@ -151,28 +138,27 @@ class InnerPruningConfig(BaseModel):
     pruning_layer: int = Field(
         default=20,
         ge=1,
-        description="Layers that run on every token; pruning decides by the attention in the last of them, so there "
-        "must be one. A model with no more layers than this is never pruned (paper: hybrid compression; spec 6, 9).",
+        description="layers that run on every token; the attention in the last of them decides what is pruned",
     )
     llm_retention_ratio: float = Field(
         default=0.3,
         gt=0.0,
         le=1.0,
-        description="Share of the prunable tokens that the layers behind get, rounded up (spec 6, 9).",
+        description="share of the prunable tokens that the later layers get, rounded up",
     )
 
     def prunes(self, num_layers: int) -> bool:
-        """Whether a decoder of that many layers has any behind the pruning."""
+        """Return whether a decoder of that many layers has any after the pruning."""
         return self.pruning_layer < num_layers
 
     def check_deepstack(self, num_deepstack: int) -> None:
-        """Features that are added to visual tokens behind the first layers must all be added before pruning.
+        """Refuse pruning before the last layer after which features are added to the visual tokens.
 
         Raises:
             ConfigurationError: the pruning layer comes too early for this model.
         """
         if self.pruning_layer < num_deepstack:
             raise ConfigurationError(
-                f"pruning_layer {self.pruning_layer} is below the {num_deepstack} layers behind which this model adds "
-                "visual features: no layer before the last of them can be pruned"
+                f"pruning_layer {self.pruning_layer} is too early: this model adds visual features after its first "
+                f"{num_deepstack} layers, and all of them must run on every token"
             )

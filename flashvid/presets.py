@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from flashvid.config import CompressionConfig, InnerPruningConfig, TokenSelectionMethod
 from flashvid.errors import ConfigurationError
+from flashvid.method_registry import METHODS
 
 # With inner pruning the vision side keeps this much more, and pruning inside the decoder takes it back (spec 0, 6).
 _EXPANSION = 1.25
@@ -87,8 +88,7 @@ _ALL = (
     # Chosen on clips of its own (docs/quality.md): merging across frames costs small objects their place in time.
     Preset("tiny", "qwen2_5_vl", "the embedded tiny", 4, "attn_div", 16, 3, 0.2, alpha=0.75),
 )
-# Of the method `fastv`: K = 2, R = 50 % (arXiv 2403.06764, section 4.1).
-FASTV_PRUNING = InnerPruningConfig(pruning_layer=2, llm_retention_ratio=0.5)
+FASTV_PRUNING = InnerPruningConfig.model_validate(METHODS["fastv"].inner_pruning)
 PRESETS: Mapping[str, Preset] = MappingProxyType({preset.name: preset for preset in _ALL})
 
 

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from flashvid.config import CompressionConfig, InnerPruningConfig
+from flashvid.method_registry import METHODS
 from flashvid.models import GenerationConfig
-from flashvid.presets import FASTV_PRUNING, PRESETS, preset_named
+from flashvid.presets import PRESETS, preset_named
 
 CacheDtype = Literal["int8"]
 
@@ -225,15 +226,17 @@ class JobConfig(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_fastv(cls, job: object) -> object:
+    def _fill_from_method(cls, job: object) -> object:
         compression = job.get("compression") if isinstance(job, dict) else None
-        if not isinstance(job, dict) or not isinstance(compression, dict) or compression.get("method") != "fastv":
+        name = compression.get("method") if isinstance(compression, dict) else None
+        if not isinstance(job, dict) or name not in tuple(METHODS) or (pruning := METHODS[name].inner_pruning) is None:
             return job
         if job.get("preset") is not None:
-            raise ValueError("a preset holds settings of flashvid, not of the method fastv: leave one of them out")
+            raise ValueError(f"a preset holds settings of flashvid, not of the method {name}: leave one of them out")
         if job.get("inner_pruning", {}) is None:
-            raise ValueError("fastv is inner_pruning: it cannot be switched off")
-        return {**job, "inner_pruning": _filled(job.get("inner_pruning", {}), FASTV_PRUNING)}
+            raise ValueError(f"{name} is inner_pruning: it cannot be switched off")
+        defaults = InnerPruningConfig.model_validate(pruning)
+        return {**job, "inner_pruning": _filled(job.get("inner_pruning", {}), defaults)}
 
     @model_validator(mode="after")
     def _stride_of_windows(self) -> Self:

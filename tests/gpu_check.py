@@ -24,7 +24,7 @@ from flashvid import CompressionConfig, compress
 from flashvid.engine.prefill import prefill_prefix, prefill_questions
 from flashvid.engine.types import LanguageSide
 from flashvid.models import CompressedVideo, GenerationConfig, load_model
-from flashvid.models.resizing import normalize
+from flashvid.models.frames import normalize
 from jobs.bench.cost import drifting_clip, peak_extra_bytes
 from jobs.lab.answers_arms import QUESTIONS, Bench
 from jobs.lab.answers_model import BENCH, ModelSize

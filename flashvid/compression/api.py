@@ -11,7 +11,7 @@ from torch import Tensor
 from flashvid.compression.result import ClipFeatures, CompressionResult
 from flashvid.config import CompressionConfig
 from flashvid.errors import InvalidFeaturesError
-from flashvid.methods import METHODS
+from flashvid.method_registry import METHODS
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Products of two features, a score and the reference's 1e6, summed over a model's width, still fit float32.
@@ -50,7 +50,8 @@ def compress(
     if grid_hw is not None:
         grid_hw = _checked_grid(grid_hw, num_tokens)
     with torch.no_grad():
-        return METHODS[config.method].compress(ClipFeatures(features, scores, grid_hw), config)
+        result: CompressionResult = METHODS[config.method].compress(ClipFeatures(features, scores, grid_hw), config)
+    return result
 
 
 def _checked_grid(grid_hw: tuple[int, int], num_tokens: int) -> tuple[int, int]:

@@ -9,7 +9,6 @@ from torch import Tensor
 from flashvid.compression.adts import event_relevance, select_tokens
 from flashvid.compression.dpc_knn import Layout, dpc_knn
 from flashvid.compression.dyseg import Segments, segment_frames
-from flashvid.compression.method import CompressionMethod
 from flashvid.compression.products import inverse_lengths
 from flashvid.compression.ranking import Counts, apportion, sum_by_group
 from flashvid.compression.result import ClipFeatures, CompressionResult, Rows, assemble, widened
@@ -69,6 +68,16 @@ def compress_flashvid(clip: ClipFeatures, config: CompressionConfig, *, first_fr
         )
         parts.append(_merge(features, free, forest, segments, merged, config))
     return assemble(features, parts, segments.lengths, clip.features.dtype)
+
+
+def compress_adts(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
+    """FlashVID's first part alone: the whole budget goes to the selection (ablation of the paper)."""
+    return compress_flashvid(clip, config.model_copy(update={"alpha": 1.0}))
+
+
+def compress_tstm(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
+    """FlashVID's second part alone: the whole budget goes to merging (ablation of the paper)."""
+    return compress_flashvid(clip, config.model_copy(update={"alpha": 0.0}))
 
 
 def _budget_up_to(
@@ -192,6 +201,3 @@ def _merge(
     root_of_row = torch.empty_like(clusters.ids).scatter_(0, rows, root_of_member)
     cluster_sizes = ids[members == root_of_member].bincount(minlength=len(clusters.centers))
     return Rows(root_of_row[clusters.centers], members, ids, weights / cluster_sizes[ids])
-
-
-METHOD = CompressionMethod(compress_flashvid, "FlashVID, arXiv 2602.08024")

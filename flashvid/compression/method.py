@@ -1,31 +1,13 @@
-"""What a compression method is, and what the rivals share."""
+"""What compression methods share: budgets by frame, and results of keeping tokens or of plain means."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from flashvid.compression.result import ClipFeatures, CompressionResult, Rows, assemble, widened
-from flashvid.config import CompressionConfig
-
-
-@dataclass(frozen=True)
-class CompressionMethod:
-    """An entry of the registry. `compress` sees the video alone: what it keeps is cached and serves any question.
-
-    Attributes:
-        compress: The method. It may rely on checked features, must not change them, and is called without gradients.
-        source: Where it is published, and which part of that it is.
-        question_dependent: Whether the method goes on in the decoder, by the question, which no cache can hold.
-    """
-
-    compress: Callable[[ClipFeatures, CompressionConfig], CompressionResult]
-    source: str
-    question_dependent: bool = False
 
 
 def frame_budgets(budget: int, num_frames: int) -> list[int]:

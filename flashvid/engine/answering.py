@@ -13,9 +13,10 @@ import torch
 
 from flashvid.config import InnerPruningConfig
 from flashvid.engine.generation import Batch, Ending, Generated, Prompt, SharedPrompts
+from flashvid.engine.generation_config import GenerationConfig
 from flashvid.engine.json_grammar import JsonGrammar
 from flashvid.engine.lm_input import QuestionSuffix, SharedPrefix, no_prefix, text_alone
-from flashvid.engine.types import Answer, ClipQuestions, CompressedVideo, GenerationConfig, LanguageSide, ScoredText
+from flashvid.engine.types import Answer, ClipQuestions, CompressedVideo, LanguageSide, ScoredText
 from flashvid.errors import ConfigurationError, InvalidFeaturesError
 
 Ids = tuple[int, ...]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from flashvid.engine.constants import CPU_DECODE_ROWS, GPU_DECODE_ROWS, QUESTION_ROWS
 from flashvid.engine.decoder_attention import (
     Attend,
     SequenceAttention,
@@ -28,12 +29,6 @@ from flashvid.engine.kv_slots import KVSlots
 from flashvid.engine.row_sizes import Product, RowSizes
 from flashvid.errors import ConfigurationError
 
-# Rows of a matrix product while decoding, at most. Fewer are filled up with rows that count for nothing, so that a
-# token's logits are the same bits in any company (row_sizes.py). Reading the weights is what a step costs: a GPU takes
-# little longer for 64 rows than for one (and for 128, whose caches would seldom fit), a CPU gains little beyond 16.
-CPU_DECODE_ROWS, GPU_DECODE_ROWS = 16, 64
-# Likewise while questions are prefilled: as many as one pass over the weights is worth, on either.
-QUESTION_ROWS = 256
 # Fewer rows are less work on a CPU only, where these are tried.
 _CPU_DECODE_SIZES = (4, 8, CPU_DECODE_ROWS)
 _CPU_QUESTION_SIZES = (8, 16, 24, 32, 48, 64, 96, 128, 192, QUESTION_ROWS)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from flashvid.config import InnerPruningConfig
 from flashvid.engine.decoder import Decoder
+from flashvid.engine.generation_config import GenerationConfig
 from flashvid.engine.json_grammar import JsonGrammar
 from flashvid.engine.kv_slots import grown_size
 from flashvid.engine.lm_input import QuestionSuffix, SharedPrefix
@@ -25,7 +26,7 @@ from flashvid.engine.option_scores import score_options
 from flashvid.engine.prefill import PrefilledPrefix, padded_length, prefill_prefix, prefill_questions
 from flashvid.engine.running import Answering, Place, Together, joined
 from flashvid.engine.sampling import TokenSampler
-from flashvid.engine.types import FinishReason, GenerationConfig, TokenLayers
+from flashvid.engine.types import FinishReason, TokenLayers
 
 # Share of the answers that are still running when others begin. At a quarter of the rows a pass over the weights for
 # new questions costs each of them little, and rows that wait for it are few.

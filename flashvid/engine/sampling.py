@@ -7,8 +7,8 @@ import hashlib
 import torch
 from torch import Tensor
 
+from flashvid.engine.generation_config import GenerationConfig
 from flashvid.engine.json_grammar import JsonAnswer
-from flashvid.engine.types import GenerationConfig
 
 
 class TokenSampler:

@@ -1,80 +1,25 @@
-"""What goes into a model handle and what comes out, the same for every family, and the two sides behind it."""
+"""What goes into the engine and what comes out, and what it needs of a family's language side."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-
-from flashvid.engine.json_grammar import schema_text
 
 if TYPE_CHECKING:
     import torch
+    from llguidance import LLTokenizer
     from torch import Tensor
 
     from flashvid.compression.result import CompressionResult
     from flashvid.engine.decoder import Decoder
     from flashvid.engine.lm_input import QuestionSuffix, SharedPrefix
-    from flashvid.models.chat import ChatPrompt
 
-Part = Literal["all", "vision", "language"]
 FinishReason = Literal["stop", "length", "choice"]
-
-
-class GenerationConfig(BaseModel):
-    """How answers are made, from the model's own chat template or another: greedily, unless a temperature is given.
-
-    With a temperature, every clip and question has a random stream of its own, derived from `seed`: an answer does
-    not depend on what is answered with it, and comes out the same when it is asked again.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    max_new_tokens: int = Field(default=64, ge=1, description="tokens after which an answer is cut")
-    system_prompt: str = Field(default="You are a helpful assistant.", description="the system's turn")
-    chat_template: str | None = Field(
-        default=None,
-        min_length=1,
-        description="Jinja text in place of the model's own template; it gets the same messages, and must write the "
-        "model's placeholder of a video once",
-    )
-    temperature: float = Field(default=0.0, ge=0.0, description="0: the most likely token; else logits are divided")
-    top_k: int | None = Field(default=None, ge=1, description="draw from this many most likely tokens; all if not set")
-    top_p: float = Field(
-        default=1.0,
-        gt=0.0,
-        le=1.0,
-        description="draw from the fewest tokens that have this much of the probability, after top_k",
-    )
-    seed: int = Field(default=0, ge=0, description="of the random streams; no effect without a temperature")
-    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        default=(), description="an answer ends before the first of these texts in it"
-    )
-    choice: Literal["letter", "likelihood"] = Field(
-        default="letter",
-        description="questions with options: the model writes its answer (letter), or the option wins whose tokens are "
-        "the likeliest continuation of the prompt (likelihood)",
-    )
-    reference_compatible: bool = Field(
-        default=False,
-        description="Qwen3-VL: leave out the markers around the steps of a compressed video, as the published "
-        "implementation does",
-    )
-    # Kept as text: that is hashable and can't be changed, and the order of its keys counts.
-    json_schema: Annotated[str, BeforeValidator(schema_text)] | None = Field(
-        default=None, description="answers are JSON that satisfies this schema, a mapping or JSON text"
-    )
-
-    @model_validator(mode="after")
-    def _json_is_not_cut(self) -> Self:
-        if self.json_schema is not None and self.stop:
-            raise ValueError("stop and json_schema exclude each other: a stop text would cut the JSON")
-        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,50 +166,32 @@ class ScoredText:
         return math.fsum(self.log_likelihoods)
 
 
-class FramePreprocessor(Protocol):
-    """A family's preprocessing of frames: needs no weights."""
-
-    def for_video(self, num_frames: int) -> FramePreprocessor:
-        """For frames of a video of so many that are given a few at a time: some families' sizes hang on the number."""
-
-    def target_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width in pixels to which frames of a given height and width are resized."""
-
-    def token_grid(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """Temporal steps, and rows and columns of tokens, of a video of so many frames of that height and width."""
-
-    def resize(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Frames uint8 `[F, H, W, 3]` at target size; the same array if they have it."""
-
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """How to load a side of a model.
+class Chat(Protocol):
+    """A tokenizer with a chat template: questions to token ids, answers to text.
 
     Attributes:
-        dtype: To convert weights to; None keeps the stored.
-        device: Where it runs.
-        attn_implementation: Transformers' name of one; None for transformers' choice.
-        min_pixels: Lower bound of a resized frame's area; the model's own when None.
-        max_pixels: Upper bound.
+        end_tokens: Ids that end an answer.
     """
 
-    dtype: torch.dtype | None
-    device: torch.device
-    attn_implementation: str | None = None
-    min_pixels: int | None = None
-    max_pixels: int | None = None
-
-
-class VisionSide(Protocol):
-    """Vision tower and projector."""
+    end_tokens: frozenset[int]
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Of weights and features."""
+    def constraint(self) -> LLTokenizer:
+        """The tokenizer as JSON grammars use it."""
 
-    def encode(self, frames: NDArray[np.uint8], timestamps: NDArray[np.float64]) -> VisualFeatures:
-        """See `VideoModel.encode`; the frames and timestamps have been checked."""
+    def around_video(
+        self, question: str, system_prompt: str, template: str | None = None
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Token ids of a question's prompt before and after its visual tokens."""
+
+    def without_video(self, question: str, system_prompt: str, template: str | None = None) -> tuple[int, ...]:
+        """Token ids of the prompt of a question about no video."""
+
+    def continuation(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text as the assistant would write it."""
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Generated ids as text, without special tokens."""
 
 
 class LanguageSide(Protocol):
@@ -282,7 +209,7 @@ class LanguageSide(Protocol):
         """Runs what is laid out."""
 
     @property
-    def chat(self) -> ChatPrompt:
+    def chat(self) -> Chat:
         """Makes token ids of questions, and text of answers."""
 
     def prefix(self, before: tuple[int, ...], compressed: CompressedVideo) -> SharedPrefix:

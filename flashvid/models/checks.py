@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from flashvid.config import InnerPruningConfig
-from flashvid.engine.types import GenerationConfig
+from flashvid.engine.generation_config import GenerationConfig
 from flashvid.errors import ConfigurationError
-from flashvid.models.registry import family_named
+from flashvid.models.registry import FAMILIES
 from flashvid.models.source import ModelSource
 
 
@@ -24,7 +24,7 @@ def check_answering(source: ModelSource, generation: GenerationConfig, pruning: 
             layer; a system prompt or template that does not place one video, or can't be filled in.
         ModelLoadError: the tokenizer can't be loaded.
     """
-    family, config = family_named(source.family), source.config()
+    family, config = FAMILIES[source.family], source.config()
     if pruning is not None:
         pruning.check_deepstack(family.num_deepstack(config))
         num_layers = family.num_layers(config)

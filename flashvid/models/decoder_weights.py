@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from flashvid.engine.types import LoadOptions
-from flashvid.models.modules import without_memory
+from flashvid.models.family import LoadOptions
+from flashvid.models.vision import without_memory
 from flashvid.models.weights import Checkpoint
 
 Module = TypeVar("Module", bound=nn.Module)

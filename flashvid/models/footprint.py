@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flashvid.models.loading import named_dtype, stored_dtype
-from flashvid.models.registry import family_named
+from flashvid.models.registry import FAMILIES
 from flashvid.models.source import ModelSource
 
 # Where a configuration leaves them out, as transformers' Qwen2 does.
@@ -44,7 +44,7 @@ def footprint(source: ModelSource, dtype: str | None = None) -> Footprint:
         ConfigurationError: an unknown dtype.
     """
     precision = named_dtype(dtype) or stored_dtype(source)
-    family, config, checkpoint = family_named(source.family), source.config(), source.checkpoint()
+    family, config, checkpoint = FAMILIES[source.family], source.config(), source.checkpoint()
     itemsize = precision.itemsize if precision is not None else _FLOAT32_BYTES
     hidden = family.hidden_size(config)
     levels = 1 + family.num_deepstack(config)

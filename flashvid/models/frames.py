@@ -1,14 +1,18 @@
-"""Frames of a video with their times, as a caller gives them."""
+"""Frames of a video: checked as the caller gives them, resized and normalised as the families' processors do it."""
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from flashvid.errors import InvalidFeaturesError
+from flashvid.models.source import ModelSource, read_json
 
 
 def checked_frames(
@@ -33,3 +37,66 @@ def checked_frames(
     if not np.isfinite(times).all() or (np.diff(times) < 0).any():
         raise InvalidFeaturesError("timestamps must be finite and not descend")
     return cast("NDArray[np.uint8]", pixels), times
+
+
+def resize_frames(frames: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize as torchvision does it: bicubic with antialiasing, on bytes.
+
+    Args:
+        frames: uint8 `[F, H, W, 3]`, not changed.
+        size: Height and width.
+
+    Returns:
+        uint8 `[F, *size, 3]`; the same array if it has that size.
+    """
+    if frames.shape[1:3] == size:
+        return frames
+    # A copy: torch warns of, and could write to, the read-only buffers that arrive from other processes.
+    pixels = torch.from_numpy(frames.transpose(0, 3, 1, 2).copy())
+    resized = functional.interpolate(pixels, size=size, mode="bicubic", antialias=True)
+    return np.ascontiguousarray(resized.permute(0, 2, 3, 1).numpy())
+
+
+def normalize(frames: NDArray[np.uint8], device: torch.device, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Bytes `[F, H, W, 3]` to float32 `[F, 3, H, W]`, normalised on the device: only bytes are moved there.
+
+    On CUDA the call returns without waiting for it.
+    """
+    moved = move_frames(frames, device)
+    count, height, width, channels = moved.shape
+    pixels = torch.empty((count, channels, height, width), device=device).copy_(moved.permute(0, 3, 1, 2))
+    # Processors fold the division by 255 into mean and deviation.
+    return pixels.sub_(_constants(mean, device) * 255).div_(_constants(std, device) * 255)
+
+
+def _constants(values: Sequence[float], device: torch.device) -> Tensor:
+    """Float32 `[3, 1, 1]`, one a channel. Kernels get a number with their call; a tensor's copy would be waited for."""
+    constants = torch.empty((len(values), 1, 1), device=device)
+    for place, value in zip(constants, values, strict=True):
+        place.fill_(value)
+    return constants
+
+
+def move_frames(frames: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """Bytes as they lie `[F, H, W, 3]` on a device, `frames` not changed; on CUDA without waiting for it.
+
+    A copy out of pageable memory begins when all kernels before it have ended, and the CPU waits for that; out of
+    pinned memory it does not, so that the next block of frames is resized while the tower is at this one. Torch keeps
+    pinned memory until the device has read it, and for the next block.
+    """
+    pixels = torch.empty(frames.shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    # The one copy on this side. Views of other processes' buffers are read-only, which torch would warn of.
+    pixels.numpy()[:] = frames
+    return pixels.to(device, non_blocking=pixels.is_pinned())
+
+
+def stored_settings(source: ModelSource) -> Mapping[str, Any]:
+    """A model's settings of preprocessing; one without a file for videos uses the images', as transformers does.
+
+    Raises:
+        ModelLoadError: an unreadable file.
+    """
+    for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
+        if (source.path / name).is_file():
+            return read_json(source.path / name)
+    return {}

@@ -6,11 +6,12 @@ from typing import get_args
 
 import torch
 
-from flashvid.engine.types import FramePreprocessor, LoadOptions, Part
 from flashvid.errors import ConfigurationError
 from flashvid.models.devices import refuse_too_large, usable_device
-from flashvid.models.registry import family_named
-from flashvid.models.source import ModelSource, model_errors, resolve_model
+from flashvid.models.family import FramePreprocessor, LoadOptions, Part
+from flashvid.models.registry import FAMILIES
+from flashvid.models.resolve import model_errors, resolve_model
+from flashvid.models.source import ModelSource
 from flashvid.models.video_model import VideoModel
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -61,7 +62,7 @@ def load_model(
 
 
 def _load(source: ModelSource, part: Part, options: LoadOptions) -> VideoModel:
-    family, checkpoint = family_named(source.family), source.checkpoint()
+    family, checkpoint = FAMILIES[source.family], source.checkpoint()
     needed = family.needed_tensors(source.config(), checkpoint.files, part)
     refuse_too_large(source, checkpoint.num_bytes(needed, options.dtype), options.device)
     vision = family.load_vision(source, checkpoint, options) if part in ("all", "vision") else None
@@ -91,7 +92,7 @@ def load_preprocessor(
     _check_pixels(min_pixels, max_pixels)
     source = model if isinstance(model, ModelSource) else resolve_model(model, revision, weights=False)
     with model_errors(source.path):
-        return family_named(source.family).load_preprocessor(source, min_pixels=min_pixels, max_pixels=max_pixels)
+        return FAMILIES[source.family].load_preprocessor(source, min_pixels=min_pixels, max_pixels=max_pixels)
 
 
 def _check_pixels(min_pixels: int | None, max_pixels: int | None) -> None:

@@ -12,26 +12,16 @@ from torch import Tensor
 from flashvid.compression.api import compress
 from flashvid.compression.result import CompressionResult
 from flashvid.config import CompressionConfig, InnerPruningConfig
-from flashvid.engine.types import (
-    Answer,
-    ClipQuestions,
-    CompressedVideo,
-    GenerationConfig,
-    LanguageSide,
-    ScoredText,
-    VisionSide,
-    VisualFeatures,
-)
+from flashvid.engine.constants import MAX_BATCH_TOKENS
+from flashvid.engine.generation_config import GenerationConfig
+from flashvid.engine.types import Answer, ClipQuestions, CompressedVideo, LanguageSide, ScoredText, VisualFeatures
 from flashvid.errors import ConfigurationError
 from flashvid.models.devices import fitting_tokens
+from flashvid.models.family import VisionSide
 from flashvid.models.frames import checked_frames
-from flashvid.models.registry import family_named
+from flashvid.models.registry import FAMILIES
 from flashvid.models.source import ModelSource
 from flashvid.models.weights import Checkpoint
-
-# Tokens in memory together while answering, at most: as many answers as a GPU's step has rows for, of 768 tokens each,
-# and a prefix of up to 1,024. 2.9 GB of keys and values for Qwen2.5-VL-7B in bfloat16.
-MAX_BATCH_TOKENS = 64 * 768 + 1024
 
 
 class VideoModel:
@@ -54,7 +44,7 @@ class VideoModel:
     ) -> None:
         self.source = source
         self.device = device
-        family, config = family_named(source.family), source.config()
+        family, config = FAMILIES[source.family], source.config()
         self.hidden_size = family.hidden_size(config)
         self._num_deepstack = family.num_deepstack(config)
         self._vision = vision

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flashvid.models.registry import FAMILIES, family_named
-from flashvid.models.source import NEEDED_FILES, OPTIONAL_FILES, embedded_models, resolve_model
+from flashvid.models.registry import FAMILIES
+from flashvid.models.resolve import NEEDED_FILES, OPTIONAL_FILES, embedded_models, resolve_model
 from flashvid.presets import PRESETS
 from jobs.cli.options import write_json, write_rows
 
@@ -43,7 +43,7 @@ def describe_models() -> dict[str, Any]:
             "special_tokens": list(family.special_tokens),
             "presets": [preset.name for preset in PRESETS.values() if preset.family == family.name],
         }
-        for family in FAMILIES
+        for family in FAMILIES.values()
     ]
     return {
         "families": families,
@@ -84,7 +84,7 @@ def _describe_embedded(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "family": source.family,
-        "num_layers": family_named(source.family).num_layers(source.config()),
+        "num_layers": FAMILIES[source.family].num_layers(source.config()),
         "path": str(source.path),
         "weights_bytes": sum(file.stat().st_size for file in source.path.glob("*.safetensors")),
     }

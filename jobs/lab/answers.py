@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from flashvid.engine.decoder import CPU_DECODE_ROWS, QUESTION_ROWS
+from flashvid.engine.constants import CPU_DECODE_ROWS, QUESTION_ROWS
 from jobs.bench.cost import cpu_seconds, single_thread
 from jobs.bench.turns import ALL, Patience, take_turns
 from jobs.lab.answers_arms import QUESTIONS, Asked, Bench, Counts, pruning

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from flashvid import CompressionConfig, InnerPruningConfig
-from flashvid.engine.decoder import CPU_DECODE_ROWS
+from flashvid.engine.constants import CPU_DECODE_ROWS
 from flashvid.models import Answer, CompressedVideo, GenerationConfig, VideoModel, VisualFeatures, load_model
 from flashvid.models.llava.preprocess import LlavaFramePreprocessor
 from flashvid.presets import preset_named

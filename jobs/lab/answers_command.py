@@ -7,7 +7,7 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from flashvid.engine.decoder import GPU_DECODE_ROWS, QUESTION_ROWS
+from flashvid.engine.constants import GPU_DECODE_ROWS, QUESTION_ROWS
 from flashvid.presets import preset_named
 from jobs.bench.environment import describe_environment
 from jobs.bench.reports import can_plot, write_report, write_rows

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flashvid.engine.decoder import QUESTION_ROWS
+from flashvid.engine.constants import QUESTION_ROWS
 from jobs.bench.cost import cpu_seconds, runs_to_fill
 from jobs.lab.answers_model import ModelSize
 from jobs.lab.answers_work import Rates, decoding_bytes

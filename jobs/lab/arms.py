@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flashvid import CompressionConfig, InnerPruningConfig
-from flashvid.config import METHOD_NAMES
+from flashvid.method_registry import METHODS
 from flashvid.presets import preset_named
 from pipeline.config import CacheDtype
 
@@ -65,7 +65,7 @@ METHOD_ARMS = (
     # Every other method of the registry, as it is.
     *(
         Arm(method, CompressionConfig(method=method))
-        for method in METHOD_NAMES
+        for method in METHODS
         if method not in ("flashvid", "adts", "tstm", "fastv")
     ),
 )

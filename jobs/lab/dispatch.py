@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from flashvid import CompressionConfig
-from flashvid.engine.decoder import GPU_DECODE_ROWS, QUESTION_ROWS
+from flashvid.engine.constants import GPU_DECODE_ROWS, QUESTION_ROWS
 from flashvid.engine.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.engine.prefill import prefill_prefix, prefill_questions
 from flashvid.engine.row_sizes import RowSizes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flashvid.engine.decoder import GPU_DECODE_ROWS, QUESTION_ROWS
+from flashvid.engine.constants import GPU_DECODE_ROWS, QUESTION_ROWS
 from jobs.lab.answers_model import LLAVA_7B, ModelSize
 from jobs.lab.answers_work import H100_PARTS, AskedQuestion, Parts, shared
 from jobs.lab.dispatch import Operations, count_operations

@@ -19,10 +19,11 @@ from typing import Any
 
 import ray
 
+from flashvid.engine.constants import GPU_DECODE_ROWS
 from jobs.lab.planning import peak_bytes
 from pipeline.clip import Clip, ClipMessage
 from pipeline.cluster.monitor import RunMonitor
-from pipeline.cluster.resources import GPU_DECODE_ROWS, Pool, Pools
+from pipeline.cluster.resources import Pool, Pools
 from pipeline.config import CommitConfig, JobConfig
 from pipeline.inputs import QuestionTable
 from pipeline.plan.plan import Plan, PlanCounts

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from flashvid.engine.constants import CPU_DECODE_ROWS, GPU_DECODE_ROWS
 from pipeline.config import PoolConfig, ResourcesConfig
 from pipeline.errors import ClusterTooSmallError
 
@@ -15,8 +16,6 @@ _SHARED_ANSWER_GPU = 0.6
 _ROUNDING = 1e-9
 # CPUs: enough for Ray not to take a node without any.
 _PRESENCE = 0.01
-# Questions that a decoding step of the library has room for (`flashvid.engine.decoder`; importing it loads torch).
-CPU_DECODE_ROWS, GPU_DECODE_ROWS = 16, 64
 # Of each answer actor, at least: it waits for its first one for no longer than a sixteenth of the run.
 _BATCHES_WHILE_ENCODING = 16
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from flashvid.engine.constants import MAX_BATCH_TOKENS
 from flashvid.errors import PermanentError
 from flashvid.models import ModelSource, check_answering, load_preprocessor, resolve_model
 from flashvid.models.devices import usable_gpus
 from flashvid.models.footprint import footprint
-from flashvid.models.video_model import MAX_BATCH_TOKENS
 from pipeline.clip import Clip, Failure
 from pipeline.cluster.resources import Pools, plan_pools
 from pipeline.config import JobConfig

@@ -15,7 +15,7 @@ from rich.console import Console
 from flashvid.errors import ModelLoadError
 from flashvid.models import resolve_model
 from flashvid.models.registry import FAMILIES
-from flashvid.models.source import NEEDED_FILES, embedded_models
+from flashvid.models.resolve import NEEDED_FILES, embedded_models
 from flashvid.presets import PRESETS
 from jobs.cli.models_command import show_model, show_models
 
@@ -28,7 +28,7 @@ def test_json_lists_everything() -> None:
     """Families, presets with their settings, embedded models and files; nothing else on stdout."""
     done = subprocess.run([*FLASHVID, "models", "--json"], capture_output=True, text=True, timeout=300, check=True)
     listed = json.loads(done.stdout)
-    assert [family["name"] for family in listed["families"]] == [family.name for family in FAMILIES]
+    assert [family["name"] for family in listed["families"]] == [*FAMILIES]
     assert sorted(name for family in listed["families"] for name in family["presets"]) == sorted(PRESETS)
     by_name = {preset["name"]: preset for preset in listed["presets"]}
     assert by_name.keys() == PRESETS.keys()

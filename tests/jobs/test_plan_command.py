@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from flashvid.engine.types import Part
 from flashvid.models import load_model, resolve_model
+from flashvid.models.family import Part
 from flashvid.models.footprint import footprint
 from jobs.cli.main import app
 from pipeline.cluster.resources import Pool, Pools

@@ -22,8 +22,7 @@ from flashvid.engine.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.models import CompressedVideo, VideoModel, VisualFeatures, load_model, resolve_model
 from flashvid.models.llava.language import LlavaLanguage
 from flashvid.models.llava.vision import LlavaVision
-from flashvid.models.qwen.qwen3_vl import layout
-from flashvid.models.qwen.qwen3_vl.layout import PromptShape
+from flashvid.models.qwen.qwen3_vl.language import PromptShape, question_suffix, shared_prefix
 from flashvid.models.qwen.qwen3_vl.vision import Qwen3Vision
 from tests.oracles.reference import Vector, load_vector
 from tests.oracles.reference_e2e import compare_run, run_parts, run_paths
@@ -84,8 +83,8 @@ class FamilyCase:
         texts = tuple(run for is_video, run in runs if not is_video)
         all_kept = len(compressed.tokens) == len(compressed.assignment)
         shape = PromptShape(2, dropped=frozenset() if all_kept else _MARKERS)
-        prefix = layout.shared_prefix(texts, compressed, shape, language.decoder.embed)
-        return prefix, layout.question_suffix(texts, compressed, shape)
+        prefix = shared_prefix(texts, compressed, shape, language.decoder.embed)
+        return prefix, question_suffix(texts, compressed, shape)
 
 
 def load_case(family: str, folder: Path, target: Path) -> FamilyCase:

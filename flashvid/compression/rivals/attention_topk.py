@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from flashvid.compression.method import CompressionMethod, first_of_each_frame, keep
+from flashvid.compression.method import first_of_each_frame, keep
 from flashvid.compression.result import ClipFeatures, CompressionResult
 from flashvid.config import CompressionConfig
 
 
-def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
+def compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
     ranked = clip.scores.float().sort(dim=-1, descending=True, stable=True).indices
     return keep(clip, first_of_each_frame(ranked, config.clip_budget(*clip.scores.shape)))
-
-
-METHOD = CompressionMethod(_compress, "the simplest use of attention; FlashVID's ADTS without diversity")

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import torch
 
-from flashvid.compression.method import CompressionMethod, keep
+from flashvid.compression.method import keep
 from flashvid.compression.result import ClipFeatures, CompressionResult
 from flashvid.config import CompressionConfig
 
 
-def _compress(clip: ClipFeatures, _config: CompressionConfig) -> CompressionResult:
+def compress(clip: ClipFeatures, _config: CompressionConfig) -> CompressionResult:
     return keep(clip, torch.arange(clip.scores.numel(), device=clip.scores.device))
-
-
-METHOD = CompressionMethod(_compress, "FastV, arXiv 2403.06764, section 4.1", question_dependent=True)

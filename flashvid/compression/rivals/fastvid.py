@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from flashvid.compression.dyseg import transition_similarities
-from flashvid.compression.method import CompressionMethod, first_of_each_frame
+from flashvid.compression.method import first_of_each_frame
 from flashvid.compression.ranking import apportion, first_ranked
 from flashvid.compression.result import ClipFeatures, CompressionResult, Rows, assemble, widened
 from flashvid.config import CompressionConfig
@@ -24,7 +24,7 @@ _MERGED_SHARE, _ANCHOR_STRIDE, _ANCHOR_WEIGHT = 0.4, 4, 0.6
 _NEIGHBOURS = 4
 
 
-def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
+def compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
     num_tokens = clip.scores.shape[1]
     lengths = _segments(clip.features)
     total = np.array([config.clip_budget(*clip.scores.shape)])
@@ -88,6 +88,3 @@ def _densest(points: Tensor, count: int) -> Tensor:
     apart = torch.where(denser.any(dim=-1), distances.masked_fill(~denser, torch.inf).amin(dim=-1), distances.max())
     # The product of the paper, as logarithms: densities of points far apart would all be zero.
     return first_ranked(apart.log() + density, count, largest=True, reference_compatible=False)
-
-
-METHOD = CompressionMethod(_compress, "FastVID, arXiv 2503.11187: DySeg and STPrune (ATS, DTM)")

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from flashvid.compression.method import CompressionMethod, merge_into
+from flashvid.compression.method import merge_into
 from flashvid.compression.result import ClipFeatures, CompressionResult
 from flashvid.config import CompressionConfig
 from flashvid.errors import ConfigurationError
@@ -16,7 +16,7 @@ from flashvid.errors import ConfigurationError
 _LARGEST_DISTORTION = math.log(2) + 1e-9
 
 
-def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
+def compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
     if clip.grid_hw is None:
         raise ConfigurationError(f"spatial_pooling needs grid_hw: {clip.scores.shape[1]} tokens make no square")
     num_frames, num_tokens = clip.scores.shape
@@ -49,6 +49,3 @@ def _blocks(grid_hw: tuple[int, int], pooled: tuple[int, int]) -> tuple[Tensor, 
         part = torch.arange(size) * parts // size
         middles.append(torch.tensor([int(part.eq(index).nonzero().float().mean()) for index in range(parts)]))
     return block, (middles[0][:, None] * grid_hw[1] + middles[1]).flatten()
-
-
-METHOD = CompressionMethod(_compress, "average pooling, as in LLaVA-NeXT-Video and many others")

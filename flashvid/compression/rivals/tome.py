@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flashvid.compression.method import CompressionMethod, frame_budgets, merge_into
+from flashvid.compression.method import frame_budgets, merge_into
 from flashvid.compression.result import ClipFeatures, CompressionResult
 from flashvid.config import CompressionConfig
 
 
-def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
+def compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
     num_frames, num_tokens = clip.scores.shape
     budgets = frame_budgets(config.clip_budget(num_frames, num_tokens), num_frames)
     owners = []
@@ -53,6 +53,3 @@ def merge_frame(features: Tensor, budget: int) -> Tensor:
             owner[owner == source] = goal
         left = torch.unique(owner)
     return owner
-
-
-METHOD = CompressionMethod(_compress, "ToMe, arXiv 2210.09461: bipartite soft matching")

@@ -6,12 +6,12 @@ import math
 
 import torch
 
-from flashvid.compression.method import CompressionMethod, keep
+from flashvid.compression.method import keep
 from flashvid.compression.result import ClipFeatures, CompressionResult
 from flashvid.config import CompressionConfig
 
 
-def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
+def compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
     num_frames, num_tokens = clip.scores.shape
     # Rounded up: never fewer tokens than other methods get.
     kept = math.ceil(config.clip_budget(*clip.scores.shape) / num_tokens)
@@ -19,6 +19,3 @@ def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResul
     frames = (torch.arange(kept, device=clip.scores.device) * 2 + 1) * num_frames // (2 * kept)
     positions = torch.arange(num_tokens, device=frames.device)
     return keep(clip, (frames[:, None] * num_tokens + positions).flatten())
-
-
-METHOD = CompressionMethod(_compress, "the usual answer to long videos: fewer frames")

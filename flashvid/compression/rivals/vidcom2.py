@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flashvid.compression.method import CompressionMethod, keep
+from flashvid.compression.method import keep
 from flashvid.compression.ranking import apportion
 from flashvid.compression.result import ClipFeatures, CompressionResult
 from flashvid.config import CompressionConfig
@@ -22,7 +22,7 @@ _TEMPERATURE = 0.01
 _SHARE_STEPS = 2**24
 
 
-def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
+def compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
     num_frames, num_tokens = clip.scores.shape
     units = functional.normalize(clip.features.float(), dim=-1)
     in_video = -_similarity(units, units.mean(dim=(0, 1)))
@@ -51,6 +51,3 @@ def _similarity(tokens: Tensor, centre: Tensor) -> Tensor:
     """Sum of Gaussian kernels of several widths of the distance from `centre`: `[..., D]` to `[...]`."""
     distance = (tokens - centre).square().sum(dim=-1)
     return torch.stack([(-distance / (2 * 2.0**power)).exp() for power in _KERNEL_POWERS]).sum(dim=0)
-
-
-METHOD = CompressionMethod(_compress, "VidCom2, arXiv 2505.14454: adjustment by frame, adaptive token compression")

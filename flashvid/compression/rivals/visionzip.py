@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from flashvid.compression.method import CompressionMethod, frame_budgets, merge_into
+from flashvid.compression.method import frame_budgets, merge_into
 from flashvid.compression.result import ClipFeatures, CompressionResult
 from flashvid.config import CompressionConfig
 
@@ -17,7 +17,7 @@ from flashvid.config import CompressionConfig
 _DOMINANT_SHARE = 54 / 64
 
 
-def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
+def compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
     num_frames, num_tokens = clip.scores.shape
     assignment = clip.scores.new_full((num_frames, num_tokens), -1, dtype=torch.int64)
     ranked = clip.scores.float().sort(dim=-1, descending=True, stable=True).indices
@@ -40,6 +40,3 @@ def _compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResul
             assignment[frame, targets] = first + targets
         kept.append(first + torch.cat([dominant, targets]))
     return merge_into(clip, torch.cat(kept).sort().values, assignment.flatten())
-
-
-METHOD = CompressionMethod(_compress, "VisionZip, arXiv 2412.04467: dominant and contextual tokens")

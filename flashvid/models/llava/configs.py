@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from transformers import PreTrainedConfig, Qwen2Config, SiglipVisionConfig
 
-from flashvid.engine.types import LoadOptions
 from flashvid.errors import ModelLoadError
+from flashvid.models.family import LoadOptions
 from flashvid.models.llava.settings import LlavaSettings
 from flashvid.models.source import ModelSource
 

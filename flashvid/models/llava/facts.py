@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
-from flashvid.models.architectures import names_architecture
+from flashvid.engine.types import Chat
+from flashvid.models.family import Family, Part
+from flashvid.models.llava.layouts import find_layout, tower_tensors
 from flashvid.models.llava.settings import (
     HUGGING_FACE_ARCHITECTURE,
     ORIGINAL_ARCHITECTURE,
@@ -13,42 +15,37 @@ from flashvid.models.llava.settings import (
     Pooling,
     pooling_of,
 )
-from flashvid.models.llava.tensors import decoder_tensors, find_layout, tower_tensors
+from flashvid.models.source import ModelSource
+from flashvid.models.tensors import decoder_tensors
+from flashvid.plugins import load_object
 
-if TYPE_CHECKING:
-    from flashvid.engine.types import LoadOptions, Part
-    from flashvid.models.chat import ChatPrompt
-    from flashvid.models.llava.language import LlavaLanguage
-    from flashvid.models.llava.preprocess import LlavaFramePreprocessor
-    from flashvid.models.llava.vision import LlavaVision
-    from flashvid.models.source import ModelSource
-    from flashvid.models.weights import Checkpoint
+_PACKAGE = "flashvid.models.llava"
 
 
-class LlavaFamily:
-    """See `flashvid.models.registry.Family`.
+class LlavaFamily(Family):
+    """See `flashvid.models.family.Family`.
 
-    Args:
-        name: Of the family.
-        pooling: By which its models are told from the other's.
+    Attributes:
+        pooling: Tells the models of this family from those of the other one.
     """
 
-    architectures: tuple[str, ...] = (ORIGINAL_ARCHITECTURE, HUGGING_FACE_ARCHITECTURE)
-    # The video's placeholder never reaches the model, so a tokenizer need not have one.
-    special_tokens: tuple[str, ...] = ("<|im_start|>", "<|im_end|>")
-
-    def __init__(self, name: str, pooling: Pooling) -> None:
-        self.name = name
-        self._pooling = pooling
+    pooling: ClassVar[Pooling]
+    architectures = (ORIGINAL_ARCHITECTURE, HUGGING_FACE_ARCHITECTURE)
+    # A tokenizer need not have the video's placeholder: it never reaches the model.
+    special_tokens = ("<|im_start|>", "<|im_end|>")
+    preprocessor = f"{_PACKAGE}.preprocess:LlavaFramePreprocessor"
+    vision = f"{_PACKAGE}.vision:LlavaVision"
+    language = f"{_PACKAGE}.language:LlavaLanguage"
 
     def recognizes(self, config: Mapping[str, Any]) -> bool:
-        """See `Family`; what pools in a third way is left to `check_config` of the first family to refuse."""
-        if not names_architecture(config, self.architectures, "llava_onevision"):
+        """See `Family`; an unknown pooling is left to `check_config` of LLaVA-OneVision to refuse."""
+        given = config.get("architectures")
+        if not (set(given) & set(self.architectures) if given else config.get("model_type") == "llava_onevision"):
             return False
         try:
-            return pooling_of(config) == self._pooling
+            return pooling_of(config) == self.pooling
         except ValueError:
-            return self._pooling == "bilinear"
+            return self.pooling == "bilinear"
 
     def check_config(self, config: Mapping[str, Any]) -> str | None:
         """The parts of the configuration must be there and of a kind that is run here."""
@@ -87,32 +84,21 @@ class LlavaFamily:
         """See `Family`."""
         return int(LlavaSettings.parse(config).text["num_hidden_layers"])
 
-    def num_deepstack(self, config: Mapping[str, Any]) -> int:  # noqa: ARG002 - the same for all
+    def load_chat(self, source: ModelSource) -> Chat:
         """See `Family`."""
-        return 0
+        loaded: Chat = load_object(f"{_PACKAGE}.language:load_chat")(source)
+        return loaded
 
-    def load_preprocessor(
-        self, source: ModelSource, *, min_pixels: int | None, max_pixels: int | None
-    ) -> LlavaFramePreprocessor:
-        """See `Family`."""
-        from flashvid.models.llava.preprocess import LlavaFramePreprocessor
 
-        return LlavaFramePreprocessor.load(source, min_pixels=min_pixels, max_pixels=max_pixels)
+class LlavaOnevisionFamily(LlavaFamily):
+    """LLaVA-OneVision."""
 
-    def load_chat(self, source: ModelSource) -> ChatPrompt:
-        """See `Family`."""
-        from flashvid.models.llava.chat_template import load_chat
+    name = "llava_onevision"
+    pooling = "bilinear"
 
-        return load_chat(source)
 
-    def load_vision(self, source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> LlavaVision:
-        """See `Family`."""
-        from flashvid.models.llava.vision import LlavaVision
+class LlavaVideoFamily(LlavaFamily):
+    """LLaVA-Video."""
 
-        return LlavaVision.load(source, checkpoint, options)
-
-    def load_language(self, source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> LlavaLanguage:
-        """See `Family`."""
-        from flashvid.models.llava.language import LlavaLanguage
-
-        return LlavaLanguage.load(source, checkpoint, options)
+    name = "llava_video"
+    pooling = "average"

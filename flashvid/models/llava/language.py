@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Self
 
 import torch
@@ -10,15 +11,16 @@ from transformers import Qwen2Model
 
 from flashvid.engine.decoder import Decoder
 from flashvid.engine.lm_input import QuestionSuffix, SharedPrefix
-from flashvid.engine.types import CompressedVideo, LoadOptions
-from flashvid.models.chat import ChatPrompt
+from flashvid.engine.types import CompressedVideo
+from flashvid.errors import ModelLoadError
+from flashvid.models.chat import ChatPrompt, end_tokens, load_tokenizer
 from flashvid.models.decoder_weights import read_decoder
-from flashvid.models.llava import layout
-from flashvid.models.llava.chat_template import load_chat
+from flashvid.models.family import LoadOptions
 from flashvid.models.llava.configs import decoder_config
-from flashvid.models.llava.settings import LlavaSettings
-from flashvid.models.llava.tensors import decoder_tensors, find_layout
-from flashvid.models.source import ModelSource
+from flashvid.models.llava.layouts import find_layout
+from flashvid.models.llava.settings import LlavaSettings, Newlines, is_hugging_face
+from flashvid.models.source import ModelSource, chat_template
+from flashvid.models.tensors import decoder_tensors
 from flashvid.models.weights import Checkpoint
 
 
@@ -47,11 +49,11 @@ class LlavaLanguage:
 
     def prefix(self, before: tuple[int, ...], compressed: CompressedVideo) -> SharedPrefix:
         """What the decoder gets up to the video's last token or newline, from the ids before the video."""
-        return layout.shared_prefix(self.decoder.embed(before), compressed, self._newline, self._newlines)
+        return shared_prefix(self.decoder.embed(before), compressed, self._newline, self._newlines)
 
     def suffix(self, before: tuple[int, ...], after: tuple[int, ...], compressed: CompressedVideo) -> QuestionSuffix:
         """What the decoder gets behind that, from the ids before and behind the video."""
-        return layout.question_suffix(len(before), after, compressed, self._newlines)
+        return question_suffix(len(before), after, compressed, self._newlines)
 
     def reference_compatible(self) -> Self:
         """See `LanguageSide`: nothing differs."""
@@ -86,3 +88,79 @@ def load_newline(source: ModelSource, checkpoint: Checkpoint, options: LoadOptio
         return torch.empty(0, device=options.device)
     name = find_layout(checkpoint.files, settings.default_layout).newline
     return checkpoint.read("", [name], options.dtype, options.device)[name]
+
+
+def shared_prefix(before: Tensor, compressed: CompressedVideo, newline: Tensor, newlines: Newlines) -> SharedPrefix:
+    """The prompt up to the video's last token or newline.
+
+    Args:
+        before: `[B, D]`: embeddings of the text before the video.
+        compressed: The video; its grid counts tokens.
+        newline: `[D]`: the newline's embedding.
+        newlines: Where they stand. One behind the video is not prunable, those behind every frame are.
+    """
+    kept = len(compressed.tokens)
+    steps = compressed.grid_thw[0]
+    if newlines == "frame":
+        step_of = compressed.indices.cpu() // math.prod(compressed.grid_thw[1:])
+        per_step = torch.bincount(step_of, minlength=steps)
+        # A frame of which nothing is left keeps its newline.
+        places = per_step.cumsum(0) + torch.arange(steps)
+        is_newline = torch.zeros(kept + steps, dtype=torch.bool)
+        is_newline[places] = True
+    else:
+        is_newline = torch.zeros(kept + (newlines == "one_token"), dtype=torch.bool)
+        is_newline[kept:] = True
+    video = before.new_empty(len(is_newline), before.shape[1])
+    video[~is_newline] = compressed.tokens.to(before)
+    video[is_newline] = newline.to(before)
+
+    text = torch.zeros(len(before), dtype=torch.bool)
+    is_visual = torch.cat([text, ~is_newline])
+    is_prunable = torch.cat([text, ~is_newline | (newlines == "frame")])
+    # What is removed leaves no gap: the decoder sees a shorter prompt.
+    positions = torch.arange(len(is_visual)).unsqueeze(0)
+    return SharedPrefix(torch.cat([before, video]), positions, is_visual, is_prunable)
+
+
+def question_suffix(
+    before: int, after: tuple[int, ...], compressed: CompressedVideo, newlines: Newlines
+) -> QuestionSuffix:
+    """A question's ids behind the video, at positions that go on there.
+
+    Args:
+        before: Tokens of text before the video.
+        after: The ids.
+        compressed: The video.
+        newlines: Where newlines stand.
+    """
+    added = {"one_token": 1, "frame": compressed.grid_thw[0], "no_token": 0}[newlines]
+    first = before + len(compressed.tokens) + added
+    return QuestionSuffix(after, torch.arange(first, first + len(after)).unsqueeze(0), first + len(after))
+
+
+# The conversation `qwen_1_5` of the original code, which its tokenizers' own templates do not describe.
+_ORIGINAL_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% for part in message.content %}{% if part.type == 'video' %}<image>\n{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def load_chat(source: ModelSource) -> ChatPrompt:
+    """Tokenizer and template.
+
+    Raises:
+        ModelLoadError: no usable tokenizer, no chat template, nothing that ends an answer.
+    """
+    if is_hugging_face(source.config()):
+        template, placeholder = chat_template(source.path), "<video>"
+    else:
+        template, placeholder = _ORIGINAL_TEMPLATE, "<image>"
+    if template is None:
+        raise ModelLoadError("there is no chat template", str(source.path))
+    tokenizer = load_tokenizer(source.path)
+    # Original tokenizers do not know it: their code cuts the text there. It never reaches the model.
+    tokenizer.add_tokens([placeholder], special_tokens=True)
+    return ChatPrompt(tokenizer, template, placeholder, end_tokens(source.path, tokenizer))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-_BOTH = ("weight", "bias")
+from flashvid.models.tensors import BOTH
+
 _PATCHES = "embeddings.patch_embedding.weight"
 
 
@@ -31,7 +32,7 @@ class Layout:
 
     def projector_tensors(self) -> list[str]:
         """Names in the projector, without the prefix."""
-        return [f"{layer}.{kind}" for layer in self.projector_layers for kind in _BOTH]
+        return [f"{layer}.{kind}" for layer in self.projector_layers for kind in BOTH]
 
 
 ORIGINAL = Layout(
@@ -83,29 +84,13 @@ def find_layout(stored: Iterable[str], default: Layout) -> Layout:
 def tower_tensors(num_layers: int) -> list[str]:
     """Names in the vision tower up to its last used layer, without the prefix."""
     layer = [
-        *(f"{norm}.{kind}" for norm in ("layer_norm1", "layer_norm2") for kind in _BOTH),
-        *(f"self_attn.{name}_proj.{kind}" for name in ("q", "k", "v", "out") for kind in _BOTH),
-        *(f"mlp.{name}.{kind}" for name in ("fc1", "fc2") for kind in _BOTH),
+        *(f"{norm}.{kind}" for norm in ("layer_norm1", "layer_norm2") for kind in BOTH),
+        *(f"self_attn.{name}_proj.{kind}" for name in ("q", "k", "v", "out") for kind in BOTH),
+        *(f"mlp.{name}.{kind}" for name in ("fc1", "fc2") for kind in BOTH),
     ]
     return [
         _PATCHES,
         "embeddings.patch_embedding.bias",
         "embeddings.position_embedding.weight",
         *(f"encoder.layers.{index}.{name}" for index in range(num_layers) for name in layer),
-    ]
-
-
-def decoder_tensors(num_layers: int) -> list[str]:
-    """Names in the Qwen2 decoder, without prefix and output head."""
-    layer = [
-        "input_layernorm.weight",
-        "post_attention_layernorm.weight",
-        *(f"self_attn.{name}_proj.{kind}" for name in "qkv" for kind in _BOTH),
-        "self_attn.o_proj.weight",
-        *(f"mlp.{name}_proj.weight" for name in ("gate", "up", "down")),
-    ]
-    return [
-        "embed_tokens.weight",
-        *(f"layers.{index}.{name}" for index in range(num_layers) for name in layer),
-        "norm.weight",
     ]

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flashvid.errors import ConfigurationError, ModelLoadError
+from flashvid.models.frames import normalize, resize_frames, stored_settings
 from flashvid.models.llava.settings import LlavaSettings, is_hugging_face
-from flashvid.models.resizing import normalize, resize_frames, stored_settings
 from flashvid.models.source import ModelSource
 
 _HALF = (0.5, 0.5, 0.5)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self, cast
 
-from flashvid.models.llava.tensors import HUGGING_FACE, ORIGINAL, Layout
+from flashvid.models.llava.layouts import HUGGING_FACE, ORIGINAL, Layout
 
 Pooling = Literal["bilinear", "average"]
 Newlines = Literal["one_token", "frame", "no_token"]

@@ -13,15 +13,14 @@ from torch.nn import functional
 from transformers import SiglipVisionModel
 from transformers.models.siglip.modeling_siglip import SiglipAttention, SiglipEncoder, SiglipVisionEmbeddings
 
-from flashvid.engine.types import LoadOptions, VisualFeatures
-from flashvid.models.blocks import EncodedSteps, encode_in_blocks
+from flashvid.engine.types import VisualFeatures
+from flashvid.models.family import LoadOptions
 from flashvid.models.llava.configs import tower_config
+from flashvid.models.llava.layouts import find_layout, tower_tensors
 from flashvid.models.llava.preprocess import LlavaFramePreprocessor
 from flashvid.models.llava.settings import LlavaSettings, Pooling
-from flashvid.models.llava.tensors import find_layout, tower_tensors
-from flashvid.models.modules import without_memory
 from flashvid.models.source import ModelSource
-from flashvid.models.vision import received_attention
+from flashvid.models.vision import EncodedSteps, encode_in_blocks, received_attention, without_memory
 from flashvid.models.weights import Checkpoint
 
 # Frames do not see each other, so they go through the tower in blocks with the same result.

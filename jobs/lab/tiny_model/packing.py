@@ -19,7 +19,7 @@ from torch.nn import functional
 from transformers import Qwen2_5_VLTextModel
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoderLayer, apply_rotary_pos_emb
 
-from flashvid.models.qwen.qwen2_5_vl.positions import prompt_positions, seconds_per_step
+from flashvid.models.qwen.qwen2_5_vl.language import prompt_positions, seconds_per_step
 from jobs.lab.tiny_model.drawn_questions import Question
 from jobs.lab.tiny_model.labels import GRID
 from jobs.lab.tiny_model.scenes import FRAMES_PER_STEP

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -131,24 +131,47 @@ def test_halves_and_still_frames(method: MethodName) -> None:
         assert len(result.tokens) == (32 if method == "uniform_frames" else 24)
 
 
-def test_adding_a_method_is_one_file(tmp_path: Path) -> None:
-    """The one of docs/methods.md, beside a copy of the library."""
-    root = Path(__file__).parents[3]
-    package = tmp_path / "flashvid"
-    shutil.copytree(root / "flashvid", package, ignore=shutil.ignore_patterns("models", "__pycache__"))
-    code = (root / "docs" / "methods.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
-    (package / "methods" / "first_tokens.py").write_text(code, encoding="utf-8")
+def _install(folder: Path, package: str, group: str, entries: Mapping[str, str], code: str) -> None:
+    """Lay out a package as pip would: one module, and its entry points."""
+    (folder / f"{package}.py").write_text(code, encoding="utf-8")
+    information = folder / f"{package}-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n", encoding="utf-8")
+    lines = [f"[{group}]", *(f"{name} = {target}" for name, target in entries.items())]
+    (information / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _python(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(Path(__file__).parents[3])])}
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120, env=environment
+    )
+
+
+_PLUGIN = (Path(__file__).parents[3] / "docs" / "methods.md").read_text(encoding="utf-8").split("```python\n")[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "expected"),
+    [
+        ("first_tokens", _PLUGIN.split("```")[0], "[0, 1, 8, 9] 1"),
+        ("tome", _PLUGIN.split("```")[0], "two plug-ins of flashvid.methods have the name 'tome'"),
+        ("first_tokens", _PLUGIN.split("```")[0].replace("version=1", "version=0"), "a positive integer version"),
+        ("last_tokens", _PLUGIN.split("```")[0], "it must declare the name 'last_tokens'"),
+    ],
+    ids=["as documented", "a name that is taken", "no version", "another name"],
+)
+def test_a_method_of_another_package(tmp_path: Path, name: str, code: str, expected: str) -> None:
+    """The one of docs/methods.md, installed as a package of its own; its version is known."""
+    _install(tmp_path, "first_tokens", "flashvid.methods", {name: "first_tokens:METHOD"}, code)
     script = (
-        "import torch; from flashvid import CompressionConfig, compress;"
-        "config = CompressionConfig(method='first_tokens', retention_ratio=0.25);"
-        "print(compress(torch.rand(2, 8, 4), torch.rand(2, 8), config).indices.tolist())"
+        "import torch; from flashvid import CompressionConfig, compress; from flashvid.methods import METHODS;"
+        f"config = CompressionConfig(method='{name}', retention_ratio=0.25);"
+        "tokens = compress(torch.rand(2, 8, 4), torch.rand(2, 8), config);"
+        f"print(tokens.indices.tolist(), METHODS.version('{name}'))"
     )
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, "-c", script]
-    found = subprocess.run(
-        command, capture_output=True, text=True, check=True, timeout=120, cwd=tmp_path, env=environment
-    )
-    assert found.stdout.strip() == "[0, 1, 8, 9]"
+    found = _python(tmp_path, script)
+    assert expected in (found.stdout.strip() if found.returncode == 0 else found.stderr)
 
 
 def test_fastv_keeps_every_token_before_the_decoder() -> None:

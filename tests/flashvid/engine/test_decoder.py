@@ -22,8 +22,9 @@ from transformers import (
 )
 
 from flashvid.config import InnerPruningConfig
-from flashvid.engine.decoder import CPU_DECODE_ROWS as ROWS
-from flashvid.engine.decoder import QUESTION_ROWS, Decoder
+from flashvid.engine.constants import CPU_DECODE_ROWS as ROWS
+from flashvid.engine.constants import QUESTION_ROWS
+from flashvid.engine.decoder import Decoder
 from flashvid.engine.decoder_attention import SlotTokens
 from flashvid.engine.kv_cache import KVCache, LayerCache
 from flashvid.engine.kv_slots import KVSlots

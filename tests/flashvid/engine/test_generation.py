@@ -15,7 +15,8 @@ from torch import Tensor
 
 from flashvid.config import InnerPruningConfig
 from flashvid.engine import generation
-from flashvid.engine.decoder import CPU_DECODE_ROWS, Decoder
+from flashvid.engine.constants import CPU_DECODE_ROWS
+from flashvid.engine.decoder import Decoder
 from flashvid.engine.decoder_attention import SlotTokens
 from flashvid.engine.generation import Batch, Ending, Generated, Prompt, SharedPrompts
 from flashvid.engine.kv_cache import KVCache

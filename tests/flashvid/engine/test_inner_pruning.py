@@ -71,7 +71,10 @@ def test_pruning_waits_for_deepstack(model: VideoModel) -> None:
     decoder = model.language.decoder
     video = torch.ones(4, dtype=torch.bool)
     prefix = SharedPrefix(torch.zeros(4, 96), torch.arange(4).expand(3, -1), video, video, (torch.zeros(4, 96),) * 2)
-    with pytest.raises(ConfigurationError, match="pruning_layer 1 is below the 2 layers"):
+    with pytest.raises(
+        ConfigurationError,
+        match="pruning_layer 1 is too early: this model adds visual features after its first 2 layers",
+    ):
         prefill_prefix(decoder, prefix, InnerPruningConfig(pruning_layer=1))
     prefill_prefix(decoder, prefix, InnerPruningConfig(pruning_layer=2))
 

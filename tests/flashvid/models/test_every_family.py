@@ -216,7 +216,10 @@ def test_settings_are_refused_without_weights(subject: Subject, tmp_path: Path) 
     with pytest.raises(ConfigurationError, match=r"pruning_layer 3 leaves none of this model's 3 layers"):
         check_answering(source, SHORT, InnerPruningConfig(pruning_layer=NUM_LAYERS))
     if subject.first_pruning_layer > 1:
-        with pytest.raises(ConfigurationError, match="pruning_layer 1 is below the 2 layers"):
+        with pytest.raises(
+            ConfigurationError,
+            match="pruning_layer 1 is too early: this model adds visual features after its first 2 layers",
+        ):
             check_answering(source, SHORT, InnerPruningConfig(pruning_layer=1))
     placeholder = subject.model.language.chat._video
     for generation, message in (

@@ -16,12 +16,11 @@ import torch
 from pydantic import ValidationError
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from flashvid.engine.decoder import CPU_DECODE_ROWS, QUESTION_ROWS
+from flashvid.engine.constants import CPU_DECODE_ROWS, QUESTION_ROWS
 from flashvid.errors import ConfigurationError, InvalidFeaturesError
 from flashvid.models import ClipQuestions, CompressedVideo, GenerationConfig, VideoModel, VisualFeatures, load_model
 from flashvid.models.chat import ChatPrompt
-from flashvid.models.qwen.qwen2_5_vl.language import QwenLanguage
-from flashvid.models.qwen.qwen2_5_vl.positions import prompt_positions, seconds_per_step
+from flashvid.models.qwen.qwen2_5_vl.language import QwenLanguage, prompt_positions, seconds_per_step
 from flashvid.models.qwen.qwen2_5_vl.preprocess import QwenFramePreprocessor
 from tests.support.embedded_model import GENERATION, QUARTER, QUESTIONS, TIMES, TINY, video
 from tests.support.prefilled import prefill_one

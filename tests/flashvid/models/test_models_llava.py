@@ -24,8 +24,7 @@ from flashvid.models import (
     load_preprocessor,
     resolve_model,
 )
-from flashvid.models.llava.language import LlavaLanguage
-from flashvid.models.llava.layout import question_suffix, shared_prefix
+from flashvid.models.llava.language import LlavaLanguage, question_suffix, shared_prefix
 from flashvid.models.llava.settings import LlavaSettings
 from flashvid.models.llava.vision import LlavaVision, pool
 from tests.oracles.reference import REFERENCE

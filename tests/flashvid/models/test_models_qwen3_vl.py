@@ -16,8 +16,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb_
 from flashvid.config import CompressionConfig, InnerPruningConfig
 from flashvid.errors import ConfigurationError, InvalidFeaturesError, ModelLoadError
 from flashvid.models import CompressedVideo, GenerationConfig, VideoModel, VisualFeatures, load_model, resolve_model
-from flashvid.models.qwen.qwen3_vl.language import Qwen3Language
-from flashvid.models.qwen.qwen3_vl.layout import step_seconds, texts_around_steps
+from flashvid.models.qwen.qwen3_vl.language import Qwen3Language, step_seconds, texts_around_steps
 from flashvid.models.qwen.qwen3_vl.vision import Qwen3Vision
 from tests.oracles.reference import REFERENCE
 from tests.oracles.reference_families import check_vector, load_case, run_vectors
@@ -384,7 +383,10 @@ def test_questions_together_and_alone(model: VideoModel, compressed: CompressedV
     together = model.answer(compressed, asked, short, pruning=pruning)
     alone = [model.answer(compressed, [question], short, pruning=pruning)[0] for question in asked]
     assert [answer.response for answer in together] == [answer.response for answer in alone]
-    with pytest.raises(ConfigurationError, match="pruning_layer 1 is below the 2 layers"):
+    with pytest.raises(
+        ConfigurationError,
+        match="pruning_layer 1 is too early: this model adds visual features after its first 2 layers",
+    ):
         model.answer(compressed, asked, short, pruning=InnerPruningConfig(pruning_layer=1, llm_retention_ratio=0.3))
 
 

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from flashvid.errors import ConfigurationError, ModelLoadError
-from flashvid.models import ModelSource, load_model, resolve_model, source
-from flashvid.models.qwen.qwen2_5_vl.family import language_tensors, vision_tensors
+from flashvid.models import ModelSource, load_model, resolve, resolve_model
+from flashvid.models.qwen.qwen2_5_vl.facts import language_tensors, vision_tensors
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TINY = resolve_model("tiny-random")
@@ -106,7 +106,7 @@ def test_a_hub_id_is_downloaded_without_pickles(monkeypatch: pytest.MonkeyPatch)
         asked.update(options, name=name)
         return str(TINY.path)
 
-    monkeypatch.setattr(source, "snapshot_download", download)
+    monkeypatch.setattr(resolve, "snapshot_download", download)
     assert resolve_model("owner/model", revision="v1").path == TINY.path
     assert (asked["name"], asked["revision"]) == ("owner/model", "v1")
     assert not any(pattern.endswith((".bin", ".py", ".pt", "*")) for pattern in asked["allow_patterns"])
@@ -118,7 +118,7 @@ def test_a_hub_id_offline_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> N
     def download(*_: Any, **__: Any) -> str:
         raise LocalEntryNotFoundError("no connection\nand more")
 
-    monkeypatch.setattr(source, "snapshot_download", download)
+    monkeypatch.setattr(resolve, "snapshot_download", download)
     with pytest.raises(ModelLoadError, match=r"^owner/model: .*hub: no connection$"):
         resolve_model("owner/model")
 

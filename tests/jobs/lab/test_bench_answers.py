@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from flashvid.engine.constants import MAX_BATCH_TOKENS
 from flashvid.engine.decoder import Decoder
 from flashvid.models import Answer
-from flashvid.models.video_model import MAX_BATCH_TOKENS
 from jobs.bench.turns import Patience, verdict
 from jobs.lab.answers import (
     ARMS,

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from flashvid.engine import decoder
-from pipeline.cluster.resources import CPU_DECODE_ROWS, GPU_DECODE_ROWS, Pool, Pools, clips_per_batch, plan_pools
+from pipeline.cluster.resources import Pool, Pools, clips_per_batch, plan_pools
 from pipeline.config import ResourcesConfig
 from pipeline.errors import ClusterTooSmallError
 
@@ -184,11 +183,6 @@ def test_clips_with_few_questions_share_a_batch(
 def test_a_gpu_answers_more_at_a_time(questions: int, expected: int) -> None:
     """Never one more clip than its rows hold."""
     assert clips_per_batch(1000, 1000 * questions, Pool(1, 0.0, 0.6), encodes=False) == expected
-
-
-def test_a_batch_is_the_librarys() -> None:
-    """The constants are written down twice, so that planning need not load torch."""
-    assert (CPU_DECODE_ROWS, GPU_DECODE_ROWS) == (decoder.CPU_DECODE_ROWS, decoder.GPU_DECODE_ROWS)
 
 
 def test_a_pool_may_grow() -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flashvid.errors import ConfigurationError, InvalidFeaturesError
-from flashvid.models.resizing import normalize, resize_frames, stored_settings
+from flashvid.models.frames import normalize, resize_frames, stored_settings
 from flashvid.models.source import ModelSource
 
 # The processor's defaults, for directories that leave them out.

@@ -13,14 +13,14 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VisionTransformerPretrainedModel,
 )
 
-from flashvid.engine.types import LoadOptions, VisualFeatures
-from flashvid.models.blocks import EncodedSteps, encode_in_blocks
-from flashvid.models.modules import without_memory
-from flashvid.models.qwen.qwen2_5_vl.configs import load_configs
-from flashvid.models.qwen.qwen2_5_vl.family import vision_prefix, vision_tensors
+from flashvid.engine.types import VisualFeatures
+from flashvid.models.family import LoadOptions
+from flashvid.models.qwen.configs import qwen2_5_vl_configs
+from flashvid.models.qwen.qwen2_5_vl.facts import vision_prefix, vision_tensors
 from flashvid.models.qwen.qwen2_5_vl.preprocess import QwenFramePreprocessor
 from flashvid.models.qwen.tower import run_tower
 from flashvid.models.source import ModelSource
+from flashvid.models.vision import EncodedSteps, encode_in_blocks, without_memory
 from flashvid.models.weights import Checkpoint
 
 # Attention never crosses a temporal step, so steps go through the tower in blocks with the same result.
@@ -46,7 +46,7 @@ class QwenVision:
             ConfigurationError: an attention implementation that there is not, impossible bounds of the area.
         """
         preprocessor = QwenFramePreprocessor.load(source, min_pixels=options.min_pixels, max_pixels=options.max_pixels)
-        config, _ = load_configs(source, options)
+        config, _ = qwen2_5_vl_configs(source, options)
         prefix, names = vision_prefix(checkpoint.files), vision_tensors(source.config())
         tower = without_memory(Qwen2_5_VisionTransformerPretrainedModel, config)
         checkpoint.fill(tower, checkpoint.read(prefix, names, options.dtype, options.device), "vision side")

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashvid.errors import ConfigurationError, InvalidFeaturesError
+from flashvid.models.frames import stored_settings
 from flashvid.models.qwen.qwen2_5_vl.preprocess import QwenFramePreprocessor
-from flashvid.models.resizing import stored_settings
 from flashvid.models.source import ModelSource
 
 # The processor's defaults, for directories that leave them out.

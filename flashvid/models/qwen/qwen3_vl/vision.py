@@ -13,15 +13,15 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
     Qwen3VLVisionModel,
 )
 
-from flashvid.engine.types import LoadOptions, VisualFeatures
-from flashvid.models.blocks import EncodedSteps, encode_in_blocks
-from flashvid.models.modules import without_memory
-from flashvid.models.qwen.qwen3_vl.configs import load_configs
-from flashvid.models.qwen.qwen3_vl.family import VISION_PREFIX, vision_tensors
+from flashvid.engine.types import VisualFeatures
+from flashvid.models.family import LoadOptions
+from flashvid.models.frames import resize_frames
+from flashvid.models.qwen.configs import qwen3_vl_configs
+from flashvid.models.qwen.qwen3_vl.facts import VISION_PREFIX, vision_tensors
 from flashvid.models.qwen.qwen3_vl.preprocess import Qwen3FramePreprocessor
 from flashvid.models.qwen.tower import run_tower
-from flashvid.models.resizing import resize_frames
 from flashvid.models.source import ModelSource
+from flashvid.models.vision import EncodedSteps, encode_in_blocks, without_memory
 from flashvid.models.weights import Checkpoint
 
 # Attention never crosses a temporal step, so steps go through the tower in blocks with the same result.
@@ -47,7 +47,7 @@ class Qwen3Vision:
             ConfigurationError: an attention implementation that there is not, impossible bounds of the area.
         """
         preprocessor = Qwen3FramePreprocessor.load(source, min_pixels=options.min_pixels, max_pixels=options.max_pixels)
-        config, _ = load_configs(source, options)
+        config, _ = qwen3_vl_configs(source, options)
         names = vision_tensors(source.config())
         tower = without_memory(Qwen3VLVisionModel, config)
         checkpoint.fill(tower, checkpoint.read(VISION_PREFIX, names, options.dtype, options.device), "vision side")

@@ -1,0 +1,28 @@
+"""Names of the tensors that Qwen2 and Qwen3 decoders have in common, whatever model they are part of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+BOTH = ("weight", "bias")
+QWEN2_ATTENTION = (*(f"{name}_proj.{kind}" for name in "qkv" for kind in BOTH), "o_proj.weight")
+
+
+def decoder_tensors(num_layers: int, attention: Iterable[str] = QWEN2_ATTENTION) -> list[str]:
+    """List the tensors of a decoder, without prefix and output head.
+
+    Args:
+        num_layers: Layers of the decoder.
+        attention: The tensors of a layer's attention, below `self_attn`.
+    """
+    layer = [
+        "input_layernorm.weight",
+        "post_attention_layernorm.weight",
+        *(f"self_attn.{name}" for name in attention),
+        *(f"mlp.{name}_proj.weight" for name in ("gate", "up", "down")),
+    ]
+    return [
+        "embed_tokens.weight",
+        *(f"layers.{index}.{name}" for index in range(num_layers) for name in layer),
+        "norm.weight",
+    ]

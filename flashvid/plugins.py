@@ -1,0 +1,97 @@
+"""Tables of plug-ins: what ships with this package, and what other packages add through entry points.
+
+A built-in entry is an object, or the string ``module:object``, which is imported when it is first used. Another package
+declares an entry point in the table's group; its object has a `name` and a positive integer `version`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
+
+from flashvid.errors import ConfigurationError
+
+Plugin = TypeVar("Plugin")
+
+
+def load_object(target: str) -> Any:  # noqa: ANN401 - whatever the target names
+    """Import the object that ``module:object`` names."""
+    module, _, name = target.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _unchanged(found: Any) -> Any:  # noqa: ANN401 - whatever an entry names
+    return found
+
+
+class PluginTable(Mapping[str, Plugin], Generic[Plugin]):
+    """Plug-ins by name, loaded one by one: built-in ones first, then those of other packages, sorted.
+
+    Args:
+        group: Entry-point group, for instance ``flashvid.methods``.
+        built_in: Objects, or ``module:object``, by name.
+        make: Makes a plug-in of an object, for instance an instance of a class.
+    """
+
+    def __init__(
+        self, group: str, built_in: Mapping[str, Plugin | str], make: Callable[[Any], Plugin] = _unchanged
+    ) -> None:
+        self._group = group
+        self._built_in = built_in
+        self._make = make
+        self._loaded: dict[str, Plugin] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        yield from (*self._built_in, *sorted(self._added))
+
+    def __len__(self) -> int:
+        return len(self._built_in) + len(self._added)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._built_in or name in self._added
+
+    def __getitem__(self, name: str) -> Plugin:
+        """Return the plug-in of that name.
+
+        Raises:
+            KeyError: there is none.
+            ConfigurationError: two have one name, or one of another package lacks a matching `name` or a `version`.
+        """
+        if name not in self._loaded:
+            added = self._added
+            entry = added[name] if name in added else self._built_in[name]
+            plugin = self._make(load_object(entry) if isinstance(entry, str) else entry)
+            if name in added:
+                self._check(name, added[name], plugin)
+            self._loaded[name] = plugin
+        return self._loaded[name]
+
+    def version(self, name: str) -> int | None:
+        """Return the version of another package's plug-in; None for a built-in one."""
+        version: int | None = getattr(self[name], "version", None) if name in self._added else None
+        return version
+
+    @cached_property
+    def _added(self) -> dict[str, str]:
+        """``module:object`` by name, of other packages' entry points."""
+        added: dict[str, str] = {}
+        for entry in entry_points(group=self._group):
+            if entry.name in self._built_in or entry.name in added:
+                other = added.get(entry.name, "a built-in one")
+                raise ConfigurationError(
+                    f"two plug-ins of {self._group} have the name {entry.name!r}: {other} and {entry.value}; "
+                    "uninstall one of the packages"
+                )
+            added[entry.name] = entry.value
+        return added
+
+    def _check(self, name: str, target: str, plugin: Plugin) -> None:
+        declared, version = getattr(plugin, "name", None), getattr(plugin, "version", None)
+        if declared != name or not isinstance(version, int) or version < 1:
+            raise ConfigurationError(
+                f"the plug-in {name!r} of {self._group} ({target}) declares name {declared!r} and version {version!r}: "
+                f"it must declare the name {name!r} and a positive integer version"
+            )
