@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import ray
 
@@ -13,8 +14,10 @@ from flashvid.errors import FatalError
 from flashvid.models import Answer, ClipQuestions, CompressedVideo, load_model
 from pipeline.clip import Clip, ClipMessage, Failure
 from pipeline.cluster.device import reserved_device
+from pipeline.cluster.resources import Pool, clips_per_batch
 from pipeline.inputs import Question, QuestionTable
 from pipeline.inputs.prompts import option_letters
+from pipeline.plan.plan import PlanCounts
 from pipeline.stages.stage import Stage, StageSettings
 from pipeline.store.tokens import decode_tokens
 
@@ -31,14 +34,30 @@ class AnswerStage(Stage):
     """GPU actor with the language side of the model; one prefill of a clip serves all its questions."""
 
     name = "answer"
+    counted: ClassVar[Mapping[str, str]] = {
+        "clips_answered": "clips whose questions were answered",
+        "answers": "answers made",
+        "visual_tokens_before": "visual tokens of the answered clips, uncompressed",
+        "visual_tokens_after": "visual tokens of the answered clips, compressed",
+        "visual_token_layers_before": "uncompressed visual tokens times the decoder's layers",
+        "visual_token_layers_after": "visual tokens that the decoder's layers had",
+        "prompt_tokens": "tokens of the answered questions' prompts",
+        "prompt_tokens_prefilled": "those that were run; the others were shared with another question of the clip",
+    }
 
-    def __init__(self, settings: StageSettings, questions: ray.ObjectRef[QuestionTable]) -> None:
+    def __init__(self, settings: StageSettings) -> None:
         super().__init__(settings)
-        self._questions: QuestionTable = ray.get(questions)
+        self._questions: QuestionTable = ray.get(settings.questions)
         self._model = load_model(
-            settings.model(), part="language", dtype=settings.job.model.dtype, device=reserved_device()
+            settings.model(), part="language", dtype=self.job.model.dtype, device=reserved_device()
         )
         self.announce()
+
+    @classmethod
+    def batch_size(cls, planned: PlanCounts, pool: Pool) -> int:
+        """As many clips as their questions fill a step of the decoder."""
+        encodes = planned.clips_to_encode > 0
+        return clips_per_batch(planned.clips_planned, planned.answers_planned, pool, encodes=encodes)
 
     def process(self, message: ClipMessage) -> tuple[ClipMessage, Mapping[str, int]]:
         """Answer from what storage holds, also in the run that just wrote it: cold equals warm."""
@@ -74,7 +93,7 @@ class AnswerStage(Stage):
             return [(questions, failure, 0.0)]
 
     def _answer(self, several: Sequence[_Asked]) -> list[_Answered]:
-        job, started = self.settings.job, time.perf_counter()
+        job, started = self.job, time.perf_counter()
         clips = [_clip_questions(*asked) for asked in several]
         found = self._model.answer_many(clips, job.generation, pruning=job.inner_pruning)
         seconds = (time.perf_counter() - started) / sum(map(len, found))

@@ -9,8 +9,8 @@ from flashvid.models import load_model, load_preprocessor, resolve_model
 from pipeline.clip import Clip, ClipMessage, Failure
 from pipeline.config import JobConfig
 from pipeline.errors import UnreadableVideoError
-from pipeline.inputs.job_inputs import read_inputs
-from pipeline.plan.plan import plan
+from pipeline.inputs.job_inputs import JobInputs, read_inputs
+from pipeline.plan.plan import plan, row_clip
 from pipeline.plan.probe import ProbeTable, probe_file
 from pipeline.run.committer import Committer
 from pipeline.run.summary import RunSummary
@@ -30,6 +30,14 @@ Respond = Callable[[Clip, str], str | Exception]
 def job_fingerprints(job: JobConfig) -> Fingerprints:
     """What the job's output is filed under."""
     return fingerprints(job, resolve_model(job.model.name).identity)
+
+
+def row_clips(inputs: JobInputs) -> list[Clip]:
+    """The clip of each row of a job's videos."""
+    return [
+        row_clip(video, source, inputs.questions.columns)
+        for video, source in zip(inputs.videos, inputs.sources, strict=True)
+    ]
 
 
 def make_output(
@@ -54,8 +62,7 @@ def make_output(
     ledger = Ledger(storage, prints.answers)
     tokens = TokenStore(Storage(job.tokens_root), prints.tokens, cache_dtype=job.cache_dtype)
     todo = plan(
-        inputs.videos,
-        inputs.sources,
+        row_clips(inputs),
         inputs.questions,
         committed_tokens=tokens.committed(),
         answered=ledger.answer_keys(),

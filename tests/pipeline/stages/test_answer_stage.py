@@ -21,7 +21,7 @@ from pipeline.stages import AnswerStage, StageSettings
 from pipeline.store.storage import Storage
 from pipeline.store.tokens import TokenStore
 from tests.support.embedded_model import QUARTER, TIMES, video
-from tests.support.helpers import clip, job
+from tests.support.helpers import clip, job, run_context
 
 NAMES = ("a", "b", "c")
 ASKED = {
@@ -36,7 +36,7 @@ class Answerer(AnswerStage):
 
     def __init__(self, model: VideoModel, tokens: TokenStore, **settings: Any) -> None:
         self.monitor = RunMonitor(1)
-        self.settings = StageSettings(job(**settings), "run", "0123456789abcdef", "model-1", self.monitor)
+        self.settings = StageSettings(run_context(job(**settings)), self.monitor, None)
         self.tokens = tokens
         self.waited_s = 0.0
         self._model = model
