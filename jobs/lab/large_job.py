@@ -60,8 +60,12 @@ def large_job(*, dispatched: bool = False) -> tuple[estimates.Work, estimates.Ra
     answered = seconds["prefix"] + seconds["questions"] + seconds["decode"]
     rates = estimates.Rates(_DECODE_RATE, FRAMES / encoded, _ASKED / answered)
     encode = max(1, round(_GPUS * encoded / (encoded + answered)))
-    pools = Pools(Pool(_CPUS_PER_GPU * _GPUS, 1, 0), Pool(encode, 0, 1), Pool(_GPUS - encode, 0, 1), 2 * encode + 2)
-    return todo, rates, pools
+    by_stage = {
+        "decode": Pool(_CPUS_PER_GPU * _GPUS, 1, 0),
+        "encode": Pool(encode, 0, 1),
+        "answer": Pool(_GPUS - encode, 0, 1),
+    }
+    return todo, rates, Pools(by_stage, 2 * encode + 2)
 
 
 def together() -> int:
@@ -134,10 +138,10 @@ def large_job_table() -> str:
     clips_per_second, drivers = _VIDEOS / lasts.hours / 3600, math.ceil(driver_hours() / lasts.hours)
     slowest = max(lasts.stage_hours, key=lambda stage: lasts.stage_hours[stage] or 0.0)
     rows = {
-        "actors": f"{pools.decode.size:,} decode ({_CPUS_PER_GPU} CPUs a GPU), {pools.encode.size} encode, "
-        f"{pools.answer.size} answer, {together()} clips at a time",
-        "without `concurrency` of encode and answer": f"{default.encode.size} encode, {default.answer.size} answer: "
-        f"{unasked.hours:.2f} hours, ${unasked.cost:,.0f}",
+        "actors": f"{pools['decode'].size:,} decode ({_CPUS_PER_GPU} CPUs a GPU), {pools['encode'].size} encode, "
+        f"{pools['answer'].size} answer, {together()} clips at a time",
+        "without `concurrency` of encode and answer": f"{default['encode'].size} encode, "
+        f"{default['answer'].size} answer: {unasked.hours:.2f} hours, ${unasked.cost:,.0f}",
         "hours, stage by stage": _stages(lasts),
         "where Python dispatches": f"{_stages(python)}; {DISPATCH_SECONDS * 1e6:g} microseconds an operation (above)",
         "probe, before the stages": f"{probe_hours():.2f} hours: {_NODE_BYTES_PER_SECOND * 8 / 1e9:g} Gbit/s for each "

@@ -30,10 +30,10 @@ from pipeline.plan.plan import PlanCounts
 from pipeline.plan.planner import Planner
 from pipeline.run.committer import Committer
 from pipeline.store import schemas
+from pipeline.store.context import RunContext
 from pipeline.store.fingerprint import fingerprints
 from pipeline.store.keys import clip_id, content_key, digest, shard_of
 from pipeline.store.lease import Lease
-from pipeline.store.ledger import Ledger
 from pipeline.store.run_records import new_run_id
 from pipeline.store.storage import Storage
 
@@ -182,8 +182,8 @@ def _measure(folder: Path) -> PlanningCost:
     prints = fingerprints(job, resolve_model(job.model.name).identity)
     begun, cpu_begun = time.monotonic(), time.process_time()
     videos, questions = read_tables(job)
-    storage = Storage(job.output)
-    lease = Lease.acquire(storage, new_run_id())
+    run = RunContext(job, prints, Storage(job.output), new_run_id())
+    lease = Lease.acquire(run.storage, run.run_id)
     ray_seconds = 0.0
     with ExitStack() as stack:
         stack.callback(lease.release)
@@ -194,11 +194,9 @@ def _measure(folder: Path) -> PlanningCost:
             stack.enter_context(connected())
             ray_seconds += time.monotonic() - start
 
-        committer = Committer(Ledger(storage, prints.answers), lease, CommitConfig())
-        planner = Planner(
-            job, prints, storage, videos, questions, run_id=lease.run_id, committer=committer, connect=connect
-        )
-        counts = planner.plan().counts
+        committer = Committer(run.ledger, lease, CommitConfig())
+        planner = Planner(run, on_failure=committer.add_failure, tick=committer.tick, connect=connect)
+        counts = planner.plan(videos, questions).counts
         seconds = time.monotonic() - begun - ray_seconds
         cpu_seconds = time.process_time() - cpu_begun
         return PlanningCost(counts, seconds, cpu_seconds, ray_seconds, peak_bytes(), imports_bytes)

@@ -26,16 +26,15 @@ from pipeline.cluster.monitor import RunMonitor
 from pipeline.cluster.resources import Pool, Pools
 from pipeline.config import CommitConfig, JobConfig
 from pipeline.inputs import QuestionTable
-from pipeline.plan.plan import Plan, PlanCounts
-from pipeline.plan.planner import PlannedShard, RunPlan
-from pipeline.plan.shards import ShardPlan, ShardSummary
+from pipeline.plan.plan import Plan
+from pipeline.plan.planner import RunPlan
 from pipeline.run.committer import Committer
 from pipeline.run.flow import stream
-from pipeline.stages import StageSettings
-from pipeline.stages.stage import Stage
+from pipeline.stages import AnswerStage, Stage, StageSettings
+from pipeline.store.context import RunContext
+from pipeline.store.fingerprint import Fingerprints
 from pipeline.store.keys import digest
 from pipeline.store.lease import Lease
-from pipeline.store.ledger import Ledger
 from pipeline.store.run_records import new_run_id
 from pipeline.store.storage import Storage
 
@@ -84,7 +83,7 @@ class Asleep:
 class _Sleeping(Stage):
     """Sleeps for as long as the clip says."""
 
-    def __init__(self, settings: StageSettings, *_: object) -> None:
+    def __init__(self, settings: StageSettings) -> None:
         super().__init__(settings)
         self.announce()
 
@@ -105,18 +104,21 @@ class SleepingDecode(_Sleeping):
     """In decode's place."""
 
     name = "decode"
+    makes_tokens = True
 
 
 class SleepingEncode(_Sleeping):
     """In encode's place."""
 
     name = "encode"
+    makes_tokens = True
 
 
 class SleepingAnswer(_Sleeping):
     """In answer's place."""
 
     name = "answer"
+    batch_size = AnswerStage.batch_size
 
 
 def measure(several: Sequence[Sleeps]) -> list[Asleep]:
@@ -145,16 +147,17 @@ def measure(several: Sequence[Sleeps]) -> list[Asleep]:
 
 def _measure(sleeps: Sleeps, job: JobConfig) -> Asleep:
     encode = Pool(sleeps.encode_actors, num_cpus=0, num_gpus=1, max_size=sleeps.most_encode_actors)
-    pools = Pools(Pool(1, 1, 0), encode, Pool(1, 0, 1), max_decoded_clips=2 * encode.most + 2)
+    by_stage = {"decode": Pool(1, 1, 0), "encode": encode, "answer": Pool(1, 0, 1)}
+    pools = Pools(by_stage, max_decoded_clips=2 * encode.most + 2)
     actor: Any = ray.remote(num_cpus=0)(RunMonitor)
-    storage = Storage(job.output)
-    lease = Lease.acquire(storage, new_run_id())
+    run = RunContext(job, Fingerprints({"model.identity": ""}, {}), Storage(job.output), new_run_id())
+    lease = Lease.acquire(run.storage, run.run_id)
     monitor = actor.remote(pools.max_decoded_clips)
-    settings = StageSettings(job, lease.run_id, tokens_fingerprint="0" * 16, model_identity="", monitor=monitor)
-    committer = Committer(Ledger(storage, "0" * 16), lease, CommitConfig())
+    settings = StageSettings(run, monitor, ray.put(QuestionTable(())))
+    committer = Committer(run.ledger, lease, CommitConfig())
     stages = (SleepingDecode, SleepingEncode, SleepingAnswer)
     times, asleep, begun = [], [], time.process_time()
-    for message in stream(_plan(sleeps), pools, settings, QuestionTable(()), stages):
+    for message in stream(_plan(sleeps), pools, settings, stages):
         times.append(time.monotonic())
         asleep.append(json.loads(message.answers[0]["response"]))
         committer.add(message)
@@ -182,9 +185,8 @@ def _plan(sleeps: Sleeps) -> RunPlan:
     columns = {stage: str(seconds) for stage, seconds in sleeps.seconds.items()}
     questions = tuple(f"q{number}" for number in range(sleeps.questions))
     keys = [digest("asleep", number) for number in range(sleeps.num_clips)]
-    clips = tuple(Clip(key, key, key, key, None, None, None, questions, columns) for key in keys)
-    plan = Plan(clips, (), (), len(clips), len(clips) * len(questions), 0, 0)
-    return RunPlan((PlannedShard(ShardSummary(PlanCounts.of(plan)), ShardPlan(plan)),))
+    clips = tuple(Clip(key, key, key, None, None, key, None, questions, columns) for key in keys)
+    return RunPlan.of(Plan(clips))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from flashvid.engine.constants import CPU_DECODE_ROWS, GPU_DECODE_ROWS
 from pipeline.config import PoolConfig, ResourcesConfig
@@ -44,19 +46,23 @@ class Pool:
 
 @dataclass(frozen=True)
 class Pools:
-    """The three pools of a run, and the bound that keeps decoding from running ahead of encoding."""
+    """The pools of a run, and the bound that keeps decoding from running ahead of encoding.
 
-    decode: Pool
-    encode: Pool
-    answer: Pool
+    Attributes:
+        by_stage: The pool of each stage that the run starts, by its name.
+        max_decoded_clips: Clips whose frames may be in memory at once.
+    """
+
+    by_stage: Mapping[str, Pool]
     max_decoded_clips: int
+
+    def __getitem__(self, stage: str) -> Pool:
+        return self.by_stage[stage]
 
     def of_one(self) -> Pools:
         """One actor of each kind."""
-        decode, encode, answer = (
-            replace(pool, size=1, max_size=None) for pool in (self.decode, self.encode, self.answer)
-        )
-        return Pools(decode, encode, answer, max_decoded_clips=1)
+        alone = {stage: replace(pool, size=1, max_size=None) for stage, pool in self.by_stage.items()}
+        return Pools(alone, max_decoded_clips=1)
 
 
 def plan_pools(
@@ -66,6 +72,7 @@ def plan_pools(
     gpus_per_node: Sequence[int],
     encodes: bool,
     cpus_per_node: Sequence[float] = (),
+    stages: Iterable[str] = (),
 ) -> Pools:
     """Size the pools for a cluster.
 
@@ -79,39 +86,43 @@ def plan_pools(
         gpus_per_node: GPUs of each node that has some.
         encodes: Whether anything has to be decoded and encoded; else only the answer pool counts.
         cpus_per_node: CPUs of each node; without, they count as one node's.
+        stages: Names of the run's stages. One that the job has no resources for is one actor that reserves nothing.
 
     Raises:
         ClusterTooSmallError: the pools can't all be placed; says what is asked, what there is, and what to change.
     """
-    gpus = sum(gpus_per_node)
-    encode, answer = _gpu_pools(resources, gpus, encodes)
-    decode_cpus = 1.0 if resources.decode.num_cpus is None else resources.decode.num_cpus
-    # Without GPUs the model runs on the same CPUs: leave it half of them, and always what its actors reserve.
-    reserved_cpus = encode.size * encode.num_cpus + answer.size * answer.num_cpus
-    spare_cpus = min(num_cpus if gpus else num_cpus / 2, num_cpus - reserved_cpus + _ROUNDING)
-    # An actor's CPUs are on one node: what is left over on several makes no further one.
-    room = sum(int(node / max(decode_cpus, 1.0)) for node in cpus_per_node or (num_cpus,))
-    least, most = _bounds(resources.decode, max(1, min(room, int(spare_cpus / max(decode_cpus, 1.0)))))
-    decode = Pool(least, num_cpus=decode_cpus, num_gpus=0.0, max_size=most)
-    # One clip in each encode actor's hands and one waiting for it; a little more to even out long and short ones.
-    pools = Pools(decode, encode, answer, resources.max_decoded_clips or 2 * encode.most + 2)
-    nodes = cpus_per_node or (num_cpus,)
-    _check(pools, nodes, gpus_per_node, encodes)
-    if gpus:
-        return pools
-    present = replace(pools, encode=_present(encode), answer=_present(answer))
-    try:
-        _check(present, nodes, gpus_per_node, encodes)
-    except ClusterTooSmallError:
-        return pools
-    return present
+    gpus, nodes = sum(gpus_per_node), cpus_per_node or (num_cpus,)
+    pools = _gpu_pools(resources, gpus, encodes)
+    pools |= {stage: Pool(1, 0.0, 0.0) for stage in stages if not hasattr(resources, stage)}
+    max_decoded_clips = resources.max_decoded_clips or 2
+    if encodes:
+        decode_cpus = 1.0 if resources.decode.num_cpus is None else resources.decode.num_cpus
+        # Without GPUs the model runs on the same CPUs: leave it half of them, and always what its actors reserve.
+        reserved_cpus = sum(pool.size * pool.num_cpus for pool in pools.values())
+        spare_cpus = min(num_cpus if gpus else num_cpus / 2, num_cpus - reserved_cpus + _ROUNDING)
+        # An actor's CPUs are on one node: what is left over on several makes no further one.
+        room = sum(int(node / max(decode_cpus, 1.0)) for node in nodes)
+        least, most = _bounds(resources.decode, max(1, min(room, int(spare_cpus / max(decode_cpus, 1.0)))))
+        pools = {"decode": Pool(least, num_cpus=decode_cpus, num_gpus=0.0, max_size=most), **pools}
+        # One clip in each encode actor's hands and one waiting for it; a little more to even out long and short ones.
+        max_decoded_clips = resources.max_decoded_clips or 2 * pools["encode"].most + 2
+    _check(pools, nodes, gpus_per_node)
+    if not gpus:
+        present = {
+            stage: pool if pool.num_cpus or stage == "decode" else replace(pool, num_cpus=_PRESENCE)
+            for stage, pool in pools.items()
+        }
+        with suppress(ClusterTooSmallError):
+            _check(present, nodes, gpus_per_node)
+            pools = present
+    return Pools(pools, max_decoded_clips)
 
 
 def gpus_taken(pools: Pools) -> int:
     """GPUs that the pools reserve when they start, on one node; actors with a share of a GPU have it on one."""
-    wishes = [pool.num_gpus for pool in (pools.encode, pools.answer) for _ in range(pool.size) if pool.num_gpus > 0]
+    wishes = _each(pools.by_stage, "num_gpus")
     count = math.ceil(sum(wishes) - _ROUNDING)
-    while not _fits(sorted(wishes, reverse=True), [1.0] * count, [count]):
+    while not _fits(wishes, [1.0] * count, [count]):
         count += 1
     return count
 
@@ -135,26 +146,19 @@ def clips_per_batch(num_clips: int, num_answers: int, pool: Pool, *, encodes: bo
     return max(1, min(enough, num_clips // batches))
 
 
-def _gpu_pools(resources: ResourcesConfig, gpus: int, encodes: bool) -> tuple[Pool, Pool]:
+def _gpu_pools(resources: ResourcesConfig, gpus: int, encodes: bool) -> dict[str, Pool]:
     if not encodes:
-        alone = _pool(resources.answer, size=max(1, gpus), num_gpus=1.0 if gpus else 0.0)
-        return Pool(0, 0.0, 0.0), alone
+        return {"answer": _pool(resources.answer, size=max(1, gpus), num_gpus=1.0 if gpus else 0.0)}
     if gpus <= 1:
-        return (
-            _pool(resources.encode, size=1, num_gpus=_SHARED_ENCODE_GPU * gpus),
-            _pool(resources.answer, size=1, num_gpus=_SHARED_ANSWER_GPU * gpus),
-        )
-    # Rounded down for encode: answering is the longer half at several questions a clip.
-    for_encode = max(1, int(gpus * _SHARED_ENCODE_GPU))
-    return (
-        _pool(resources.encode, size=for_encode, num_gpus=1.0),
-        _pool(resources.answer, size=gpus - for_encode, num_gpus=1.0),
-    )
-
-
-def _present(pool: Pool) -> Pool:
-    """A pool whose actors reserve something, so that Ray looks for a node that has something."""
-    return pool if pool.num_cpus or not pool.size else replace(pool, num_cpus=_PRESENCE)
+        sizes, shares = (1, 1), (_SHARED_ENCODE_GPU * gpus, _SHARED_ANSWER_GPU * gpus)
+    else:
+        # Rounded down for encode: answering is the longer half at several questions a clip.
+        for_encode = max(1, int(gpus * _SHARED_ENCODE_GPU))
+        sizes, shares = (for_encode, gpus - for_encode), (1.0, 1.0)
+    return {
+        "encode": _pool(resources.encode, size=sizes[0], num_gpus=shares[0]),
+        "answer": _pool(resources.answer, size=sizes[1], num_gpus=shares[1]),
+    }
 
 
 def _pool(wish: PoolConfig, *, size: int, num_gpus: float) -> Pool:
@@ -173,31 +177,32 @@ def _bounds(wish: PoolConfig, size: int) -> tuple[int, int | None]:
     return wish.concurrency or size, None
 
 
-def _check(pools: Pools, cpus_per_node: Sequence[float], gpus_per_node: Sequence[int], encodes: bool) -> None:
-    active = {"decode": pools.decode, "encode": pools.encode, "answer": pools.answer}
-    if not encodes:
-        active = {"answer": pools.answer}
+def _check(pools: Mapping[str, Pool], cpus_per_node: Sequence[float], gpus_per_node: Sequence[int]) -> None:
     asked = ", ".join(
-        f"{name} {pool.size} x ({pool.num_cpus:g} CPU, {pool.num_gpus:g} GPU)" for name, pool in active.items()
+        f"{name} {pool.size} x ({pool.num_cpus:g} CPU, {pool.num_gpus:g} GPU)" for name, pool in pools.items()
     )
-    cpus, num_cpus = sum(pool.size * pool.num_cpus for pool in active.values()), sum(cpus_per_node)
-    if cpus > num_cpus + _ROUNDING:
+    each, num_cpus = _each(pools, "num_cpus"), sum(cpus_per_node)
+    if sum(each) > num_cpus + _ROUNDING:
         raise ClusterTooSmallError(
-            f"the pools reserve {cpus:g} CPUs and the cluster has {num_cpus:g} ({asked}); "
+            f"the pools reserve {sum(each):g} CPUs and the cluster has {num_cpus:g} ({asked}); "
             "lower resources.*.concurrency or resources.*.num_cpus"
         )
-    each = sorted((pool.num_cpus for pool in active.values() for _ in range(pool.size)), reverse=True)
     if not _cpus_fit(each, cpus_per_node):
         raise ClusterTooSmallError(
             f"the pools can't be placed on nodes of {', '.join(f'{node:g}' for node in cpus_per_node)} CPUs ({asked}); "
             "an actor's CPUs have to be on one node: lower resources.*.num_cpus or resources.*.concurrency"
         )
-    wishes = [pool.num_gpus for pool in active.values() for _ in range(pool.size) if pool.num_gpus > 0]
-    if not _fits(sorted(wishes, reverse=True), [1.0 for node in gpus_per_node for _ in range(node)], gpus_per_node):
+    if not _fits(_each(pools, "num_gpus"), [1.0 for node in gpus_per_node for _ in range(node)], gpus_per_node):
         fix = "lower resources.encode or resources.answer: concurrency, or num_gpus so that actors share a GPU"
         if not gpus_per_node:
             fix = "wait until a node with one has joined, or leave resources.*.num_gpus out to run on CPUs"
         raise ClusterTooSmallError(f"the pools can't be placed on {sum(gpus_per_node)} GPUs ({asked}); {fix}")
+
+
+def _each(pools: Mapping[str, Pool], what: Literal["num_cpus", "num_gpus"]) -> list[float]:
+    """What every actor reserves that reserves some of it, the largest first."""
+    wishes = [getattr(pool, what) for pool in pools.values() for _ in range(pool.size)]
+    return sorted(filter(None, wishes), reverse=True)
 
 
 def _cpus_fit(wishes: Sequence[float], cpus_per_node: Sequence[float]) -> bool:

@@ -171,29 +171,26 @@ def clip_size(header: VideoHeader, clip: Clip, job: JobConfig, preprocessor: Fra
     )
 
 
-def work(
-    plan: Plan, sizes: Mapping[str, ClipSize], file_bytes: Mapping[str, int | None], *, stored_token_bytes: int
-) -> Work:
+def work(plan: Plan, sizes: Mapping[str, ClipSize], *, stored_token_bytes: int) -> Work:
     """Add up what a plan has to do.
 
     Args:
         plan: The plan.
         sizes: By `clip_id`, of the clips to encode whose headers were read.
-        file_bytes: Of each source, by `source_id`; None where it is not known.
         stored_token_bytes: Of one compressed token.
     """
     known = [sizes[clip.clip_id] for clip in plan.to_encode if clip.clip_id in sizes]
     scale = len(plan.to_encode) / len(known) if known else 0.0
     kept = round(scale * sum(clip.kept_tokens for clip in known))
     visual = round(scale * sum(clip.visual_tokens for clip in known))
-    files = {clip.source_id: file_bytes.get(clip.source_id) for clip in plan.to_encode}
-    clips = (*plan.to_encode, *plan.cached)
+    files = {clip.source_id: clip.size_bytes for clip in plan.to_encode}
+    clips, answers = (*plan.to_encode, *plan.cached), plan.counts.answers_planned
     return Work(
         clips_known=len(known),
         frames=round(scale * sum(clip.frames for clip in known)),
         visual_tokens=visual,
         kept_tokens=kept,
-        answers=plan.answers_planned,
+        answers=answers,
         answers_retried=sum(clip.attempt_of(question) > 1 for clip in clips for question in clip.question_ids),
         largest_clip=max(known, key=lambda clip: clip.frame_bytes, default=None),
         read_bytes=sum(size for size in files.values() if size is not None),
@@ -201,7 +198,7 @@ def work(
         write_bytes=kept * stored_token_bytes
         + visual * _ASSIGNMENT_BYTES
         + len(plan.to_encode) * _CLIP_OVERHEAD_BYTES
-        + plan.answers_planned * _ANSWER_BYTES,
+        + answers * _ANSWER_BYTES,
     )
 
 
@@ -240,14 +237,14 @@ def duration(todo: Work, rates: Rates, pools: Pools, *, num_gpus: int, gpu_hour_
         num_gpus: Of the cluster; 0 where the model runs on CPUs.
         gpu_hour_price: In any currency.
     """
-    stages = {
-        "decode": (todo.frames, rates.decode_frames_per_second, pools.decode.size),
-        "encode": (todo.frames, rates.encode_frames_per_second, pools.encode.size),
-        "answer": (todo.answers, rates.answers_per_second, pools.answer.size),
+    work_and_rate = {
+        "decode": (todo.frames, rates.decode_frames_per_second),
+        "encode": (todo.frames, rates.encode_frames_per_second),
+        "answer": (todo.answers, rates.answers_per_second),
     }
     hours = {
-        stage: 0.0 if not count else None if not rate else count / rate / size / 3600
-        for stage, (count, rate, size) in stages.items()
+        stage: 0.0 if not count else None if not rate else count / rate / pools[stage].size / 3600
+        for stage, (count, rate) in work_and_rate.items()
     }
     known = [value for value in hours.values() if value is not None]
     slowest = max(known) if len(known) == len(hours) else None
@@ -267,7 +264,6 @@ def actor_memory(
     headers: Sequence[VideoHeader],
     gpu_bytes: int | None,
     machine_bytes: int | None,
-    encodes: bool,
 ) -> tuple[ActorMemory, ...]:
     """What each actor needs beside what there is: its reserved share of a GPU, or what the others leave of the machine.
 
@@ -280,17 +276,13 @@ def actor_memory(
         headers: Of the files to decode.
         gpu_bytes: Memory of one GPU.
         machine_bytes: Memory of the machine, for actors that reserve no GPU.
-        encodes: Whether anything has to be decoded and encoded; else there are only answer actors.
     """
     frames = largest_clip.frame_bytes if largest_clip else 0
     pictures = [header.width * header.height * 3 for header in headers]
     raw = max((max(size, min(_FRAMES_OF_BLOCK * size, _BYTES_OF_BLOCK)) for size in pictures), default=0)
-    needs = (
-        ("decode", pools.decode, raw + frames),
-        ("encode", pools.encode, vision_bytes + frames),
-        ("answer", pools.answer, language_bytes + cache_bytes),
-    )[0 if encodes else 2 :]
-    on_machine = sum(pool.size * needed for _, pool, needed in needs if not pool.num_gpus)
+    needs = {"decode": raw + frames, "encode": vision_bytes + frames, "answer": language_bytes + cache_bytes}
+    actors = [(stage, pools[stage], needed) for stage, needed in needs.items() if stage in pools.by_stage]
+    on_machine = sum(pool.size * needed for _, pool, needed in actors if not pool.num_gpus)
 
     def there(num_gpus: float, needed: int) -> int | None:
         if num_gpus:
@@ -299,5 +291,5 @@ def actor_memory(
 
     return tuple(
         ActorMemory(stage, pool.size, pool.num_gpus, needed, there(pool.num_gpus, needed))
-        for stage, pool, needed in needs
+        for stage, pool, needed in actors
     )

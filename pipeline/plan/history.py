@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from pipeline.clip import AnswerKey, FailureKey
 from pipeline.errors import QuestionChangedError
-from pipeline.inputs import Question
+
+if TYPE_CHECKING:  # the module also reads tables
+    from pipeline.inputs.questions import Question
 
 PLAN_STAGE = "plan"
 _SPAN_COLUMNS = frozenset({"start_s", "end_s"})

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import pickle
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
-from operator import add
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,136 +20,123 @@ from ray.exceptions import RayError
 
 from pipeline.clip import Clip, Failure
 from pipeline.cluster.connection import fatal_cause
-from pipeline.config import JobConfig
 from pipeline.inputs import QuestionTable, VideoTable
-from pipeline.plan.history import PLAN_STAGE
 from pipeline.plan.plan import Plan, PlanCounts
-from pipeline.plan.probe import Probe, ProbeTable, probe_clips
-from pipeline.plan.shards import (
-    ROWS_PER_SHARD,
-    ShardPlan,
-    ShardSummary,
-    Snapshot,
-    list_tokens,
-    num_shards,
-    plan_shard,
-    survey,
-)
-from pipeline.run.committer import Committer
-from pipeline.store.fingerprint import Fingerprints
-from pipeline.store.ledger import Ledger
-from pipeline.store.storage import Storage
-from pipeline.store.tokens import TokenStore
+from pipeline.plan.probe import Found, Probe, ProbeTable, probe_clips, probe_in_threads
+from pipeline.plan.shards import ROWS_PER_SHARD, Snapshot, list_tokens, num_shards, plan_shard, survey
+from pipeline.store.context import RunContext
 
 
 @dataclass(frozen=True)
-class PlannedShard:
-    """A shard's part of the plan.
+class Shard:
+    """A shard's part of the plan, as the driver knows it.
 
     Attributes:
-        summary: Its numbers.
         held: The part itself, or where Ray keeps it, pickled and compressed.
+        counts: Its numbers.
+        num_unprobed: Length of `Plan.unprobed`.
     """
 
-    summary: ShardSummary
-    held: ShardPlan | ray.ObjectRef[bytes]
+    held: Plan | ray.ObjectRef[bytes]
+    counts: PlanCounts
+    num_unprobed: int = 0
 
-    def fetch(self) -> ShardPlan:
+    def fetch(self) -> Plan:
         """The part itself."""
-        if isinstance(self.held, ShardPlan):
+        if isinstance(self.held, Plan):
             return self.held
-        found: ShardPlan = pickle.loads(zlib.decompress(ray.get(self.held)))  # noqa: S301 - from a task of this run
+        found: Plan = pickle.loads(zlib.decompress(ray.get(self.held)))  # noqa: S301 - from a task of this run
         return found
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a run has to do, shard by shard."""
+    """What a run has to do, shard by shard.
 
-    shards: tuple[PlannedShard, ...]
+    Attributes:
+        shards: The shards.
+        changed: `video_id` of every row whose file was replaced since an earlier run.
+    """
+
+    shards: tuple[Shard, ...]
+    changed: tuple[str, ...] = ()
 
     @classmethod
-    def of_one(cls, clip: Clip, *, is_cached: bool) -> RunPlan:
-        """A plan of one clip, with or without committed tokens."""
-        clips: tuple[tuple[Clip, ...], tuple[Clip, ...]] = ((), (clip,)) if is_cached else ((clip,), ())
-        plan = Plan(*clips, (), 1, len(clip.question_ids), 0, 0)
-        return cls((PlannedShard(ShardSummary(PlanCounts.of(plan)), ShardPlan(plan)),))
+    def of(cls, plan: Plan) -> RunPlan:
+        """A plan that is held in this process."""
+        return cls((Shard(plan, plan.counts),))
 
     @property
     def counts(self) -> PlanCounts:
         """The numbers of all shards."""
-        return reduce(add, (shard.summary.counts for shard in self.shards), PlanCounts())
-
-    @property
-    def changed(self) -> tuple[str, ...]:
-        """`video_id` of every row whose file was replaced since an earlier run."""
-        return tuple(video_id for shard in self.shards for video_id in shard.summary.changed)
+        return sum((shard.counts for shard in self.shards), PlanCounts())
 
 
 class Planner:
     """Plans one run.
 
     Args:
-        job: The job.
-        prints: Its fingerprints.
-        storage: Its output.
-        videos: Its rows.
-        questions: Its questions.
-        run_id: Names the probes that are committed.
-        committer: Takes what fails before a stage has begun, and keeps the lease alive.
-        connect: Makes sure that this process is connected to Ray; called before the first task.
+        run: The run.
+        on_failure: Called with what fails before a stage has begun; may raise to stop the run.
+        tick: Called now and then while planning takes its time.
+        connect: Makes sure that this process is connected to Ray; called before tasks are started. Without it nothing
+            runs on Ray: the job is one shard, and files are probed in threads, without limits.
         rows_per_shard: Rows that are planned at once, about.
+
+    Attributes:
+        num_probed: Files whose packets were read.
     """
 
     def __init__(
         self,
-        job: JobConfig,
-        prints: Fingerprints,
-        storage: Storage,
-        videos: VideoTable,
-        questions: QuestionTable,
+        run: RunContext,
         *,
-        run_id: str,
-        committer: Committer,
-        connect: Callable[[], object],
+        on_failure: Callable[[Clip, Failure], object],
+        tick: Callable[[], object] = lambda: None,
+        connect: Callable[[], object] | None = None,
         rows_per_shard: int = ROWS_PER_SHARD,
     ) -> None:
-        self._job = job
-        self._prints = prints
-        self._questions = questions
-        self._run_id = run_id
-        self._committer = committer
+        self._run = run
+        self._on_failure = on_failure
+        self._tick = tick
         self._connect = connect
-        self._ledger = Ledger(storage, prints.answers)
-        self._probes = ProbeTable(storage)
-        self._rows = videos.shards(num_shards(len(videos), rows_per_shard))
-        self._on_ray = len(self._rows) > 1
+        self._rows_per_shard = rows_per_shard
+        self._probes = ProbeTable(run.storage)
+        self._on_ray = False
         # Files that could not be cut into windows, by `source_id`.
         self._uncut: dict[str, Failure] = {}
+        self.num_probed = 0
 
-    def plan(self) -> RunPlan:
+    def plan(self, videos: VideoTable, questions: QuestionTable) -> RunPlan:
         """Decide what is left to do.
 
         Raises:
             FatalError: input that stops the run; see `survey` and `plan_shard`.
         """
-        if self._on_ray:
+        count = 1 if self._connect is None else num_shards(len(videos), self._rows_per_shard)
+        if self._connect is not None and count > 1:
+            self._on_ray = True
             self._connect()
-        count = len(self._rows)
-        probed = self._shared(self._probes.lengths())
-        surveyed = self._each(survey, [(rows, self._job, probed) for rows in self._rows], num_returns=2)
-        lengths = [self._measure(index, self._fetch(unknown)) for index, (unknown, _) in enumerate(surveyed)]
-        failed, committed = self._ledger.failure_table(), self._committed()
-        snapshot = self._shared(Snapshot(self._job, self._prints, self._questions, failed, committed))
-        tasks = [(found, index, count, snapshot, lengths[index]) for index, (_, found) in enumerate(surveyed)]
-        planned = self._each(_plan_for_ray if self._on_ray else plan_shard, tasks, num_returns=2)
-        return RunPlan(tuple(self._planned(*returned) for returned in planned))
+        failed, committed = self._run.ledger.failure_table(), self._committed(count)
+        snapshot = self._shared(Snapshot(self._run, questions, self._probes.lengths(), failed, committed))
+        surveyed = self._each(survey, [(rows, snapshot) for rows in videos.shards(count)])
+        told = [self._fetch(numbers) for numbers, _ in surveyed]
+        lengths = [self._measure(index, unknown) for index, (_, unknown) in enumerate(told)]
+        tasks = [
+            (self._on_ray, clips, index, count, snapshot, lengths[index]) for index, (_, clips) in enumerate(surveyed)
+        ]
+        shards = tuple(self._planned(*returned) for returned in self._each(_plan, tasks))
+        return RunPlan(shards, tuple(video_id for changed, _ in told for video_id in changed))
 
-    def probe(self, todo: RunPlan) -> RunPlan:
-        """Read the packets of new files, shard by shard; clips whose file is no video fail here and leave the plan."""
-        if any(shard.summary.num_unprobed for shard in todo.shards):
-            self._connect()
-        return RunPlan(tuple(self._probe(index, shard) for index, shard in enumerate(todo.shards)))
+    def probe(self, todo: RunPlan, at_most: int | None = None) -> RunPlan:
+        """Read the packets of new files, shard by shard; clips whose file is no video fail here and leave the plan.
+
+        Args:
+            todo: The plan.
+            at_most: Of each shard only so many files, spread over them, are read; the others stay in the plan.
+        """
+        shards = (self._probe(index, shard, at_most) for index, shard in enumerate(todo.shards))
+        return replace(todo, shards=tuple(shards))
 
     def _measure(self, index: int, unknown: Sequence[Clip]) -> dict[str, float]:
         """Probe files for their seconds, by `source_id`, so that they can be cut into windows.
@@ -159,59 +145,61 @@ class Planner:
         one clip beside the windows that a later run cuts.
         """
         lengths: dict[str, float] = {}
-        if unknown:
-            self._connect()
-        for results in self._probed(unknown, f"windows-{index:03d}"):
-            self._uncut.update((clip.source_id, result) for clip, result in results if isinstance(result, Failure))
-            lengths.update(
-                (clip.source_id, result.header.duration_s) for clip, result in results if isinstance(result, Probe)
-            )
-            self._committer.tick()
+        for clip, result in self._probed(unknown, f"windows-{index:03d}"):
+            if isinstance(result, Failure):
+                self._uncut[clip.source_id] = result
+            else:
+                lengths[clip.source_id] = result.header.duration_s
         return lengths
 
-    def _probe(self, index: int, shard: PlannedShard) -> PlannedShard:
-        if not shard.summary.num_unprobed:
+    def _probe(self, index: int, shard: Shard, at_most: int | None) -> Shard:
+        if not shard.num_unprobed:
             return shard
         part = shard.fetch()
-        failed = {clip.clip_id for clip in part.unprobed if clip.source_id in self._uncut}
-        for clip in part.unprobed:
-            if clip.clip_id in failed:
-                self._committer.add_failure(clip, self._uncut[clip.source_id])
-        new = [clip for clip in part.unprobed if clip.clip_id not in failed]
-        for results in self._probed(new, f"{index:03d}"):
-            for clip, result in results:
-                if isinstance(result, Failure):
-                    self._committer.add_failure(clip, result)
-                    failed.add(clip.clip_id)
-            self._committer.flush()
-        left = replace(part.plan, to_encode=tuple(clip for clip in part.plan.to_encode if clip.clip_id not in failed))
-        summary = replace(shard.summary, counts=PlanCounts.of(left), num_unprobed=0)
-        return PlannedShard(summary, ray.put(_packed(ShardPlan(left))) if self._on_ray else ShardPlan(left))
+        failed: set[str] = set()
+        new = _spread(part.unprobed, at_most)
+        uncut = [(clip, self._uncut[clip.source_id]) for clip in new if clip.source_id in self._uncut]
+        probed = self._probed([clip for clip in new if clip.source_id not in self._uncut], f"{index:03d}")
+        for clip, result in chain(uncut, probed):
+            if isinstance(result, Failure):
+                self._on_failure(clip, result)
+                failed.add(clip.clip_id)
+        left = part.without(failed)
+        return Shard(ray.put(_packed(left)) if self._on_ray else left, left.counts)
 
-    def _probed(self, clips: Sequence[Clip], part: str) -> Iterator[list[tuple[Clip, Probe | Failure]]]:
+    def _probed(self, clips: Sequence[Clip], part: str) -> Iterator[Found]:
         """Probe files, and commit what is found chunk by chunk: a run that is killed does not read these again."""
-        for number, results in enumerate(probe_clips(clips, self._job.storage_options, self._job.resources.decode)):
-            found = [(clip, result) for clip, result in results if isinstance(result, Probe)]
-            self._probes.append(found, f"{self._run_id}-{part}-{number:05d}")
-            yield results
+        if not clips:
+            return
+        job = self._run.job
+        if self._connect is None:
+            chunks: Iterable[list[Found]] = [probe_in_threads(clips, job.storage_options)]
+        else:
+            self._connect()
+            chunks = probe_clips(clips, job.storage_options, job.resources.decode)
+        for number, chunk in enumerate(chunks):
+            found = [(clip, result) for clip, result in chunk if isinstance(result, Probe)]
+            self.num_probed += len(found)
+            self._probes.append(found, f"{self._run.run_id}-{part}-{number:05d}")
+            yield from chunk
+            self._tick()
 
-    def _planned(self, summary: Any, part: Any) -> PlannedShard:  # noqa: ANN401 - see `_each`
-        told: ShardSummary = self._fetch(summary)
-        for failure in told.failures:
-            self._committer.add_failure(failure.clip, Failure.of(failure.error, PLAN_STAGE, failure.question_id))
-        self._committer.tick()
+    def _planned(self, told: Any, part: Any) -> Shard:  # noqa: ANN401 - see `_each`
+        counts, failures, num_unprobed = self._fetch(told)
+        for clip, failure in failures:
+            self._on_failure(clip, failure)
+        self._tick()
         # The driver's own copy: were a node lost and the task repeated, it would plan what is left by then.
-        return PlannedShard(told, ray.put(self._fetch(part)) if self._on_ray else part)
+        return Shard(ray.put(self._fetch(part)) if self._on_ray else part, counts, num_unprobed)
 
-    def _committed(self) -> NDArray[np.bytes_]:
-        if not self._job.keeps_tokens:
+    def _committed(self, count: int) -> NDArray[np.bytes_]:
+        if not self._run.job.keeps_tokens:
             return np.array([], dtype="S32")
-        store = TokenStore(Storage(self._job.tokens_root, self._job.storage_options), self._prints.tokens)
-        count = len(self._rows)
+        store = self._run.token_store()
         listed = self._each(list_tokens, [(store, index, count) for index in range(count)], num_returns=1)
         return np.concatenate([self._fetch(keys) for keys in listed])
 
-    def _each(self, function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], *, num_returns: int) -> list[Any]:
+    def _each(self, function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], num_returns: int = 2) -> list[Any]:
         """Call a function for each shard, here or in Ray tasks: what it returns, or where Ray keeps that."""
         if not self._on_ray:
             return [function(*arguments) for arguments in tasks]
@@ -233,12 +221,19 @@ class Planner:
             raise
 
 
-def _plan_for_ray(*arguments: Any) -> tuple[ShardSummary, bytes]:  # noqa: ANN401 - of `plan_shard`
-    """Packed, the driver can pass a part on without making objects of it."""
-    summary, part = plan_shard(*arguments)
-    return summary, _packed(part)
+def _plan(packs: bool, *arguments: Any) -> tuple[Any, Plan | bytes]:  # noqa: ANN401
+    """`plan_shard`, and what the driver is told of it; packed, it can pass a part on without making objects of it."""
+    part = plan_shard(*arguments)
+    return (part.counts, part.failures, len(part.unprobed)), _packed(part) if packs else part
 
 
-def _packed(part: ShardPlan) -> bytes:
+def _packed(part: Plan) -> bytes:
     # Half of it are hexadecimal digits.
     return zlib.compress(pickle.dumps(part), level=1)
+
+
+def _spread(clips: Sequence[Clip], at_most: int | None) -> Sequence[Clip]:
+    """So many of the clips, or all."""
+    if at_most is None or len(clips) <= at_most:
+        return clips
+    return [clips[index] for index in np.linspace(0, len(clips) - 1, at_most).astype(int)]

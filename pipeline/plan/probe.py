@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from typing import IO, Any
 
@@ -32,6 +34,7 @@ STAGE = "probe"
 # How Ray says that a process is gone, whoever ended it.
 _DEATHS = (WorkerCrashedError, OutOfMemoryError, NodeDiedError, LocalRayletDiedError)
 CLIPS_PER_TASK = 32
+_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,9 @@ class Probe:
 
     header: VideoHeader
     decoder: Decoder
+
+
+Found = tuple[Clip, Probe | Failure]
 
 
 class ProbeTable:
@@ -102,38 +108,42 @@ class ProbeTable:
             self._storage.create(f"probes/part-{part}.parquet", to_bytes(rows, schemas.PROBES))
 
 
+def probe_in_threads(clips: Sequence[Clip], storage_options: Mapping[str, Any]) -> list[Found]:
+    """Read the packets of clips' files in this process, without limits."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(zip(clips, pool.map(lambda clip: _probe(clip, storage_options), clips), strict=True))
+
+
 def probe_clips(
     clips: Sequence[Clip], storage_options: Mapping[str, Any], limits: DecodePoolConfig
-) -> Iterator[list[tuple[Clip, Probe | Failure]]]:
+) -> Iterator[list[Found]]:
     """Read the packets of clips' files in Ray tasks, some at a time.
 
     A file that crashes a parser, hangs it or swells it costs only itself; each has the time and the memory that
     `limits` give to decoding.
     """
     # No retries by Ray: which file it was is found out here, by probing the chunk's files one by one.
-    probe = ray.remote(max_retries=0)(_probe_chunk)
-    chunks = [clips[i : i + CLIPS_PER_TASK] for i in range(0, len(clips), CLIPS_PER_TASK)]
-    results: list[Any] = [probe.remote(chunk, dict(storage_options), limits) for chunk in chunks]
-    for chunk, result in zip(chunks, results, strict=True):
+    remote = ray.remote(max_retries=0)(_probe_chunk)
+
+    def start(chunk: Sequence[Clip]) -> Any:  # noqa: ANN401 - where Ray keeps the results
+        return remote.remote(chunk, dict(storage_options), limits)
+
+    def alone(clip: Clip) -> Probe | Failure:
         try:
-            found = ray.get(result)
+            (found,) = ray.get(start([clip]))
         except _DEATHS:
-            found = [_probe_alone(probe, clip, storage_options, limits) for clip in chunk]
+            message = f"the process that read the file's packets died, or did not end within {limits.time_limit_s:g} s"
+            return Failure.of(WorkerDiedError(message), STAGE)
+        result: Probe | Failure = found
+        return result
+
+    chunks = [clips[i : i + CLIPS_PER_TASK] for i in range(0, len(clips), CLIPS_PER_TASK)]
+    for chunk, results in zip(chunks, [start(chunk) for chunk in chunks], strict=True):
+        try:
+            found = ray.get(results)
+        except _DEATHS:
+            found = [alone(clip) for clip in chunk]
         yield list(zip(chunk, found, strict=True))
-
-
-def _probe_alone(
-    probe: Any,  # noqa: ANN401 - a remote function
-    clip: Clip,
-    storage_options: Mapping[str, Any],
-    limits: DecodePoolConfig,
-) -> Probe | Failure:
-    try:
-        found: Probe | Failure = ray.get(probe.remote([clip], dict(storage_options), limits))[0]
-    except _DEATHS:
-        message = f"the process that read the file's packets died, or did not end within {limits.time_limit_s:g} s"
-        return Failure.of(WorkerDiedError(message), STAGE)
-    return found
 
 
 def _probe_chunk(
@@ -142,17 +152,21 @@ def _probe_chunk(
     return [_probe(clip, storage_options, limits) for clip in clips]
 
 
-def _probe(clip: Clip, storage_options: Mapping[str, Any], limits: DecodePoolConfig) -> Probe | Failure:
+def _limited(limits: DecodePoolConfig | None) -> AbstractContextManager[None]:
+    if limits is None:
+        return nullcontext()
+    return limited(time_limit_s=limits.time_limit_s, memory_limit=int(limits.memory_limit_gb * (1 << 30)))
+
+
+def _probe(clip: Clip, storage_options: Mapping[str, Any], limits: DecodePoolConfig | None = None) -> Probe | Failure:
     try:
-        with limited(time_limit_s=limits.time_limit_s, memory_limit=int(limits.memory_limit_gb * (1 << 30))):
+        with _limited(limits):
             return probe_file(clip, storage_options)
-    except MemoryError:
-        message = (
-            f"reading its packets takes more than {limits.memory_limit_gb:g} GiB (resources.decode.memory_limit_gb)"
-        )
-        return Failure.of(DecodeMemoryError(message), STAGE)
     except Exception as error:  # noqa: BLE001 - becomes a row of failures/ with its traceback
-        return Failure.of(error, STAGE)
+        if limits is None or not isinstance(error, MemoryError):
+            return Failure.of(error, STAGE)
+        limit = f"{limits.memory_limit_gb:g} GiB (resources.decode.memory_limit_gb)"
+        return Failure.of(DecodeMemoryError(f"reading its packets takes more than {limit}"), STAGE)
 
 
 def probe_file(clip: Clip, storage_options: Mapping[str, Any]) -> Probe:

@@ -16,15 +16,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.clip import Clip
-from pipeline.config import JobConfig
-from pipeline.inputs import QuestionTable, Video, VideoTable
+from pipeline.inputs import QuestionTable, VideoTable
 from pipeline.inputs.sources import stat_sources
-from pipeline.inputs.videos import Source
-from pipeline.plan.plan import Plan, PlanCounts, RowFailure, changed_sources, plan, whole_clip
-from pipeline.plan.windows import cut
-from pipeline.store.fingerprint import Fingerprints
-from pipeline.store.ledger import Ledger
-from pipeline.store.storage import Storage
+from pipeline.plan.plan import Plan, changed_sources, plan, row_clip
+from pipeline.plan.windows import cut, spanning
+from pipeline.store.context import RunContext
 from pipeline.store.tokens import TokenStore
 
 # A shard's rows and answers are in the memory of one process.
@@ -72,114 +68,63 @@ class Snapshot:
     """What every shard is planned with.
 
     Attributes:
-        job: The job.
-        prints: Its fingerprints.
-        questions: Its questions.
+        run: The run.
+        questions: The job's questions.
+        probed: `ProbeTable.lengths`.
         failed: `Ledger.failure_table`.
-        committed: What `tokens/` holds.
+        committed: What `tokens/` holds, as for `CommittedTokens`.
     """
 
-    job: JobConfig
-    prints: Fingerprints
+    run: RunContext
     questions: QuestionTable
+    probed: pa.Table
     failed: pa.Table
     committed: NDArray[np.bytes_]
 
 
-@dataclass(frozen=True)
-class Survey:
-    """The rows of a shard, and what is known of their files.
-
-    Attributes:
-        videos: Rows.
-        sources: What the bytes of each are, in the same order.
-        changed: `video_id` of every video whose file was probed before with other bytes and never with these.
-        durations: Seconds, by `source_id`, of those sources that were probed; None where an older probe lacks it.
-    """
-
-    videos: list[Video]
-    sources: list[Source]
-    changed: list[str]
-    durations: Mapping[str, float | None]
-
-
-@dataclass(frozen=True)
-class ShardSummary:
-    """What the driver is told of a shard.
-
-    Attributes:
-        counts: The plan's numbers.
-        failures: The plan's.
-        changed: `video_id` of rows whose file was replaced since an earlier run.
-        num_unprobed: Length of `ShardPlan.unprobed`.
-    """
-
-    counts: PlanCounts
-    failures: tuple[RowFailure, ...] = ()
-    changed: tuple[str, ...] = ()
-    num_unprobed: int = 0
-
-
-@dataclass(frozen=True)
-class ShardPlan:
-    """What is to be done in a shard.
-
-    Attributes:
-        plan: Of its rows.
-        unprobed: Those of `plan.to_encode` whose file, or row, nobody has looked into.
-    """
-
-    plan: Plan
-    unprobed: tuple[Clip, ...] = ()
-
-
-def survey(rows: VideoTable, job: JobConfig, probed: pa.Table) -> tuple[tuple[Clip, ...], Survey]:
+def survey(rows: VideoTable, snapshot: Snapshot) -> tuple[tuple[list[str], list[Clip]], list[Clip]]:
     """Look up the files of a shard's rows.
-
-    Returns:
-        Whole files that have to be probed before they can be cut into windows, as clips; and what is known
-        of all.
 
     Args:
         rows: The shard's.
-        job: The job.
-        probed: `ProbeTable.lengths`.
+        snapshot: What is on storage.
+
+    Returns:
+        What the driver is told: `changed_sources`, and the whole files that have to be probed before they can be cut
+        into windows. And the clip of each row.
 
     Raises:
         InputTableError: a row has no value in the job's `source_id_column`.
     """
+    job, probed, used_columns = snapshot.run.job, snapshot.probed, snapshot.questions.columns
     videos = list(rows)
     sources = stat_sources(videos, source_id_column=job.source_id_column, storage_options=job.storage_options)
     paths = pa.array([video.video_path for video in videos], pa.string())
     ids = pa.array([source.source_id for source in sources], pa.string())
     ours = pc.or_(pc.is_in(probed["video_path"], value_set=paths), pc.is_in(probed["source_id"], value_set=ids))
     by_path: dict[str, set[str]] = {}
-    durations: dict[str, float | None] = {}
-    present = {source.source_id for source in sources}
+    lengths: dict[str, float] = {}
     for row in probed.filter(ours).to_pylist():
         by_path.setdefault(row["video_path"], set()).add(row["source_id"])
-        if row["source_id"] in present:
-            durations[row["source_id"]] = row["duration_s"] or durations.get(row["source_id"])
-    found = Survey(videos, sources, changed_sources(videos, sources, by_path), durations)
-    return (() if job.window_s is None else _without_duration(found)), found
-
-
-def _without_duration(surveyed: Survey) -> tuple[Clip, ...]:
+        if row["duration_s"] is not None:  # older probes may lack it
+            lengths[row["source_id"]] = row["duration_s"]
+    clips = [
+        row_clip(video, source, used_columns, lengths.get(source.source_id))
+        for video, source in zip(videos, sources, strict=True)
+    ]
     unknown = {
-        source.source_id: whole_clip(replace(video, start_s=None, end_s=None), source)
-        for video, source in zip(surveyed.videos, surveyed.sources, strict=True)
-        if source.exists and video.problem is None and surveyed.durations.get(source.source_id) is None
+        clip.source_id: spanning(clip, None, None)
+        for clip in clips
+        if job.window_s is not None and clip.duration_s is None and clip.problem is None and clip.size_bytes is not None
     }
-    return tuple(unknown.values())
+    return (changed_sources(clips, by_path), [*unknown.values()]), clips
 
 
-def plan_shard(
-    surveyed: Survey, index: int, count: int, snapshot: Snapshot, lengths: Mapping[str, float]
-) -> tuple[ShardSummary, ShardPlan]:
+def plan_shard(clips: list[Clip], index: int, count: int, snapshot: Snapshot, lengths: Mapping[str, float]) -> Plan:
     """Decide what is left to do in a shard.
 
     Args:
-        surveyed: Its rows.
+        clips: The clip of each of its rows.
         index: Which of the shards it is.
         count: Shards in all.
         snapshot: What is on storage.
@@ -188,25 +133,16 @@ def plan_shard(
     Raises:
         QuestionChangedError: see `plan`.
     """
-    job, prints = snapshot.job, snapshot.prints
-    durations = {name: length for name, length in {**surveyed.durations, **lengths}.items() if length}
-    videos, sources = surveyed.videos, surveyed.sources
-    names = pa.array([video.video_id for video in videos], pa.string())
+    job, ledger = snapshot.run.job, snapshot.run.ledger
+    names = pa.array([clip.video_id for clip in clips], pa.string())
     if job.window_s is not None:
-        stride_s = job.stride_s or job.window_s
-        videos, sources = cut(videos, sources, durations, window_s=job.window_s, stride_s=stride_s)
-    ledger = Ledger(Storage(job.output, job.storage_options), prints.answers)
-    todo = plan(
-        videos,
-        sources,
+        known = (replace(clip, duration_s=lengths.get(clip.source_id, clip.duration_s)) for clip in clips)
+        clips = cut(known, window_s=job.window_s, stride_s=job.stride_s or job.window_s)
+    return plan(
+        clips,
         snapshot.questions,
         committed_tokens=CommittedTokens(snapshot.committed),
         answered=ledger.answer_keys(_shards_on_storage(index, count)),
         failed=ledger.failure_keys(snapshot.failed.filter(pc.is_in(snapshot.failed["video_id"], value_set=names))),
         max_attempts=job.max_attempts,
-        durations=durations,
     )
-    known = surveyed.durations.keys() | durations.keys()
-    unprobed = tuple(clip for clip in todo.to_encode if clip.problem is not None or clip.source_id not in known)
-    summary = ShardSummary(PlanCounts.of(todo), todo.failures, tuple(surveyed.changed), len(unprobed))
-    return summary, ShardPlan(todo, unprobed)

@@ -28,18 +28,25 @@ class RunLog:
     Args:
         run_id: In every line.
         write: Takes a line, without its end.
+        tell: Takes each notice, for the user.
         now: The time.
     """
 
     def __init__(
-        self, run_id: str, write: Callable[[str], object], now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        run_id: str,
+        write: Callable[[str], object],
+        tell: Callable[[str], object] = lambda _: None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._run_id = run_id
         self._write = write
+        self._tell = tell
         self._now = now
 
     def notice(self, sentence: str) -> None:
-        """What a person is told, too."""
+        """What the user is told, too."""
+        self._tell(sentence)
         self._event("notice", message=sentence)
 
     def planned(self, counts: PlanCounts) -> None:

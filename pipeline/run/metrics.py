@@ -23,6 +23,7 @@ from pipeline.cluster.monitor import RunMonitor
 from pipeline.cluster.resources import Pools
 from pipeline.plan.plan import PlanCounts
 from pipeline.run.summary import Progress
+from pipeline.stages import STAGES
 
 _SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 # Labels of every metric.
@@ -65,23 +66,9 @@ class MetricDefinition:
         return recorder(self.name, self.description, self.labels)
 
 
-# What stages count (`Stage.process`), each as a counter with the stage's name.
+# What stages count, each as a counter with the stage's name; and what the stores of output and cache do.
 COUNTS: Mapping[str, str] = {
-    "clips_decoded": "clips whose frames were sampled",
-    "frames_decoded": "frames handed to the encoder",
-    "video_bytes": "bytes of video files that were fetched from object stores",
-    "clips_sampled_down": "clips with fewer frames than sampling.fps asks for",
-    "encoder_calls": "clips that went through the vision tower",
-    "tokens_encoded": "visual tokens before compression, as they were encoded",
-    "tokens_committed": "compressed tokens written to storage",
-    "clips_answered": "clips whose questions were answered",
-    "answers": "answers made",
-    "visual_tokens_before": "visual tokens of the answered clips, uncompressed",
-    "visual_tokens_after": "visual tokens of the answered clips, compressed",
-    "visual_token_layers_before": "uncompressed visual tokens times the decoder's layers",
-    "visual_token_layers_after": "visual tokens that the decoder's layers had",
-    "prompt_tokens": "tokens of the answered questions' prompts",
-    "prompt_tokens_prefilled": "those that were run; the others were shared with another question of the clip",
+    **{name: description for stage in STAGES for name, description in stage.counted.items()},
     "requests_repeated": "requests to the output's or the cache's store that got no answer and were sent again",
     "bytes_read": "bytes read from the output's or the cache's store",
     "bytes_written": "bytes written to it",
@@ -199,7 +186,7 @@ class ObservedMonitor(RunMonitor):
     def __init__(self, pools: Pools, metrics: RunMetrics, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(pools.max_decoded_clips, clock)
         self._metrics = metrics
-        self._least = {"decode": pools.decode.size, "encode": pools.encode.size, "answer": pools.answer.size}
+        self._least = {stage: pool.size for stage, pool in pools.by_stage.items()}
         self._in_hand: dict[str, set[str]] = {stage: set() for stage in self._least}
         metrics.set("decoded_clips_limit", pools.max_decoded_clips)
         for stage in self._least:

@@ -23,6 +23,7 @@ from pipeline.config import JobConfig
 from pipeline.errors import TooManyFailuresError
 from pipeline.inputs import QuestionTable, VideoTable
 from pipeline.inputs.job_inputs import read_tables
+from pipeline.plan.plan import Plan
 from pipeline.plan.planner import Planner, RunPlan
 from pipeline.run.committer import Committer
 from pipeline.run.failure_limit import FailureLimit
@@ -30,11 +31,11 @@ from pipeline.run.flow import stream
 from pipeline.run.log import RunLog
 from pipeline.run.metrics import ObservedMonitor, RunMetrics
 from pipeline.run.summary import Progress, RunSummary
-from pipeline.stages import StageSettings
+from pipeline.stages import STAGES, StageSettings
 from pipeline.store.cache_users import note_cache_user
-from pipeline.store.fingerprint import Fingerprints, fingerprints
+from pipeline.store.context import RunContext
+from pipeline.store.fingerprint import fingerprints
 from pipeline.store.lease import Lease
-from pipeline.store.ledger import Ledger
 from pipeline.store.run_records import RunRecords, new_run_id
 from pipeline.store.storage import Storage
 
@@ -85,15 +86,15 @@ def run(
             )
     records = RunRecords(storage)
     records.check_settings(prints, fork=fork)
-    lease = Lease.acquire(storage, new_run_id())
+    context = RunContext(job, prints, storage, new_run_id())
+    lease = Lease.acquire(storage, context.run_id)
     try:
         if job.keeps_tokens and job.tokens_root != job.output:
             note_cache_user(Storage(job.tokens_root, job.storage_options), storage)
-        records.start(lease.run_id, job, prints)
-        log = RunLog(lease.run_id, on_log)
-        work = _Run(job, prints, videos, questions, storage, lease, on_progress, on_notice, log, started)
-        summary = work.execute(address)
-        records.end(lease.run_id, asdict(summary))
+        records.start(context.run_id, job, prints)
+        log = RunLog(context.run_id, on_log, on_notice)
+        summary = _Run(context, lease, log, on_progress, started).execute(videos, questions, address)
+        records.end(context.run_id, asdict(summary))
         log.ended(summary)
         return summary
     finally:
@@ -105,93 +106,77 @@ class _Run:
 
     def __init__(
         self,
-        job: JobConfig,
-        prints: Fingerprints,
-        videos: VideoTable,
-        questions: QuestionTable,
-        storage: Storage,
+        context: RunContext,
         lease: Lease,
-        on_progress: Callable[[Progress], None],
-        on_notice: Callable[[str], None],
         log: RunLog,
+        on_progress: Callable[[Progress], None],
         started: float,
     ) -> None:
-        self._job = job
-        self._prints = prints
-        self._videos = videos
-        self._questions = questions
-        self._lease = lease
-        self._on_progress = on_progress
-        self._tell = on_notice
+        self._context = context
         self._log = log
+        self._on_progress = on_progress
         self._started = started
-        self._storage = storage
-        self._metrics = RunMetrics(lease.run_id)
-        self._limit = FailureLimit(job)
+        self._metrics = RunMetrics(context.run_id)
+        self._limit = FailureLimit(context.job)
         self._committer = Committer(
-            Ledger(storage, prints.answers),
+            context.ledger,
             lease,
-            job.commit,
+            context.job.commit,
             on_commit=self._committed,
             on_failure=self._limit.note,
         )
 
-    def execute(self, address: str | None) -> RunSummary:
+    def execute(self, videos: VideoTable, questions: QuestionTable, address: str | None) -> RunSummary:
         try:
-            return self._execute(address)
+            return self._execute(videos, questions, address)
         except TooManyFailuresError:
             self._committer.flush()
             raise
 
-    def _execute(self, address: str | None) -> RunSummary:
+    def _execute(self, videos: VideoTable, questions: QuestionTable, address: str | None) -> RunSummary:
         with ExitStack() as stack:
             planner = Planner(
-                self._job,
-                self._prints,
-                self._storage,
-                self._videos,
-                self._questions,
-                run_id=self._lease.run_id,
-                committer=self._committer,
+                self._context,
+                on_failure=self._committer.add_failure,
+                tick=self._committer.tick,
                 connect=lambda: stack.enter_context(connected(address)),
             )
-            todo = planner.plan()
+            todo = planner.plan(videos, questions)
             self._limit.planned(todo.counts.clips_planned)
             if todo.changed:
-                self._on_notice(f"source changed since an earlier run, planned again: {', '.join(todo.changed)}")
+                self._log.notice(f"source changed since an earlier run, planned again: {', '.join(todo.changed)}")
             if exhausted := todo.counts.answers_exhausted:
-                self._on_notice(f"not tried again: {exhausted} answers whose clip or question failed before")
+                self._log.notice(f"not tried again: {exhausted} answers whose clip or question failed before")
             todo = planner.probe(todo)
+            self._committer.flush()
             self._log.planned(todo.counts)
             activity = Activity()
             if todo.counts.answers_planned:
-                activity = self._stream(todo, stack.enter_context(connected(address)))
-        self._committer.flush()
+                activity = self._stream(todo, questions, stack.enter_context(connected(address)))
         summary = self._summary(todo, activity)
         if summary.clips_sampled_down:
-            self._on_notice(
+            self._log.notice(
                 f"{summary.clips_sampled_down} clips are longer than sampling.max_frames at sampling.fps: "
                 "their frames are spread evenly; window_s cuts videos into clips"
             )
         return summary
 
-    def _stream(self, todo: RunPlan, size: ClusterSize) -> Activity:
+    def _stream(self, todo: RunPlan, questions: QuestionTable, size: ClusterSize) -> Activity:
         planned = todo.counts
         pools = plan_pools(
-            self._job.resources,
+            self._context.job.resources,
             num_cpus=size.num_cpus,
             cpus_per_node=size.cpus_per_node,
             gpus_per_node=size.gpus_per_node,
             encodes=planned.clips_to_encode > 0,
+            stages=[stage.name for stage in STAGES],
         )
         self._metrics.started(planned)
         # Beside the driver: it is lost with no other node than that.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         actor: Any = ray.remote(num_cpus=0)(ObservedMonitor)
-        monitor = actor.options(scheduling_strategy=here).remote(pools, RunMetrics(self._lease.run_id))
-        settings = StageSettings(
-            self._job, self._lease.run_id, self._prints.tokens, self._prints.model_identity, monitor
-        )
+        monitor = actor.options(scheduling_strategy=here).remote(pools, RunMetrics(self._context.run_id))
+        settings = StageSettings(self._context, monitor, ray.put(questions))
         clips = answers = 0
         failures = self._committer.failures_committed
         try:
@@ -211,7 +196,7 @@ class _Run:
                     failures=failures,
                     seconds=time.monotonic() - self._started,
                 )
-                self._metrics.progressed(progress, self._storage.take_traffic())
+                self._metrics.progressed(progress, self._context.storage.take_traffic())
                 self._on_progress(progress)
             activity: Activity = ray.get(monitor.activity.remote())
         except BaseException:
@@ -228,44 +213,36 @@ class _Run:
     def _outcomes(self, todo: RunPlan, pools: Pools, settings: StageSettings) -> Iterator[ClipMessage]:
         """Clips as they are done; those that may have killed processes come last, each in a flow of its own."""
         suspects = []
-        for message in stream(todo, pools, settings, self._questions):
+        for message in stream(todo, pools, settings, STAGES):
             if message.is_suspected:
                 suspects.append(message.clip)
             else:
                 yield message
+        tokens, settings = self._context.token_store(), replace(settings, alone=True)
         for clip in suspects:
-            self._on_notice(f"video_id {clip.video_id!r}: its processes died twice; the clip is tried again alone")
-            is_cached = self._job.keeps_tokens and settings.token_store().has(clip.content_key)
-            alone = RunPlan.of_one(clip, is_cached=is_cached)
-            yield from stream(alone, pools.of_one(), replace(settings, alone=True), self._questions)
-
-    def _on_notice(self, sentence: str) -> None:
-        self._tell(sentence)
-        self._log.notice(sentence)
+            self._log.notice(f"video_id {clip.video_id!r}: its processes died twice; the clip is tried again alone")
+            is_cached = self._context.job.keeps_tokens and tokens.has(clip.content_key)
+            alone = Plan((), (clip,)) if is_cached else Plan((clip,))
+            yield from stream(RunPlan.of(alone), pools.of_one(), settings, STAGES)
 
     def _committed(self, num_answers: int, failures: Sequence[Mapping[str, Any]]) -> None:
         self._metrics.committed(num_answers, failures)
         self._log.committed(num_answers, failures)
 
     def _summary(self, todo: RunPlan, activity: Activity) -> RunSummary:
-        planned, counts = todo.counts, activity.counts
+        planned, prints = todo.counts, self._context.prints
+        counted = ("clips_decoded", "frames_decoded", "clips_sampled_down", "encoder_calls", "visual_tokens_before",
+                   "visual_tokens_after", "visual_token_layers_before", "visual_token_layers_after")  # fmt: skip
         return RunSummary(
-            run_id=self._lease.run_id,
-            output=self._job.output,
-            answers_fingerprint=self._prints.answers,
-            tokens_fingerprint=self._prints.tokens,
+            run_id=self._context.run_id,
+            output=self._context.job.output,
+            answers_fingerprint=prints.answers,
+            tokens_fingerprint=prints.tokens,
             clips_total=planned.clips_total,
             clips_planned=planned.clips_planned,
             cache_hits=planned.clips_cached,
-            clips_decoded=counts.get("clips_decoded", 0),
-            frames_decoded=counts.get("frames_decoded", 0),
-            clips_sampled_down=counts.get("clips_sampled_down", 0),
-            encoder_calls=counts.get("encoder_calls", 0),
-            visual_tokens_before=counts.get("visual_tokens_before", 0),
-            visual_tokens_after=counts.get("visual_tokens_after", 0),
-            visual_token_layers_before=counts.get("visual_token_layers_before", 0),
-            visual_token_layers_after=counts.get("visual_token_layers_after", 0),
-            retention_ratio=self._job.compression.retention_ratio,
+            **{name: activity.counts.get(name, 0) for name in counted},
+            retention_ratio=self._context.job.compression.retention_ratio,
             answers_total=planned.answers_total,
             answers_before=planned.answers_done,
             answers_new=self._committer.answers_committed,

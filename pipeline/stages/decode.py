@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import ClassVar
 
 from flashvid.models import load_preprocessor
 from pipeline.clip import Clip, ClipMessage, DecodedClip
@@ -22,22 +23,27 @@ class DecodeStage(Stage):
     """CPU actor; waits while as many clips as allowed have their frames in memory."""
 
     name = "decode"
+    makes_tokens = True
+    counted: ClassVar[Mapping[str, str]] = {
+        "clips_decoded": "clips whose frames were sampled",
+        "frames_decoded": "frames handed to the encoder",
+        "video_bytes": "bytes of video files that were fetched from object stores",
+        "clips_sampled_down": "clips with fewer frames than sampling.fps asks for",
+    }
 
     def __init__(self, settings: StageSettings) -> None:
         super().__init__(settings)
-        sampling, limits = settings.job.sampling, settings.job.resources.decode
+        sampling, limits = self.job.sampling, self.job.resources.decode
         self._decoder = DecodeProcess(time_limit_s=limits.time_limit_s, memory_limit_gb=limits.memory_limit_gb)
         self._preprocessor = load_preprocessor(
-            settings.model(weights=False),
-            min_pixels=sampling.min_pixels,
-            max_pixels=sampling.max_pixels,
+            settings.model(weights=False), min_pixels=sampling.min_pixels, max_pixels=sampling.max_pixels
         )
-        self._staging = Staging(settings.job.resources.staging, settings.job.storage_options)
+        self._staging = Staging(self.job.resources.staging, self.job.storage_options)
         self.announce()
 
     def process(self, message: ClipMessage) -> tuple[ClipMessage, Mapping[str, int]]:
         """Decode and resize, unless the tokens were committed since the plan was made."""
-        clip, job = message.clip, self.settings.job
+        clip, job = message.clip, self.job
         if clip.video_path is None:
             raise VideoNotFoundError("the row has no video_path")
         if job.keeps_tokens and self.tokens.has(clip.content_key):
@@ -63,7 +69,7 @@ class DecodeStage(Stage):
     def _decode(self, clip: Clip, video: str | RemoteVideo) -> DecodedClip:
         return self._decoder.decode_clip(
             video,
-            self.settings.job.sampling,
+            self.job.sampling,
             clip.start_s,
             clip.end_s,
             transform_for=lambda num_frames: self._preprocessor.for_video(num_frames).resize,

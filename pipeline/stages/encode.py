@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from flashvid.models import load_model
 from pipeline.clip import ClipMessage
 from pipeline.cluster.device import reserved_device
 from pipeline.stages.stage import Stage, StageSettings
-from pipeline.store.tokens import ClipOrigin, encode_tokens
+from pipeline.store.tokens import encode_tokens
 
 _THUMBNAILS = 3
 _THUMBNAIL_SIDE = 160
@@ -27,10 +28,16 @@ class EncodeStage(Stage):
     """
 
     name = "encode"
+    makes_tokens = True
+    counted: ClassVar[Mapping[str, str]] = {
+        "encoder_calls": "clips that went through the vision tower",
+        "tokens_encoded": "visual tokens before compression, as they were encoded",
+        "tokens_committed": "compressed tokens written to storage",
+    }
 
     def __init__(self, settings: StageSettings) -> None:
         super().__init__(settings)
-        job = settings.job
+        job = self.job
         self._model = load_model(
             settings.model(),
             part="vision",
@@ -43,27 +50,19 @@ class EncodeStage(Stage):
 
     def process(self, message: ClipMessage) -> tuple[ClipMessage, Mapping[str, int]]:
         """Encode, compress and commit; a clip without frames has its tokens committed already."""
-        clip, decoded, job = message.clip, message.decoded, self.settings.job
-        passed_on = replace(message, decoded=None)
+        clip, decoded, job = message.clip, message.decoded, self.job
+        passed_on, run_id = replace(message, decoded=None), self.settings.run.run_id
         # A process that died between its commit and its reply is not repeated.
         if decoded is None or (job.keeps_tokens and self.tokens.has(clip.content_key)):
             return passed_on, {}
         visual = self._model.encode(decoded.frames, decoded.frame_timestamps)
         compressed = self._model.compress(visual, job.compression)
-        origin = ClipOrigin(clip.clip_id, clip.video_id, clip.source_id, clip.start_s, clip.end_s)
         counts = {"encoder_calls": 1, "tokens_encoded": visual.scores.numel()}
         if not job.keeps_tokens:
-            content = encode_tokens(
-                compressed, origin, cache_dtype=job.cache_dtype, thumbnails=[], run_id=self.settings.run_id
-            )
+            content = encode_tokens(compressed, clip, cache_dtype=job.cache_dtype, thumbnails=[], run_id=run_id)
             return replace(passed_on, tokens=content), counts
-        self.tokens.commit(
-            clip.content_key,
-            compressed,
-            origin,
-            thumbnails=thumbnails(decoded.frames),
-            run_id=self.settings.run_id,
-        )
+        pictures = thumbnails(decoded.frames)
+        self.tokens.commit(clip.content_key, compressed, clip, thumbnails=pictures, run_id=run_id)
         return passed_on, {**counts, "tokens_committed": len(compressed.tokens)}
 
     def after(self, message: ClipMessage) -> None:

@@ -18,10 +18,12 @@ from flashvid.models import ModelSource
 from pipeline.clip import ClipMessage, Failure
 from pipeline.cluster.monitor import Worker
 from pipeline.cluster.node_model import model_on_this_node
+from pipeline.cluster.resources import Pool
 from pipeline.config import JobConfig
 from pipeline.errors import MonitorLostError, PoisonClipError, SuspectedClipError
-from pipeline.store.storage import Storage
-from pipeline.store.tokens import TokenStore
+from pipeline.inputs import QuestionTable
+from pipeline.plan.plan import PlanCounts
+from pipeline.store.context import RunContext
 
 # A process may die through no fault of the clip in its hands (a preempted node); twice in a row is suspicious.
 _DEATHS_ALLOWED = 2
@@ -32,47 +34,60 @@ class StageSettings:
     """What every actor of a run is given.
 
     Attributes:
-        job: The job.
-        run_id: This run.
-        tokens_fingerprint: Where compressed tokens are committed.
-        model_identity: Which model, whatever is at its path on another node.
+        run: The run.
         monitor: Handle of the run's `RunMonitor` actor.
+        questions: The job's questions, in Ray's object store.
         alone: Whether the run works on one clip only, under suspicion of killing its processes.
     """
 
-    job: JobConfig
-    run_id: str
-    tokens_fingerprint: str
-    model_identity: str
+    run: RunContext
     monitor: Any
+    questions: ray.ObjectRef[QuestionTable]
     alone: bool = False
-
-    def token_store(self) -> TokenStore:
-        """The compressed tokens of this run's settings."""
-        storage = Storage(self.job.tokens_root, self.job.storage_options)
-        return TokenStore(storage, self.tokens_fingerprint, self.job.cache_dtype)
 
     def model(self, *, weights: bool = True) -> ModelSource:
         """The run's model on this node; see `model_on_this_node`. Who needs no weights has none fetched or read."""
-        return model_on_this_node(self.job.model, self.model_identity if weights else None)
+        return model_on_this_node(self.run.job.model, self.run.prints.model_identity if weights else None)
 
 
 class Stage(ABC):
     """A stateful actor of Ray Data: clips in, the same clips out; one at a time, except where a batch pays.
 
+    A subclass in `pipeline.stages.STAGES` is a stage of every run. It takes the pool of its name from `Pools`: those of
+    the job's `resources`, or one actor that reserves nothing.
+
     Attributes:
-        name: decode, encode or answer.
+        name: decode, encode or answer, or another one.
+        makes_tokens: Whether only clips without committed tokens pass it; all others go on from there.
+        counted: What `process` counts, with a description: each name is a metric (see `pipeline.run.metrics`).
         waited_s: Seconds that the clip in hand was held up by others, which are no work of this stage.
         actor_id: Ray's, which stays the same when it starts the actor again.
     """
 
     name: ClassVar[str]
+    makes_tokens: ClassVar[bool] = False
+    counted: ClassVar[Mapping[str, str]] = {}
     actor_id: str = ""
 
     def __init__(self, settings: StageSettings) -> None:
         self.settings = settings
-        self.tokens = settings.token_store()
+        self.tokens = settings.run.token_store()
         self.waited_s = 0.0
+
+    @property
+    def job(self) -> JobConfig:
+        """The run's job."""
+        return self.settings.run.job
+
+    @classmethod
+    def batch_size(cls, planned: PlanCounts, pool: Pool) -> int:  # noqa: ARG003 - for those whose batches depend on it
+        """How many clips an actor gets at a time.
+
+        Args:
+            planned: What the run has to do.
+            pool: The stage's.
+        """
+        return 1
 
     @abstractmethod
     def process(self, message: ClipMessage) -> tuple[ClipMessage, Mapping[str, int]]:

@@ -47,12 +47,12 @@ def test_it_begins_on_the_nodes_that_stay_and_grows_to_those_that_may_come(overl
     decode, gpu = groups(overlay)["decode"], groups(overlay)["gpu"]
     cpus = int(decode["rayStartParams"]["num-cpus"])
     made = pools(decode["minReplicas"], gpu["minReplicas"], cpus=cpus)
-    assert made.decode.most * made.decode.num_cpus == decode["maxReplicas"] * cpus
-    assert (made.encode.num_gpus, made.answer.num_gpus) == (1, 1)
-    assert made.encode.most + made.answer.most == gpu["maxReplicas"]
-    assert made.encode.size + made.answer.size == gpu["minReplicas"]
+    assert made["decode"].most * made["decode"].num_cpus == decode["maxReplicas"] * cpus
+    assert (made["encode"].num_gpus, made["answer"].num_gpus) == (1, 1)
+    assert made["encode"].most + made["answer"].most == gpu["maxReplicas"]
+    assert made["encode"].size + made["answer"].size == gpu["minReplicas"]
     # Of decode nodes, one may be on its way.
-    assert pools(decode["minReplicas"] - 1, gpu["minReplicas"], cpus=cpus).decode == made.decode
+    assert pools(decode["minReplicas"] - 1, gpu["minReplicas"], cpus=cpus)["decode"] == made["decode"]
 
 
 def test_without_its_gpus_it_is_refused() -> None:
@@ -77,7 +77,7 @@ def test_decoded_frames_fit_the_nodes_that_stay() -> None:
     """Every decode actor may have a clip, and all these fit three tenths of their nodes: Ray's object store."""
     shipped, decode = job(), groups("base")["decode"]
     made = pools(decode["minReplicas"], groups("base")["gpu"]["minReplicas"])
-    assert made.max_decoded_clips >= made.decode.most
+    assert made.max_decoded_clips >= made["decode"].most
     frame_bytes = 3 * preprocess._MAX_PIXELS
     held = made.max_decoded_clips * shipped.sampling.max_frames * frame_bytes
     memory = gibibytes(decode["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"]) * GIB
@@ -128,8 +128,8 @@ def test_it_fits_the_machines_of_ec2() -> None:
     nodes = yaml.safe_load((ROOT / "infra" / "aws" / "cluster.yaml").read_text())["available_node_types"]
     decode, gpu = nodes["decode"], nodes["gpu"]
     made = pools(decode["min_workers"], gpu["min_workers"], cpus=decode["resources"]["CPU"])
-    assert made.decode.most == decode["max_workers"] * decode["resources"]["CPU"]
-    assert made.encode.most + made.answer.most == gpu["max_workers"] * gpu["resources"]["GPU"]
+    assert made["decode"].most == decode["max_workers"] * decode["resources"]["CPU"]
+    assert made["encode"].most + made["answer"].most == gpu["max_workers"] * gpu["resources"]["GPU"]
 
 
 def test_the_runbook_shows_the_same_pools() -> None:

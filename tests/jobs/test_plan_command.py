@@ -75,22 +75,23 @@ def test_a_header_without_a_rate() -> None:
 def test_work_adds_up_and_unknown_clips_count_as_the_mean() -> None:
     """Two of three headers known: three halves of their sum. A file that two clips share is read once."""
     clips = (
-        clip("a", question_ids=("q1", "q2")),
-        clip("b", question_ids=("q1",), attempt=2),
-        clip("c", question_ids=("q1",), source_id="source-b"),
+        clip("a", question_ids=("q1", "q2"), size_bytes=1000),
+        clip("b", question_ids=("q1",), attempt=2, size_bytes=500),
+        clip("c", question_ids=("q1",), source_id="source-b", size_bytes=500),
     )
     todo = Plan(clips, (clip("d", question_ids=("q1",)),), (), 4, 6, 0, 1)
     sizes = {"clip-a": ClipSize(10, 100, 25, 3000), "clip-b": ClipSize(20, 300, 75, 6000)}
-    found = work(todo, sizes, {"source-a": 1000, "source-b": 500}, stored_token_bytes=64)
+    found = work(todo, sizes, stored_token_bytes=64)
     assert (found.clips_known, found.frames, found.visual_tokens, found.kept_tokens) == (2, 45, 600, 150)
     assert (found.answers, found.answers_retried, found.read_bytes, found.unsized_files) == (5, 1, 1500, 0)
     assert found.largest_clip == sizes["clip-b"]
     assert found.write_bytes == 150 * 64 + 600 * 2 + 3 * 20_000 + 5 * 500
-    assert work(todo, {}, {}, stored_token_bytes=64).unsized_files == 2
+    unsized = replace(todo, to_encode=tuple(replace(clip, size_bytes=None) for clip in clips))
+    assert work(unsized, {}, stored_token_bytes=64).unsized_files == 2
 
 
 TODO = Work(1, 36_000, 1, 1, 7_200, 0, None, 0, 0, 0)
-POOLS = Pools(Pool(4, 1.0, 0.0), Pool(2, 0.0, 1.0), Pool(2, 0.0, 0.5), 6)
+POOLS = Pools({"decode": Pool(4, 1.0, 0.0), "encode": Pool(2, 0.0, 1.0), "answer": Pool(2, 0.0, 0.5)}, 6)
 
 
 def test_time_is_the_slowest_stages() -> None:
@@ -119,9 +120,8 @@ def test_gpus_that_no_pool_reserves_are_not_billed(
 ) -> None:
     """Of pools that grow, others come only when they are needed, and the hours become fewer."""
     todo = replace(TODO, frames=0, answers=3600 * answer.size)
-    lasts = duration(
-        todo, Rates(1.0, 1.0, 1.0), Pools(POOLS.decode, encode, answer, 6), num_gpus=num_gpus, gpu_hour_price=2
-    )
+    pools = Pools({**POOLS.by_stage, "encode": encode, "answer": answer}, 6)
+    lasts = duration(todo, Rates(1.0, 1.0, 1.0), pools, num_gpus=num_gpus, gpu_hour_price=2)
     assert (lasts.hours, lasts.gpu_hours, lasts.cost) == (1.0, billed, billed and 2 * billed)
 
 
@@ -163,7 +163,6 @@ def test_memory_is_held_against_shares_and_what_others_leave() -> None:
         headers=[MINUTE],
         gpu_bytes=100,
         machine_bytes=44_000_000,
-        encodes=True,
     )
     raw = 640 * 360 * 3 * 16
     assert [(actor.stage, actor.bytes_needed, actor.bytes_there, actor.fits) for actor in found] == [

@@ -24,6 +24,7 @@ from pipeline.store.results import Results
 from pipeline.store.run_records import FORMAT_VERSION, RunRecords
 from pipeline.store.storage import Storage
 from pipeline.store.tokens import TokenStore
+from tests.support.outputs import row_clips
 from tests.support.runs import job
 
 DATA = Path(__file__).parents[1] / "data"
@@ -101,19 +102,17 @@ def test_work_that_is_done_stays_done(output: Storage, same_job: JobConfig) -> N
     ledger, inputs = Ledger(output, record["answers_fingerprint"]), read_inputs(same_job)
     tokens = TokenStore(output, record["tokens_fingerprint"]).committed()
     todo = plan(
-        inputs.videos,
-        inputs.sources,
+        row_clips(inputs),
         inputs.questions,
         committed_tokens=tokens,
         answered=ledger.answer_keys(),
         failed=ledger.failure_keys(),
         max_attempts=3,
     )
-    assert (todo.answers_done, todo.answers_planned, todo.answers_exhausted) == (4, 0, 2)
+    assert (todo.answers_done, todo.counts.answers_planned, todo.answers_exhausted) == (4, 0, 2)
     # And had they not been answered, nothing would be decoded.
     again = plan(
-        inputs.videos,
-        inputs.sources,
+        row_clips(inputs),
         inputs.questions,
         committed_tokens=tokens,
         answered=[],

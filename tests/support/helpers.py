@@ -17,13 +17,22 @@ from numpy.typing import NDArray
 from flashvid.models import CompressedVideo
 from pipeline.clip import Clip
 from pipeline.config import JobConfig
+from pipeline.store.context import RunContext
+from pipeline.store.fingerprint import fingerprints
 from pipeline.store.keys import shard_of
+from pipeline.store.storage import Storage
 
 
 def job(**settings: Any) -> JobConfig:
     """A valid job that reads and writes nothing."""
     base = {"videos": "/data/videos", "questions": ["What?"], "output": "/data/out", "model": {"name": "tiny-random"}}
     return JobConfig.model_validate({**base, **settings})
+
+
+def run_context(of_job: JobConfig, run_id: str = "run-1", model_identity: str = "model-1") -> RunContext:
+    """A run of the job, of a model that nobody looks for."""
+    storage = Storage(of_job.output, of_job.storage_options)
+    return RunContext(of_job, fingerprints(of_job, model_identity), storage, run_id)
 
 
 def clip(name: str = "a", **fields: Any) -> Clip:

@@ -9,19 +9,18 @@ from flashvid.models import load_model, load_preprocessor, resolve_model
 from pipeline.clip import Clip, ClipMessage, Failure
 from pipeline.config import JobConfig
 from pipeline.errors import UnreadableVideoError
-from pipeline.inputs.job_inputs import read_inputs
-from pipeline.plan.plan import plan
+from pipeline.inputs.job_inputs import JobInputs, read_inputs
+from pipeline.plan.plan import plan, row_clip
 from pipeline.plan.probe import ProbeTable, probe_file
 from pipeline.run.committer import Committer
 from pipeline.run.summary import RunSummary
 from pipeline.stages.encode import thumbnails
 from pipeline.store.fingerprint import Fingerprints, fingerprints
-from pipeline.store.keys import question_hash
 from pipeline.store.lease import Lease
 from pipeline.store.ledger import Ledger
 from pipeline.store.run_records import RunRecords, new_run_id
 from pipeline.store.storage import Storage
-from pipeline.store.tokens import ClipOrigin, TokenStore
+from pipeline.store.tokens import TokenStore
 from pipeline.video.frame_blocks import decode_clip
 
 Respond = Callable[[Clip, str], str | Exception]
@@ -31,6 +30,14 @@ Respond = Callable[[Clip, str], str | Exception]
 def job_fingerprints(job: JobConfig) -> Fingerprints:
     """What the job's output is filed under."""
     return fingerprints(job, resolve_model(job.model.name).identity)
+
+
+def row_clips(inputs: JobInputs) -> list[Clip]:
+    """The clip of each row of a job's videos."""
+    return [
+        row_clip(video, source, inputs.questions.columns)
+        for video, source in zip(inputs.videos, inputs.sources, strict=True)
+    ]
 
 
 def make_output(
@@ -55,8 +62,7 @@ def make_output(
     ledger = Ledger(storage, prints.answers)
     tokens = TokenStore(Storage(job.tokens_root), prints.tokens, cache_dtype=job.cache_dtype)
     todo = plan(
-        inputs.videos,
-        inputs.sources,
+        row_clips(inputs),
         inputs.questions,
         committed_tokens=tokens.committed(),
         answered=ledger.answer_keys(),
@@ -78,18 +84,13 @@ def make_output(
         for question in inputs.questions.for_video(clip.video_id):
             if question.question_id not in clip.question_ids:
                 continue
-            text = question.render(clip.columns)
-            response = respond(clip, text)
+            response = respond(clip, question.render(clip.columns))
             if isinstance(response, Exception):
                 failures.append(Failure.of(response, "answer", question.question_id))
                 continue
             answers.append(
                 {
-                    "question_id": question.question_id,
-                    "question": text,
-                    "question_hash": question_hash(text, question.options),
-                    "options": list(question.options) if question.options else None,
-                    "expected_answer": question.expected_answer,
+                    **question.row(clip.columns),
                     "response": response,
                     "finish_reason": "stop",
                     "num_visual_tokens": 8,
@@ -148,8 +149,7 @@ def _encode(
     )
     model = load_model(job.model.name, part="vision", device="cpu", dtype=job.model.dtype)
     compressed = model.compress(model.encode(decoded.frames, decoded.frame_timestamps), job.compression)
-    origin = ClipOrigin(clip.clip_id, clip.video_id, clip.source_id, clip.start_s, clip.end_s)
-    tokens.commit(clip.content_key, compressed, origin, thumbnails=thumbnails(decoded.frames), run_id=run_id)
+    tokens.commit(clip.content_key, compressed, clip, thumbnails=thumbnails(decoded.frames), run_id=run_id)
     counts["frames_decoded"] += len(decoded.frames)
     counts["visual_tokens_before"] += len(compressed.assignment)
     counts["visual_tokens_after"] += len(compressed.tokens)

@@ -122,7 +122,7 @@ def test_longer_answers() -> None:
 def test_the_large_job_uses_every_gpu() -> None:
     """A million videos on 64 GPUs: the slower of encode and answer takes at least what all GPUs together need."""
     todo, rates, pools = large_job()
-    assert pools.encode.size + pools.answer.size == 64
+    assert pools["encode"].size + pools["answer"].size == 64
     assert (todo.frames, todo.answers, todo.kept_tokens) == (32_000_000, 20_000_000, 627_000_000)
     lasts = duration(todo, rates, pools, num_gpus=64, gpu_hour_price=3.0)
     # Three clips' sixty answers share a step.

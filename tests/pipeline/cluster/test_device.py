@@ -17,7 +17,7 @@ from pipeline.cluster.device import DEVICE_VARIABLE, reserved_device
 from pipeline.errors import ClusterUnreachableError
 from pipeline.stages import AnswerStage, EncodeStage, StageSettings
 from tests.support.embedded_model import TINY
-from tests.support.helpers import job
+from tests.support.helpers import job, run_context
 
 ROOT = Path(__file__).parents[3]
 # As it is outside of the tests, whose Ray has GPUs that do not exist.
@@ -35,7 +35,7 @@ def build(stage: str, settings: StageSettings) -> None:
     if stage == "encode":
         EncodeStage(settings)
     else:
-        AnswerStage(settings, ray.put(None))
+        AnswerStage(settings)
 
 
 @ray.remote(num_cpus=0, runtime_env=OUTSIDE)
@@ -48,7 +48,7 @@ def chosen() -> str | None:
 @pytest.mark.parametrize("share", [1, 0.4])
 def test_a_reserved_gpu_that_torch_does_not_find_ends_the_run(tmp_path: Path, stage: str, share: float) -> None:
     """With torch's own words on the driver, and where to read on."""
-    settings = StageSettings(job(cache=str(tmp_path)), "run-1", "tokens-1", TINY.identity, None)
+    settings = StageSettings(run_context(job(cache=str(tmp_path)), model_identity=TINY.identity), None, ray.put(None))
     with pytest.raises(RayTaskError) as caught:
         ray.get(build.options(num_gpus=share).remote(stage, settings))
     error = fatal_cause(caught.value)

@@ -16,7 +16,7 @@ from pipeline.cluster.node_model import model_on_this_node
 from pipeline.config import ModelConfig
 from pipeline.stages import StageSettings
 from pipeline.stages.decode import DecodeStage
-from tests.support.helpers import job
+from tests.support.helpers import job, run_context
 
 EMBEDDED = resolve_model("tiny-random")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -96,7 +96,7 @@ def test_a_decode_actor_never_fetches_weights(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(source, "snapshot_download", download)
     identity = f"owner/model@{COMMIT}"
     hub_job = job(model={"name": "owner/model", "revision": COMMIT, "wait_s": 0}, cache=str(tmp_path / "tokens"))
-    settings = StageSettings(hub_job, "run-1", "tokens-1", identity, RunMonitor(1))
+    settings = StageSettings(run_context(hub_job, model_identity=identity), RunMonitor(1), None)
     QuietDecodeStage(settings)
     fetched = {file.name for file in snapshot.iterdir()}
     assert {"config.json", "tokenizer.json"} <= fetched

@@ -18,9 +18,6 @@ def pools(num_cpus: float, gpus: tuple[int, ...] = (), *, encodes: bool = True, 
     return plan_pools(config, num_cpus=num_cpus, gpus_per_node=gpus, encodes=encodes)
 
 
-NOTHING = Pool(0, 0.0, 0.0)
-
-
 @pytest.mark.parametrize(
     ("num_cpus", "gpus", "decode", "encode", "answer"),
     [
@@ -46,8 +43,10 @@ def test_what_a_cluster_gets_by_default(
     made = pools(num_cpus, gpus)
     trace = 0.0 if gpus or num_cpus == 1 else 0.01
     expected = (Pool(decode, 1.0, 0.0), Pool(encode[0], trace, encode[1]), Pool(answer[0], trace, answer[1]))
-    assert (made.decode, made.encode, made.answer) == expected
-    assert made.encode.size * made.encode.num_gpus + made.answer.size * made.answer.num_gpus == pytest.approx(sum(gpus))
+    assert (made["decode"], made["encode"], made["answer"]) == expected
+    assert made["encode"].size * made["encode"].num_gpus + made["answer"].size * made[
+        "answer"
+    ].num_gpus == pytest.approx(sum(gpus))
 
 
 @pytest.mark.parametrize(("gpus", "size", "share"), [((), 1, 0.0), ((1,), 1, 1.0), ((4, 4), 8, 1.0)])
@@ -56,7 +55,7 @@ def test_without_anything_to_encode_the_answer_pool_has_the_cluster(
 ) -> None:
     """And no encode pool starts."""
     made = pools(4, gpus, encodes=False)
-    assert (made.encode, made.answer) == (NOTHING, Pool(size, 0.0 if gpus else 0.01, share))
+    assert made.by_stage == {"answer": Pool(size, 0.0 if gpus else 0.01, share)}
 
 
 def test_the_jobs_own_wishes_win() -> None:
@@ -68,7 +67,11 @@ def test_the_jobs_own_wishes_win() -> None:
         encode={"concurrency": 2, "num_gpus": 0.25, "num_cpus": 0.5},
         answer={"concurrency": 3, "num_gpus": 0.5},
     )
-    assert (made.decode, made.encode, made.answer) == (Pool(3, 2.0, 0.0), Pool(2, 0.5, 0.25), Pool(3, 0.0, 0.5))
+    assert (made["decode"], made["encode"], made["answer"]) == (
+        Pool(3, 2.0, 0.0),
+        Pool(2, 0.5, 0.25),
+        Pool(3, 0.0, 0.5),
+    )
 
 
 @pytest.mark.parametrize(("gpus", "asked", "bound"), [((), None, 4), ((1,), None, 4), ((8,), None, 8), ((8,), 1, 1)])
@@ -83,7 +86,7 @@ def test_decoded_clips_are_bounded_by_the_encoders_there_are(
 @pytest.mark.parametrize(("cpus_each", "size"), [(0.5, 8), (1, 8), (2, 4), (3, 2), (8, 1)])
 def test_decode_actors_fill_the_cpus(cpus_each: float, size: int) -> None:
     """As many as fit; one per CPU at most, however little each reserves."""
-    assert pools(8, (1,), decode={"num_cpus": cpus_each}).decode == Pool(size, cpus_each, 0.0)
+    assert pools(8, (1,), decode={"num_cpus": cpus_each})["decode"] == Pool(size, cpus_each, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +104,7 @@ def test_decode_leaves_the_cpus_that_model_actors_reserve(
     gpus: tuple[int, ...], encode: dict[str, Any], answer: dict[str, Any], size: int
 ) -> None:
     """A job that reserves CPUs for its models is not refused for want of the CPUs that decode would take."""
-    assert pools(8, gpus, encode=encode, answer=answer).decode == Pool(size, 1.0, 0.0)
+    assert pools(8, gpus, encode=encode, answer=answer)["decode"] == Pool(size, 1.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +122,7 @@ def test_decode_leaves_the_cpus_that_model_actors_reserve(
 def test_shares_that_fit_are_accepted(gpus: tuple[int, ...], encode: dict[str, Any], answer: dict[str, Any]) -> None:
     """Shares of one device add up on it (ten tenths are one), whole ones stay on one node."""
     made = pools(4, gpus, encode=encode, answer=answer)
-    assert (made.encode.num_gpus, made.answer.num_gpus) == (encode["num_gpus"], answer["num_gpus"])
+    assert (made["encode"].num_gpus, made["answer"].num_gpus) == (encode["num_gpus"], answer["num_gpus"])
 
 
 @pytest.mark.parametrize(
@@ -152,7 +155,7 @@ def test_pools_that_start_nothing_need_no_room() -> None:
     wishes = {"decode": {"concurrency": 50}, "encode": {"num_gpus": 4.0}}
     with pytest.raises(ClusterTooSmallError):
         pools(2, (1,), **wishes)
-    assert pools(2, (1,), encodes=False, **wishes).answer == Pool(1, 0.0, 1.0)
+    assert pools(2, (1,), encodes=False, **wishes)["answer"] == Pool(1, 0.0, 1.0)
     with pytest.raises(ClusterTooSmallError, match=r"\(answer 2 x \(0 CPU, 1 GPU\)\)"):
         pools(2, (1,), encodes=False, answer={"concurrency": 2})
 
@@ -194,10 +197,10 @@ def test_a_pool_may_grow() -> None:
         encode={"concurrency": [1, 3], "num_gpus": 0.3},
         answer={"num_gpus": 0.6},
     )
-    assert made.decode == Pool(1, 1.0, 0.0, max_size=8)
-    assert made.encode == Pool(1, 0.0, 0.3, max_size=3)
-    assert (made.encode.most, made.answer.most, made.max_decoded_clips) == (3, 1, 8)
-    assert made.of_one().decode == Pool(1, 1.0, 0.0)
+    assert made["decode"] == Pool(1, 1.0, 0.0, max_size=8)
+    assert made["encode"] == Pool(1, 0.0, 0.3, max_size=3)
+    assert (made["encode"].most, made["answer"].most, made.max_decoded_clips) == (3, 1, 8)
+    assert made.of_one()["decode"] == Pool(1, 1.0, 0.0)
     with pytest.raises(ClusterTooSmallError):
         pools(4, (1,), decode={"concurrency": [5, 8]})
     for wrong in ([3, 2], [0, 2], [1, 2, 3]):
@@ -216,7 +219,7 @@ def test_an_actors_cpus_are_on_one_node(nodes: tuple[float, ...], fits: bool) ->
         return plan_pools(config, num_cpus=sum(nodes), cpus_per_node=nodes, gpus_per_node=(), encodes=True)
 
     if fits:
-        assert plan().decode.size == 2
+        assert plan()["decode"].size == 2
     else:
         with pytest.raises(ClusterTooSmallError, match="have to be on one node"):
             plan()

@@ -11,18 +11,18 @@ import pytest
 import ray
 
 from jobs.lab.planning import fill, load_job
-from pipeline.clip import Failure
+from pipeline.clip import Clip, Failure
 from pipeline.config import CommitConfig, JobConfig
 from pipeline.errors import QuestionChangedError
 from pipeline.inputs.job_inputs import read_tables
-from pipeline.plan.plan import PlanCounts
+from pipeline.plan.plan import Plan, PlanCounts
 from pipeline.plan.planner import Planner, RunPlan
-from pipeline.plan.shards import CommittedTokens, ShardPlan, num_shards
+from pipeline.plan.shards import CommittedTokens, num_shards
 from pipeline.run.committer import Committer
 from pipeline.run.run import run
+from pipeline.store.context import RunContext
 from pipeline.store.keys import content_key
 from pipeline.store.lease import Lease
-from pipeline.store.ledger import Ledger
 from pipeline.store.run_records import new_run_id
 from pipeline.store.storage import Storage
 from tests.support.helpers import clip
@@ -42,35 +42,31 @@ def half_done(tmp_path_factory: pytest.TempPathFactory) -> JobConfig:
 
 def planned(of_job: JobConfig, rows_per_shard: int) -> RunPlan:
     """What a run of the job would find, in shards of about so many rows; Ray is there if they are several."""
-    prints, storage = job_fingerprints(of_job), Storage(of_job.output)
-    videos, questions = read_tables(of_job)
-    lease = Lease.acquire(storage, new_run_id())
-    ledger = Ledger(storage, prints.answers)
-    try:
-        committer = Committer(ledger, lease, CommitConfig())
-        connected: list[bool] = []
-        planner = Planner(
-            of_job,
-            prints,
-            storage,
-            videos,
-            questions,
-            run_id=lease.run_id,
-            committer=committer,
-            connect=lambda: connected.append(ray.is_initialized()),
-            rows_per_shard=rows_per_shard,
-        )
-        todo = planner.plan()
-        assert all(connected)
-        assert bool(connected) == (rows_per_shard < len(videos))
-        return todo
-    finally:
-        lease.release()
+    run_of_job = context(of_job)
+    tables = read_tables(of_job)
+    failed: list[tuple[Clip, Failure]] = []
+    connected: list[bool] = []
+    planner = Planner(
+        run_of_job,
+        on_failure=lambda *failure: failed.append(failure),
+        connect=lambda: connected.append(ray.is_initialized()),
+        rows_per_shard=rows_per_shard,
+    )
+    todo = planner.plan(*tables)
+    assert all(connected)
+    assert bool(connected) == (rows_per_shard < len(tables[0]))
+    assert failed == []
+    return todo
+
+
+def context(of_job: JobConfig) -> RunContext:
+    """A run of the job."""
+    return RunContext(of_job, job_fingerprints(of_job), Storage(of_job.output), new_run_id())
 
 
 def clips(todo: RunPlan, kind: str) -> set[tuple[str, tuple[str, ...]]]:
     """Clips of all shards with the questions that they still need."""
-    found = [clip for shard in todo.shards for clip in getattr(shard.fetch().plan, kind)]
+    found = [clip for shard in todo.shards for clip in getattr(shard.fetch(), kind)]
     assert len({clip.clip_id for clip in found}) == len(found)
     return {(clip.clip_id, clip.question_ids) for clip in found}
 
@@ -80,7 +76,7 @@ def test_shards_together_are_the_whole(half_done: JobConfig) -> None:
     """Clips, questions and numbers: one shard in this process, and several as Ray tasks."""
     whole, parts = planned(half_done, NUM_VIDEOS), planned(half_done, 40)
     assert (len(whole.shards), len(parts.shards)) == (1, 8)
-    assert isinstance(whole.shards[0].held, ShardPlan)
+    assert isinstance(whole.shards[0].held, Plan)
     assert all(isinstance(shard.held, ray.ObjectRef) for shard in parts.shards)
     assert parts.counts == whole.counts
     assert whole.counts == PlanCounts(
@@ -111,10 +107,10 @@ def test_failures_are_counted_in_their_shard(half_done: JobConfig) -> None:
     """A clip that failed for good is exhausted, whichever shard it is in."""
     (row,) = [row for row in read_tables(half_done)[0] if row.video_id == "video-0000007"]
     todo = planned(half_done, NUM_VIDEOS)
-    (found,) = [c for s in todo.shards for c in s.fetch().plan.to_encode if c.video_id == row.video_id]
-    storage, prints = Storage(half_done.output), job_fingerprints(half_done)
-    lease = Lease.acquire(storage, new_run_id())
-    committer = Committer(Ledger(storage, prints.answers), lease, CommitConfig())
+    (found,) = [c for s in todo.shards for c in s.fetch().to_encode if c.video_id == row.video_id]
+    run_of_job = context(half_done)
+    lease = Lease.acquire(run_of_job.storage, run_of_job.run_id)
+    committer = Committer(run_of_job.ledger, lease, CommitConfig())
     committer.add_failure(found, Failure("decode", "UnreadableVideoError", "permanent", "no video", ""))
     committer.flush()
     lease.release()

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.clip import AnswerKey, FailureKey
-from pipeline.errors import InputRowError, QuestionChangedError
+from pipeline.errors import QuestionChangedError
 from pipeline.inputs import Question, QuestionTable, Video
 from pipeline.inputs.videos import Source
-from pipeline.plan.plan import Plan, changed_sources, plan, shards
+from pipeline.plan.plan import Plan, changed_sources, deal, plan, row_clip
 from pipeline.store.keys import clip_id, content_key, question_hash
 
 MAX_ATTEMPTS = 3
@@ -57,10 +57,10 @@ def make_plan(
     max_attempts: int = MAX_ATTEMPTS,
 ) -> Plan:
     """A plan with every source unchanged."""
+    table = QuestionTable(questions)
     return plan(
-        videos,
-        [source_of(row) for row in videos],
-        QuestionTable(questions),
+        [row_clip(row, source_of(row), table.columns) for row in videos],
+        table,
         committed_tokens={content_key(source_of(row).source_id, row.start_s, row.end_s) for row in tokens_of},
         answered=answers,
         failed=failures,
@@ -134,10 +134,10 @@ def test_the_plan_is_the_set_difference(world: World) -> None:
     have_tokens = {v.video_id for v in world.tokens_of}
     assert all(c.video_id in have_tokens for c in made.cached)
     assert not any(c.video_id in have_tokens for c in made.to_encode)
-    assert sorted((f.clip.video_id, f.question_id) for f in made.failures) == sorted(unaskable)
+    assert sorted((c.video_id, failure.question_id) for c, failure in made.failures) == sorted(unaskable)
     assert (made.clips_total, made.answers_total) == (len(world.videos), len(text))
     assert (made.answers_done, made.answers_exhausted) == (len(done), len(exhausted))
-    assert made.answers_planned == len(to_do)
+    assert made.counts.answers_planned == len(to_do)
     for clip in clips:
         for wanted in (None, *clip.question_ids):
             tries = [n for v, q, _, n in world.failures if (v, q) == (clip.video_id, wanted)]
@@ -178,11 +178,11 @@ def test_an_empty_column_fails_that_question_for_that_video() -> None:
     """Named; the other questions and videos go on."""
     rows = [video("a", columns={"title": None}), video("b", columns={"title": ""})]
     made = make_plan(rows, [TITLE, WHAT])
-    (failure,) = made.failures
-    assert (failure.question_id, failure.clip.video_id) == ("title", "a")
-    assert isinstance(failure.error, InputRowError)
-    assert "video_id 'a'" in str(failure.error)
-    assert "{title}" in str(failure.error)
+    ((clip, failure),) = made.failures
+    assert (failure.question_id, clip.video_id, failure.stage) == ("title", "a", "plan")
+    assert (failure.error_type, failure.error_kind) == ("InputRowError", "permanent")
+    assert "video_id 'a'" in failure.error_message
+    assert "{title}" in failure.error_message
     assert [clip.question_ids for clip in made.to_encode] == [("what",), ("title", "what")]
     again = make_plan(rows, [TITLE, WHAT], failures=[replace(failed(rows[0], TITLE, "permanent"), stage="plan")])
     assert (again.failures, again.answers_exhausted) == ((), 1)
@@ -267,7 +267,7 @@ def test_an_id_for_another_question_is_refused_by_name(changed: Question) -> Non
 def test_an_id_for_another_question_is_refused_for_new_videos_too() -> None:
     """Next month's videos with last month's id and another text would put two questions under one id."""
     answers = [answered(video("a"), WHAT, WHAT.template)]
-    assert make_plan([video("b")], [WHAT], answers=answers).answers_planned == 1
+    assert make_plan([video("b")], [WHAT], answers=answers).counts.answers_planned == 1
     with pytest.raises(QuestionChangedError, match=r"question_id 'what'.*other videos"):
         make_plan([video("b")], [replace(WHAT, template="What happens now?")], answers=answers)
 
@@ -333,8 +333,7 @@ def test_a_changed_source_is_planned_again_from_the_start() -> None:
     answers = [answered(row, WHAT, WHAT.template) for row in rows]
     new_sources = [Source("other bytes", 1), source_of(rows[1])]
     made = plan(
-        rows,
-        new_sources,
+        [row_clip(row, source) for row, source in zip(rows, new_sources, strict=True)],
         QuestionTable([WHAT]),
         committed_tokens={content_key(source_of(row).source_id, None, None) for row in rows},
         answered=answers,
@@ -356,7 +355,8 @@ def test_changed_sources_are_named() -> None:
         "/videos/gone": {"g1"},
         "/videos/back": {"b1", "b2"},
     }
-    assert changed_sources(rows, sources, probed) == ["changed"]
+    clips = [row_clip(row, source) for row, source in zip(rows, sources, strict=True)]
+    assert changed_sources(clips, probed) == ["changed"]
 
 
 def test_a_row_with_a_problem_is_never_answered_from_the_cache() -> None:
@@ -377,11 +377,11 @@ def test_two_teams_may_call_different_videos_the_same() -> None:
 
 
 @given(st.integers(0, 50), st.integers(1, 20))
-def test_shards_deal_out_every_clip_once(num_clips: int, count: int) -> None:
+def test_every_clip_is_dealt_out_once(num_clips: int, count: int) -> None:
     """As evenly as can be, none of them empty."""
     clips = make_plan([video(f"{n:02}") for n in range(num_clips)], [WHAT]).to_encode
-    dealt = list(shards(clips, count))
-    assert sorted(clip.video_id for shard in dealt for clip in shard) == [clip.video_id for clip in clips]
-    sizes = [len(shard) for shard in dealt]
+    dealt = list(deal(clips, count))
+    assert sorted(clip.video_id for part in dealt for clip in part) == [clip.video_id for clip in clips]
+    sizes = [len(part) for part in dealt]
     assert len(sizes) == min(count, num_clips)
     assert not sizes or (max(sizes) - min(sizes) <= 1 and min(sizes) >= 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -14,6 +15,7 @@ from pipeline.errors import WorkerDiedError
 from pipeline.inputs import Video
 from pipeline.inputs.videos import Source
 from pipeline.plan import planner as planner_module
+from pipeline.plan.plan import row_clip
 from pipeline.plan.probe import Probe, read_probe
 from pipeline.plan.windows import cut
 from pipeline.run.run import run
@@ -30,12 +32,14 @@ def spans(
 ) -> list[Span]:
     """The spans of the windows of one row."""
     video = Video("a", "/a.mp4", *row, columns={"place": "here"}, problem=problem)
-    durations = {} if duration_s is None else {"s": duration_s}
-    videos, sources = cut([video], [Source("s", 1)], durations, window_s=window_s, stride_s=stride_s or window_s)
-    assert {source.source_id for source in sources} == {"s"}
-    assert len(sources) == len(videos)
-    assert {(window.video_id, window.columns["place"]) for window in videos} == {("a", "here")}
-    return [(window.start_s, window.end_s) for window in videos]
+    used = ("place", "start_s", "end_s")
+    windows = cut([row_clip(video, Source("s", 1), used, duration_s)], window_s=window_s, stride_s=stride_s or window_s)
+    for window in windows:
+        # Its identity and its columns are those of a row with that span.
+        row_of_window = replace(video, start_s=window.start_s, end_s=window.end_s)
+        assert window == row_clip(row_of_window, Source("s", 1), used, duration_s)
+        assert (window.video_id, window.columns["place"]) == ("a", "here")
+    return [(window.start_s, window.end_s) for window in windows]
 
 
 def test_windows_cover_a_row_to_its_end() -> None:
@@ -147,8 +151,8 @@ def test_two_hours_take_no_more_memory_than_a_minute(tmp_path: Path) -> None:
     pattern = "testsrc2=size=160x96:rate=5:duration=7200"
     ffmpeg("-f", "lavfi", "-i", pattern, "-c:v", "libx264", "-preset", "ultrafast", "-g", "50", path)
     video, source = Video("long", str(path)), Source("s", path.stat().st_size)
-    durations = {"s": read_probe(str(path)).header.duration_s}
-    windows, _ = cut([video], [source], durations, window_s=30.0, stride_s=30.0)
+    whole = row_clip(video, source, (), read_probe(str(path)).header.duration_s)
+    windows = cut([whole], window_s=30.0, stride_s=30.0)
     assert len(windows) == 240
 
     process = DecodeProcess(time_limit_s=60.0, memory_limit_gb=1.0)

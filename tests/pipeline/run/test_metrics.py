@@ -12,7 +12,7 @@ import pytest
 from pipeline.clip import Failure
 from pipeline.cluster.resources import Pool, Pools
 from pipeline.config import CommitConfig
-from pipeline.plan.plan import Plan, PlanCounts
+from pipeline.plan.plan import Plan
 from pipeline.run.committer import Committer
 from pipeline.run.metrics import METRICS, ObservedMonitor, RunMetrics, series_names
 from pipeline.run.summary import Progress
@@ -21,7 +21,10 @@ from pipeline.store.ledger import Ledger
 from pipeline.store.storage import Storage
 from tests.support.helpers import clip
 
-POOLS = Pools(Pool(4, 1.0, 0.0), Pool(1, 0.0, 1.0, max_size=3), Pool(1, 0.0, 1.0, max_size=2), max_decoded_clips=2)
+POOLS = Pools(
+    {"decode": Pool(4, 1.0, 0.0), "encode": Pool(1, 0.0, 1.0, max_size=3), "answer": Pool(1, 0.0, 1.0, max_size=2)},
+    max_decoded_clips=2,
+)
 
 
 class Recorded(RunMetrics):
@@ -132,7 +135,7 @@ def test_what_the_driver_knows() -> None:
     """The plan, progress, and its own requests to storage."""
     metrics = Recorded()
     todo = Plan((clip("a"), clip("b", attempt=2)), (clip("c"),), (), 5, 20, 10, 0)
-    metrics.started(PlanCounts.of(todo))
+    metrics.started(todo.counts)
     metrics.progressed(Progress(2, 3, 8, 12, 1, 5.0), {"bytes_written": 70, "requests_repeated": 3})
     seen = metrics.values
     assert (seen["clips_to_encode",], seen["clips_cached",], seen["clips_tried_again",]) == (2, 1, 1)

@@ -14,7 +14,7 @@ from pipeline.clip import ClipMessage
 from pipeline.cluster.monitor import RunMonitor
 from pipeline.stages.stage import Stage, StageSettings
 from pipeline.store.tokens import TokenStore
-from tests.support.helpers import clip, job
+from tests.support.helpers import clip, job, run_context
 
 
 class Untouched(TokenStore):
@@ -35,7 +35,7 @@ class Desk(Stage):
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.monitor = RunMonitor(1)
-        self.settings = StageSettings(job(), "run-1", "tokens-1", "model-1", self.monitor)
+        self.settings = StageSettings(run_context(job()), self.monitor, None)
         self.error = error
         self.processed = 0
         self.waited_s = 0.0
