@@ -134,7 +134,7 @@ def preview(
     model = resolve_model(job.model.name, job.model.revision)
     check_answering(model, job.generation, job.inner_pruning)
     storage = Storage(job.output, job.storage_options)
-    run = RunContext(job, fingerprints(job, model.identity), storage, f"{new_run_id()}-plan")
+    run = RunContext(job, fingerprints(job, model.identity, model.family), storage, f"{new_run_id()}-plan")
     records = RunRecords(storage)
     unusable: dict[str, str] = {}
 

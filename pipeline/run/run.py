@@ -68,7 +68,7 @@ def run(
     started = time.monotonic()
     model = resolve_model(job.model.name, job.model.revision)
     check_answering(model, job.generation, job.inner_pruning)
-    prints = fingerprints(job, model.identity)
+    prints = fingerprints(job, model.identity, model.family)
     if job.preset is not None and preset_named(job.preset).family != model.family:
         on_notice(f"preset {job.preset} was published for another family than this model's, {model.family}")
     # Actors load exactly what was fingerprinted, also when a branch moves while they start.

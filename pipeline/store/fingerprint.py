@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from flashvid.method_registry import METHODS
+from flashvid.models.registry import FAMILIES
 from pipeline.config import JobConfig
 from pipeline.store.keys import digest
 
@@ -48,12 +50,13 @@ class Fingerprints:
         return digest(dict(self.answers_settings), length=16)
 
 
-def fingerprints(job: JobConfig, model_identity: str) -> Fingerprints:
+def fingerprints(job: JobConfig, model_identity: str, family: str | None = None) -> Fingerprints:
     """Derive both fingerprints of a job.
 
     Args:
         job: The job.
         model_identity: Resolved commit, or digest of the model's files (`flashvid.models.resolve_model`).
+        family: Name of the model's family; one of another package adds its name and version.
     """
     tokens: dict[str, Setting] = {
         "model.identity": model_identity,
@@ -68,6 +71,10 @@ def fingerprints(job: JobConfig, model_identity: str) -> Fingerprints:
         tokens["version.reference_mode"] = REFERENCE_MODE_VERSION
     if job.cache_dtype is not None:
         tokens["cache_dtype"] = job.cache_dtype
+    if (version := METHODS.version(job.compression.method)) is not None:
+        tokens["compression.method_version"] = version
+    if family is not None and (version := FAMILIES.version(family)) is not None:
+        tokens.update({"model.family": family, "model.family_version": version})
     answers: dict[str, Setting] = {
         **tokens,
         **_flat("generation", job.generation.model_dump(mode="json")),

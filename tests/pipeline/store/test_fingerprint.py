@@ -222,3 +222,28 @@ def test_changed_settings_are_named_with_both_values() -> None:
         "sampling.num_frames: 32 -> None",
     ]
     assert changed_settings(old, dict(reversed(old.items()))) == []
+
+
+class _Versions:
+    """A table of plug-ins, of which one comes from another package."""
+
+    def __init__(self, name: str, version: int) -> None:
+        self._versions = {name: version}
+
+    def version(self, name: str) -> int | None:
+        return self._versions.get(name)
+
+
+def test_a_plugins_version_is_part_of_both_fingerprints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a method, and of a model's family; what ships with this package adds nothing."""
+    tome = job(compression={"method": "tome"})
+    built_in = fingerprints(tome, MODEL, "qwen2_5_vl")
+    assert built_in == fingerprints(tome, MODEL)
+    for table, name in (("METHODS", "tome"), ("FAMILIES", "qwen2_5_vl")):
+        with monkeypatch.context() as patch:
+            patch.setattr(fingerprint, table, _Versions(name, 1))
+            first = fingerprints(tome, MODEL, "qwen2_5_vl")
+            patch.setattr(fingerprint, table, _Versions(name, 2))
+            second = fingerprints(tome, MODEL, "qwen2_5_vl")
+        assert effect(built_in, first) == effect(first, second) == (True, True)
+        assert fingerprints(job(), MODEL) == fingerprints(job(), MODEL, "llava_video")
