@@ -15,7 +15,7 @@ from hypothesis import settings
 from pipeline.cluster.device import DEVICE_VARIABLE
 from tests.support.sample_folder import make_sample_videos
 
-pytest_plugins = ["tests.support.embedded_model", "tests.support.object_stores"]
+pytest_plugins = ["tests.support.embedded_model", "tests.support.object_stores", "tests.support.shared_runs"]
 
 # The tests' matrices are tiny: threads would only wait for each other, on a busy machine for seconds.
 torch.set_num_threads(1)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flashvid.errors import ModelLoadError
-from flashvid.models import load_model, resolve_model, source
+from flashvid.models import load_model, resolve, resolve_model
 from pipeline.cluster.monitor import RunMonitor
 from pipeline.cluster.node_model import model_on_this_node
 from pipeline.config import ModelConfig
@@ -93,7 +93,7 @@ def test_a_decode_actor_never_fetches_weights(tmp_path: Path, monkeypatch: pytes
                 shutil.copy(file, snapshot)
         return str(snapshot)
 
-    monkeypatch.setattr(source, "snapshot_download", download)
+    monkeypatch.setattr(resolve, "snapshot_download", download)
     identity = f"owner/model@{COMMIT}"
     hub_job = job(model={"name": "owner/model", "revision": COMMIT, "wait_s": 0}, cache=str(tmp_path / "tokens"))
     settings = StageSettings(run_context(hub_job, model_identity=identity), RunMonitor(1), None)

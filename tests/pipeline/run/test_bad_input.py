@@ -2,93 +2,101 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import imageio_ffmpeg
 import pytest
 
+from jobs.sample_videos import natural_clips
 from pipeline.errors import TooManyFailuresError
 from pipeline.run.run import run
-from tests.support.runs import copy_videos, job, table
+from tests.support.outputs import make_output
+from tests.support.runs import job, table
+from tests.support.shared_runs import QUESTIONS, SharedRun, write_bad_videos
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 
-@pytest.fixture
-def bad_videos(sample_videos: Path, tmp_path: Path) -> Path:
-    """A videos table with one good row and every kind of bad one."""
-    videos = copy_videos(sample_videos, tmp_path, ["moving_red_disc.mp4"])
-    good = (videos / "moving_red_disc.mp4").read_bytes()
-    (videos / "empty.mp4").touch()
-    (videos / "text.mp4").write_text("this is no video\n" * 50)
-    (videos / "no_index.mp4").write_bytes(good[: len(good) // 2])
-    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
-    quiet = [ffmpeg, "-v", "error", "-y"]
-    subprocess.run([*quiet, "-f", "lavfi", "-i", "sine=d=2", str(videos / "audio.mp4")], check=True)
-    fast = tmp_path / "fast.mp4"
-    original = str(videos / "moving_red_disc.mp4")
-    subprocess.run([*quiet, "-i", original, "-c", "copy", "-movflags", "+faststart", str(fast)], check=True)
-    (videos / "cut.mp4").write_bytes(fast.read_bytes()[: fast.stat().st_size // 2])
-    rows = [
-        "video_id,video_path,start_s,end_s",
-        "good,videos/moving_red_disc.mp4,,",
-        "span,videos/moving_red_disc.mp4,2,4",
-        "missing,videos/nowhere.mp4,,",
-        "empty,videos/empty.mp4,,",
-        "text,videos/text.mp4,,",
-        "audio,videos/audio.mp4,,",
-        "no_index,videos/no_index.mp4,,",
-        "cut,videos/cut.mp4,,",
-        "late,videos/moving_red_disc.mp4,100,",
-        "backwards,videos/moving_red_disc.mp4,4,2",
-        "pathless,,,",
-        "protocol,nosuch://bucket/a.mp4,,",
+# Stage, type, and what the message names, by video_id.
+EXPECTED = {
+    "missing": ("probe", "VideoNotFoundError", "nowhere.mp4"),
+    "empty": ("probe", "UnreadableVideoError", "empty"),
+    "text": ("probe", "UnreadableVideoError", "not a readable video"),
+    "audio": ("probe", "UnreadableVideoError", "no video stream, only audio"),
+    "no_index": ("probe", "UnreadableVideoError", "not a readable video"),
+    "cut": ("probe", "UnreadableVideoError", "cut short"),
+    "late": ("probe", "UnreadableVideoError", "start_s is 100"),
+    "backwards": ("probe", "InputRowError", "end_s (2.0) is not after start_s (4.0)"),
+    "pathless": ("probe", "InputRowError", "no video_path"),
+    "protocol": ("probe", "SourceUnreachableError", "nosuch"),
+}
+
+
+@pytest.fixture(scope="module")
+def bad_videos(sample_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A videos table with two good rows and every kind of bad one."""
+    return write_bad_videos(sample_videos, tmp_path_factory.mktemp("bad"))
+
+
+def test_each_bad_video_is_a_failure_with_its_cause(forked: SharedRun) -> None:
+    """Stage, type, kind and message name what is wrong; nothing is lost."""
+    answers = [
+        row for row in table(forked.output, "answers") if row["fingerprint"] == forked.summary.answers_fingerprint
     ]
-    path = tmp_path / "videos.csv"
-    path.write_text("\n".join(rows) + "\n")
-    return path
+    assert {row["video_id"] for row in answers} - {"natural"} == {"good", "span"}
+    assert forked.summary.answers_new == len(answers)
+    assert len(answers) == 4 + 3 * bool(natural_clips())
 
-
-def test_each_bad_video_is_a_failure_with_its_cause(bad_videos: Path, tmp_path: Path) -> None:
-    """Stage, type, kind and message name what is wrong; nothing is lost and nothing is tried twice."""
-    videos = job(tmp_path, videos=str(bad_videos))
-    summary = run(videos)
-    assert {row["video_id"] for row in table(tmp_path / "output", "answers")} == {"good", "span"}
-    assert summary.answers_new == 4
-
-    failures = {row["video_id"]: row for row in table(tmp_path / "output", "failures")}
-    expected = {
-        "missing": ("probe", "VideoNotFoundError", "nowhere.mp4"),
-        "empty": ("probe", "UnreadableVideoError", "empty"),
-        "text": ("probe", "UnreadableVideoError", "not a readable video"),
-        "audio": ("probe", "UnreadableVideoError", "no video stream, only audio"),
-        "no_index": ("probe", "UnreadableVideoError", "not a readable video"),
-        "cut": ("probe", "UnreadableVideoError", "cut short"),
-        "late": ("probe", "UnreadableVideoError", "start_s is 100"),
-        "backwards": ("probe", "InputRowError", "end_s (2.0) is not after start_s (4.0)"),
-        "pathless": ("probe", "InputRowError", "no video_path"),
-        "protocol": ("probe", "SourceUnreachableError", "nosuch"),
-    }
-    assert failures.keys() == expected.keys()
-    for video_id, (stage, error_type, part) in expected.items():
+    failures = {row["video_id"]: row for row in table(forked.output, "failures")}
+    assert failures.keys() == EXPECTED.keys()
+    for video_id, (stage, error_type, part) in EXPECTED.items():
         row = failures[video_id]
         kind = "transient" if video_id == "protocol" else "permanent"
         assert (row["stage"], row["error_type"], row["error_kind"]) == (stage, error_type, kind), row
         assert part in row["error_message"], row
         assert row["question_id"] is None
         assert row["attempt"] == 1
-    assert summary.failures_new == len(expected)
+    assert forked.summary.failures_new == len(EXPECTED)
 
-    # Only the transient one is tried again.
-    again = run(videos)
-    assert (again.clips_decoded, again.failures_new, again.answers_exhausted) == (0, 1, 2 * len(expected) - 2)
 
-    # A repaired source, and a repaired row, are planned again without being asked.
-    (tmp_path / "videos" / "empty.mp4").write_bytes((tmp_path / "videos" / "moving_red_disc.mp4").read_bytes())
-    bad_videos.write_text(bad_videos.read_text().replace("moving_red_disc.mp4,4,2", "moving_red_disc.mp4,2,5"))
-    assert run(videos).answers_new == 4
+def test_only_what_may_succeed_is_tried_again(forked: SharedRun, tmp_path: Path) -> None:
+    """A transient failure by each run; a repaired source and a repaired row without being asked."""
+    output = forked.copy_output(tmp_path)
+    again = run(forked.settings.model_copy(update={"output": str(output)}))
+    assert (again.clips_decoded, again.failures_new, again.answers_exhausted) == (0, 1, 2 * len(EXPECTED) - 2)
+
+    videos = forked.folder / "videos"
+    table_of_repaired = forked.folder / "repaired.csv"
+    table_of_repaired.write_text(
+        "video_id,video_path,start_s,end_s\nempty,videos/empty.mp4,,\nbackwards,videos/moving_red_disc.mp4,2,5\n"
+    )
+    with _replaced(videos / "empty.mp4", (videos / "moving_red_disc.mp4").read_bytes()):
+        make_output(
+            forked.settings.model_copy(
+                update={"output": str(output), "videos": str(table_of_repaired), "questions": _questions(QUESTIONS)}
+            )
+        )
+    answered = [row["video_id"] for row in table(output, "answers") if row["response"].startswith("of ")]
+    assert sorted(answered) == ["backwards", "backwards", "empty", "empty"]
+
+
+def _questions(texts: list[str]) -> Any:
+    return job(Path(), questions=texts).questions
+
+
+@contextmanager
+def _replaced(path: Path, content: bytes) -> Iterator[None]:
+    """Another file under the same name, for as long as the block runs."""
+    before, stat = path.read_bytes(), path.stat()
+    path.write_bytes(content)
+    try:
+        yield
+    finally:
+        path.write_bytes(before)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 @pytest.mark.parametrize(

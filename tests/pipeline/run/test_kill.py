@@ -15,10 +15,13 @@ from typing import Any
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from jobs.cli.main import app
 from pipeline.run.run import run
 from pipeline.run.summary import Progress
 from tests.support.runs import comparable, copy_videos, job, table
+from tests.support.shared_runs import SharedRun
 
 CLIPS, MANY_CLIPS, QUESTIONS, FRAMES = 10, 24, 2, 16
 SAMPLES = ("moving_red_disc.mp4", "three_boxes.mp4", "scene_cuts.mp4", "short_flash.mp4")
@@ -88,7 +91,7 @@ def test_killing_an_actor_loses_and_repeats_nothing(undisturbed: Path, stage: st
     pids = [worker.pid for worker in summary.workers if worker.stage == stage.lower()]
     assert len(pids) == 2  # the one that ended, and the one after it
     assert set(killed) < set(pids)
-    _assert_same_tables(undisturbed, output)
+    _assert_same_tables(undisturbed / "undisturbed", undisturbed / output)
 
 
 @pytest.mark.slow
@@ -111,19 +114,41 @@ def test_killing_an_actor_with_several_clips_in_its_hands(undisturbed: Path) -> 
     assert next(answers) == next(answers)
 
 
-def test_killing_the_driver(undisturbed: Path) -> None:
-    """SIGKILL once, somewhere after the first commit; the second run does what is left and no more."""
-    _kill_and_resume(undisturbed, "driver-once", kills=1, seed=1)
+def test_killing_the_driver(finished: SharedRun, tmp_path: Path) -> None:
+    """SIGKILL as soon as a clip's answers are committed; the same command does what is left and no more.
+
+    The driver that dies has a Ray of its own, as a user's has; the second run is in this process, on the tests' Ray.
+    """
+    output, total = tmp_path / "output", finished.summary.answers_new
+    job_file = tmp_path / "job.json"  # JSON is YAML
+    settings = finished.settings.model_copy(update={"output": str(output)})
+    job_file.write_text(settings.model_dump_json(exclude_none=True))
+    driver = subprocess.run(
+        [sys.executable, "-m", "tests.support.mortal_driver", "1", str(job_file)],
+        env=_without_ray() | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.DEVNULL,
+        timeout=300,
+        check=False,
+    )
+    assert driver.returncode == -signal.SIGKILL
+    answered, encoded = _answers(output), len(table(output, "tokens"))
+    assert (answered, list((output / "runs").glob("*.end.json"))) == (QUESTIONS, [])
+    assert encoded >= 1
+    done = CliRunner().invoke(app, ["run", str(job_file)])
+    assert done.exit_code == 0, done.output
+    _assert_resumed(output, answered, total, clips=total // QUESTIONS, encoded=encoded)
+    _assert_same_tables(finished.output, output)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_killing_the_driver_five_times_in_a_row(sample_videos: Path, tmp_path: Path) -> None:
     """SIGKILL at random progress counts, five runs in a row, then one that may end."""
-    _kill_and_resume(_undisturbed(sample_videos, tmp_path, MANY_CLIPS), "driver", kills=5, seed=11)
+    _kill_and_resume(_undisturbed(sample_videos, tmp_path, MANY_CLIPS), kills=5, seed=11)
 
 
-def _kill_and_resume(folder: Path, output: str, *, kills: int, seed: int) -> None:
+def _kill_and_resume(folder: Path, *, kills: int, seed: int) -> None:
+    output = "driver"
     settings = _job(folder, output)
     clips = len(list((folder / "videos").iterdir()))
     total = clips * QUESTIONS
@@ -142,21 +167,29 @@ def _kill_and_resume(folder: Path, output: str, *, kills: int, seed: int) -> Non
     assert 0 < answered < total
     with _start(job_file) as driver:
         assert driver.wait(timeout=120) == 0
-    ends = sorted((folder / output / "runs").glob("*.end.json"))
-    assert len(ends) == 1
-    end = json.loads(ends[0].read_text())
-    # Tokens of clips whose driver died are found again; a leftover actor may have committed one more since.
+    _assert_resumed(folder / output, answered, total, clips=clips, encoded=encoded)
+    _assert_same_tables(folder / "undisturbed", folder / output)
+
+
+def _assert_resumed(output: Path, answered: int, total: int, *, clips: int, encoded: int) -> None:
+    """Of all runs in the output, one has ended: it made what the others had not."""
+    (ended,) = (output / "runs").glob("*.end.json")
+    end = json.loads(ended.read_text())
     assert end["answers_before"] == answered
     assert end["answers_new"] == total - answered
+    # Tokens of clips whose driver died are found again; a leftover actor may have committed one more since.
     assert end["clips_decoded"] <= clips - encoded
     assert end["failures_new"] == 0
-    _assert_same_tables(folder, output)
 
 
 def _start(job_file: Path) -> subprocess.Popen[bytes]:
     command = [str(Path(sys.executable).parent / "flashvid"), "run", str(job_file)]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, env=_without_ray())
+
+
+def _without_ray() -> dict[str, str]:
+    """The environment of a process that does not know of the tests' Ray."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
 
 
 def _wait_for_answers(output: Path, count: int, driver: subprocess.Popen[bytes]) -> None:
@@ -172,7 +205,7 @@ def _answers(output: Path) -> int:
     return QUESTIONS * len(list((output / "answers").rglob("part-*.parquet")))
 
 
-def _assert_same_tables(folder: Path, output: str) -> None:
+def _assert_same_tables(undisturbed: Path, output: Path) -> None:
     for name in ("answers", "tokens"):
-        assert _without_place(table(folder / output, name)) == _without_place(table(folder / "undisturbed", name)), name
-    assert table(folder / output, "failures") == []
+        assert _without_place(table(output, name)) == _without_place(table(undisturbed, name)), name
+    assert table(output, "failures") == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -15,53 +14,42 @@ from flashvid.errors import FatalError
 from jobs.cli.main import app
 from pipeline.errors import QuestionChangedError, SettingsChangedError
 from pipeline.run.run import run
-from pipeline.run.summary import Progress
 from tests.support.runs import comparable, copy_videos, job, table
+from tests.support.shared_runs import NUM_FRAMES, QUESTIONS, VIDEOS, SharedRun
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
-VIDEOS = ("moving_red_disc.mp4", "three_boxes.mp4", "scene_cuts.mp4")
-QUESTIONS = ["What happens here?", "How many objects are there?"]
 
-
-@pytest.fixture(scope="module")
-def finished(sample_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run that tests may copy, not change."""
-    folder = tmp_path_factory.mktemp("finished")
-    copy_videos(sample_videos, folder, VIDEOS)
-    seen: list[Progress] = []
-    summary = run(job(folder), on_progress=seen.append)
-    assert (summary.answers_new, summary.failures_new) == (6, 0)
-    assert (seen[-1].clips_done, seen[-1].clips_planned, seen[-1].answers_done) == (3, 3, 6)
-    return folder
-
-
-def test_every_clip_gets_every_question_once(finished: Path) -> None:
+def test_every_clip_gets_every_question_once(finished: SharedRun) -> None:
     """The answers table is the cross product, and counters say one decode and one encode per clip."""
-    answers = table(finished / "output", "answers")
+    summary, seen = finished.summary, finished.seen[-1]
+    assert (summary.answers_new, summary.failures_new) == (8, 0)
+    assert (summary.frames_decoded, summary.encoder_calls, summary.cache_hits) == (4 * NUM_FRAMES, 4, 0)
+    assert (seen.clips_done, seen.clips_planned, seen.answers_done) == (4, 4, 8)
+    answers = table(finished.output, "answers")
     assert Counter((row["video_id"], row["question"]) for row in answers) == {
         (video, question): 1 for video in VIDEOS for question in QUESTIONS
     }
-    tokens = table(finished / "output", "tokens")
+    tokens = table(finished.output, "tokens")
     assert {row["video_id"] for row in tokens} == set(VIDEOS)
     assert all(len(row["thumbnails"]) == 3 for row in tokens)
     # Different videos and different questions reach the model: not all responses are the same.
     assert len({row["response"] for row in answers}) > 1
 
 
-def test_a_second_run_finds_nothing_to_do(finished: Path) -> None:
+def test_a_second_run_finds_nothing_to_do(finished: SharedRun) -> None:
     """The same run again is a resume: no actor starts, nothing is added."""
-    before = comparable(table(finished / "output", "answers"))
-    summary = run(job(finished))
+    before = comparable(table(finished.output, "answers"))
+    summary = run(finished.settings)
     assert (summary.clips_planned, summary.answers_new, summary.workers) == (0, 0, ())
-    assert summary.answers_before == summary.answers_total == 6
-    assert comparable(table(finished / "output", "answers")) == before
+    assert summary.answers_before == summary.answers_total == 8
+    assert comparable(table(finished.output, "answers")) == before
 
 
-def test_the_command_tells_a_program_what_came_of_it(finished: Path, tmp_path: Path) -> None:
+def test_the_command_tells_a_program_what_came_of_it(finished: SharedRun, tmp_path: Path) -> None:
     """`--json`: the summary, one object on stdout; what a person reads is on stderr."""
     path = tmp_path / "job.json"
-    path.write_text(job(finished).model_dump_json(exclude_none=True))  # JSON is YAML
+    path.write_text(finished.settings.model_dump_json(exclude_none=True))  # JSON is YAML
     done = CliRunner().invoke(app, ["run", str(path), "--limit", "2", "--json"], catch_exceptions=False)
     summary = json.loads(done.stdout)
     assert (summary["clips_total"], summary["answers_before"], summary["answers_new"]) == (2, 4, 0)
@@ -69,7 +57,7 @@ def test_the_command_tells_a_program_what_came_of_it(finished: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_limit_is_a_trial(finished: Path, sample_videos: Path, tmp_path: Path) -> None:
+def test_a_limit_is_a_trial(finished: SharedRun, sample_videos: Path, tmp_path: Path) -> None:
     """The first videos only; without it the run goes on from there, and says the same as one that had none."""
     copy_videos(sample_videos, tmp_path, VIDEOS)
     told: list[str] = []
@@ -79,48 +67,45 @@ def test_a_limit_is_a_trial(finished: Path, sample_videos: Path, tmp_path: Path)
     assert (trial.clips_total, trial.answers_new, told) == (2, 4, ["limit 2: only the first 2 videos"])
     assert {row["video_id"] for row in table(tmp_path / "output", "answers")} == {*sorted(VIDEOS)[:2]}
     whole = run(job(tmp_path, questions=[*QUESTIONS, one]))
-    assert (whole.answers_before, whole.answers_new, whole.encoder_calls) == (4, 3, 1)
+    assert (whole.answers_before, whole.answers_new, whole.encoder_calls) == (4, 5, 2)
     said = [
         {(row["video_id"], row["question"], row["response"]) for row in table(folder / "output", "answers")}
-        for folder in (finished, tmp_path)
+        for folder in (finished.folder, tmp_path)
     ]
     assert {row for row in said[1] if row[1] in QUESTIONS} == said[0]
 
 
-def test_a_new_question_costs_no_decode_and_no_encode(sample_videos: Path, tmp_path: Path) -> None:
+def test_a_new_question_costs_no_decode_and_no_encode(finished: SharedRun, tmp_path: Path) -> None:
     """Only the answer pool starts, and only the new answers are made; forking generation settings reuses tokens."""
-    copy_videos(sample_videos, tmp_path, VIDEOS[:2])
-    first = run(job(tmp_path))
-    assert (first.frames_decoded, first.encoder_calls, first.cache_hits) == (12, 2, 0)
-
-    more = job(tmp_path, questions=[*QUESTIONS, "Which colour moves?"])
+    output = str(finished.copy_output(tmp_path))
+    more = job(finished.folder, output=output, questions=[*QUESTIONS, "Which colour moves?"])
     second = run(more)
-    assert (second.frames_decoded, second.encoder_calls, second.cache_hits) == (0, 0, 2)
-    assert (second.answers_before, second.answers_new) == (4, 2)
+    assert (second.frames_decoded, second.encoder_calls, second.cache_hits) == (0, 0, 4)
+    assert (second.answers_before, second.answers_new) == (8, 4)
     assert {worker.stage for worker in second.workers} == {"answer"}
 
-    longer = job(tmp_path, generation={"max_new_tokens": 9})
+    longer = job(finished.folder, output=output, questions=QUESTIONS, generation={"max_new_tokens": 9})
     with pytest.raises(SettingsChangedError, match=r"generation\.max_new_tokens: 6 -> 9"):
         run(longer)
     third = run(longer, fork=True)
-    assert (third.frames_decoded, third.encoder_calls, third.answers_new) == (0, 0, 4)
+    assert (third.frames_decoded, third.encoder_calls, third.answers_new) == (0, 0, 8)
     # The fork exists now: going on with either setting needs no flag.
     assert run(longer).answers_new == 0
     assert run(more).answers_new == 0
 
 
-def test_a_changed_retention_is_refused_by_name_then_forked(finished: Path, tmp_path: Path) -> None:
+def test_a_changed_retention_is_refused_by_name_then_forked(
+    finished: SharedRun, forked: SharedRun, tmp_path: Path
+) -> None:
     """Nothing is ever mixed: the fork's answers stand in a folder of their own."""
-    output = tmp_path / "output"
-    shutil.copytree(finished / "output", output)
-    changed = job(finished, output=str(output), compression={"retention_ratio": 0.1})
+    changed = forked.settings.model_copy(update={"output": str(finished.copy_output(tmp_path))})
     with pytest.raises(SettingsChangedError, match=r"compression\.retention_ratio: 0\.25 -> 0\.1"):
         run(changed)
-    summary = run(changed, fork=True)
-    assert summary.frames_decoded == 18
-    by_fingerprint = Counter(row["fingerprint"] for row in table(output, "answers"))
-    assert by_fingerprint[summary.answers_fingerprint] == 6
-    assert len(by_fingerprint) == 2
+    summary = forked.summary
+    assert summary.frames_decoded == NUM_FRAMES * summary.clips_decoded > 0
+    by_fingerprint = Counter(row["fingerprint"] for row in table(forked.output, "answers"))
+    assert by_fingerprint == {finished.summary.answers_fingerprint: 8, summary.answers_fingerprint: summary.answers_new}
+    assert summary.answers_fingerprint != finished.summary.answers_fingerprint
 
 
 @pytest.mark.slow
@@ -169,7 +154,7 @@ def whole_pools(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("whole_pools")
 def test_two_encode_actors_hold_different_gpus(sample_videos: Path, tmp_path: Path) -> None:
     """Ray pins each encode actor to a GPU of its own; the answer actor needs none here."""
-    copy_videos(sample_videos, tmp_path, VIDEOS)
+    copy_videos(sample_videos, tmp_path, VIDEOS[:3])
     pools = {
         "decode": {"concurrency": 1},
         "encode": {"concurrency": 2, "num_gpus": 1},
@@ -213,7 +198,7 @@ def test_a_cluster_that_is_too_small_is_said_not_waited_for(sample_videos: Path,
 @pytest.mark.parametrize("cache_dtype", [None, "int8"])
 def test_a_job_without_a_cache_answers_the_same(sample_videos: Path, tmp_path: Path, cache_dtype: str | None) -> None:
     """Bit for bit, and no token is written; a later question costs decoding and encoding again, and says so."""
-    copy_videos(sample_videos, tmp_path, VIDEOS)
+    copy_videos(sample_videos, tmp_path, VIDEOS[:3])
     kept = job(tmp_path, output=str(tmp_path / "kept"), cache_dtype=cache_dtype)
     once = job(tmp_path, output=str(tmp_path / "once"), cache_dtype=cache_dtype, cache="off")
     assert run(kept).answers_new == 6
