@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -29,34 +29,47 @@ _SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class Clip:
-    """The unit of work: one span of one video, with the questions that still need an answer.
+class ClipIdentity:
+    """Which span of which video a clip is: the columns that rows of answers, failures and tokens share.
 
     Attributes:
-        clip_id: Derived from the video and `content_key`.
-        video_id: The row it comes from.
-        content_key: Cache key of its tokens.
+        clip_id: Derived from the video and the clip's content key.
+        video_id: The row of the videos table.
         source_id: What the bytes are.
-        video_path: Where they are; None if the row does not say.
         start_s: Start in seconds, None for the beginning.
         end_s: End in seconds, None for the end.
-        question_ids: Questions to answer, as ids: the texts travel once, not once a clip.
-        columns: Columns of the video's row that the questions use.
-        attempt: 1 for the first try of the clip, counted over runs.
-        question_attempts: The same of questions that failed before by themselves.
-        problem: Why the row can't be used (see `Video.problem`).
-        unreachable: Why storage could not say what the bytes are (see `Source.unreachable`).
-        size_bytes: Of the file; None if it is not there.
-        duration_s: Of the file; None if nobody had looked when the plan was made.
     """
 
     clip_id: str
     video_id: str
-    content_key: str
     source_id: str
-    video_path: str | None
     start_s: float | None
     end_s: float | None
+
+    def identity(self) -> dict[str, Any]:
+        """The columns by name."""
+        return {column.name: getattr(self, column.name) for column in fields(ClipIdentity)}
+
+
+@dataclass(frozen=True)
+class Clip(ClipIdentity):
+    """The unit of work: one span of one video, with the questions that still need an answer.
+
+    Attributes:
+        content_key: Cache key of its tokens.
+        video_path: Where the file is; None if the row does not say.
+        question_ids: Questions to answer, as ids: the texts travel once, not once a clip.
+        columns: Columns of the video's row that the questions use, as text.
+        attempt: 1 for the first try of the clip, counted over runs.
+        question_attempts: The same of questions that failed before by themselves.
+        problem: Why the row can't be used (see `Video.problem`).
+        unreachable: Why storage could not say what the bytes are (see `Source.unreachable`).
+        size_bytes: Size of the file; None if it is not there.
+        duration_s: Length of the file in seconds; None before it is probed.
+    """
+
+    content_key: str
+    video_path: str | None
     question_ids: tuple[str, ...] = ()
     columns: Mapping[str, str | None] = field(default_factory=dict)
     attempt: int = 1

@@ -24,10 +24,11 @@ from jobs.bench.environment import describe_environment
 from jobs.bench.plots import plot_bars
 from jobs.bench.reports import can_plot, write_report, write_rows
 from jobs.bench.turns import ALL, Patience, take_turns, unsettled
+from pipeline.clip import ClipIdentity
 from pipeline.config import CacheDtype
 from pipeline.store.keys import digest
 from pipeline.store.storage import Storage
-from pipeline.store.tokens import ClipOrigin, TokenStore
+from pipeline.store.tokens import TokenStore
 
 # A clip of LLaVA-OneVision-7B at a tenth: 32 x 196 tokens of width 3584, of which 628 are left.
 _STEPS, _SIDE, _WIDTH, _KEPT = 32, 14, 3584, 628
@@ -144,7 +145,7 @@ class _Stored:
 
     def write(self, video: CompressedVideo, turn: int) -> None:
         key = digest("cache", turn)
-        self._store.commit(key, video, ClipOrigin(key, key, key, None, None), thumbnails=[], run_id="bench")
+        self._store.commit(key, video, ClipIdentity(key, key, key, None, None), thumbnails=[], run_id="bench")
 
     def read(self, turn: int) -> None:
         self._store.read(digest("cache", turn))

@@ -19,10 +19,10 @@ from flashvid.models import Answer, CompressedVideo, GenerationConfig, VideoMode
 from flashvid.models.llava.preprocess import LlavaFramePreprocessor
 from flashvid.presets import preset_named
 from jobs.lab.answers_model import ModelSize, write_clip, write_model
-from pipeline.clip import DecodedClip
+from pipeline.clip import ClipIdentity, DecodedClip
 from pipeline.config import SamplingConfig
 from pipeline.store.storage import Storage
-from pipeline.store.tokens import ClipOrigin, TokenStore
+from pipeline.store.tokens import TokenStore
 from pipeline.video.frame_blocks import decode_clip
 
 _PRESET = preset_named("llava_onevision")
@@ -193,7 +193,7 @@ class Bench:
         """Each time another object: committing over one that is there writes nothing."""
         key = f"{self._written:032x}"
         self._written += 1
-        self._store.commit(key, compressed, ClipOrigin(key, key, key, None, None), thumbnails=[], run_id="bench")
+        self._store.commit(key, compressed, ClipIdentity(key, key, key, None, None), thumbnails=[], run_id="bench")
         return key
 
     def _pictures(self, clip: DecodedClip) -> torch.Tensor:

@@ -13,9 +13,10 @@ from flashvid.models import CompressedVideo, load_model
 from jobs.lab.arms import OURS
 from jobs.lab.quality import MAIN_RETENTION, Scope, clips
 from jobs.lab.tiny_model.evaluate import through_file
+from pipeline.clip import ClipIdentity
 from pipeline.config import CacheDtype
 from pipeline.store.storage import Storage
-from pipeline.store.tokens import ClipOrigin, TokenStore
+from pipeline.store.tokens import TokenStore
 
 _CLIPS = 16
 # What the model computes in, and what is done to it for the cache.
@@ -74,7 +75,7 @@ def _measure(kind: str, videos: Sequence[CompressedVideo]) -> CachedTokens:
         store = TokenStore(Storage(folder), "0" * 16, cache_dtype)
         for number, video in enumerate(videos):
             key = f"{number:032x}"
-            origin = ClipOrigin(key, key, key, None, None)
+            origin = ClipIdentity(key, key, key, None, None)
             rounded = replace(video, tokens=video.tokens.to(dtype))
             store.commit(key, rounded, origin, thumbnails=[], run_id="bench")
             exact.append(video.tokens)

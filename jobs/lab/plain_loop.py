@@ -17,12 +17,13 @@ import pyarrow.parquet as pq
 import torch
 
 from flashvid.models import ClipQuestions, load_model, load_preprocessor
+from pipeline.clip import ClipIdentity
 from pipeline.config import JobConfig
 from pipeline.inputs.job_inputs import read_inputs
 from pipeline.stages.encode import thumbnails
 from pipeline.store.keys import content_key
 from pipeline.store.storage import Storage
-from pipeline.store.tokens import ClipOrigin, TokenStore
+from pipeline.store.tokens import TokenStore
 from pipeline.video.frame_blocks import decode_clip
 
 
@@ -58,7 +59,7 @@ def run_loop(job: JobConfig, together: int = 1) -> float:
         )
         visual = vision.encode(decoded.frames, decoded.frame_timestamps)
         key = content_key(source.source_id, None, None)
-        origin = ClipOrigin(key, video.video_id, source.source_id, None, None)
+        origin = ClipIdentity(key, video.video_id, source.source_id, None, None)
         pictures = thumbnails(decoded.frames)
         store.commit(key, vision.compress(visual, job.compression), origin, thumbnails=pictures, run_id="loop")
         waiting.append((video.video_id, ClipQuestions(store.read(key), questions)))

@@ -181,7 +181,7 @@ def _plan(sleeps: Sleeps) -> RunPlan:
     columns = {stage: str(seconds) for stage, seconds in sleeps.seconds.items()}
     questions = tuple(f"q{number}" for number in range(sleeps.questions))
     keys = [digest("asleep", number) for number in range(sleeps.num_clips)]
-    clips = tuple(Clip(key, key, key, key, None, None, None, questions, columns) for key in keys)
+    clips = tuple(Clip(key, key, key, None, None, key, None, questions, columns) for key in keys)
     plan = Plan(clips, (), (), len(clips), len(clips) * len(questions), 0, 0)
     return RunPlan((PlannedShard(ShardSummary(PlanCounts.of(plan)), ShardPlan(plan)),))
 

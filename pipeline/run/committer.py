@@ -71,11 +71,7 @@ class Committer:
         for answer in message.answers:
             self._answers.append(
                 {
-                    "clip_id": clip.clip_id,
-                    "video_id": clip.video_id,
-                    "source_id": clip.source_id,
-                    "start_s": clip.start_s,
-                    "end_s": clip.end_s,
+                    **clip.identity(),
                     **answer,
                     "attempt": clip.attempt_of(answer["question_id"]),
                     "run_id": self._lease.run_id,
@@ -88,11 +84,7 @@ class Committer:
         """Take over a failure that no message carries (found while probing or planning)."""
         self._failures.append(
             {
-                "clip_id": clip.clip_id,
-                "video_id": clip.video_id,
-                "source_id": clip.source_id,
-                "start_s": clip.start_s,
-                "end_s": clip.end_s,
+                **clip.identity(),
                 "video_path": redacted(clip.video_path or "") or None,
                 **vars(failure),
                 "error_message": redacted(failure.error_message),

@@ -14,7 +14,7 @@ from flashvid.models import load_model
 from pipeline.clip import ClipMessage
 from pipeline.cluster.device import reserved_device
 from pipeline.stages.stage import Stage, StageSettings
-from pipeline.store.tokens import ClipOrigin, encode_tokens
+from pipeline.store.tokens import encode_tokens
 
 _THUMBNAILS = 3
 _THUMBNAIL_SIDE = 160
@@ -50,17 +50,16 @@ class EncodeStage(Stage):
             return passed_on, {}
         visual = self._model.encode(decoded.frames, decoded.frame_timestamps)
         compressed = self._model.compress(visual, job.compression)
-        origin = ClipOrigin(clip.clip_id, clip.video_id, clip.source_id, clip.start_s, clip.end_s)
         counts = {"encoder_calls": 1, "tokens_encoded": visual.scores.numel()}
         if not job.keeps_tokens:
             content = encode_tokens(
-                compressed, origin, cache_dtype=job.cache_dtype, thumbnails=[], run_id=self.settings.run_id
+                compressed, clip, cache_dtype=job.cache_dtype, thumbnails=[], run_id=self.settings.run_id
             )
             return replace(passed_on, tokens=content), counts
         self.tokens.commit(
             clip.content_key,
             compressed,
-            origin,
+            clip,
             thumbnails=thumbnails(decoded.frames),
             run_id=self.settings.run_id,
         )

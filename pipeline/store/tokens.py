@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 
 from flashvid.models import CompressedVideo
 from flashvid.quantisation import QuantisedTokens, quantise
+from pipeline.clip import ClipIdentity
 from pipeline.config import CacheDtype
 from pipeline.errors import CorruptTokensError
 from pipeline.store import schemas
@@ -27,17 +27,6 @@ _DTYPES: Mapping[str, torch.dtype] = {
 # Nobody waits for one clip's tokens, which may be large, as others wait for a lease.
 _WRITE_SECONDS = 600.0
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-
-
-@dataclass(frozen=True)
-class ClipOrigin:
-    """Where the tokens of a clip come from."""
-
-    clip_id: str
-    video_id: str
-    source_id: str
-    start_s: float | None
-    end_s: float | None
 
 
 class TokenStore:
@@ -76,7 +65,7 @@ class TokenStore:
         self,
         content_key: str,
         video: CompressedVideo,
-        origin: ClipOrigin,
+        origin: ClipIdentity,
         *,
         thumbnails: list[bytes],
         run_id: str,
@@ -102,7 +91,7 @@ class TokenStore:
 
 def encode_tokens(
     video: CompressedVideo,
-    origin: ClipOrigin,
+    origin: ClipIdentity,
     *,
     cache_dtype: CacheDtype | None,
     thumbnails: list[bytes],
@@ -114,7 +103,7 @@ def encode_tokens(
         InvalidFeaturesError: tokens that `cache_dtype` cannot hold.
     """
     row = {
-        **vars(origin),
+        **origin.identity(),
         "frame_timestamps": [float(t) for t in video.frame_timestamps],
         "grid_thw": list(video.grid_thw),
         "segment_lengths": list(video.segment_lengths),

@@ -17,10 +17,11 @@ from jobs.cli.main import app
 from jobs.report.content import collect
 from jobs.report.page import render
 from jobs.report.pictures import take_pictures
+from pipeline.clip import ClipIdentity
 from pipeline.stages.encode import thumbnails
 from pipeline.store.keys import content_key
 from pipeline.store.storage import Storage
-from pipeline.store.tokens import ClipOrigin, TokenStore
+from pipeline.store.tokens import TokenStore
 from tests.support import browser
 from tests.support.outputs import make_output
 from tests.support.runs import copy_videos, job
@@ -84,7 +85,7 @@ def test_a_picture_has_the_tokens_of_its_own_moment(num_frames: int, tmp_path: P
     storage = Storage(str(tmp_path))
     key = content_key("source", None, None)
     TokenStore(storage, "f").commit(
-        key, video, ClipOrigin("c", "v", "source", None, None), thumbnails=thumbnails(frames), run_id="r"
+        key, video, ClipIdentity("c", "v", "source", None, None), thumbnails=thumbnails(frames), run_id="r"
     )
     answer = {"clip_id": "c", "source_id": "source", "start_s": None, "end_s": None}
     picture = take_pictures(storage, "f", [answer], max_pictures=1, max_bytes=1e6).by_clip["c"]

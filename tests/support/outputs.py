@@ -21,7 +21,7 @@ from pipeline.store.lease import Lease
 from pipeline.store.ledger import Ledger
 from pipeline.store.run_records import RunRecords, new_run_id
 from pipeline.store.storage import Storage
-from pipeline.store.tokens import ClipOrigin, TokenStore
+from pipeline.store.tokens import TokenStore
 from pipeline.video.frame_blocks import decode_clip
 
 Respond = Callable[[Clip, str], str | Exception]
@@ -148,8 +148,7 @@ def _encode(
     )
     model = load_model(job.model.name, part="vision", device="cpu", dtype=job.model.dtype)
     compressed = model.compress(model.encode(decoded.frames, decoded.frame_timestamps), job.compression)
-    origin = ClipOrigin(clip.clip_id, clip.video_id, clip.source_id, clip.start_s, clip.end_s)
-    tokens.commit(clip.content_key, compressed, origin, thumbnails=thumbnails(decoded.frames), run_id=run_id)
+    tokens.commit(clip.content_key, compressed, clip, thumbnails=thumbnails(decoded.frames), run_id=run_id)
     counts["frames_decoded"] += len(decoded.frames)
     counts["visual_tokens_before"] += len(compressed.assignment)
     counts["visual_tokens_after"] += len(compressed.tokens)

@@ -26,6 +26,7 @@ from pipeline.care.export import export_answers
 from pipeline.care.forget import forget_video, token_roots
 from pipeline.care.gc import find_garbage
 from pipeline.care.verify import verify
+from pipeline.clip import ClipIdentity
 from pipeline.errors import OutputLockedError
 from pipeline.plan.history import FailureHistory
 from pipeline.store import schemas
@@ -37,7 +38,7 @@ from pipeline.store.parquet import to_bytes
 from pipeline.store.retries import RetryRequest, request_retry
 from pipeline.store.run_records import FORMAT_VERSION, RunRecords
 from pipeline.store.storage import Storage
-from pipeline.store.tokens import ClipOrigin, TokenStore
+from pipeline.store.tokens import TokenStore
 from tests.pipeline.store.test_ledger import answer, failure
 from tests.support.helpers import compressed_video
 
@@ -77,7 +78,7 @@ def output(tmp_path: Path) -> Storage:
     failures = [failure(VIDEOS[0], run_id=RUNS[0]), failure("bad", run_id=RUNS[0])]
     ledger.append_failures([*failures, failure("worse", run_id=RUNS[0], stage="encode")], "p1")
     for video in VIDEOS:
-        origin = ClipOrigin(f"clip-{video}", video, f"source-{video}", 0.5, None)
+        origin = ClipIdentity(f"clip-{video}", video, f"source-{video}", 0.5, None)
         key = content_key(origin.source_id, 0.5, None)
         assert tokens.commit(key, compressed_video(torch.ones(5, 6)), origin, thumbnails=[], run_id=RUNS[0])
     probes = [{"source_id": f"source-{video}", "video_path": f"/videos/{video}"} for video in VIDEOS]
@@ -150,7 +151,7 @@ def test_gc_finds_what_no_run_names(output: Storage, tmp_path: Path) -> None:
     """Tokens of unnamed fingerprints, and old uploads; nothing that a run or a writer at work needs."""
     assert find_garbage(output) == []
     stranger = TokenStore(output, "nobody's")
-    origin = ClipOrigin("c", "v", "s", None, None)
+    origin = ClipIdentity("c", "v", "s", None, None)
     stranger.commit("aa" + 30 * "0", compressed_video(torch.ones(5, 6)), origin, thumbnails=[], run_id="r")
     uploads = [tmp_path / "output" / "answers" / f".uploading-{name}" for name in ("old", "new")]
     for upload in uploads:
@@ -187,7 +188,7 @@ def test_gc_keeps_what_other_outputs_have_in_a_cache(output: Storage, tmp_path: 
     with pytest.raises(ConfigurationError, match=f"--gone {user.root}"):
         cache_users(output, {})
     assert cache_users(output, {}, gone=[user.root]) == []
-    origin = ClipOrigin("c", "v", "s", None, None)
+    origin = ClipIdentity("c", "v", "s", None, None)
     theirs = TokenStore(output, "theirs")
     theirs.commit("aa" + 30 * "0", compressed_video(torch.ones(5, 6)), origin, thumbnails=[], run_id="r")
     Run("r", tokens="theirs").record(user)
@@ -202,7 +203,7 @@ def test_a_forgotten_video_is_nowhere(output: Storage, tmp_path: Path) -> None:
     # Probed, and then never answered: only its failure says where it was.
     probe = {"source_id": "an earlier one", "video_path": f"/videos/{video}"}
     assert output.create("probes/part-2.parquet", to_bytes([probe], schemas.PROBES))
-    origin = ClipOrigin("clip", video, "another source", None, None)
+    origin = ClipIdentity("clip", video, "another source", None, None)
     elsewhere = TokenStore(cache, "tokens-print")
     ours = "20260103T000000-cc"
     elsewhere.commit("aa" + 30 * "0", compressed_video(torch.ones(5, 6)), origin, thumbnails=[], run_id=ours)
@@ -212,7 +213,7 @@ def test_a_forgotten_video_is_nowhere(output: Storage, tmp_path: Path) -> None:
     assert cache.create(elsewhere.name("cc" + 30 * "0"), b"garbage")
     # The same bytes, encoded by another output for a video of another name.
     same = content_key(f"source-{video}", 0.5, None)
-    twin = ClipOrigin("clip", "twin", f"source-{video}", 0.5, None)
+    twin = ClipIdentity("clip", "twin", f"source-{video}", 0.5, None)
     elsewhere.commit(same, compressed_video(torch.ones(5, 6)), twin, thumbnails=[], run_id="theirs")
     names = (("answers", "video_id"), ("failures", "video_id"), ("tokens", "video_id"))
     before = [of_others(output, name, column, video) for name, column in names]

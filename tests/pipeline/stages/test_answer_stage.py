@@ -19,7 +19,7 @@ from pipeline.cluster.monitor import RunMonitor
 from pipeline.inputs import Question, QuestionTable
 from pipeline.stages import AnswerStage, StageSettings
 from pipeline.store.storage import Storage
-from pipeline.store.tokens import ClipOrigin, TokenStore
+from pipeline.store.tokens import TokenStore
 from tests.support.embedded_model import QUARTER, TIMES, video
 from tests.support.helpers import clip, job
 
@@ -70,8 +70,7 @@ def tokens(videos: list[CompressedVideo], tmp_path: Path) -> TokenStore:
     store = TokenStore(Storage(str(tmp_path)), "0123456789abcdef")
     for name, compressed in zip(NAMES, videos, strict=True):
         planned = clip(name)
-        origin = ClipOrigin(planned.clip_id, planned.video_id, planned.source_id, None, None)
-        store.commit(planned.content_key, compressed, origin, thumbnails=[], run_id="run")
+        store.commit(planned.content_key, compressed, planned, thumbnails=[], run_id="run")
     store.take_traffic()  # was ours, not the stage's
     return store
 

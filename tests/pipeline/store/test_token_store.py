@@ -16,15 +16,16 @@ import torch
 
 from flashvid import InvalidFeaturesError
 from flashvid.quantisation import quantise
+from pipeline.clip import ClipIdentity
 from pipeline.errors import CorruptTokensError
 from pipeline.store import schemas
 from pipeline.store.storage import Storage
-from pipeline.store.tokens import ClipOrigin, TokenStore
+from pipeline.store.tokens import TokenStore
 from tests.support.helpers import compressed_video
 
 PRINT = "0123456789abcdef"
 KEY = "a7" + 30 * "0"
-ORIGIN = ClipOrigin(clip_id="clip", video_id="0001", source_id="source", start_s=0.5, end_s=None)
+ORIGIN = ClipIdentity(clip_id="clip", video_id="0001", source_id="source", start_s=0.5, end_s=None)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
