@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from flashvid.errors import ConfigurationError
 from jobs.evaluation.letters import LetterRule
-from pipeline.stages.prompts import option_letters
+from pipeline.inputs.prompts import option_letters
 
 # Where a question's text holds its options, lmms-eval looks for the same letters.
 _LETTERS_IN_TEXT = tuple("ABCDEFGH")

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from pipeline.config import QuestionRow
 from pipeline.errors import InputTableError
+from pipeline.inputs.prompts import question_prompt
 from pipeline.inputs.tables import is_table, read_table
 from pipeline.store.keys import digest, question_hash
 
@@ -54,10 +55,28 @@ class Question:
         return None if self.columns else question_hash(self.render({}), self.options)
 
     def render(self, columns: Mapping[str, Any]) -> str:
-        """The text for one video."""
+        """The text for one video, whose row has these columns."""
         # Not str.format: a column may be called "meta.title", which that takes for an attribute.
         parts = string.Formatter().parse(self.template)
         return "".join(text + ("" if name is None else str(columns[name])) for text, name, _, _ in parts)
+
+    def hash(self, columns: Mapping[str, Any]) -> str:
+        """The `question_hash` of what that video is asked."""
+        return self.fixed_hash or question_hash(self.render(columns), self.options)
+
+    def prompt(self, columns: Mapping[str, Any]) -> str:
+        """What the model reads after that video."""
+        return question_prompt(self.render(columns), self.options)
+
+    def row(self, columns: Mapping[str, Any]) -> dict[str, Any]:
+        """The question's columns of that video's row in `answers/`."""
+        return {
+            "question_id": self.question_id,
+            "question": self.render(columns),
+            "question_hash": self.hash(columns),
+            "options": list(self.options) if self.options else None,
+            "expected_answer": self.expected_answer,
+        }
 
 
 class QuestionTable:

@@ -22,7 +22,7 @@ from jobs.job_file import load_job
 from pipeline.errors import InputTableError
 from pipeline.inputs import Question
 from pipeline.inputs.job_inputs import read_tables
-from pipeline.stages.prompts import question_prompt
+from pipeline.inputs.prompts import question_prompt
 
 VIDEO_MME = {
     "video_id": "001",

@@ -16,7 +16,6 @@ from pipeline.run.committer import Committer
 from pipeline.run.summary import RunSummary
 from pipeline.stages.encode import thumbnails
 from pipeline.store.fingerprint import Fingerprints, fingerprints
-from pipeline.store.keys import question_hash
 from pipeline.store.lease import Lease
 from pipeline.store.ledger import Ledger
 from pipeline.store.run_records import RunRecords, new_run_id
@@ -78,18 +77,13 @@ def make_output(
         for question in inputs.questions.for_video(clip.video_id):
             if question.question_id not in clip.question_ids:
                 continue
-            text = question.render(clip.columns)
-            response = respond(clip, text)
+            response = respond(clip, question.render(clip.columns))
             if isinstance(response, Exception):
                 failures.append(Failure.of(response, "answer", question.question_id))
                 continue
             answers.append(
                 {
-                    "question_id": question.question_id,
-                    "question": text,
-                    "question_hash": question_hash(text, question.options),
-                    "options": list(question.options) if question.options else None,
-                    "expected_answer": question.expected_answer,
+                    **question.row(clip.columns),
                     "response": response,
                     "finish_reason": "stop",
                     "num_visual_tokens": 8,

@@ -10,7 +10,7 @@ from itertools import combinations
 from numpy.random import Generator
 
 from jobs.lab.tiny_model.scenes import COLOURS, DIRECTIONS, SHAPES, Scene, Thing
-from pipeline.stages.prompts import question_prompt
+from pipeline.inputs.prompts import question_prompt
 
 PLURALS = {shape: shape + ("es" if shape == "cross" else "s") for shape in SHAPES}
 # Wordings of each family. The first is the one the documentation shows; models must understand all.

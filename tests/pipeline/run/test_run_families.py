@@ -16,9 +16,9 @@ from flashvid.models import Answer, CompressedVideo, load_model
 from flashvid.presets import FASTV_PRUNING, preset_named
 from pipeline.config import JobConfig
 from pipeline.errors import SettingsChangedError
+from pipeline.inputs.prompts import option_letters, question_prompt
 from pipeline.run.run import run
 from pipeline.run.summary import RunSummary
-from pipeline.stages.prompts import option_letters, question_prompt
 from pipeline.store.storage import Storage
 from pipeline.store.tokens import TokenStore
 from pipeline.video.frame_blocks import decode_clip

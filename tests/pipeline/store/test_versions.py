@@ -14,7 +14,7 @@ from flashvid.models import GenerationConfig, load_preprocessor, resolve_model
 from flashvid.models.chat import ChatPrompt
 from jobs.sample_videos import write_video
 from pipeline.config import SamplingConfig
-from pipeline.stages.prompts import question_prompt
+from pipeline.inputs.prompts import question_prompt
 from pipeline.store.fingerprint import VERSIONS
 from pipeline.video.frame_blocks import decode_clip
 
