@@ -57,9 +57,7 @@ def _fill(folder: Path) -> None:
     (folder / "videos.csv").write_text("video_id,video_path\na,a.mp4\nb,b.mp4\n")
 
 
-def _entries(
-    python: str, child: str, folder: str, environment: Mapping[str, str]
-) -> Mapping[str, Callable[[], float]]:
+def _entries(python: str, child: str, folder: str, environment: Mapping[str, str]) -> Mapping[str, Callable[[], float]]:
     def command(*arguments: str) -> Callable[[], float]:
         return lambda: _cpu_of_command([str(Path(python).with_name("flashvid")), *arguments], folder, environment)
 

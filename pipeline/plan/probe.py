@@ -22,8 +22,9 @@ from pipeline.errors import (
     WorkerDiedError,
 )
 from pipeline.store import schemas
+from pipeline.store.filesystem import resolve
 from pipeline.store.parquet import to_bytes
-from pipeline.store.storage import Storage, resolve
+from pipeline.store.storage import Storage
 from pipeline.video.choice import Decoder, automatic
 from pipeline.video.demux import VideoHeader, opened, read_index
 from pipeline.video.limits import limited

@@ -13,10 +13,10 @@ from flashvid.errors import FatalError
 from flashvid.models import Answer, ClipQuestions, CompressedVideo, load_model
 from pipeline.clip import Clip, ClipMessage, Failure
 from pipeline.cluster.device import reserved_device
-from pipeline.inputs import Question, QuestionTable
 from pipeline.inputs.prompts import option_letters
+from pipeline.inputs.questions import Question, QuestionTable
 from pipeline.stages.stage import Stage, StageSettings
-from pipeline.store.tokens import decode_tokens
+from pipeline.store.token_codec import decode_tokens
 
 _ANSWER_COLUMNS = (
     "response", "finish_reason", "num_visual_tokens", "num_prompt_tokens", "num_generated_tokens", "option_scores",

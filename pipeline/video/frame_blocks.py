@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline.clip import DecodedClip
 from pipeline.config import SamplingConfig
 from pipeline.errors import SourceUnreachableError, UnreadableVideoError, VideoNotFoundError
-from pipeline.store.storage import resolve
+from pipeline.store.filesystem import resolve
 from pipeline.video.choice import objections_to_decord
 from pipeline.video.decord_reader import DecordReader
 from pipeline.video.demux import PacketIndex, opened, read_index

@@ -24,8 +24,9 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline.clip import Clip
 from pipeline.config import SamplingConfig, StagingConfig
 from pipeline.errors import VideoNotFoundError
+from pipeline.store.filesystem import resolve
 from pipeline.store.keys import digest
-from pipeline.store.storage import Storage, resolve
+from pipeline.store.storage import Storage
 
 _FETCH_SECONDS = 600.0
 _GIBIBYTE = 1 << 30
