@@ -11,9 +11,8 @@ from jobs.evaluation.accuracy import Item
 from jobs.evaluation.letters import LetterRule
 from jobs.evaluation.response_scores import score
 from pipeline.config import JobConfig
+from pipeline.inputs import Question, Video
 from pipeline.inputs.job_inputs import read_tables
-from pipeline.inputs.questions import Question
-from pipeline.inputs.videos import Video
 from pipeline.store.parquet import Row
 from pipeline.store.results import Results
 

@@ -24,7 +24,7 @@ from pipeline.clip import Clip, ClipMessage
 from pipeline.cluster.monitor import RunMonitor
 from pipeline.cluster.resources import GPU_DECODE_ROWS, Pool, Pools
 from pipeline.config import CommitConfig, JobConfig
-from pipeline.inputs.questions import QuestionTable
+from pipeline.inputs import QuestionTable
 from pipeline.plan.plan import Plan, PlanCounts
 from pipeline.plan.planner import PlannedShard, RunPlan
 from pipeline.plan.shards import ShardPlan, ShardSummary

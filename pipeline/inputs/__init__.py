@@ -1,1 +1,6 @@
-"""The two input tables: videos and questions, what they hold and how they are read."""
+"""The two input tables: videos and questions. Reading them is in `videos_table` and `questions_table`."""
+
+from pipeline.inputs.questions import Question, QuestionTable
+from pipeline.inputs.videos import Source, Video, VideoTable
+
+__all__ = ["Question", "QuestionTable", "Source", "Video", "VideoTable"]

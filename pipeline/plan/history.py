@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from pipeline.clip import AnswerKey, FailureKey
 from pipeline.errors import QuestionChangedError
-from pipeline.inputs.questions import Question
+from pipeline.inputs import Question
 
 PLAN_STAGE = "plan"
 _SPAN_COLUMNS = frozenset({"start_s", "end_s"})

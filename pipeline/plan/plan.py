@@ -10,8 +10,8 @@ from dataclasses import astuple, dataclass, replace
 
 from pipeline.clip import AnswerKey, Clip, FailureKey
 from pipeline.errors import InputRowError
-from pipeline.inputs.questions import Question, QuestionTable
-from pipeline.inputs.videos import Source, Video
+from pipeline.inputs import Question, QuestionTable, Video
+from pipeline.inputs.videos import Source
 from pipeline.plan.history import AnswerHistory, FailureHistory
 from pipeline.store.keys import clip_id, content_key, digest, question_hash
 

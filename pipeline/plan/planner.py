@@ -22,8 +22,7 @@ from ray.exceptions import RayError
 from pipeline.clip import Clip, Failure
 from pipeline.cluster.connection import fatal_cause
 from pipeline.config import JobConfig
-from pipeline.inputs.questions import QuestionTable
-from pipeline.inputs.videos import VideoTable
+from pipeline.inputs import QuestionTable, VideoTable
 from pipeline.plan.history import PLAN_STAGE
 from pipeline.plan.plan import Plan, PlanCounts
 from pipeline.plan.probe import Probe, ProbeTable, probe_clips

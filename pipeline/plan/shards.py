@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from pipeline.clip import Clip
 from pipeline.config import JobConfig
-from pipeline.inputs.questions import QuestionTable
+from pipeline.inputs import QuestionTable, Video, VideoTable
 from pipeline.inputs.sources import stat_sources
-from pipeline.inputs.videos import Source, Video, VideoTable
+from pipeline.inputs.videos import Source
 from pipeline.plan.plan import Plan, PlanCounts, RowFailure, changed_sources, plan, whole_clip
 from pipeline.plan.windows import cut
 from pipeline.store.fingerprint import Fingerprints

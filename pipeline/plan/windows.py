@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from pipeline.inputs.videos import Source, Video
+from pipeline.inputs import Video
+from pipeline.inputs.videos import Source
 
 # Spans are part of a clip's identity: no trace of how a product was rounded may be in them.
 _DIGITS = 6

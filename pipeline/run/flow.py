@@ -27,7 +27,7 @@ from ray.exceptions import RayError
 from pipeline.clip import Clip, ClipMessage
 from pipeline.cluster.connection import fatal_cause
 from pipeline.cluster.resources import Pool, Pools, clips_per_batch
-from pipeline.inputs.questions import QuestionTable
+from pipeline.inputs import QuestionTable
 from pipeline.plan.plan import shards
 from pipeline.plan.planner import PlannedShard, RunPlan
 from pipeline.plan.shards import ShardPlan

@@ -21,9 +21,8 @@ from pipeline.cluster.monitor import Activity
 from pipeline.cluster.resources import Pools, plan_pools
 from pipeline.config import JobConfig
 from pipeline.errors import TooManyFailuresError
+from pipeline.inputs import QuestionTable, VideoTable
 from pipeline.inputs.job_inputs import read_tables
-from pipeline.inputs.questions import QuestionTable
-from pipeline.inputs.videos import VideoTable
 from pipeline.plan.planner import Planner, RunPlan
 from pipeline.run.committer import Committer
 from pipeline.run.failure_limit import FailureLimit

@@ -13,8 +13,8 @@ from flashvid.errors import FatalError
 from flashvid.models import Answer, ClipQuestions, CompressedVideo, load_model
 from pipeline.clip import Clip, ClipMessage, Failure
 from pipeline.cluster.device import reserved_device
+from pipeline.inputs import Question, QuestionTable
 from pipeline.inputs.prompts import option_letters
-from pipeline.inputs.questions import Question, QuestionTable
 from pipeline.stages.stage import Stage, StageSettings
 from pipeline.store.token_codec import decode_tokens
 

@@ -20,9 +20,9 @@ from jobs.datasets.published import PAPER_MODELS, published_numbers
 from jobs.datasets.video_mme import spoken_lines
 from jobs.job_file import load_job
 from pipeline.errors import InputTableError
+from pipeline.inputs import Question
 from pipeline.inputs.job_inputs import read_tables
 from pipeline.inputs.prompts import question_prompt
-from pipeline.inputs.questions import Question
 
 VIDEO_MME = {
     "video_id": "001",

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.clip import ClipMessage, DecodedClip, Failure
 from pipeline.errors import UnreadableVideoError
-from pipeline.inputs.questions import Question
+from pipeline.inputs import Question
 from tests.support.helpers import clip
 
 

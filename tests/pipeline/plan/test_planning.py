@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from pipeline.clip import AnswerKey, FailureKey
 from pipeline.errors import InputRowError, QuestionChangedError
-from pipeline.inputs.questions import Question, QuestionTable
-from pipeline.inputs.videos import Source, Video
+from pipeline.inputs import Question, QuestionTable, Video
+from pipeline.inputs.videos import Source
 from pipeline.plan.plan import Plan, changed_sources, plan, shards
 from pipeline.store.keys import clip_id, content_key, question_hash
 

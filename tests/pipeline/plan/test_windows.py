@@ -11,7 +11,8 @@ import pytest
 from pipeline.clip import Clip, Failure
 from pipeline.config import JobConfig, SamplingConfig
 from pipeline.errors import WorkerDiedError
-from pipeline.inputs.videos import Source, Video
+from pipeline.inputs import Video
+from pipeline.inputs.videos import Source
 from pipeline.plan import planner as planner_module
 from pipeline.plan.probe import Probe, read_probe
 from pipeline.plan.windows import cut

@@ -16,7 +16,7 @@ from flashvid.engine.kv_slots import KVSlots
 from flashvid.models import CompressedVideo, VideoModel
 from pipeline.clip import ClipMessage
 from pipeline.cluster.monitor import RunMonitor
-from pipeline.inputs.questions import Question, QuestionTable
+from pipeline.inputs import Question, QuestionTable
 from pipeline.stages import AnswerStage, StageSettings
 from pipeline.store.storage import Storage
 from pipeline.store.tokens import TokenStore
