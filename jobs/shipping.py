@@ -16,8 +16,8 @@ import jobs
 import pipeline
 from flashvid.errors import ConfigurationError
 from pipeline.config import JobConfig
-from pipeline.inputs import read_question_rows
 from pipeline.inputs.allowed_roots import refusal
+from pipeline.inputs.questions_table import read_question_rows
 
 _PACKAGES = (flashvid, pipeline, jobs)
 _METADATA = "flashvid_pipeline.dist-info"

@@ -21,7 +21,7 @@ from jobs.bench.turns import ALL, Arm, Patience, take_turns, unsettled
 from pipeline.clip import DecodedClip
 from pipeline.config import DecodePoolConfig, SamplingConfig
 from pipeline.plan.probe import Probe, read_probe
-from pipeline.video.frame_blocks import decode_clip
+from pipeline.video.clip_frames import decode_clip
 from pipeline.video.process import DecodeProcess
 
 _SAMPLES = (32, 256)

@@ -51,7 +51,7 @@ def write_job(to: Path, videos: str, questions: Sequence[str], *, model: str, ou
     from importlib.resources import files
     from string import Template
 
-    from pipeline.inputs import read_videos
+    from pipeline.inputs.videos_table import read_videos
 
     rows = read_videos(videos)
     columns = sorted({name for row in rows for name in row.columns})

@@ -44,16 +44,20 @@ def inspect(
 
     Example: flashvid inspect output clip_1.mp4 --to clip_1.png
     """
+    from tempfile import TemporaryDirectory
+
     from flashvid.errors import ConfigurationError, PermanentError
     from flashvid.models import load_preprocessor
     from jobs.inspection import account, contact_sheet
+    from pipeline.config import StagingConfig
     from pipeline.errors import VideoNotFoundError
     from pipeline.plan.probe import ProbeTable
     from pipeline.store.keys import content_key
     from pipeline.store.results import Results
     from pipeline.store.storage import Storage
     from pipeline.store.tokens import TokenStore
-    from pipeline.video.frame_blocks import decode_clip, local_copy
+    from pipeline.video.clip_frames import decode_clip
+    from pipeline.video.staging import Staging
 
     storage = open_storage(output, storage_option)
     results = Results(storage, fingerprint)
@@ -76,9 +80,12 @@ def inspect(
         max_pixels=job.sampling.max_pixels,
     )
     try:
-        with local_copy(path, job.storage_options) as file:
+        with (
+            TemporaryDirectory() as folder,
+            Staging(StagingConfig(directory=folder), job.storage_options).staged(path, path) as video,
+        ):
             decoded = decode_clip(
-                file,
+                video.path,
                 job.sampling,
                 clip["start_s"],
                 clip["end_s"],

@@ -23,7 +23,7 @@ from pipeline.clip import ClipIdentity, DecodedClip
 from pipeline.config import SamplingConfig
 from pipeline.store.storage import Storage
 from pipeline.store.tokens import TokenStore
-from pipeline.video.frame_blocks import decode_clip
+from pipeline.video.clip_frames import decode_clip
 
 _PRESET = preset_named("llava_onevision")
 # Short: the embedded tokenizer spells letters, and a question of the paper's benchmarks takes 20 to 40 tokens.

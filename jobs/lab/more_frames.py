@@ -20,7 +20,7 @@ from jobs.lab.tiny_model.clips import ClipQuestions, held_out_clips
 from jobs.lab.tiny_model.rendering import write_clip
 from jobs.lab.worker import ask, load, loaded
 from pipeline.config import SamplingConfig
-from pipeline.video.frame_blocks import decode_clip
+from pipeline.video.clip_frames import decode_clip
 
 _STEPS = 40
 _FRAMES_PER_STEP = 2

@@ -24,7 +24,7 @@ from pipeline.stages.encode import thumbnails
 from pipeline.store.keys import content_key
 from pipeline.store.storage import Storage
 from pipeline.store.tokens import TokenStore
-from pipeline.video.frame_blocks import decode_clip
+from pipeline.video.clip_frames import decode_clip
 
 
 def run_loop(job: JobConfig, together: int = 1) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.store.keys import content_key
 from pipeline.store.parquet import Row
 from pipeline.store.storage import Storage
-from pipeline.store.token_columns import read_token_columns
+from pipeline.store.tokens import TokenStore, read_token_columns
 
 _COLUMNS = ["thumbnails", "frame_timestamps", "grid_thw", "indices", "assignment", "num_tokens"]
 _READ_THREADS = 16
@@ -67,7 +67,7 @@ def take_pictures(
 def _picture(tokens: Storage, fingerprint: str, answer: Row) -> Mapping[str, Any] | None:
     """The clip's middle thumbnail with a digit for each token of its temporal step: kept 2, merged 1, dropped 0."""
     key = content_key(answer["source_id"], answer["start_s"], answer["end_s"])
-    row = read_token_columns(tokens, fingerprint, key, _COLUMNS)
+    row = read_token_columns(tokens, TokenStore(tokens, fingerprint).name(key), _COLUMNS)
     if row is None or not row["thumbnails"]:
         return None
     thumbnails, frames = len(row["thumbnails"]), len(row["frame_timestamps"])

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from flashvid.errors import ConfigurationError
 from pipeline.store import schemas
-from pipeline.store.latest import KEY, latest_answers
 from pipeline.store.parquet import table_to_bytes
+from pipeline.store.results import KEY, ORDER, latest_rows
 from pipeline.store.run_records import RunRecords
 from pipeline.store.storage import Storage
 
@@ -48,21 +48,17 @@ def export_answers(output: Storage, target: Storage, fingerprint: str | None = N
         ConfigurationError: no such answers, or the target is not empty.
     """
     if fingerprint is None:
-        runs = RunRecords(output).all()
-        if not runs:
-            raise ConfigurationError("is no output of a run: there is nothing in runs/", output.url)
-        fingerprint = runs[-1]["answers_fingerprint"]
-    shards: dict[str, list[str]] = {}
-    for name in output.names(f"answers/fingerprint={fingerprint}"):
-        shards.setdefault(name.rsplit("/", 1)[0], []).append(name)
+        fingerprint = RunRecords(output).latest()["answers_fingerprint"]
+    shards = output.by_folder(f"answers/fingerprint={fingerprint}").values()
     if not shards:
         raise ConfigurationError(f"has no answers under fingerprint {fingerprint}", output.url)
     if target.names(""):
         raise ConfigurationError("is not empty: an export goes to a new place", target.url)
     rows = seen = 0
     files: list[str] = []
-    for table in _files(_shard_tables(output, shards)):
-        latest = latest_answers(table).sort_by([(name, "ascending") for name in KEY])
+    for table in _files(output, shards):
+        latest = table.take(latest_rows(table.select([*KEY, *ORDER]).to_pylist()))
+        latest = latest.sort_by([(name, "ascending") for name in KEY])
         files.append(f"part-{len(files):05d}.parquet")
         if not target.create(files[-1], table_to_bytes(latest)):
             raise ConfigurationError(f"{files[-1]} was written by somebody else", target.url)
@@ -70,16 +66,11 @@ def export_answers(output: Storage, target: Storage, fingerprint: str | None = N
     return Exported(fingerprint, rows, seen - rows, tuple(files))
 
 
-def _shard_tables(output: Storage, shards: dict[str, list[str]]) -> Iterator[pa.Table]:
-    for names in shards.values():
-        yield pa.concat_tables(output.scan(names, schemas.ANSWERS, schemas.ANSWERS.names))
-
-
-def _files(shard_tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+def _files(output: Storage, shards: Iterable[Sequence[str]]) -> Iterator[pa.Table]:
     """Neighbouring shards together, until they fill a file."""
     waiting: list[pa.Table] = []
-    for table in shard_tables:
-        waiting.append(table)
+    for names in shards:
+        waiting += output.scan(names, schemas.ANSWERS, schemas.ANSWERS.names)
         if sum(part.num_rows for part in waiting) >= _ROWS_PER_FILE:
             yield pa.concat_tables(waiting)
             waiting = []

@@ -9,13 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.store.keys import content_key, shard_of
 from pipeline.store.lease import Lease
 from pipeline.store.parquet import from_bytes, table_to_bytes
 from pipeline.store.run_records import RunRecords
 from pipeline.store.storage import Storage
+from pipeline.store.tokens import read_token_columns
 
 
 @dataclass(frozen=True)
@@ -50,30 +50,26 @@ def forget_video(output: Storage, caches: Iterable[Storage], lease: Lease, video
     Raises:
         OutputLockedError: another run has taken the lease; what is removed stays removed, and the rest stays.
     """
-    sources: set[str] = set()
-    clips: set[str] = set()
     answer_parts = [name for name in output.names("answers") if f"/shard={shard_of(video_id)}/" in name]
     failure_parts = output.names("failures")
+
+    def is_its_row(rows: pa.Table) -> pa.Array:
+        return pc.equal(rows["video_id"], video_id)
+
     # Tokens and probes first, as long as answers and failures still say which are the video's.
-    for table in _tables(output, answer_parts):
-        for row in table.filter(pc.equal(table["video_id"], video_id)).to_pylist():
-            sources.add(row["source_id"])
-            clips.add(content_key(row["source_id"], row["start_s"], row["end_s"]))
-    paths: set[str] = set()
-    for table in _tables(output, failure_parts):
-        paths.update(table.filter(pc.equal(table["video_id"], video_id))["video_path"].to_pylist())
+    answered = [row for rows in _tables(output, answer_parts) for row in rows.filter(is_its_row(rows)).to_pylist()]
+    failed = [row for rows in _tables(output, failure_parts) for row in rows.filter(is_its_row(rows)).to_pylist()]
+    clips = {content_key(row["source_id"], row["start_s"], row["end_s"]) for row in answered}
+    sources, paths = {row["source_id"] for row in answered}, {row["video_path"] for row in failed}
     runs = {run["run_id"] for run in RunRecords(output).all()}
     tokens = 0
     for cache in caches:
         removed = _forget_tokens(cache, lease, video_id, clips, runs)
-        sources |= removed.sources
-        tokens += removed.objects
+        sources.update(removed)
+        tokens += len(removed)
 
     def is_its_probe(rows: pa.Table) -> pa.Array:
         return pc.or_(_is_in(rows["source_id"], sources), _is_in(rows["video_path"], paths))
-
-    def is_its_row(rows: pa.Table) -> pa.Array:
-        return pc.equal(rows["video_id"], video_id)
 
     probes = _without(output, lease, output.names("probes"), is_its_probe)
     failures = _without(output, lease, failure_parts, is_its_row)
@@ -81,42 +77,27 @@ def forget_video(output: Storage, caches: Iterable[Storage], lease: Lease, video
     return Forgotten(answers, failures, tokens, probes)
 
 
-def _is_in(column: pa.ChunkedArray, values: set[str]) -> pa.Array:
+def _is_in(column: pa.ChunkedArray, values: set[str | None]) -> pa.Array:
     return pc.is_in(column, pa.array(sorted(value for value in values if value is not None), pa.string()))
 
 
-@dataclass(frozen=True)
-class _Removed:
-    objects: int
-    sources: set[str]
-
-
-def _forget_tokens(cache: Storage, lease: Lease, video_id: str, clips: set[str], runs: set[str]) -> _Removed:
+def _forget_tokens(cache: Storage, lease: Lease, video_id: str, clips: set[str], runs: set[str]) -> list[str | None]:
     """Remove the tokens of the answered clips, and those that this output's runs made of the video.
 
     In a shared cache another output may have other bytes under the same `video_id`: those stay.
+
+    Returns:
+        The `source_id` of each object that was removed; None where a damaged one did not say.
     """
-    removed = 0
-    sources: set[str] = set()
+    removed = []
     for name in cache.names("tokens"):
-        row = _origin(cache, name)
-        if PurePosixPath(name).stem in clips or (row["video_id"] == video_id and row["run_id"] in runs):
-            sources.update(source for source in (row["source_id"],) if source is not None)
+        # A damaged object says nothing of itself: it goes with its clip, and is otherwise left to `verify`.
+        row = read_token_columns(cache, name, ["video_id", "source_id", "run_id"]) or {}
+        if PurePosixPath(name).stem in clips or (row.get("video_id") == video_id and row["run_id"] in runs):
             lease.check()
             cache.remove(name)
-            removed += 1
-    return _Removed(removed, sources)
-
-
-def _origin(cache: Storage, name: str) -> Mapping[str, str | None]:
-    columns = ["video_id", "source_id", "run_id"]
-    try:
-        with cache.fs.open(cache.path(name), "rb") as file:
-            (row,) = pq.read_table(file, columns=columns).to_pylist()
-    except (pa.ArrowInvalid, ValueError):
-        # A damaged object says nothing of itself: it goes with its clip, and is otherwise left to `verify`.
-        return dict.fromkeys(columns)
-    return {name: row[name] for name in columns}
+            removed.append(row.get("source_id"))
+    return removed
 
 
 def _tables(storage: Storage, names: list[str]) -> Iterator[pa.Table]:
@@ -133,7 +114,7 @@ def _without(storage: Storage, lease: Lease, names: list[str], is_ours: Callable
             continue
         removed += table.num_rows - kept.num_rows
         lease.check()
-        if kept.num_rows and not storage.create(name.removesuffix(".parquet") + "-kept.parquet", table_to_bytes(kept)):
-            raise FileExistsError(f"{name} was written again by somebody else")
+        if kept.num_rows:
+            storage.add(name.removesuffix(".parquet") + "-kept.parquet", table_to_bytes(kept))
         storage.remove(name)
     return removed

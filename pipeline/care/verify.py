@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -16,7 +16,7 @@ from pipeline.store.keys import content_key, shard_of
 from pipeline.store.parquet import from_bytes
 from pipeline.store.run_records import RunRecords
 from pipeline.store.storage import Storage
-from pipeline.store.tokens import decode_tokens
+from pipeline.store.token_codec import decode_tokens
 
 _ANSWER_KEY = ("clip_id", "question_id", "question_hash")
 
@@ -55,7 +55,7 @@ def verify(output: Storage, token_roots: Sequence[Storage]) -> Verified:
             shared cache only the tokens that this output's runs name are looked at.
     """
     check = _Verification(output)
-    for names in _by_folder(output.names("answers")).values():
+    for names in output.by_folder("answers").values():
         check.answers_of_shard(names)
     for name in output.names("failures"):
         if (failures := check.read(output, name, schemas.FAILURES.names)) is not None:
@@ -142,13 +142,6 @@ class _Verification:
 
     def _find(self, kind: Literal["duplicate", "orphan", "damaged"], name: str, message: str) -> None:
         self.findings.append(Finding(kind, name, message))
-
-
-def _by_folder(names: Iterable[str]) -> dict[str, list[str]]:
-    folders: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        folders[name.rsplit("/", 1)[0]].append(name)
-    return folders
 
 
 def _folder_value(name: str, key: str) -> str:

@@ -1,15 +1,6 @@
-"""Reading and checking the two input tables: videos and questions."""
+"""The two input tables: videos and questions. Reading them is in `videos_table` and `questions_table`."""
 
-from pipeline.inputs.questions import Question, QuestionTable, read_question_rows, read_questions
-from pipeline.inputs.videos import Video, VideoTable, read_video_table, read_videos
+from pipeline.inputs.questions import Question, QuestionTable
+from pipeline.inputs.videos import Source, Video, VideoTable
 
-__all__ = [
-    "Question",
-    "QuestionTable",
-    "Video",
-    "VideoTable",
-    "read_question_rows",
-    "read_questions",
-    "read_video_table",
-    "read_videos",
-]
+__all__ = ["Question", "QuestionTable", "Source", "Video", "VideoTable"]

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from flashvid.errors import ConfigurationError
 from pipeline.config import JobConfig
 from pipeline.errors import InputTableError
-from pipeline.inputs import QuestionTable, Video, VideoTable, read_questions, read_video_table
 from pipeline.inputs.allowed_roots import refusal
+from pipeline.inputs.questions import QuestionTable
+from pipeline.inputs.questions_table import read_questions
 from pipeline.inputs.sources import stat_sources
-from pipeline.inputs.videos import Source
+from pipeline.inputs.videos import Source, Video, VideoTable
+from pipeline.inputs.videos_table import read_videos
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,8 @@ def read_tables(job: JobConfig) -> tuple[VideoTable, QuestionTable]:
         place = getattr(job, key)
         if isinstance(place, str) and (reason := refusal(place, job.allowed_roots)):
             raise ConfigurationError(f"{key}: {reason}")
-    videos = read_video_table(job.videos, job.storage_options, job.allowed_roots)
+    videos = read_videos(job.videos, job.storage_options, job.allowed_roots)
     if job.source_id_column is not None and job.source_id_column not in videos.columns:
         raise InputTableError(f"has no column {job.source_id_column!r} (source_id_column of the job)", job.videos)
-    questions = read_questions(
-        job.questions,
-        video_ids=videos.video_ids,
-        video_columns=videos.columns,
-        storage_options=job.storage_options,
-    )
+    questions = read_questions(job.questions, videos, job.storage_options)
     return videos.first(job.limit), questions

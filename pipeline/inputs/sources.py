@@ -8,10 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from pipeline.errors import InputTableError
-from pipeline.inputs import Video
-from pipeline.inputs.videos import Source
+from pipeline.inputs.videos import Source, Video
+from pipeline.store.filesystem import resolve
 from pipeline.store.keys import digest
-from pipeline.store.storage import resolve
 
 _STAT_THREADS = 32
 

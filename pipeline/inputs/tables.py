@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet as pq
 
 from pipeline.errors import InputTableError
-from pipeline.store.storage import answering, resolve
+from pipeline.store.filesystem import answering, resolve
+from pipeline.store.parquet import from_bytes
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
 
@@ -21,6 +21,13 @@ TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
 def is_table(path: str) -> bool:
     """Whether a path names a table by its suffix."""
     return PurePosixPath(path).suffix.lower() in TABLE_SUFFIXES
+
+
+def text_column(texts: Iterable[str | None]) -> pa.Array:
+    """Texts as an Arrow array. `pa.array` makes the same one, but imports pandas first."""
+    builder = pa.lib.StringBuilder()
+    builder.append_values(list(texts))
+    return builder.finish()
 
 
 def read_table(path: str, storage_options: Mapping[str, Any]) -> pa.Table:
@@ -45,7 +52,7 @@ def read_table(path: str, storage_options: Mapping[str, Any]) -> pa.Table:
         raise InputTableError("is a folder, not a table file", path) from None
     try:
         if suffix == ".parquet":
-            return pq.read_table(pa.BufferReader(content))
+            return from_bytes(content)
         if suffix == ".csv":
             # Quoted fields may hold line breaks: questions do.
             parse_options = pa.csv.ParseOptions(newlines_in_values=True)
@@ -58,7 +65,7 @@ def read_table(path: str, storage_options: Mapping[str, Any]) -> pa.Table:
                 convert_options=pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""]),
             )
         return _read_jsonl(content)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise InputTableError(f"not a readable {suffix[1:]} table: {error}", path) from None
 
 

@@ -1,4 +1,4 @@
-"""The videos table: a folder, a glob, or a Parquet, CSV or JSONL file with a row per video."""
+"""The videos of a job: rows of its videos table, and what the bytes of each are."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from pipeline.errors import InputTableError
 from pipeline.inputs.allowed_roots import refusal
-from pipeline.inputs.tables import is_table, read_table
 from pipeline.store.keys import shard_of
-from pipeline.store.storage import answering, resolve
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".mpeg"})
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 _KNOWN_COLUMNS = ("video_id", "video_path", "start_s", "end_s")
 _ROWS_AT_ONCE = 4096
 
@@ -114,94 +111,6 @@ class VideoTable:
         of_row = np.array([int(shard_of(video_id), 16) * count // 256 for video_id in self.video_ids.to_pylist()])
         taken = (self._rows.take(np.flatnonzero(of_row == index)) for index in range(count))
         return [VideoTable(rows, self._path, self._allowed_roots) for rows in taken]
-
-
-def read_videos(path: str, storage_options: Mapping[str, Any] | None = None) -> list[Video]:
-    """The videos of a job as a list; see `read_video_table`."""
-    return list(read_video_table(path, storage_options))
-
-
-def read_video_table(
-    path: str, storage_options: Mapping[str, Any] | None = None, allowed_roots: Sequence[str] | None = None
-) -> VideoTable:
-    """Read the videos of a job.
-
-    Args:
-        path: A table file, a folder (searched recursively), or a glob. In a folder or glob, `video_id` is the
-            file's path below the folder (below the glob's fixed part).
-        storage_options: For fsspec.
-        allowed_roots: As in `JobConfig`.
-
-    Raises:
-        InputTableError: nothing there, no rows, a missing column, a file's name that is not UTF-8, or a `video_id`
-            that is empty or occurs twice; the message names the rows.
-        StorageUnavailableError: the store of a table, a folder or a glob does not answer.
-    """
-    options = storage_options or {}
-    rows = _table_rows(path, options) if is_table(path) else _files(path, options)
-    if not rows.num_rows:
-        raise InputTableError("has no videos", path)
-    if pc.count_distinct(rows["video_id"]).as_py() < rows.num_rows:
-        first_row: dict[str, int] = {}
-        for number, video_id in enumerate(rows["video_id"].to_pylist(), 1):
-            if (earlier := first_row.setdefault(video_id, number)) != number:
-                raise InputTableError(f"video_id {video_id!r} occurs twice, in rows {earlier} and {number}", path)
-    return VideoTable(rows, path, allowed_roots)
-
-
-def _files(path: str, options: Mapping[str, Any]) -> pa.Table:
-    fs, inner = resolve(path, options)
-    with answering(path):
-        # What is there under this very name comes first: "clip [a1].mp4" is a file, and would match nothing as a glob.
-        if fs.isdir(inner):
-            fixed, found = inner.rstrip("/"), fs.find(inner)
-        elif fs.exists(inner):
-            fixed, found = inner.rsplit("/", 1)[0], [inner]
-        elif any(character in path for character in "*?["):
-            fixed = inner[: min(inner.find(c) for c in "*?[" if c in inner)].rsplit("/", 1)[0]
-            found = fs.glob(inner)
-        else:
-            raise InputTableError("no such file or folder", path)
-    files = [file for file in sorted(found) if PurePosixPath(file).suffix.lower() in VIDEO_SUFFIXES]
-    for file in files:
-        # Linux allows any bytes in a name; no table can hold these, and none of ours may leave a file out in silence.
-        if not _is_unicode(file):
-            raise InputTableError(f"the file {file!a} has a name that is not UTF-8: rename it", path)
-    return pa.table(
-        {
-            "video_id": pa.array([file.removeprefix(fixed).lstrip("/") for file in files], pa.string()),
-            "video_path": pa.array(
-                [fs.unstrip_protocol(file) if "://" in path else file for file in files], pa.string()
-            ),
-        }
-    )
-
-
-def _is_unicode(name: str) -> bool:
-    """Whether a name read from a file system was UTF-8; of another, Python keeps the bytes as lone surrogates."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _table_rows(path: str, options: Mapping[str, Any]) -> pa.Table:
-    table = read_table(path, options)
-    if not table.column_names:  # an empty JSONL file
-        return pa.table({"video_id": []})
-    for name in ("video_id", "video_path"):
-        if name not in table.column_names:
-            raise InputTableError(f"has no column {name!r}; its columns are {table.column_names}", path)
-    position = table.column_names.index("video_id")
-    if table["video_id"].type != pa.string():
-        # Numbers, say: an id is the text of what the table holds.
-        ids = [None if value is None else str(value) for value in table["video_id"].to_pylist()]
-        table = table.set_column(position, "video_id", pa.array(ids, pa.string()))
-    blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(table["video_id"]), ""), fill_value=True)
-    if pc.any(blank).as_py():
-        raise InputTableError(f"row {pc.index(blank, True).as_py() + 1} has no video_id", path)
-    return table
 
 
 def _video(row: Mapping[str, Any], table: str, allowed_roots: Sequence[str] | None) -> Video:

@@ -12,7 +12,7 @@ from pipeline.clip import Clip
 from pipeline.cluster.resources import Pools, gpus_taken
 from pipeline.config import JobConfig, SamplingConfig
 from pipeline.plan.plan import Plan
-from pipeline.video.demux import VideoHeader
+from pipeline.video.packet_index import VideoHeader
 
 # Measured on the demo's clips: three thumbnails, the row's other columns, Parquet's own.
 _CLIP_OVERHEAD_BYTES = 20_000

@@ -35,7 +35,7 @@ from pipeline.store.context import RunContext
 from pipeline.store.fingerprint import Fingerprints, fingerprints
 from pipeline.store.run_records import RunRecords, new_run_id
 from pipeline.store.storage import Storage
-from pipeline.video.demux import VideoHeader
+from pipeline.video.packet_index import VideoHeader
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,12 @@ from pipeline.errors import (
     WorkerDiedError,
 )
 from pipeline.store import schemas
+from pipeline.store.filesystem import resolve
 from pipeline.store.parquet import to_bytes
-from pipeline.store.storage import Storage, resolve
-from pipeline.video.choice import Decoder, automatic
-from pipeline.video.demux import VideoHeader, opened, read_index
+from pipeline.store.storage import Storage
+from pipeline.video.demux import opened, read_index
 from pipeline.video.limits import limited
+from pipeline.video.packet_index import Decoder, VideoHeader
 
 STAGE = "probe"
 # How Ray says that a process is gone, whoever ended it.
@@ -209,4 +210,4 @@ def read_probe(file: str | IO[bytes]) -> Probe:
     """
     with opened(file) as container:
         index = read_index(container)
-    return Probe(index.header, automatic(index))
+    return Probe(index.header, index.decoder)

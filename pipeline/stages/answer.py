@@ -19,7 +19,7 @@ from pipeline.inputs import Question, QuestionTable
 from pipeline.inputs.prompts import option_letters
 from pipeline.plan.plan import PlanCounts
 from pipeline.stages.stage import Stage, StageSettings
-from pipeline.store.tokens import decode_tokens
+from pipeline.store.token_codec import decode_tokens
 
 _ANSWER_COLUMNS = (
     "response", "finish_reason", "num_visual_tokens", "num_prompt_tokens", "num_generated_tokens", "option_scores",

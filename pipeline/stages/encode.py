@@ -15,7 +15,7 @@ from flashvid.models import load_model
 from pipeline.clip import ClipMessage
 from pipeline.cluster.device import reserved_device
 from pipeline.stages.stage import Stage, StageSettings
-from pipeline.store.tokens import encode_tokens
+from pipeline.store.token_codec import encode_tokens
 
 _THUMBNAILS = 3
 _THUMBNAIL_SIDE = 160

@@ -18,8 +18,7 @@ def note_cache_user(cache: Storage, output: Storage) -> None:
     """Leave word in a cache that an output uses it; before the first token of a run is committed there."""
     where = output.root if output.is_local else output.url
     name = f"{_FOLDER}/{digest('cache user', where, length=16)}.json"
-    if not cache.create(name, json.dumps({"output": where}).encode()):
-        raise FileExistsError(f"{_FOLDER}/ of {cache.url} has another output under the name of {where}")
+    cache.add(name, json.dumps({"output": where}).encode())
 
 
 def cache_users(cache: Storage, storage_options: Mapping[str, Any], gone: Collection[str] = ()) -> list[Storage]:

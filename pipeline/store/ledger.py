@@ -101,9 +101,8 @@ class Ledger:
                 yield FailureKey(**{name: row[name] for name in names}, retried=retried)
 
     def _create(self, name: str, rows: Sequence[Row], schema: pa.Schema) -> None:
-        if not self._storage.create(name, to_bytes(rows, schema)):
-            # Part names carry the run and a counter: a clash means two processes believe to be the same run.
-            raise FileExistsError(f"{name} was written by somebody else")
+        # Part names carry the run and a counter: a clash means two processes believe to be the same run.
+        self._storage.add(name, to_bytes(rows, schema))
 
     def _read(self, folder: str, schema: pa.Schema, columns: Sequence[str]) -> Iterable[pa.Table]:
         return self._storage.scan(self._storage.names(folder), schema, columns)

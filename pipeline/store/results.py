@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import pyarrow as pa
 from pydantic import ValidationError
 
 from flashvid.errors import ConfigurationError
 from pipeline.config import JobConfig
 from pipeline.errors import SourceUnreachableError, VideoNotFoundError
 from pipeline.store import schemas
-from pipeline.store.latest import KEY, ORDER, latest_answers
 from pipeline.store.parquet import Row
 from pipeline.store.run_records import RunRecords
 from pipeline.store.storage import Storage
 
+# One question of one span of one video.
+KEY = ("video_id", "start_s", "end_s", "question_id")
+# What `latest_rows` looks at besides.
+ORDER = ("source_id", "run_id")
 # Where a failure does not tell its file (those from before it did): without its bytes a video is another clip than with
 # them, so these are over once any clip of it is answered.
 _OF_NO_FILE = (VideoNotFoundError.__name__, SourceUnreachableError.__name__)
+
+
+def latest_rows(rows: Sequence[Row]) -> list[int]:
+    """Return the numbers of the answers that count today, ascending.
+
+    Of answers with the same key that is the one of the latest run; of a replaced file none counts.
+
+    Args:
+        rows: With the columns `KEY` and `ORDER`; every answer of each of their videos.
+    """
+    # A `run_id` sorts by the time its run began. Rows of one run are equal work, and any of them will do.
+    oldest_first = sorted(range(len(rows)), key=lambda number: rows[number]["run_id"])
+    file_of = {rows[n]["video_id"]: rows[n]["source_id"] for n in oldest_first if rows[n]["source_id"] is not None}
+    of_current_files = (n for n in oldest_first if rows[n]["source_id"] == file_of.get(rows[n]["video_id"]))
+    return sorted({tuple(rows[n][name] for name in KEY): n for n in of_current_files}.values())
 
 
 class Results:
@@ -38,15 +54,8 @@ class Results:
     """
 
     def __init__(self, storage: Storage, fingerprint: str | None = None) -> None:
-        records = RunRecords(storage).all()
-        if not records:
-            raise ConfigurationError("is no output of a run: there is nothing in runs/", storage.url)
-        chosen = [run for run in records if fingerprint in (None, run["answers_fingerprint"])]
-        if not chosen:
-            known = ", ".join(dict.fromkeys(run["answers_fingerprint"] for run in records))
-            raise ConfigurationError(f"has no run of fingerprint {fingerprint}; there are {known}", storage.url)
         self._storage = storage
-        self.record: dict[str, Any] = chosen[-1]
+        self.record = RunRecords(storage).latest(fingerprint)
         self.fingerprint: str = self.record["answers_fingerprint"]
 
     @property
@@ -72,14 +81,12 @@ class Results:
             columns: Of `schemas.ANSWERS`; those that identify an answer come along.
         """
         wanted = list(dict.fromkeys([*KEY, *ORDER, "clip_id", *columns]))
-        rows: list[Row] = []
-        shards: dict[str, list[str]] = {}
-        for name in self._storage.names(f"answers/fingerprint={self.fingerprint}"):
-            shards.setdefault(name.rsplit("/", 1)[0], []).append(name)
+        latest: list[Row] = []
         # A video's answers are all in one shard.
-        for names in shards.values():
-            rows += latest_answers(pa.concat_tables(self._storage.scan(names, schemas.ANSWERS, wanted))).to_pylist()
-        return sorted(rows, key=lambda row: tuple(str(row[name]) for name in KEY))
+        for names in self._storage.by_folder(f"answers/fingerprint={self.fingerprint}").values():
+            rows = [row for part in self._storage.scan(names, schemas.ANSWERS, wanted) for row in part.to_pylist()]
+            latest += (rows[number] for number in latest_rows(rows))
+        return sorted(latest, key=lambda row: tuple(str(row[name]) for name in KEY))
 
     def failures(self, answers: Sequence[Row]) -> list[Row]:
         """The latest failure of everything that failed and has not been answered since; of a replaced file, none.

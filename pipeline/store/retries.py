@@ -67,6 +67,6 @@ def request_retry(storage: Storage, request: RetryRequest) -> int:
         results = Results(storage, fingerprint)
         for row in results.failures(results.answers(columns=())):
             covered += request.covers(row) and not any(other.covers(row) for other in earlier)
-    if covered and not storage.create(f"{_FOLDER}/{request.requested}.json", json.dumps(asdict(request)).encode()):
-        raise FileExistsError(f"{_FOLDER}/{request.requested}.json was written by somebody else")
+    if covered:
+        storage.add(f"{_FOLDER}/{request.requested}.json", json.dumps(asdict(request)).encode())
     return covered

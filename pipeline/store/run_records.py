@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+from flashvid.errors import ConfigurationError
 from pipeline.config import JobConfig
 from pipeline.errors import NewerFormatError, SettingsChangedError
 from pipeline.store.fingerprint import Fingerprints, changed_settings
@@ -80,10 +81,24 @@ class RunRecords:
         Raises:
             NewerFormatError: a run of a later version has changed the output's format.
         """
-        return [self._read_start(name) for name in self._starts()]
+        names = self._storage.names("runs")
+        return [self._read_start(name) for name in names if not name.endswith(".end.json")]
 
-    def _starts(self) -> list[str]:
-        return [name for name in self._storage.names("runs") if not name.endswith(".end.json")]
+    def latest(self, fingerprint: str | None = None) -> dict[str, Any]:
+        """The latest run's record, or that of the latest run under an `answers_fingerprint`.
+
+        Raises:
+            ConfigurationError: there is no such run.
+            NewerFormatError: see `all`.
+        """
+        runs = self.all()
+        if not runs:
+            raise ConfigurationError("no run has written here: runs/ is empty", self._storage.url)
+        chosen = [run for run in runs if fingerprint in (None, run["answers_fingerprint"])]
+        if not chosen:
+            known = ", ".join(dict.fromkeys(run["answers_fingerprint"] for run in runs))
+            raise ConfigurationError(f"has no run of fingerprint {fingerprint}; there are {known}", self._storage.url)
+        return chosen[-1]
 
     def _read_start(self, name: str) -> dict[str, Any]:
         record = self._read(name)
@@ -97,8 +112,7 @@ class RunRecords:
         return record
 
     def _read(self, name: str) -> dict[str, Any]:
-        record: dict[str, Any] = json.loads(self._storage.read(name))
-        return record
+        return dict(json.loads(self._storage.read(name)))
 
     def ended(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """The two records of every run that came to its end, as it was started and as it ended, the earliest first.
@@ -116,5 +130,4 @@ class RunRecords:
         return any(self._storage.has_folder(folder) for folder in folders)
 
     def _create(self, name: str, record: Mapping[str, Any]) -> None:
-        if not self._storage.create(name, json.dumps(record, indent=2).encode()):
-            raise FileExistsError(f"{name} was written by somebody else")
+        self._storage.add(name, json.dumps(record, indent=2).encode())

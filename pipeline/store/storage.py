@@ -9,26 +9,24 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 import uuid
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import fsspec
-import pyarrow as pa
-import pyarrow.dataset as ds
-from botocore.exceptions import NoCredentialsError
-from fsspec.asyn import AsyncFileSystem
-from fsspec.implementations.local import LocalFileSystem
-
-from flashvid.errors import ConfigurationError, FatalError
+from flashvid.errors import ConfigurationError
 from pipeline.errors import StorageUnavailableError
-from pipeline.store.traffic import Traffic
+from pipeline.store.filesystem import FINAL_ERRORS, is_local, resolve
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # For one object, all tries together. A write under the lease has to end well before another host may take over: below
 # half the lease's life (`pipeline.store.lease.LEASE_SECONDS`).
@@ -39,43 +37,32 @@ _CREDENTIALS_SECONDS = 5.0
 _FIRST_PAUSE_S = 0.2
 _SCAN_THREADS = 16
 _TEMPORARY = ".uploading-"
-# What the store says about the object itself, and will say again.
-_FINAL_ERRORS = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, NotImplementedError)
 _FINAL_NUMBERS = (errno.EINVAL, errno.ENOSYS)
 
 
-def resolve(url: str, storage_options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
-    """Return the fsspec filesystem of a URL and the path inside it (absolute for local files).
+class Traffic:
+    """Counts bytes and requests of any thread, each once, until they are taken.
 
-    Listings are never cached: they decide what work is left. Filesystems are: each holds open connections.
-
-    Raises:
-        ConfigurationError: a protocol that nobody knows, whose package is missing, or that these options don't fit.
+    A copy has no counts: a Ray task that is given a storage reports its own traffic only.
     """
-    if "://" not in url:
-        return LocalFileSystem(), str(Path(url).absolute())
-    try:
-        fs, path = fsspec.core.url_to_fs(url, use_listings_cache=False, **(storage_options or {}))
-    except (ValueError, ImportError, TypeError) as error:
-        raise ConfigurationError(f"can't be opened: {error}", url) from None
-    return fs, path
 
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
 
-@contextmanager
-def answering(url: str) -> Iterator[None]:
-    """What a store says of a path stays as it is; a remote one that says nothing is one error, with the URL.
+    def __reduce__(self) -> tuple[type[Traffic], tuple[()]]:
+        return Traffic, ()
 
-    Raises:
-        StorageUnavailableError: no answer. Every filesystem has errors of its own for that.
-    """
-    try:
-        yield
-    except (FatalError, IsADirectoryError, *_FINAL_ERRORS):
-        raise
-    except Exception as error:
-        if "://" not in url:
-            raise
-        raise StorageUnavailableError(f"no answer ({str(error) or type(error).__name__})", url) from error
+    def add(self, name: str, number: int = 1) -> None:
+        """Add to a count."""
+        with self._lock:
+            self._counts[name] += number
+
+    def take(self) -> dict[str, int]:
+        """Return everything counted since the last call."""
+        with self._lock:
+            taken, self._counts = self._counts, Counter()
+        return dict(taken)
 
 
 class Storage:
@@ -88,9 +75,9 @@ class Storage:
     def __init__(self, url: str, storage_options: Mapping[str, Any] | None = None) -> None:
         self.url = url
         self.fs, self.root = resolve(url, storage_options)
-        self.is_local = isinstance(self.fs, LocalFileSystem)
+        self.is_local = is_local(self.fs)
         # Others may have one connection, on which requests of several threads would mix.
-        self.is_concurrent = self.is_local or isinstance(self.fs, AsyncFileSystem)
+        self.is_concurrent = self.is_local or self.fs.async_impl
         self._traffic = Traffic()
         if self.is_local and Path(self.root).is_file():
             raise ConfigurationError("is a file, not a folder", url)
@@ -120,6 +107,11 @@ class Storage:
         if not self.exists(name):
             self._call(self.fs.pipe_file, self.path(name), content, within_s=within_s)
         return self.read(name) == content
+
+    def add(self, name: str, content: bytes) -> None:
+        """Write an object under a name that no other writer can have chosen. Raises FileExistsError."""
+        if not self.create(name, content):
+            raise FileExistsError(f"{name} was written by another process")
 
     @cached_property
     def is_exclusive(self) -> bool:
@@ -161,10 +153,11 @@ class Storage:
             schema: Of the columns; null where an object lacks one.
             columns: Those wanted.
         """
+        from pipeline.store.parquet import read_columns
 
         def read(name: str) -> pa.Table:
-            dataset = ds.dataset([self.path(name)], schema=schema, format="parquet", filesystem=self.fs)
-            return dataset.to_table(columns=list(columns))
+            with self.fs.open(self.path(name), "rb") as file:
+                return read_columns(file, schema, columns)
 
         at_once = self.at_once(_SCAN_THREADS)
         with ThreadPoolExecutor(at_once) as pool:
@@ -183,22 +176,29 @@ class Storage:
 
     def exists(self, name: str) -> bool:
         """Whether there is an object of that name."""
-        # Not fs.exists: most filesystems take every trouble for a no.
-        try:
-            return bool(self._call(self.fs.info, self.path(name))["type"] != "directory")
-        except (FileNotFoundError, NotADirectoryError):
-            return False
+        return self._kind(name) not in (None, "directory")
 
     def has_folder(self, folder: str) -> bool:
         """Whether anything stands below a folder."""
+        return self._kind(folder) == "directory"
+
+    def _kind(self, name: str) -> str | None:
+        # Not fs.exists: most filesystems take every trouble for a no.
         try:
-            return bool(self._call(self.fs.info, self.path(folder))["type"] == "directory")
+            return str(self._call(self.fs.info, self.path(name))["type"])
         except (FileNotFoundError, NotADirectoryError):
-            return False
+            return None
 
     def names(self, folder: str) -> list[str]:
         """Names, relative to the root, of all finished objects below a folder, sorted; [] if there is none."""
         return sorted(name for name in self._find(folder) if _TEMPORARY not in name)
+
+    def by_folder(self, folder: str) -> Mapping[str, list[str]]:
+        """The same names, grouped by the folder that holds them."""
+        groups: dict[str, list[str]] = defaultdict(list)
+        for name in self.names(folder):
+            groups[name.rpartition("/")[0]].append(name)
+        return groups
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Bytes of every finished object below a folder, by name."""
@@ -259,13 +259,15 @@ class Storage:
             return method(*arguments, **options)
         begun, pause = time.monotonic(), _FIRST_PAUSE_S
         while True:
-            if has_timeout and isinstance(self.fs, AsyncFileSystem):
+            if has_timeout and self.fs.async_impl:
                 options["timeout"] = max(begun + within_s - time.monotonic(), 1e-3)
             try:
                 return method(*arguments, **options)
             except Exception as error:
-                if isinstance(error, _FINAL_ERRORS) or getattr(error, "errno", None) in _FINAL_NUMBERS:
+                if isinstance(error, FINAL_ERRORS) or getattr(error, "errno", None) in _FINAL_NUMBERS:
                     raise
+                from botocore.exceptions import NoCredentialsError
+
                 if isinstance(error, NoCredentialsError):
                     within_s = min(within_s, _CREDENTIALS_SECONDS)
                 if time.monotonic() + pause >= begun + within_s:

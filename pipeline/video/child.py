@@ -2,10 +2,10 @@
 
     python -m pipeline.video.child PIPE SHARED_MEMORY MEMORY_LIMIT_BYTES     (two file descriptors and a number)
 
-It imports neither torch nor Ray, and so starts in well under a second. Each request is a function that gives
-`FrameBlock`s, its arguments, and the seconds it may take. Then, each time it is asked, it replies with the header of
-the next block, whose frames are in the shared memory until it is asked again; at the end with None, or with an
-exception. While the parent works on a block, the next one is decoded.
+It imports neither torch, Ray, pyarrow nor fsspec, and so starts in a fraction of a second. Each request is a function
+that gives `FrameBlock`s, its arguments, and the seconds it may take. Then, each time it is asked, it replies with the
+header of the next block, whose frames are in the shared memory until it is asked again; at the end with None, or with
+an exception. While the parent works on a block, the next one is decoded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Frames by number, with decord: fast where a file's pictures simply follow each other (`choice.py` knows)."""
+"""Frames by number, with decord: fast where a file's pictures simply follow each other (see `packet_index`)."""
 
 from __future__ import annotations
 

@@ -12,10 +12,10 @@ from typing import IO, Any
 import av
 import numpy as np
 from av.container import InputContainer
-from numpy.typing import NDArray
 
 from pipeline.errors import UnreadableVideoError
 from pipeline.video.bitstream import display_matrix, entry_kind, is_invisible
+from pipeline.video.packet_index import PacketIndex, VideoHeader
 
 # Their clocks run from the moment of the broadcast: a recording does not begin at zero.
 _RUNNING_CLOCKS = ("mpegts", "mpeg")
@@ -33,50 +33,6 @@ BEFORE_ANY_S = 10.0
 _FRAMES_MISSING_ALLOWED = 5
 _SECONDS_MISSING_ALLOWED = 1.0
 _SHARE_MISSING_ALLOWED = 0.02
-
-
-@dataclass(frozen=True)
-class VideoHeader:
-    """What is known of a file.
-
-    Attributes:
-        duration_s: When the last picture ends, in seconds.
-        fps: Average frames per second, None where unknown.
-        num_frames: Pictures in the file.
-        width: Pixels, as they are stored.
-        height: Pixels, as they are stored.
-        container: Demuxer's name, for instance ``mov,mp4,m4a,3gp,3g2,mj2``.
-        codec: For instance ``h264``.
-    """
-
-    duration_s: float
-    fps: float | None
-    num_frames: int
-    width: int
-    height: int
-    container: str
-    codec: str
-
-
-@dataclass(frozen=True)
-class PacketIndex:
-    """The pictures of a file, or of a span of it, in presentation order.
-
-    Attributes:
-        header: Of the file; `duration_s` and `num_frames` reach as far as packets were read.
-        ticks: int64 `[num_frames]` presentation times in the stream's own unit, ascending.
-        times: float64 `[num_frames]` the same in seconds from the beginning of the video.
-        keyframes: int64 `[num_keyframes]` presentation ticks of the pictures where decoding can begin, ascending.
-        entries: int64 `[num_keyframes]` what to ask the demuxer for to get there.
-        traits: What makes the file more than a plain sequence of pictures, in words; empty for most.
-    """
-
-    header: VideoHeader
-    ticks: NDArray[np.int64]
-    times: NDArray[np.float64]
-    keyframes: NDArray[np.int64]
-    entries: NDArray[np.int64]
-    traits: tuple[str, ...]
 
 
 @contextmanager

@@ -1,35 +1,29 @@
-"""The sampled frames of a clip, from a file: which reader takes them, and what a clip's frames are once decoded."""
+"""The sampled frames of a clip from a file, a few at a time, with the reader that is exact for it."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import IO, Any, cast
 
 import numpy as np
 from av.container import InputContainer
-from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
-from pipeline.clip import DecodedClip
 from pipeline.config import SamplingConfig
 from pipeline.errors import SourceUnreachableError, UnreadableVideoError, VideoNotFoundError
-from pipeline.store.storage import resolve
-from pipeline.video.choice import objections_to_decord
+from pipeline.store.filesystem import resolve
 from pipeline.video.decord_reader import DecordReader
-from pipeline.video.demux import PacketIndex, opened, read_index
+from pipeline.video.demux import opened, read_index
 from pipeline.video.frame_sampling import sample_frames
+from pipeline.video.packet_index import PacketIndex
 from pipeline.video.pyav_reader import PyavReader
 
 # A block is handed on at once: small frames together, large ones (8K: 100 MB) alone.
 _MAX_FRAMES_OF_BLOCK = 16
 _MAX_BYTES_OF_BLOCK = 128 << 20
-
-FrameTransform = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -115,28 +109,6 @@ def _readable(video: str | RemoteVideo) -> Iterator[str | IO[bytes]]:
             raise SourceUnreachableError(f"{video.url} can't be read ({reason})") from error
 
 
-@contextmanager
-def local_copy(path: str, storage_options: Mapping[str, Any]) -> Iterator[str]:
-    """A path that decoders can open: the file itself, or a copy that is gone afterwards.
-
-    Raises:
-        VideoNotFoundError: there is no such file.
-    """
-    fs, inner = resolve(path, storage_options)
-    if isinstance(fs, LocalFileSystem):
-        if not Path(inner).is_file():
-            raise VideoNotFoundError(f"no video file at {path}")
-        yield inner
-        return
-    with TemporaryDirectory(prefix="flashvid-") as folder:
-        copy = str(Path(folder) / Path(inner).name)
-        try:
-            fs.get_file(inner, copy)
-        except FileNotFoundError:
-            raise VideoNotFoundError(f"no video file at {path}") from None
-        yield copy
-
-
 def frame_blocks(
     path: str | RemoteVideo, sampling: SamplingConfig, start_s: float | None, end_s: float | None
 ) -> Iterator[FrameBlock]:
@@ -171,7 +143,7 @@ def _reader(
 ) -> DecordReader | PyavReader:
     if sampling.decoder == "pyav" or not whole or isinstance(path, RemoteVideo):
         return PyavReader(container, index)
-    objections = objections_to_decord(index)
+    objections = index.objections_to_decord
     if not objections:
         reader = DecordReader(path)
         if len(reader) == index.header.num_frames:
@@ -183,35 +155,3 @@ def _reader(
             "leave sampling.decoder to auto, or set it to pyav"
         )
     return PyavReader(container, index)
-
-
-def collect(
-    blocks: Iterable[FrameBlock], transform_for: Callable[[int], FrameTransform] = lambda _: lambda frames: frames
-) -> DecodedClip:
-    """Put a clip together from its blocks.
-
-    Args:
-        blocks: At least one.
-        transform_for: Given the number of sampled frames: what to make of frames `[f, H, W, 3]` (a resize), applied to
-            a few at a time: frames of the file's own size are never all in memory.
-    """
-    frames, timestamps = [], []
-    transform: FrameTransform | None = None
-    for block in blocks:
-        transform = transform or transform_for(block.num_frames)
-        made = transform(block.frames)
-        frames.append(made.copy() if np.may_share_memory(made, block.frames) else made)
-        timestamps.append(block.frame_timestamps)
-    return DecodedClip(frames=np.concatenate(frames), frame_timestamps=np.concatenate(timestamps))
-
-
-def decode_clip(
-    path: str | RemoteVideo,
-    sampling: SamplingConfig,
-    start_s: float | None,
-    end_s: float | None,
-    *,
-    transform_for: Callable[[int], FrameTransform] = lambda _: lambda frames: frames,
-) -> DecodedClip:
-    """Decode the sampled frames of a clip in this process: `frame_blocks`, put together by `collect`."""
-    return collect(frame_blocks(path, sampling, start_s, end_s), transform_for)

@@ -18,7 +18,8 @@ from pipeline.clip import DecodedClip
 from pipeline.config import SamplingConfig
 from pipeline.errors import DecodeMemoryError, DecoderDiedError, DecodeTimeoutError, WorkerDiedError
 from pipeline.video.child import frames_in
-from pipeline.video.frame_blocks import FrameBlock, FrameTransform, RemoteVideo, collect, frame_blocks
+from pipeline.video.clip_frames import FrameTransform, collect
+from pipeline.video.frame_blocks import FrameBlock, RemoteVideo, frame_blocks
 
 _START_LIMIT_S = 120.0
 _GIBIBYTE = 1 << 30
@@ -55,7 +56,7 @@ class DecodeProcess:
         *,
         transform_for: Callable[[int], FrameTransform] = lambda _: lambda frames: frames,
     ) -> DecodedClip:
-        """Decode the sampled frames of a clip, as `pipeline.video.frame_blocks.decode_clip` does.
+        """Decode the sampled frames of a clip, as `pipeline.video.clip_frames.decode_clip` does.
 
         A child that dies of a clip, or runs out of memory, may do so because of the files before: it is tried once more
         in a new one.

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UnreadableVideoError
 from pipeline.video.bitstream import display_matrix
-from pipeline.video.demux import BEFORE_ANY_S, PacketIndex, video_stream
+from pipeline.video.demux import BEFORE_ANY_S, video_stream
+from pipeline.video.packet_index import PacketIndex
 
 # Decoding so many pictures that nobody asked for costs less than a seek.
 _NOT_WORTH_A_SEEK = 8

@@ -19,13 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fsspec.implementations.local import LocalFileSystem
-
 from pipeline.clip import Clip
 from pipeline.config import SamplingConfig, StagingConfig
 from pipeline.errors import VideoNotFoundError
+from pipeline.store.filesystem import is_local, resolve
 from pipeline.store.keys import digest
-from pipeline.store.storage import Storage, resolve
+from pipeline.store.storage import Storage
 
 _FETCH_SECONDS = 600.0
 _GIBIBYTE = 1 << 30
@@ -79,7 +78,7 @@ class Staging:
             StorageUnavailableError: no answer, however often it was asked.
         """
         fs, inner = resolve(video_path, self._storage_options)
-        if isinstance(fs, LocalFileSystem):
+        if is_local(fs):
             if not Path(inner).is_file():
                 raise VideoNotFoundError(f"no video file at {video_path}")
             yield StagedVideo(inner, 0)

@@ -142,7 +142,7 @@ def test_no_such_output(
     """It is not made by being looked for."""
     code, said = command(monkeypatch, capsys, *words_for(name, str(tmp_path / "nowhere"), tmp_path / "to"))
     assert code == REFUSED
-    assert f"{tmp_path}/nowhere: is no output of a run" in said
+    assert f"{tmp_path}/nowhere: no run has written here" in said
     assert not (tmp_path / "nowhere").exists()
 
 

@@ -239,7 +239,7 @@ def test_what_can_not_be_evaluated_is_refused_by_name(tmp_path: Path) -> None:
         assert isinstance(done.exception, ConfigurationError), done.exception
         return str(done.exception)
 
-    assert "is no output of a run" in refusal(tmp_path / "nothing")
+    assert "no run has written here" in refusal(tmp_path / "nothing")
     make_output(job(tmp_path), encode=False)
     output = tmp_path / "output"
     assert "did you mean 'length'?" in refusal(output, "--by", "lenght")

@@ -32,9 +32,9 @@ from pipeline.plan.estimates import (
 )
 from pipeline.plan.plan import Plan
 from pipeline.plan.preview import Hardware, preview
-from pipeline.video.demux import VideoHeader
-from pipeline.video.frame_blocks import decode_clip
+from pipeline.video.clip_frames import decode_clip
 from pipeline.video.frame_sampling import sample_frames
+from pipeline.video.packet_index import VideoHeader
 from tests.support.helpers import clip
 from tests.support.outputs import make_output
 from tests.support.runs import copy_videos, job, table

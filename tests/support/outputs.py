@@ -21,7 +21,7 @@ from pipeline.store.ledger import Ledger
 from pipeline.store.run_records import RunRecords, new_run_id
 from pipeline.store.storage import Storage
 from pipeline.store.tokens import TokenStore
-from pipeline.video.frame_blocks import decode_clip
+from pipeline.video.clip_frames import decode_clip
 
 Respond = Callable[[Clip, str], str | Exception]
 """The response to a rendered question about a clip, or what it fails with."""

@@ -22,7 +22,7 @@ from jobs.lab.tiny_model.rendering import write_clip
 from jobs.lab.tiny_model.scenes import Scene
 from pipeline.clip import DecodedClip
 from pipeline.config import SamplingConfig
-from pipeline.video.frame_blocks import decode_clip
+from pipeline.video.clip_frames import decode_clip
 
 # Far from the clips that training looks at to report its progress.
 _FIRST_CLIP = 1_000_000

@@ -27,7 +27,7 @@ from jobs.lab.ray_session import ray_session
 from jobs.lab.sleeping import Asleep, Sleeps, seconds_within
 from pipeline.config import SamplingConfig
 from pipeline.plan.plan import PlanCounts
-from pipeline.video.frame_blocks import decode_clip
+from pipeline.video.clip_frames import decode_clip
 from tests.support.runs import copy_videos, job
 
 # Burns CPU, says how much, and then waits to be told to end; so does a child of it.

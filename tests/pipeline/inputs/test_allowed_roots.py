@@ -8,9 +8,9 @@ import pytest
 
 from flashvid.errors import ConfigurationError
 from jobs.shipping import fill_working_dir, for_cluster
-from pipeline.inputs import read_video_table
 from pipeline.inputs.allowed_roots import refusal
 from pipeline.inputs.job_inputs import read_inputs
+from pipeline.inputs.videos_table import read_videos
 from pipeline.store.ledger import Ledger
 from pipeline.store.storage import Storage
 from tests.pipeline.store.test_ledger import answer
@@ -64,7 +64,7 @@ def test_rows_outside_are_problems_that_are_not_looked_for(tmp_path: Path) -> No
     table = tmp_path / "videos" / "videos.csv"
     table.write_text(f"video_id,video_path\na,a.mp4\nup,../secret.mp4\nfar,{tmp_path}/secret.mp4\nweb,http://x/a.mp4\n")
     roots = [str(tmp_path / "videos")]
-    videos = read_video_table(str(table), allowed_roots=roots)
+    videos = read_videos(str(table), allowed_roots=roots)
     rows = {video.video_id: video.problem for shard in videos.shards(4) for video in shard}
     assert rows.pop("a") is None
     assert all(problem is not None and "allowed_roots" in problem for problem in rows.values())

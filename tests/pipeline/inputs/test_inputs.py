@@ -14,7 +14,10 @@ import pytest
 
 from pipeline.config import QuestionRow
 from pipeline.errors import InputTableError
-from pipeline.inputs import Question, QuestionTable, Video, read_questions, read_video_table, read_videos
+from pipeline.inputs.questions import Question, QuestionTable
+from pipeline.inputs.questions_table import read_questions
+from pipeline.inputs.videos import Video, VideoTable
+from pipeline.inputs.videos_table import read_videos
 from pipeline.store.keys import shard_of
 
 Rows = Sequence[dict[str, Any]]
@@ -43,7 +46,8 @@ def questions_of(
 ) -> QuestionTable:
     """Questions from a file or from rows in the job."""
     rows = source if isinstance(source, str) else [QuestionRow.model_validate(row) for row in source]
-    return read_questions(rows, video_ids=video_ids, video_columns=columns)
+    videos = pa.table(dict.fromkeys(columns, video_ids))
+    return read_questions(rows, VideoTable(videos, "v.csv"))
 
 
 # Videos
@@ -60,7 +64,7 @@ def test_a_folder_gives_every_video_file_below_it(tmp_path: Path) -> None:
     """Named by their paths below the folder, sorted; other files are no videos."""
     touch(tmp_path, "b.mp4", "a.MKV", "sub/c.webm", "notes.txt", "sub/poster.jpg")
     for folder in (str(tmp_path), f"{tmp_path}/", f"file://{tmp_path}"):
-        videos = read_videos(folder)
+        videos = list(read_videos(folder))
         assert [video.video_id for video in videos] == ["a.MKV", "b.mp4", "sub/c.webm"]
         assert [video.video_path.removeprefix("file://") for video in videos if video.video_path] == [
             f"{tmp_path}/{video.video_id}" for video in videos
@@ -88,7 +92,7 @@ def test_a_glob_names_videos_below_its_fixed_part(tmp_path: Path, pattern: str, 
 def test_one_file_is_a_job_of_one_video(tmp_path: Path, name: str) -> None:
     """Also one whose name would be a pattern."""
     touch(tmp_path, name)
-    assert read_videos(str(tmp_path / name)) == [Video(name, str(tmp_path / name))]
+    assert list(read_videos(str(tmp_path / name))) == [Video(name, str(tmp_path / name))]
 
 
 def test_a_folder_whose_name_would_be_a_pattern_is_a_folder(tmp_path: Path) -> None:
@@ -116,12 +120,14 @@ def test_the_three_kinds_of_table_say_the_same(tmp_path: Path) -> None:
         "2026-01-31,s3://bucket/b.mp4,1.5,20,",
     )
     for path in (csv, write_jsonl(tmp_path / "v.jsonl", rows), write_parquet(tmp_path / "v.parquet", rows)):
-        assert read_videos(path) == EXPECTED, path
+        assert list(read_videos(path)) == EXPECTED, path
 
 
 def test_only_an_empty_cell_of_a_csv_is_empty(tmp_path: Path) -> None:
     """Words such as NA and null are words like others."""
-    videos = read_videos(write_csv(tmp_path / "v.csv", "video_id,video_path,title", "NA,/a.mp4,null", "NaN,/b.mp4,"))
+    videos = list(
+        read_videos(write_csv(tmp_path / "v.csv", "video_id,video_path,title", "NA,/a.mp4,null", "NaN,/b.mp4,"))
+    )
     assert [(video.video_id, video.columns["title"]) for video in videos] == [("NA", "null"), ("NaN", None)]
     table = write_csv(tmp_path / "q.csv", "question,answer,video_id", "Null?,N/A,NA", "NaN,,")
     asked = questions_of(table, video_ids=["NA"]).for_video("NA")
@@ -132,7 +138,7 @@ def test_numbers_as_ids_are_their_text(tmp_path: Path) -> None:
     """In files that have numbers."""
     rows = [{"video_id": 7, "video_path": "/a.mp4"}]
     for path in (write_jsonl(tmp_path / "v.jsonl", rows), write_parquet(tmp_path / "v.parquet", rows)):
-        assert read_videos(path)[0].video_id == "7"
+        assert next(iter(read_videos(path))).video_id == "7"
 
 
 def test_a_relative_path_is_meant_from_the_tables_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +157,7 @@ def test_a_table_on_a_remote_filesystem(tmp_path: Path) -> None:
 
     del tmp_path
     fsspec.filesystem("memory").pipe_file("/inputs/v.csv", b"video_id,video_path\na,a.mp4\n")
-    assert read_videos("memory://inputs/v.csv") == [Video("a", "memory://inputs/a.mp4")]
+    assert list(read_videos("memory://inputs/v.csv")) == [Video("a", "memory://inputs/a.mp4")]
 
 
 @pytest.mark.parametrize(
@@ -251,15 +257,13 @@ def test_questions_may_use_every_column_some_video_has(tmp_path: Path) -> None:
     table.write_text(
         '{"video_id": "a", "video_path": "/a", "title": "x"}\n{"video_id": "b", "video_path": "/b", "year": 1}\n'
     )
-    found = read_video_table(str(table)).columns
+    found = read_videos(str(table)).columns
     assert found == {"video_id", "video_path", "start_s", "end_s", "title", "year"}
 
 
 def test_a_table_in_shards_is_the_table(tmp_path: Path) -> None:
     """Every row is in the shard of its `video_id`, in the table's order."""
-    table = read_video_table(
-        write_csv(tmp_path / "v.csv", "video_id,video_path", *(f"v{i},/{i}.mp4" for i in range(500)))
-    )
+    table = read_videos(write_csv(tmp_path / "v.csv", "video_id,video_path", *(f"v{i},/{i}.mp4" for i in range(500))))
     for count in (1, 2, 16):
         shards = table.shards(count)
         assert len(shards) == count
@@ -277,7 +281,7 @@ def test_the_first_videos_of_a_table(tmp_path: Path) -> None:
     """In its order, of a folder by name; more than there are is all of them."""
     for name in ("b.mp4", "a.mp4", "c.mp4"):
         (tmp_path / name).touch()
-    table = read_video_table(str(tmp_path))
+    table = read_videos(str(tmp_path))
     found = [[video.video_id for video in table.first(count)] for count in (1, 2, 9, None)]
     assert found == [["a.mp4"], ["a.mp4", "b.mp4"], ["a.mp4", "b.mp4", "c.mp4"], ["a.mp4", "b.mp4", "c.mp4"]]
     assert len(table.first(2)) == 2

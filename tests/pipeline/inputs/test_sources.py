@@ -9,9 +9,8 @@ import fsspec
 import pytest
 
 from pipeline.errors import InputTableError, VideoNotFoundError
-from pipeline.inputs import Video
 from pipeline.inputs.sources import stat_sources
-from pipeline.inputs.videos import Source
+from pipeline.inputs.videos import Source, Video
 from pipeline.plan.probe import probe_file
 from tests.support.helpers import clip
 

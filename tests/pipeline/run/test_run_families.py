@@ -21,7 +21,7 @@ from pipeline.run.run import run
 from pipeline.run.summary import RunSummary
 from pipeline.store.storage import Storage
 from pipeline.store.tokens import TokenStore
-from pipeline.video.frame_blocks import decode_clip
+from pipeline.video.clip_frames import decode_clip
 from tests.support.runs import comparable, copy_videos, job, table
 from tests.support.tiny_families import write_llava, write_qwen3
 

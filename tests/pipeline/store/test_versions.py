@@ -16,7 +16,7 @@ from jobs.sample_videos import write_video
 from pipeline.config import SamplingConfig
 from pipeline.inputs.prompts import question_prompt
 from pipeline.store.fingerprint import VERSIONS
-from pipeline.video.frame_blocks import decode_clip
+from pipeline.video.clip_frames import decode_clip
 
 # The versions that the golden results below belong to.
 GOLDEN_VERSIONS = {"decode": 2, "preprocess": 1, "compression": 3, "prompt": 2}

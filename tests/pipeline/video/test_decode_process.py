@@ -23,7 +23,8 @@ from pipeline.errors import (
     UnreadableVideoError,
     WorkerDiedError,
 )
-from pipeline.video.frame_blocks import FrameBlock, decode_clip, frame_blocks
+from pipeline.video.clip_frames import decode_clip
+from pipeline.video.frame_blocks import FrameBlock, frame_blocks
 from pipeline.video.process import DecodeProcess
 
 FOUR = SamplingConfig(num_frames=4)

@@ -16,9 +16,10 @@ from pipeline.clip import DecodedClip
 from pipeline.config import SamplingConfig
 from pipeline.errors import UnreadableVideoError
 from pipeline.plan.probe import read_probe
+from pipeline.video.clip_frames import decode_clip
 from pipeline.video.decord_reader import DecordReader
 from pipeline.video.demux import opened, read_index
-from pipeline.video.frame_blocks import decode_clip, frame_blocks
+from pipeline.video.frame_blocks import frame_blocks
 from pipeline.video.pyav_reader import PyavReader
 from tests.support import video_corpus
 from tests.support.helpers import FfmpegFrames, ffmpeg, ffmpeg_frames

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from jobs.sample_videos import natural_clips
 from pipeline.clip import DecodedClip
-from pipeline.config import SamplingConfig
+from pipeline.config import SamplingConfig, StagingConfig
 from pipeline.errors import UnreadableVideoError, VideoNotFoundError
 from pipeline.plan.probe import read_probe
-from pipeline.video.frame_blocks import FrameTransform, decode_clip, local_copy
+from pipeline.video.clip_frames import FrameTransform, decode_clip
+from pipeline.video.staging import Staging
 from tests.support.helpers import FfmpegFrames, ffmpeg, ffmpeg_frames
 
 EIGHT = SamplingConfig(num_frames=8)
@@ -195,20 +196,8 @@ def test_a_bad_file_says_what_is_wrong(
     spoil(path, sample_videos / "moving_red_disc.mp4")
     # What lies before the damage in a Matroska file is there; an mp4's index says that something is missing.
     asked = [(EIGHT, None)] + ([(SamplingConfig(num_frames=2), 0.5)] if spoil is not _cluster_cut_off else [])
+    staging = Staging(StagingConfig(), {})
     for sampling, end_s in asked:
-        with pytest.raises(error, match=message) as caught, local_copy(str(path), {}) as local:
-            decode_clip(local, sampling, None, end_s)
+        with pytest.raises(error, match=message) as caught, staging.staged(str(path), "") as video:
+            decode_clip(video.path, sampling, None, end_s)
         assert "\n" not in str(caught.value)
-
-
-def test_a_remote_file_is_copied_for_the_decoder_and_gone_afterwards(sample_videos: Path) -> None:
-    """The memory filesystem of fsspec stands for any remote one."""
-    import fsspec
-
-    content = (sample_videos / "three_boxes.mp4").read_bytes()
-    fsspec.filesystem("memory").pipe_file("/test_decoding/three_boxes.mp4", content)
-    with local_copy("memory://test_decoding/three_boxes.mp4", {}) as copy:
-        assert Path(copy).read_bytes() == content
-    assert not Path(copy).exists()
-    with pytest.raises(VideoNotFoundError, match="nowhere"), local_copy("memory://test_decoding/nowhere.mp4", {}):
-        pass

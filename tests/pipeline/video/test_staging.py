@@ -18,7 +18,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.config import SamplingConfig, StagingConfig
 from pipeline.errors import SourceUnreachableError, VideoNotFoundError
-from pipeline.video.frame_blocks import RemoteVideo, decode_clip
+from pipeline.video.clip_frames import decode_clip
+from pipeline.video.frame_blocks import RemoteVideo
 from pipeline.video.staging import Staging, is_read_in_place
 from tests.support import video_corpus
 from tests.support.helpers import clip
