@@ -20,10 +20,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install  ## the main job on sample videos with the embedded model, into ./demo-output
 	$(BIN)/flashvid demo --output demo-output
 
-check: install  ## ruff, formatting, mypy --strict
+check: install  ## ruff, formatting, mypy --strict, who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: install  ## rewrite the sources as `make check` wants them
 	$(BIN)/ruff check --fix .

@@ -4,7 +4,7 @@
 
 BASE_PYTHON is the interpreter of an environment with the other build. The two builds take turns; of each the least of
 all rounds counts, user and system time together. Exit code 1 if an entry is above its share. It is not part of
-`make test`, which pins what each entry imports instead (`tests/jobs/test_imports.py`).
+`make test`, which pins what each entry imports instead (`tests/test_imports.py`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=7)
     given = options.parse_args()
     with TemporaryDirectory() as folder:
-        _fill(Path(folder))
+        fill(Path(folder))
         others = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         base = _entries(given.base_python, given.base_child, folder, others)
         ours = _entries(sys.executable, "pipeline.video.child", folder, os.environ)
@@ -51,7 +51,8 @@ def main() -> None:
     sys.exit(above)
 
 
-def _fill(folder: Path) -> None:
+def fill(folder: Path) -> None:
+    """Write a job with a table of videos and an output."""
     shutil.copytree(_OUTPUT, folder / "output")
     (folder / "job.yaml").write_text(_JOB)
     (folder / "videos.csv").write_text("video_id,video_path\na,a.mp4\nb,b.mp4\n")
