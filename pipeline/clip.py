@@ -15,17 +15,8 @@ from numpy.typing import NDArray
 from flashvid.errors import FlashVidError
 from pipeline.errors import SuspectedClipError
 
-_SCHEMA = pa.schema(
-    [
-        ("clip", pa.string()),
-        ("frames", pa.large_binary()),
-        ("frames_shape", pa.list_(pa.int64())),
-        ("frame_timestamps", pa.list_(pa.float64())),
-        ("tokens", pa.large_binary()),
-        ("answers", pa.string()),
-        ("failures", pa.string()),
-    ]
-)
+# Everything but the bytes is JSON, which keeps a float to its last bit.
+_SCHEMA = pa.schema([("message", pa.string()), ("frames", pa.large_binary()), ("tokens", pa.large_binary())])
 
 
 @dataclass(frozen=True)
@@ -199,21 +190,18 @@ class ClipMessage:
 
     def to_table(self) -> pa.Table:
         """One Arrow row."""
-        frames, shape, timestamps = None, None, None
-        if self.decoded is not None:
-            frames = _binary(np.ascontiguousarray(self.decoded.frames))
-            shape = list(self.decoded.frames.shape)
-            timestamps = self.decoded.frame_timestamps.tolist()
-        columns = {
-            "clip": pa.array([json.dumps(asdict(self.clip))], pa.string()),
-            "frames": pa.nulls(1, pa.large_binary()) if frames is None else frames,
-            "frames_shape": pa.array([shape], pa.list_(pa.int64())),
-            "frame_timestamps": pa.array([timestamps], pa.list_(pa.float64())),
-            "tokens": pa.array([self.tokens], pa.large_binary()),
-            "answers": pa.array([json.dumps(self.answers)], pa.string()),
-            "failures": pa.array([json.dumps([asdict(failure) for failure in self.failures])], pa.string()),
+        decoded = self.decoded
+        message = {
+            "clip": asdict(self.clip),
+            "answers": self.answers,
+            "failures": [asdict(failure) for failure in self.failures],
+            "frames_shape": None if decoded is None else decoded.frames.shape,
+            "frame_timestamps": None if decoded is None else decoded.frame_timestamps.tolist(),
         }
-        return pa.Table.from_pydict(columns, schema=_SCHEMA)
+        frames = pa.nulls(1, pa.large_binary())
+        if decoded is not None:
+            frames = _binary(np.ascontiguousarray(decoded.frames))
+        return pa.table([[json.dumps(message)], frames, pa.array([self.tokens], pa.large_binary())], schema=_SCHEMA)
 
     @classmethod
     def each_of(cls, table: pa.Table) -> list[Self]:
@@ -225,19 +213,19 @@ class ClipMessage:
         """Read one Arrow row; `decoded.frames` is a read-only view of its buffer."""
         if table.num_rows != 1:
             raise ValueError(f"a block holds one clip, not {table.num_rows}")
-        clip = json.loads(table["clip"][0].as_py())
-        decoded = None
+        message = json.loads(table["message"][0].as_py())
+        clip, decoded = message["clip"], None
         if table["frames"][0].is_valid:
             decoded = DecodedClip(
-                frames=_bytes_of(table["frames"]).reshape(table["frames_shape"][0].as_py()),
-                frame_timestamps=np.array(table["frame_timestamps"][0].as_py(), dtype=np.float64),
+                frames=_bytes_of(table["frames"]).reshape(message["frames_shape"]),
+                frame_timestamps=np.array(message["frame_timestamps"], dtype=np.float64),
             )
         return cls(
             clip=Clip(**{**clip, "question_ids": tuple(clip["question_ids"])}),
             decoded=decoded,
             tokens=table["tokens"][0].as_py(),
-            answers=tuple(json.loads(table["answers"][0].as_py())),
-            failures=tuple(Failure(**failure) for failure in json.loads(table["failures"][0].as_py())),
+            answers=tuple(message["answers"]),
+            failures=tuple(Failure(**failure) for failure in message["failures"]),
         )
 
 

@@ -34,8 +34,6 @@ from pipeline.store.context import RunContext
 from pipeline.store.fingerprint import fingerprints
 from pipeline.store.keys import clip_id, content_key, digest, shard_of
 from pipeline.store.lease import Lease
-from pipeline.store.run_records import new_run_id
-from pipeline.store.storage import Storage
 
 _ROWS_AT_ONCE = 100_000
 _DURATION_S = 600.0
@@ -179,10 +177,9 @@ def _touch(path: Path) -> None:
 def _measure(folder: Path) -> PlanningCost:
     """Plan, as a run does before its first clip."""
     job, imports_bytes = load_job(folder), peak_bytes()
-    prints = fingerprints(job, resolve_model(job.model.name).identity)
+    run = RunContext.of(job, resolve_model(job.model.name))
     begun, cpu_begun = time.monotonic(), time.process_time()
     videos, questions = read_tables(job)
-    run = RunContext(job, prints, Storage(job.output), new_run_id())
     lease = Lease.acquire(run.storage, run.run_id)
     ray_seconds = 0.0
     with ExitStack() as stack:

@@ -122,7 +122,7 @@ def gpus_taken(pools: Pools) -> int:
     """GPUs that the pools reserve when they start, on one node; actors with a share of a GPU have it on one."""
     wishes = _each(pools.by_stage, "num_gpus")
     count = math.ceil(sum(wishes) - _ROUNDING)
-    while not _fits(wishes, [1.0] * count, [count]):
+    while not _gpus_fit(wishes, [count]):
         count += 1
     return count
 
@@ -192,7 +192,7 @@ def _check(pools: Mapping[str, Pool], cpus_per_node: Sequence[float], gpus_per_n
             f"the pools can't be placed on nodes of {', '.join(f'{node:g}' for node in cpus_per_node)} CPUs ({asked}); "
             "an actor's CPUs have to be on one node: lower resources.*.num_cpus or resources.*.concurrency"
         )
-    if not _fits(_each(pools, "num_gpus"), [1.0 for node in gpus_per_node for _ in range(node)], gpus_per_node):
+    if not _gpus_fit(_each(pools, "num_gpus"), gpus_per_node):
         fix = "lower resources.encode or resources.answer: concurrency, or num_gpus so that actors share a GPU"
         if not gpus_per_node:
             fix = "wait until a node with one has joined, or leave resources.*.num_gpus out to run on CPUs"
@@ -205,33 +205,30 @@ def _each(pools: Mapping[str, Pool], what: Literal["num_cpus", "num_gpus"]) -> l
     return sorted(filter(None, wishes), reverse=True)
 
 
+def _place(wish: float, free: list[float]) -> bool:
+    """Take a wish from the first node, or device, that has room for it; False if there is none."""
+    place = next((i for i, left in enumerate(free) if left + _ROUNDING >= wish), None)
+    if place is not None:
+        free[place] -= wish
+    return place is not None
+
+
 def _cpus_fit(wishes: Sequence[float], cpus_per_node: Sequence[float]) -> bool:
     """First fit, largest first."""
     free = list(cpus_per_node)
-    for wish in wishes:
-        node = next((i for i, left in enumerate(free) if left + _ROUNDING >= wish), None)
-        if node is None:
-            return False
-        free[node] -= wish
-    return True
+    return all(_place(wish, free) for wish in wishes)
 
 
-def _fits(wishes: Sequence[float], free: list[float], gpus_per_node: Sequence[int]) -> bool:
+def _gpus_fit(wishes: Sequence[float], gpus_per_node: Sequence[int]) -> bool:
     """First fit, largest first: shares inside one device, whole devices inside one node."""
-    node_of = [node for node, count in enumerate(gpus_per_node) for _ in range(count)]
+    nodes = [[1.0] * count for count in gpus_per_node]
     for wish in wishes:
-        if wish <= 1.0:
-            device = next((i for i, left in enumerate(free) if left + _ROUNDING >= wish), None)
-            if device is None:
+        if wish > 1.0:
+            node = next((node for node in nodes if node.count(1.0) >= wish), None)
+            if node is None:
                 return False
-            free[device] -= wish
-            continue
-        for node in range(len(gpus_per_node)):
-            whole = [i for i, left in enumerate(free) if node_of[i] == node and left == 1.0]
-            if len(whole) >= wish:
-                for i in whole[: int(wish)]:
-                    free[i] = 0.0
-                break
-        else:
+            for _ in range(int(wish)):
+                node[node.index(1.0)] = 0.0
+        elif not any(_place(wish, node) for node in nodes):
             return False
     return True

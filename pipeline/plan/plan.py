@@ -61,32 +61,23 @@ class Plan:
         to_encode: Clips without committed tokens.
         cached: Clips whose tokens are committed and that have open questions.
         failures: Questions that can't be asked of a clip.
-        clips_total: See `PlanCounts`, as for the others.
-        answers_total: Answers the finished job has.
-        answers_done: Answers that are committed already.
-        answers_exhausted: Answers not planned.
+        totals: Of `counts`, what the clips do not tell.
     """
 
     to_encode: tuple[Clip, ...]
     cached: tuple[Clip, ...] = ()
     failures: tuple[tuple[Clip, Failure], ...] = ()
-    clips_total: int = 0
-    answers_total: int = 0
-    answers_done: int = 0
-    answers_exhausted: int = 0
+    totals: PlanCounts = PlanCounts()
 
     @property
     def counts(self) -> PlanCounts:
         """The plan's numbers."""
         clips = (*self.to_encode, *self.cached)
-        return PlanCounts(
-            clips_total=self.clips_total,
+        return replace(
+            self.totals,
             clips_to_encode=len(self.to_encode),
             clips_cached=len(self.cached),
             clips_tried_again=sum(clip.is_tried_again for clip in clips),
-            answers_total=self.answers_total,
-            answers_done=self.answers_done,
-            answers_exhausted=self.answers_exhausted,
             answers_planned=sum(len(clip.question_ids) for clip in clips),
         )
 
@@ -152,7 +143,8 @@ def plan(
             is_cached = clip.problem is None and clip.content_key in committed_tokens
             (cached if is_cached else to_encode).append(_with_questions(clip, open_questions, history))
     answers.check(questions.common)
-    return Plan(tuple(to_encode), tuple(cached), tuple(failures), len(clips), total, done, exhausted)
+    totals = PlanCounts(clips_total=len(clips), answers_total=total, answers_done=done, answers_exhausted=exhausted)
+    return Plan(tuple(to_encode), tuple(cached), tuple(failures), totals)
 
 
 def row_clip(video: Video, source: Source, columns: Collection[str] = (), duration_s: float | None = None) -> Clip:

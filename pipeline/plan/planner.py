@@ -77,10 +77,11 @@ class Planner:
 
     Args:
         run: The run.
-        on_failure: Called with what fails before a stage has begun; may raise to stop the run.
-        tick: Called now and then while planning takes its time.
-        connect: Makes sure that this process is connected to Ray; called before tasks are started. Without it nothing
-            runs on Ray: the job is one shard, and files are probed in threads, without limits.
+        on_failure: Called with each clip, or question of a clip, that fails before the first stage; may raise to stop
+            the run.
+        tick: Called after each shard and each chunk of probed files.
+        connect: Connects this process to Ray, if it is not connected yet; called before tasks are started. None keeps
+            everything in this process: the job is one shard, and files are probed in threads, without limits.
         rows_per_shard: Rows that are planned at once, about.
 
     Attributes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flashvid.engine.constants import MAX_BATCH_TOKENS
 from flashvid.errors import PermanentError
@@ -32,9 +32,8 @@ from pipeline.plan.estimates import (
 from pipeline.plan.planner import Planner
 from pipeline.plan.probe import STAGE, ProbeTable
 from pipeline.store.context import RunContext
-from pipeline.store.fingerprint import Fingerprints, fingerprints
-from pipeline.store.run_records import RunRecords, new_run_id
-from pipeline.store.storage import Storage
+from pipeline.store.fingerprint import Fingerprints
+from pipeline.store.run_records import RunRecords
 from pipeline.video.packet_index import VideoHeader
 
 
@@ -133,20 +132,19 @@ def preview(
     """
     model = resolve_model(job.model.name, job.model.revision)
     check_answering(model, job.generation, job.inner_pruning)
-    storage = Storage(job.output, job.storage_options)
-    run = RunContext(job, fingerprints(job, model.identity, model.family), storage, f"{new_run_id()}-plan")
-    records = RunRecords(storage)
+    tables, run = read_tables(job), RunContext.of(job, model)
+    records = RunRecords(run.storage)
     unusable: dict[str, str] = {}
 
     def note(clip: Clip, failure: Failure) -> None:
         if failure.stage == STAGE:
             unusable[clip.clip_id] = failure.error_type
 
-    planner = Planner(run, on_failure=note)
-    found = planner.probe(planner.plan(*read_tables(job)), at_most=max_probes)
+    planner = Planner(replace(run, run_id=f"{run.run_id}-plan"), on_failure=note)
+    found = planner.probe(planner.plan(*tables), at_most=max_probes)
     (shard,) = found.shards
     todo = shard.fetch()
-    headers = ProbeTable(storage).headers({clip.source_id for clip in todo.to_encode})
+    headers = ProbeTable(run.storage).headers({clip.source_id for clip in todo.to_encode})
     sizes, refused = _sizes(todo.to_encode, headers, job, model)
     unusable.update(refused)
     todo = todo.without(refused)
@@ -216,9 +214,8 @@ def _sizes(
 def _rates(given: Rates, measured: Rates) -> Rates:
     """What is given, and what was measured where nothing is."""
     names = ("decode_frames_per_second", "encode_frames_per_second", "answers_per_second")
-    chosen = {name: getattr(given, name) or getattr(measured, name) for name in names}
-    uses_measured = any(getattr(given, name) is None and getattr(measured, name) is not None for name in names)
-    return Rates(**chosen, measured_in=measured.measured_in if uses_measured else ())
+    missing = {name: getattr(measured, name) for name in names if not getattr(given, name)}
+    return replace(given, **missing, measured_in=measured.measured_in if any(missing.values()) else ())
 
 
 def _pools(job: JobConfig, hardware: Hardware, *, encodes: bool) -> Pools:

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from pipeline.clip import Clip, ClipMessage, Failure
 from pipeline.config import CommitConfig
 from pipeline.errors import StorageUnavailableError
 from pipeline.store.lease import Lease
 from pipeline.store.ledger import Ledger
+from pipeline.store.parquet import Row
 from pipeline.store.redaction import redacted
 
 # An object store that is away for longer than this ends the run; for less, answers wait in memory.
 _PATIENCE_S = 600.0
 _PAUSE_S = 5.0
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Rows on their way to storage."""
-
-    answers: list[Mapping[str, Any]]
-    failures: list[Mapping[str, Any]]
 
 
 class Committer:
@@ -47,7 +38,7 @@ class Committer:
         config: CommitConfig,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
-        on_commit: Callable[[int, Sequence[Mapping[str, Any]]], object] = lambda *_: None,
+        on_commit: Callable[[int, Sequence[Row]], object] = lambda *_: None,
         on_failure: Callable[[Clip, Failure], object] = lambda *_: None,
     ) -> None:
         self._ledger = ledger
@@ -57,9 +48,10 @@ class Committer:
         self._sleep = sleep
         self._on_commit = on_commit
         self._on_failure = on_failure
-        self._answers: list[Mapping[str, Any]] = []
-        self._failures: list[Mapping[str, Any]] = []
-        self._unfinished: _Batch | None = None
+        self._answers: list[Row] = []
+        self._failures: list[Row] = []
+        # Answers and failures on their way to storage.
+        self._unfinished: tuple[list[Row], list[Row]] | None = None
         self._last_commit = self._reached_at = self._try_again_at = clock()
         self._parts = 0
         self.answers_committed = 0
@@ -145,15 +137,15 @@ class Committer:
         self._lease.check()
         # A commit that failed half-way is repeated under the same names and row by row the same, never twice.
         if self._unfinished is None:
-            self._unfinished = _Batch(self._answers, self._failures)
+            self._unfinished = self._answers, self._failures
             self._answers, self._failures = [], []
-        batch, part = self._unfinished, f"{self._lease.run_id}-{self._parts + 1:05d}"
-        self._ledger.append_answers(batch.answers, part, confirm=self._lease.keep_alive)
+        (answers, failures), part = self._unfinished, f"{self._lease.run_id}-{self._parts + 1:05d}"
+        self._ledger.append_answers(answers, part, confirm=self._lease.keep_alive)
         self._lease.keep_alive()
-        self._ledger.append_failures(batch.failures, part)
-        self.answers_committed += len(batch.answers)
-        self.failures_committed += len(batch.failures)
-        self._on_commit(len(batch.answers), batch.failures)
+        self._ledger.append_failures(failures, part)
+        self.answers_committed += len(answers)
+        self.failures_committed += len(failures)
+        self._on_commit(len(answers), failures)
         self._parts += 1
         self._unfinished = None
         self._last_commit = self._clock()

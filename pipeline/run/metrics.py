@@ -31,6 +31,8 @@ _RUN = ("run_id",)
 _STAGE = ("run_id", "stage")
 _DRIVER = "driver"
 
+Kind = Literal["counter", "gauge", "histogram"]
+
 
 @dataclass(frozen=True)
 class MetricDefinition:
@@ -44,7 +46,7 @@ class MetricDefinition:
     """
 
     name: str
-    kind: Literal["counter", "gauge", "histogram"]
+    kind: Kind
     labels: tuple[str, ...]
     description: str
 
@@ -75,41 +77,29 @@ COUNTS: Mapping[str, str] = {
 }
 
 
-def _define(
-    name: str, kind: Literal["counter", "gauge", "histogram"], labels: tuple[str, ...], description: str
-) -> tuple[str, MetricDefinition]:
-    return name, MetricDefinition(f"flashvid_{name}", kind, labels, description)
-
-
-# By the name without `flashvid_`.
-METRICS: Mapping[str, MetricDefinition] = dict(
-    [
-        *(_define(name, "counter", _STAGE, description) for name, description in COUNTS.items()),
-        _define("busy_seconds", "counter", _STAGE, "seconds of work, over all processes of a stage"),
-        # Ray's agent knows only each value's bucket: counts are exact, sums are not.
-        _define("clip_seconds", "histogram", _STAGE, "seconds of work on one clip"),
-        _define(
-            "process_deaths", "counter", _STAGE, "clips that had killed a process, or lost it, and were begun again"
-        ),
-        _define("clips_in_hand", "gauge", _STAGE, "clips that a stage works on"),
-        _define("actors", "gauge", _STAGE, "processes of a stage: its pool's least, or as many as worked lately"),
-        _define("decoded_clips", "gauge", _RUN, "clips whose frames are in memory"),
-        _define("decoded_clips_limit", "gauge", _RUN, "the bound on them"),
-        _define("clips_to_encode", "gauge", _RUN, "clips that this run decodes and encodes"),
-        _define("clips_cached", "gauge", _RUN, "clips whose tokens were there before this run"),
-        _define("clips_tried_again", "gauge", _RUN, "planned clips that failed in an earlier run"),
-        _define("clips_planned", "gauge", _RUN, "clips that this run works on"),
-        _define("clips_done", "gauge", _RUN, "those that it is done with, failed ones included"),
-        _define("answers_planned", "gauge", _RUN, "answers that were missing when the run began"),
-        _define("answers_committed", "counter", _RUN, "answers on storage, made by this run"),
-        _define(
-            "failures_committed",
-            "counter",
-            ("run_id", "stage", "error_type", "error_kind"),
-            "rows added to failures/",
-        ),
-    ]
-)
+# By the name without `flashvid_`: kind, labels, description.
+_DEFINITIONS: Mapping[str, tuple[Kind, tuple[str, ...], str]] = {
+    **{name: ("counter", _STAGE, description) for name, description in COUNTS.items()},
+    "busy_seconds": ("counter", _STAGE, "seconds of work, over all processes of a stage"),
+    # Ray's agent knows only each value's bucket: counts are exact, sums are not.
+    "clip_seconds": ("histogram", _STAGE, "seconds of work on one clip"),
+    "process_deaths": ("counter", _STAGE, "clips that had killed a process, or lost it, and were begun again"),
+    "clips_in_hand": ("gauge", _STAGE, "clips that a stage works on"),
+    "actors": ("gauge", _STAGE, "processes of a stage: its pool's least, or as many as worked lately"),
+    "decoded_clips": ("gauge", _RUN, "clips whose frames are in memory"),
+    "decoded_clips_limit": ("gauge", _RUN, "the bound on them"),
+    "clips_to_encode": ("gauge", _RUN, "clips that this run decodes and encodes"),
+    "clips_cached": ("gauge", _RUN, "clips whose tokens were there before this run"),
+    "clips_tried_again": ("gauge", _RUN, "planned clips that failed in an earlier run"),
+    "clips_planned": ("gauge", _RUN, "clips that this run works on"),
+    "clips_done": ("gauge", _RUN, "those that it is done with, failed ones included"),
+    "answers_planned": ("gauge", _RUN, "answers that were missing when the run began"),
+    "answers_committed": ("counter", _RUN, "answers on storage, made by this run"),
+    "failures_committed": ("counter", ("run_id", "stage", "error_type", "error_kind"), "rows added to failures/"),
+}
+METRICS: Mapping[str, MetricDefinition] = {
+    name: MetricDefinition(f"flashvid_{name}", *definition) for name, definition in _DEFINITIONS.items()
+}
 
 
 class RunMetrics:

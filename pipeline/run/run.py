@@ -34,9 +34,8 @@ from pipeline.run.summary import Progress, RunSummary
 from pipeline.stages import STAGES, StageSettings
 from pipeline.store.cache_users import note_cache_user
 from pipeline.store.context import RunContext
-from pipeline.store.fingerprint import fingerprints
 from pipeline.store.lease import Lease
-from pipeline.store.run_records import RunRecords, new_run_id
+from pipeline.store.run_records import RunRecords
 from pipeline.store.storage import Storage
 
 _TICK_S = 0.25
@@ -68,7 +67,6 @@ def run(
     started = time.monotonic()
     model = resolve_model(job.model.name, job.model.revision)
     check_answering(model, job.generation, job.inner_pruning)
-    prints = fingerprints(job, model.identity, model.family)
     if job.preset is not None and preset_named(job.preset).family != model.family:
         on_notice(f"preset {job.preset} was published for another family than this model's, {model.family}")
     # Actors load exactly what was fingerprinted, also when a branch moves while they start.
@@ -77,7 +75,8 @@ def run(
     videos, questions = read_tables(job)
     if job.limit is not None:
         on_notice(f"limit {job.limit}: only the first {len(videos)} videos")
-    storage = Storage(job.output, job.storage_options)
+    context = RunContext.of(job, model)
+    storage = context.storage
     for root in {job.output: storage, job.tokens_root: Storage(job.tokens_root, job.storage_options)}.values():
         if not root.is_exclusive:
             on_notice(
@@ -85,13 +84,12 @@ def run(
                 "(docs/guarantees.md, stores without conditional writes)"
             )
     records = RunRecords(storage)
-    records.check_settings(prints, fork=fork)
-    context = RunContext(job, prints, storage, new_run_id())
+    records.check_settings(context.prints, fork=fork)
     lease = Lease.acquire(storage, context.run_id)
     try:
         if job.keeps_tokens and job.tokens_root != job.output:
             note_cache_user(Storage(job.tokens_root, job.storage_options), storage)
-        records.start(context.run_id, job, prints)
+        records.start(context.run_id, job, context.prints)
         log = RunLog(context.run_id, on_log, on_notice)
         summary = _Run(context, lease, log, on_progress, started).execute(videos, questions, address)
         records.end(context.run_id, asdict(summary))

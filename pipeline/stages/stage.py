@@ -46,21 +46,21 @@ class StageSettings:
     alone: bool = False
 
     def model(self, *, weights: bool = True) -> ModelSource:
-        """The run's model on this node; see `model_on_this_node`. Who needs no weights has none fetched or read."""
+        """The run's model on this node; see `model_on_this_node`. Without `weights` none are fetched or read."""
         return model_on_this_node(self.run.job.model, self.run.prints.model_identity if weights else None)
 
 
 class Stage(ABC):
     """A stateful actor of Ray Data: clips in, the same clips out; one at a time, except where a batch pays.
 
-    A subclass in `pipeline.stages.STAGES` is a stage of every run. It takes the pool of its name from `Pools`: those of
-    the job's `resources`, or one actor that reserves nothing.
+    A subclass listed in `pipeline.stages.STAGES` is a stage of every run. It takes the pool of its name from `Pools`:
+    the one that the job's `resources` describe, or a single actor that reserves nothing.
 
     Attributes:
         name: decode, encode or answer, or another one.
-        makes_tokens: Whether only clips without committed tokens pass it; all others go on from there.
+        makes_tokens: Whether clips that have committed tokens skip it.
         counted: What `process` counts, with a description: each name is a metric (see `pipeline.run.metrics`).
-        waited_s: Seconds that the clip in hand was held up by others, which are no work of this stage.
+        waited_s: Seconds that the clip in hand waited for others; they do not count as this stage's work.
         actor_id: Ray's, which stays the same when it starts the actor again.
     """
 
@@ -80,7 +80,7 @@ class Stage(ABC):
         return self.settings.run.job
 
     @classmethod
-    def batch_size(cls, planned: PlanCounts, pool: Pool) -> int:  # noqa: ARG003 - for those whose batches depend on it
+    def batch_size(cls, planned: PlanCounts, pool: Pool) -> int:  # noqa: ARG003 - used by stages that take batches
         """How many clips an actor gets at a time.
 
         Args:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
+from flashvid.models import ModelSource
 from pipeline.config import JobConfig
-from pipeline.store.fingerprint import Fingerprints
+from pipeline.store.fingerprint import Fingerprints, fingerprints
 from pipeline.store.ledger import Ledger
+from pipeline.store.run_records import new_run_id
 from pipeline.store.storage import Storage
 from pipeline.store.tokens import TokenStore
 
@@ -19,13 +22,19 @@ class RunContext:
         job: The job.
         prints: Its fingerprints.
         storage: Its output. A process that receives the context counts its own traffic.
-        run_id: The run; see `new_run_id`.
+        run_id: Its name; see `new_run_id`.
     """
 
     job: JobConfig
     prints: Fingerprints
     storage: Storage
     run_id: str
+
+    @classmethod
+    def of(cls, job: JobConfig, model: ModelSource) -> Self:
+        """A new run of a job, with the model that was found for it."""
+        storage = Storage(job.output, job.storage_options)
+        return cls(job, fingerprints(job, model.identity, model.family), storage, new_run_id())
 
     @property
     def ledger(self) -> Ledger:

@@ -79,7 +79,7 @@ def test_work_adds_up_and_unknown_clips_count_as_the_mean() -> None:
         clip("b", question_ids=("q1",), attempt=2, size_bytes=500),
         clip("c", question_ids=("q1",), source_id="source-b", size_bytes=500),
     )
-    todo = Plan(clips, (clip("d", question_ids=("q1",)),), (), 4, 6, 0, 1)
+    todo = Plan(clips, (clip("d", question_ids=("q1",)),))
     sizes = {"clip-a": ClipSize(10, 100, 25, 3000), "clip-b": ClipSize(20, 300, 75, 6000)}
     found = work(todo, sizes, stored_token_bytes=64)
     assert (found.clips_known, found.frames, found.visual_tokens, found.kept_tokens) == (2, 45, 600, 150)

@@ -109,7 +109,7 @@ def test_work_that_is_done_stays_done(output: Storage, same_job: JobConfig) -> N
         failed=ledger.failure_keys(),
         max_attempts=3,
     )
-    assert (todo.answers_done, todo.counts.answers_planned, todo.answers_exhausted) == (4, 0, 2)
+    assert (todo.counts.answers_done, todo.counts.answers_planned, todo.counts.answers_exhausted) == (4, 0, 2)
     # And had they not been answered, nothing would be decoded.
     again = plan(
         row_clips(inputs),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import ray
 
+from flashvid.models import resolve_model
 from jobs.lab.planning import fill, load_job
 from pipeline.clip import Clip, Failure
 from pipeline.config import CommitConfig, JobConfig
@@ -23,10 +24,7 @@ from pipeline.run.run import run
 from pipeline.store.context import RunContext
 from pipeline.store.keys import content_key
 from pipeline.store.lease import Lease
-from pipeline.store.run_records import new_run_id
-from pipeline.store.storage import Storage
 from tests.support.helpers import clip
-from tests.support.outputs import job_fingerprints
 from tests.support.runs import comparable, copy_videos, job, table
 
 NUM_VIDEOS, NUM_QUESTIONS = 300, 4
@@ -42,7 +40,7 @@ def half_done(tmp_path_factory: pytest.TempPathFactory) -> JobConfig:
 
 def planned(of_job: JobConfig, rows_per_shard: int) -> RunPlan:
     """What a run of the job would find, in shards of about so many rows; Ray is there if they are several."""
-    run_of_job = context(of_job)
+    run_of_job = RunContext.of(of_job, resolve_model(of_job.model.name))
     tables = read_tables(of_job)
     failed: list[tuple[Clip, Failure]] = []
     connected: list[bool] = []
@@ -57,11 +55,6 @@ def planned(of_job: JobConfig, rows_per_shard: int) -> RunPlan:
     assert bool(connected) == (rows_per_shard < len(tables[0]))
     assert failed == []
     return todo
-
-
-def context(of_job: JobConfig) -> RunContext:
-    """A run of the job."""
-    return RunContext(of_job, job_fingerprints(of_job), Storage(of_job.output), new_run_id())
 
 
 def clips(todo: RunPlan, kind: str) -> set[tuple[str, tuple[str, ...]]]:
@@ -108,7 +101,7 @@ def test_failures_are_counted_in_their_shard(half_done: JobConfig) -> None:
     (row,) = [row for row in read_tables(half_done)[0] if row.video_id == "video-0000007"]
     todo = planned(half_done, NUM_VIDEOS)
     (found,) = [c for s in todo.shards for c in s.fetch().to_encode if c.video_id == row.video_id]
-    run_of_job = context(half_done)
+    run_of_job = RunContext.of(half_done, resolve_model(half_done.model.name))
     lease = Lease.acquire(run_of_job.storage, run_of_job.run_id)
     committer = Committer(run_of_job.ledger, lease, CommitConfig())
     committer.add_failure(found, Failure("decode", "UnreadableVideoError", "permanent", "no video", ""))

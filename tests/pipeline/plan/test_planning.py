@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -135,8 +137,8 @@ def test_the_plan_is_the_set_difference(world: World) -> None:
     assert all(c.video_id in have_tokens for c in made.cached)
     assert not any(c.video_id in have_tokens for c in made.to_encode)
     assert sorted((c.video_id, failure.question_id) for c, failure in made.failures) == sorted(unaskable)
-    assert (made.clips_total, made.answers_total) == (len(world.videos), len(text))
-    assert (made.answers_done, made.answers_exhausted) == (len(done), len(exhausted))
+    assert (made.counts.clips_total, made.counts.answers_total) == (len(world.videos), len(text))
+    assert (made.counts.answers_done, made.counts.answers_exhausted) == (len(done), len(exhausted))
     assert made.counts.answers_planned == len(to_do)
     for clip in clips:
         for wanted in (None, *clip.question_ids):
@@ -185,7 +187,7 @@ def test_an_empty_column_fails_that_question_for_that_video() -> None:
     assert "{title}" in failure.error_message
     assert [clip.question_ids for clip in made.to_encode] == [("what",), ("title", "what")]
     again = make_plan(rows, [TITLE, WHAT], failures=[replace(failed(rows[0], TITLE, "permanent"), stage="plan")])
-    assert (again.failures, again.answers_exhausted) == ((), 1)
+    assert (again.failures, again.counts.answers_exhausted) == ((), 1)
 
 
 def test_a_repaired_row_is_asked() -> None:
@@ -198,7 +200,7 @@ def test_a_repaired_row_is_asked() -> None:
     impossible = replace(video("a"), problem="start_s is 'abc'")
     (bad,) = make_plan([impossible], [WHAT]).to_encode
     history = [FailureKey(bad.clip_id, None, "permanent", 1, "probe")]
-    assert make_plan([impossible], [WHAT], failures=history).answers_exhausted == 1
+    assert make_plan([impossible], [WHAT], failures=history).counts.answers_exhausted == 1
     assert len(make_plan([video("a")], [WHAT], failures=history).to_encode) == 1
 
 
@@ -209,13 +211,13 @@ def test_failures_of_other_words_do_not_count() -> None:
         replace(failed(row, WHAT, attempt=MAX_ATTEMPTS), question_hash=question_hash(WHAT.template, WHAT.options)),
         replace(failed(row, COLOUR, "permanent"), question_hash="of other words"),
     ]
-    assert make_plan([row], [WHAT], failures=failures).answers_exhausted == 1
+    assert make_plan([row], [WHAT], failures=failures).counts.answers_exhausted == 1
     (clip,) = make_plan([row], [mended, COLOUR], failures=failures).to_encode
     assert set(clip.question_ids) == {WHAT.question_id, COLOUR.question_id}
     assert [clip.attempt_of(question_id) for question_id in clip.question_ids] == [1, 1]
     # Failures from before they told the words count for any.
     old = [replace(failure, question_hash=None) for failure in failures]
-    assert make_plan([row], [mended, COLOUR], failures=old).answers_exhausted == 2
+    assert make_plan([row], [mended, COLOUR], failures=old).counts.answers_exhausted == 2
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -226,7 +228,7 @@ def test_a_retry_counts_from_the_last_try_that_it_covers(order: int) -> None:
     since = [failed(row, None, attempt=MAX_ATTEMPTS + n + 1) for n in range(MAX_ATTEMPTS)]
     (clip,) = make_plan([row], [WHAT], failures=[*before, *since[:-1]][::order]).to_encode
     assert clip.attempt == 2 * MAX_ATTEMPTS
-    assert make_plan([row], [WHAT], failures=[*before, *since][::order]).answers_exhausted == 1
+    assert make_plan([row], [WHAT], failures=[*before, *since][::order]).counts.answers_exhausted == 1
 
 
 def test_a_later_answer_supersedes_the_failures_of_its_clip() -> None:
@@ -241,7 +243,7 @@ def test_a_later_answer_supersedes_the_failures_of_its_clip() -> None:
     (clip,) = make_plan([row], [WHAT, COLOUR], answers=answers, failures=failures).to_encode
     assert clip.attempt == 3
     failures.append(replace(failed(row, None, "permanent", attempt=1), run_id="2026-13"))
-    assert make_plan([row], [WHAT, COLOUR], answers=answers, failures=failures).answers_exhausted == 1
+    assert make_plan([row], [WHAT, COLOUR], answers=answers, failures=failures).counts.answers_exhausted == 1
 
 
 @pytest.mark.parametrize(
@@ -256,7 +258,7 @@ def test_an_id_for_another_question_is_refused_by_name(changed: Question) -> Non
     """Whatever the state of the clip: its tokens, its failures, its source."""
     row = video("a")
     answers = [answered(row, WHAT, WHAT.template)]
-    assert make_plan([row], [WHAT], answers=answers).answers_done == 1
+    assert make_plan([row], [WHAT], answers=answers).counts.answers_done == 1
     for moved in (row, replace(row, video_path="/videos/replaced")):
         with pytest.raises(QuestionChangedError, match=r"question_id 'what'.*video_id 'a'"):
             make_plan(
@@ -298,7 +300,7 @@ def test_what_failed_is_tried_again_or_not(failures: list[tuple[str, Question | 
     row = video("a")
     made = make_plan([row], [WHAT, COLOUR], failures=[failed(row, q, kind, n) for kind, q, n in failures])
     assert {question for clip in made.to_encode for question in clip.question_ids} == planned
-    assert made.answers_exhausted == 2 - len(planned)
+    assert made.counts.answers_exhausted == 2 - len(planned)
 
 
 def test_a_new_question_counts_from_one() -> None:
@@ -324,7 +326,7 @@ def test_a_success_supersedes_a_failure() -> None:
     row = video("a")
     failures = [failed(row, None, "permanent"), failed(row, WHAT, "permanent")]
     made = make_plan([row], [WHAT], answers=[answered(row, WHAT, WHAT.template)], failures=failures)
-    assert (made.answers_done, made.answers_exhausted, made.to_encode) == (1, 0, ())
+    assert (made.counts.answers_done, made.counts.answers_exhausted, made.to_encode) == (1, 0, ())
 
 
 def test_a_changed_source_is_planned_again_from_the_start() -> None:
@@ -342,7 +344,7 @@ def test_a_changed_source_is_planned_again_from_the_start() -> None:
     )
     (clip,) = made.to_encode
     assert (clip.video_id, clip.attempt, clip.source_id) == ("a", 1, "other bytes")
-    assert (made.cached, made.answers_done, made.answers_exhausted) == ((), 1, 0)
+    assert (made.cached, made.counts.answers_done, made.counts.answers_exhausted) == ((), 1, 0)
 
 
 def test_changed_sources_are_named() -> None:
@@ -385,3 +387,11 @@ def test_every_clip_is_dealt_out_once(num_clips: int, count: int) -> None:
     sizes = [len(part) for part in dealt]
     assert len(sizes) == min(count, num_clips)
     assert not sizes or (max(sizes) - min(sizes) <= 1 and min(sizes) >= 1)
+
+
+def test_planning_imports_neither_storage_nor_models() -> None:
+    """Deciding what is left to do needs none of them."""
+    heavy = ("botocore", "fsspec", "huggingface_hub", "ray", "torch")
+    code = f"import sys, pipeline.plan.plan; print(sorted(set({heavy}) & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"

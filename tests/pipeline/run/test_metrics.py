@@ -134,7 +134,7 @@ def test_actors_of_a_pool_that_grows_and_shrinks() -> None:
 def test_what_the_driver_knows() -> None:
     """The plan, progress, and its own requests to storage."""
     metrics = Recorded()
-    todo = Plan((clip("a"), clip("b", attempt=2)), (clip("c"),), (), 5, 20, 10, 0)
+    todo = Plan((clip("a"), clip("b", attempt=2)), (clip("c"),))
     metrics.started(todo.counts)
     metrics.progressed(Progress(2, 3, 8, 12, 1, 5.0), {"bytes_written": 70, "requests_repeated": 3})
     seen = metrics.values
