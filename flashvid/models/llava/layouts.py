@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from flashvid.models.tensors import BOTH
+from flashvid.models.tensors import biased
 
 _PATCHES = "embeddings.patch_embedding.weight"
 
@@ -32,7 +32,7 @@ class Layout:
 
     def projector_tensors(self) -> list[str]:
         """Names in the projector, without the prefix."""
-        return [f"{layer}.{kind}" for layer in self.projector_layers for kind in BOTH]
+        return biased(*self.projector_layers)
 
 
 ORIGINAL = Layout(
@@ -72,11 +72,8 @@ def find_layout(stored: Iterable[str], default: Layout) -> Layout:
 
 def tower_tensors(num_layers: int) -> list[str]:
     """Names in the vision tower up to its last used layer, without the prefix."""
-    layer = [
-        *(f"{norm}.{kind}" for norm in ("layer_norm1", "layer_norm2") for kind in BOTH),
-        *(f"self_attn.{name}_proj.{kind}" for name in ("q", "k", "v", "out") for kind in BOTH),
-        *(f"mlp.{name}.{kind}" for name in ("fc1", "fc2") for kind in BOTH),
-    ]
+    attention = (f"self_attn.{name}_proj" for name in ("q", "k", "v", "out"))
+    layer = biased("layer_norm1", "layer_norm2", *attention, "mlp.fc1", "mlp.fc2")
     return [
         _PATCHES,
         "embeddings.patch_embedding.bias",

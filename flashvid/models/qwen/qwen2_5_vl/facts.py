@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flashvid.models.qwen.qwen_family import QwenFamily, config_problem, text_config
-from flashvid.models.tensors import BOTH, decoder_tensors
+from flashvid.models.tensors import biased, decoder_tensors
 
 _PACKAGE = "flashvid.models.qwen.qwen2_5_vl"
 
@@ -38,16 +38,14 @@ class Qwen2_5Family(QwenFamily):  # noqa: N801 - the model's name has the unders
     def vision_tensors(self, config: Mapping[str, Any]) -> list[str]:
         """List the tensors of tower and projector, without prefix."""
         block = [
-            "norm1.weight",
-            "norm2.weight",
-            *(f"attn.{layer}.{kind}" for layer in ("qkv", "proj") for kind in BOTH),
-            *(f"mlp.{layer}_proj.{kind}" for layer in ("gate", "up", "down") for kind in BOTH),
+            *("norm1.weight", "norm2.weight"),
+            *biased("attn.qkv", "attn.proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
         ]
         return [
             "patch_embed.proj.weight",
             *(f"blocks.{index}.{name}" for index in range(config["vision_config"]["depth"]) for name in block),
             "merger.ln_q.weight",
-            *(f"merger.mlp.{layer}.{kind}" for layer in (0, 2) for kind in BOTH),
+            *biased("merger.mlp.0", "merger.mlp.2"),
         ]
 
     def language_tensors(self, config: Mapping[str, Any]) -> list[str]:

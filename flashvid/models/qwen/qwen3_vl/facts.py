@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flashvid.models.qwen.qwen_family import QwenFamily, config_problem
-from flashvid.models.tensors import BOTH, decoder_tensors
+from flashvid.models.tensors import biased, decoder_tensors
 
 # Transformers leaves out a value that is its class's default.
 _DEEPSTACK_LAYERS = (8, 16, 24)
@@ -43,26 +43,21 @@ class Qwen3Family(QwenFamily):
 
     def vision_tensors(self, config: Mapping[str, Any]) -> list[str]:
         """List the tensors of tower and projectors, without prefix."""
-        block = [
-            *(f"{norm}.{kind}" for norm in ("norm1", "norm2") for kind in BOTH),
-            *(f"attn.{layer}.{kind}" for layer in ("qkv", "proj") for kind in BOTH),
-            *(f"mlp.{layer}.{kind}" for layer in ("linear_fc1", "linear_fc2") for kind in BOTH),
-        ]
+        block = biased("norm1", "norm2", "attn.qkv", "attn.proj", "mlp.linear_fc1", "mlp.linear_fc2")
         mergers = ["merger", *(f"deepstack_merger_list.{level}" for level in range(len(deepstack_layers(config))))]
-        parts = ("norm", "linear_fc1", "linear_fc2")
         return [
-            *(f"patch_embed.proj.{kind}" for kind in BOTH),
+            *biased("patch_embed.proj"),
             "pos_embed.weight",
             *(f"blocks.{index}.{name}" for index in range(config["vision_config"]["depth"]) for name in block),
-            *(f"{merger}.{part}.{kind}" for merger in mergers for part in parts for kind in BOTH),
+            *biased(*(f"{merger}.{part}" for merger in mergers for part in ("norm", "linear_fc1", "linear_fc2"))),
         ]
 
     def language_tensors(self, config: Mapping[str, Any]) -> list[str]:
         """List the tensors of the decoder, without prefix and output head."""
         text = config["text_config"]
-        kinds = BOTH if text.get("attention_bias") else ("weight",)
-        projections = (f"{name}_proj.{kind}" for name in "qkvo" for kind in kinds)
-        return decoder_tensors(text["num_hidden_layers"], [*projections, *(f"{name}_norm.weight" for name in "qk")])
+        layers = ("q_proj", "k_proj", "v_proj", "o_proj")
+        projections = biased(*layers) if text.get("attention_bias") else [f"{layer}.weight" for layer in layers]
+        return decoder_tensors(text["num_hidden_layers"], [*projections, "q_norm.weight", "k_norm.weight"])
 
 
 def deepstack_layers(config: Mapping[str, Any]) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -52,18 +52,20 @@ class Qwen3Language(QwenLanguageBase):
         if given != needed:
             raise InvalidFeaturesError(f"the video needs features of {needed} deepstack layers, not {given}")
         texts = self._texts(before, (), compressed)
-        return shared_prefix(texts, compressed, self._shape(compressed), self.decoder.embed)
+        embed, merge_size = self.decoder.embed, self._vision.spatial_merge_size
+        return shared_prefix(texts, compressed, merge_size, embed, self._dropped(compressed))
 
     def suffix(self, before: Ids, after: Ids, compressed: CompressedVideo) -> QuestionSuffix:
         """What the decoder gets behind that; `after` are the ids behind the video, from its end marker on."""
-        return question_suffix(self._texts(before, after, compressed), compressed, self._shape(compressed))
+        texts, merge_size = self._texts(before, after, compressed), self._vision.spatial_merge_size
+        return question_suffix(texts, compressed, merge_size, self._dropped(compressed))
 
-    def _shape(self, compressed: CompressedVideo) -> PromptShape:
+    def _dropped(self, compressed: CompressedVideo) -> frozenset[int]:
         # The published implementation drops markers as it drops tokens: a video that is whole keeps them.
         drops = not self._keeps_markers and len(compressed.tokens) < len(compressed.assignment)
-        return PromptShape(self._vision.spatial_merge_size, frozenset(self._markers) if drops else frozenset())
+        return frozenset(self._markers) if drops else frozenset()
 
-    @property
+    @cached_property
     def _markers(self) -> Ids:
         return self.chat.split_at_videos(_START + _END)[0]
 
@@ -73,20 +75,6 @@ class Qwen3Language(QwenLanguageBase):
         times = [self.chat.split_at_videos(f"<{second:.1f} seconds>")[0] for second in seconds]
         start, end = self._markers
         return texts_around_steps(before, after, times, start=start, end=end)
-
-
-@dataclass(frozen=True)
-class PromptShape:
-    """How prompts are laid out.
-
-    Attributes:
-        merge_size: Patches along a token's side.
-        dropped: Ids of text that is left out once positions are known: the reference drops the markers around the
-            steps of a video, we drop none.
-    """
-
-    merge_size: int
-    dropped: frozenset[int] = frozenset()
 
 
 def step_seconds(frame_timestamps: NDArray[np.float64], num_steps: int) -> list[float]:
@@ -142,23 +130,29 @@ def positions_of_parts(texts: Sequence[Ids], rows: int, columns: int) -> tuple[l
 
 
 def shared_prefix(
-    texts: Sequence[Ids], compressed: CompressedVideo, shape: PromptShape, embed: Callable[[Sequence[int]], Tensor]
+    texts: Sequence[Ids],
+    compressed: CompressedVideo,
+    merge_size: int,
+    embed: Callable[[Sequence[int]], Tensor],
+    dropped: frozenset[int] = frozenset(),
 ) -> SharedPrefix:
     """The prompt up to its last visual token, and the texts of later steps of which nothing is left.
 
     Args:
         texts: Ids around the steps, one more than there are steps; the last is not part of the prefix.
         compressed: The video.
-        shape: How the prompt is laid out.
+        merge_size: Patches along a token's side.
         embed: Token ids to embeddings `[L, D]`.
+        dropped: Ids of text that is left out once positions are known: the reference drops the markers around the
+            steps of a video, we drop none.
     """
     steps, rows, columns = compressed.grid_thw
-    rows, columns = rows // shape.merge_size, columns // shape.merge_size
+    rows, columns = rows // merge_size, columns // merge_size
     of_texts, of_steps = positions_of_parts(texts, rows, columns)
     indices = compressed.indices.cpu()
     parts, ids, visual = [], [], []
     for step in range(steps):
-        read = [place for place, token in enumerate(texts[step]) if token not in shape.dropped]
+        read = [place for place, token in enumerate(texts[step]) if token not in dropped]
         ids += [texts[step][place] for place in read]
         first = step * rows * columns
         kept = indices[(indices >= first) & (indices < first + rows * columns)] - first
@@ -174,10 +168,12 @@ def shared_prefix(
     return SharedPrefix(embeddings, positions, is_visual, is_visual.clone(), deepstack)
 
 
-def question_suffix(texts: Sequence[Ids], compressed: CompressedVideo, shape: PromptShape) -> QuestionSuffix:
-    """What stands behind the last step, at positions as if nothing had been removed."""
+def question_suffix(
+    texts: Sequence[Ids], compressed: CompressedVideo, merge_size: int, dropped: frozenset[int] = frozenset()
+) -> QuestionSuffix:
+    """What stands behind the last step, at positions as if nothing had been removed; see `shared_prefix`."""
     _, rows, columns = compressed.grid_thw
-    of_texts, _ = positions_of_parts(texts, rows // shape.merge_size, columns // shape.merge_size)
-    read = [place for place, token in enumerate(texts[-1]) if token not in shape.dropped]
-    next_position = sum(map(len, texts)) + (len(texts) - 1) * max(rows, columns) // shape.merge_size
+    of_texts, _ = positions_of_parts(texts, rows // merge_size, columns // merge_size)
+    read = [place for place, token in enumerate(texts[-1]) if token not in dropped]
+    next_position = sum(map(len, texts)) + (len(texts) - 1) * max(rows, columns) // merge_size
     return QuestionSuffix(tuple(texts[-1][place] for place in read), of_texts[-1][:, read], next_position)
