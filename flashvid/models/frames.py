@@ -14,6 +14,10 @@ from torch.nn import functional
 from flashvid.errors import InvalidFeaturesError
 from flashvid.models.source import ModelSource, read_json
 
+# Means and deviations of pixels in 0..1 that processors leave out as their defaults.
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+HALF = (0.5, 0.5, 0.5)
+
 
 def checked_frames(
     frames: NDArray[np.uint8] | Tensor, timestamps: ArrayLike

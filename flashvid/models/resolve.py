@@ -16,7 +16,6 @@ from flashvid.models.source import ALL_FILES, SETTINGS_FILES, ModelSource, chat_
 
 _EMBEDDED = Path(__file__).parent / "embedded"
 
-
 # What a model's directory must hold, checked before anything is loaded; and what is read if it is there.
 NEEDED_FILES = (
     "config.json",
@@ -25,8 +24,6 @@ NEEDED_FILES = (
     "chat_template.jinja (or inside tokenizer_config.json or chat_template.json)",
     "model.safetensors (or shards with model.safetensors.index.json)",
 )
-
-
 OPTIONAL_FILES = ("generation_config.json", "video_preprocessor_config.json", "preprocessor_config.json")
 
 
@@ -94,11 +91,11 @@ def _check_weights(source: ModelSource) -> None:
     """Whether the tensors are those of the architecture, by the headers of their files."""
     config, stored = source.config(), source.checkpoint().files
     family = FAMILIES[source.family]
-    if missing := [name for name in family.needed_tensors(config, stored, "all") if name not in stored]:
+    needed, unused = family.needed_tensors(config, stored, "all"), family.unused_tensors(config, stored)
+    if missing := [name for name in needed if name not in stored]:
         raise ModelLoadError(f"the weights lack {_enumerate(missing)}", str(source.path))
     # More than is known would mean another architecture, or an adapter that was not merged.
-    known, unused = frozenset(family.needed_tensors(config, stored, "all")), family.unused_tensors(config, stored)
-    if unexpected := sorted(name for name in stored if name not in known and not name.startswith(unused)):
+    if unexpected := sorted(name for name in {*stored} - {*needed} if not name.startswith(unused)):
         raise ModelLoadError(f"there are unexpected tensors: {_enumerate(unexpected)}", str(source.path))
 
 

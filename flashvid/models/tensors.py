@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-BOTH = ("weight", "bias")
-QWEN2_ATTENTION = (*(f"{name}_proj.{kind}" for name in "qkv" for kind in BOTH), "o_proj.weight")
+
+def biased(*layers: str) -> list[str]:
+    """List the weight and the bias of each layer."""
+    return [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
+
+
+QWEN2_ATTENTION = (*biased("q_proj", "k_proj", "v_proj"), "o_proj.weight")
 
 
 def decoder_tensors(num_layers: int, attention: Iterable[str] = QWEN2_ATTENTION) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flashvid.models.qwen.qwen2_5_vl import preprocess
+from flashvid.models.qwen.qwen2_5_vl.preprocess import QwenFramePreprocessor
 from pipeline.cluster.resources import Pools, gpus_taken, plan_pools
 from pipeline.config import JobConfig
 from pipeline.errors import ClusterTooSmallError
@@ -78,7 +78,7 @@ def test_decoded_frames_fit_the_nodes_that_stay() -> None:
     shipped, decode = job(), groups("base")["decode"]
     made = pools(decode["minReplicas"], groups("base")["gpu"]["minReplicas"])
     assert made.max_decoded_clips >= made["decode"].most
-    frame_bytes = 3 * preprocess._MAX_PIXELS
+    frame_bytes = 3 * QwenFramePreprocessor.max_pixels
     held = made.max_decoded_clips * shipped.sampling.max_frames * frame_bytes
     memory = gibibytes(decode["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"]) * GIB
     assert held <= 0.3 * memory * decode["minReplicas"]

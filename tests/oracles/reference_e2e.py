@@ -149,8 +149,8 @@ def qwen2_5_vl_run(folder: Path, vector: Vector) -> Run:
         )
     else:
         vision = model.vision
-        features, _ = vision.encode_patches(inputs["pixel_values_videos"], (steps, rows, columns))  # type: ignore[attr-defined]
-        tokens, indices = features.flatten(0, 1), torch.arange(len(video))
+        found = vision.encode_patches(inputs["pixel_values_videos"], (steps, rows, columns))  # type: ignore[attr-defined]
+        tokens, indices = found.features.flatten(0, 1), torch.arange(len(video))
     assignment = torch.full((len(video),), -1)
     compressed = CompressedVideo(tokens, indices, assignment, (steps, rows, columns), times, (steps,))
     return run_prompt(model.language, tuple(before), tuple(after), compressed, pruning)

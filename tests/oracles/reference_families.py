@@ -22,7 +22,7 @@ from flashvid.engine.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.models import CompressedVideo, VideoModel, VisualFeatures, load_model, resolve_model
 from flashvid.models.llava.language import LlavaLanguage
 from flashvid.models.llava.vision import LlavaVision
-from flashvid.models.qwen.qwen3_vl.language import PromptShape, question_suffix, shared_prefix
+from flashvid.models.qwen.qwen3_vl.language import question_suffix, shared_prefix
 from flashvid.models.qwen.qwen3_vl.vision import Qwen3Vision
 from tests.oracles.reference import Vector, load_vector
 from tests.oracles.reference_e2e import compare_run, run_parts, run_paths
@@ -82,9 +82,9 @@ class FamilyCase:
         runs = [(is_video, tuple(run)) for is_video, run in groupby(ids, key=lambda token: token == _VIDEO)]
         texts = tuple(run for is_video, run in runs if not is_video)
         all_kept = len(compressed.tokens) == len(compressed.assignment)
-        shape = PromptShape(2, dropped=frozenset() if all_kept else _MARKERS)
-        prefix = shared_prefix(texts, compressed, shape, language.decoder.embed)
-        return prefix, question_suffix(texts, compressed, shape)
+        dropped = frozenset() if all_kept else _MARKERS
+        prefix = shared_prefix(texts, compressed, 2, language.decoder.embed, dropped)
+        return prefix, question_suffix(texts, compressed, 2, dropped)
 
 
 def load_case(family: str, folder: Path, target: Path) -> FamilyCase:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from flashvid.engine.types import Chat
 from flashvid.models.family import Family, Part
-from flashvid.models.llava.layouts import find_layout, tower_tensors
+from flashvid.models.llava.layouts import tower_tensors
 from flashvid.models.llava.settings import (
     HUGGING_FACE_ARCHITECTURE,
     ORIGINAL_ARCHITECTURE,
@@ -58,7 +58,7 @@ class LlavaFamily(Family):
     def needed_tensors(self, config: Mapping[str, Any], stored: Iterable[str], part: Part) -> list[str]:
         """See `Family`."""
         settings, names, needed = LlavaSettings.parse(config), frozenset(stored), []
-        layout = find_layout(names, settings.default_layout)
+        layout = settings.layout(names)
         if part != "language":
             needed += [layout.tower + name for name in tower_tensors(settings.vision["num_hidden_layers"])]
             needed += [layout.projector + name for name in layout.projector_tensors()]
@@ -72,7 +72,7 @@ class LlavaFamily(Family):
     def unused_tensors(self, config: Mapping[str, Any], stored: Iterable[str]) -> tuple[str, ...]:
         """See `Family`: the end of the tower, frequencies, and a newline where none is written."""
         settings = LlavaSettings.parse(config)
-        layout = find_layout(stored, settings.default_layout)
+        layout = settings.layout(stored)
         of_tower = (layout.tower + name for name in settings.unused_tensors())
         return *of_tower, layout.decoder + "rotary_emb.", layout.newline
 

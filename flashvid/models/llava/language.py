@@ -7,18 +7,16 @@ from typing import Self
 
 import torch
 from torch import Tensor
-from transformers import Qwen2Model
+from transformers import Qwen2Config, Qwen2Model
 
 from flashvid.engine.decoder import Decoder
 from flashvid.engine.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.engine.types import CompressedVideo
 from flashvid.errors import ModelLoadError
 from flashvid.models.chat import ChatPrompt, end_tokens, load_tokenizer
-from flashvid.models.decoder_weights import read_decoder
 from flashvid.models.family import LoadOptions
-from flashvid.models.llava.configs import decoder_config
-from flashvid.models.llava.layouts import find_layout
 from flashvid.models.llava.settings import LlavaSettings, Newlines, is_hugging_face
+from flashvid.models.modules import read_decoder, transformers_config
 from flashvid.models.source import ModelSource, chat_template
 from flashvid.models.tensors import decoder_tensors
 from flashvid.models.weights import Checkpoint
@@ -27,12 +25,12 @@ from flashvid.models.weights import Checkpoint
 class LlavaLanguage:
     """See `flashvid.engine.types.LanguageSide`."""
 
-    def __init__(self, decoder: Decoder, newline: Tensor, settings: LlavaSettings, chat: ChatPrompt) -> None:
+    def __init__(self, decoder: Decoder, newline: Tensor, newlines: Newlines, chat: ChatPrompt) -> None:
         self.decoder = decoder
         self.chat = chat
         self.dtype = decoder.dtype
         self._newline = newline
-        self._newlines = settings.newlines
+        self._newlines: Newlines = newlines
 
     @classmethod
     def load(cls, source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> Self:
@@ -43,9 +41,17 @@ class LlavaLanguage:
             ConfigurationError: an attention implementation that there is not.
         """
         settings = LlavaSettings.parse(source.config())
+        layout = settings.layout(checkpoint.files)
         chat = load_chat(source)
-        decoder = Decoder(*load_decoder(source, checkpoint, options))
-        return cls(decoder, load_newline(source, checkpoint, options), settings, chat)
+        config = transformers_config(Qwen2Config, settings.text, source, options)
+        names = decoder_tensors(config.num_hidden_layers)
+        decoder = read_decoder(
+            Qwen2Model, config, checkpoint, options, prefix=layout.decoder, names=names, head=layout.head
+        )
+        newline = torch.empty(0, device=options.device)
+        if settings.newlines != "no_token":
+            (newline,) = checkpoint.read("", [layout.newline], options.dtype, options.device).values()
+        return cls(Decoder(*decoder), newline, settings.newlines, chat)
 
     def prefix(self, before: tuple[int, ...], compressed: CompressedVideo) -> SharedPrefix:
         """What the decoder gets up to the video's last token or newline, from the ids before the video."""
@@ -58,36 +64,6 @@ class LlavaLanguage:
     def reference_compatible(self) -> Self:
         """See `LanguageSide`: nothing differs."""
         return self
-
-
-def load_decoder(source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> tuple[Qwen2Model, Tensor]:
-    """The decoder and its output head `[V, D]`; no other tensor is read.
-
-    Raises:
-        ModelLoadError: a configuration or tensors that do not fit.
-        ConfigurationError: an attention implementation that there is not.
-    """
-    settings = LlavaSettings.parse(source.config())
-    layout = find_layout(checkpoint.files, settings.default_layout)
-    config = decoder_config(source, settings, options)
-    return read_decoder(
-        Qwen2Model,
-        config,
-        checkpoint,
-        options,
-        prefix=layout.decoder,
-        names=decoder_tensors(config.num_hidden_layers),
-        head=layout.head,
-    )
-
-
-def load_newline(source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> Tensor:
-    """The newline's embedding `[D]`; an empty tensor for a model without newlines."""
-    settings = LlavaSettings.parse(source.config())
-    if settings.newlines == "no_token":
-        return torch.empty(0, device=options.device)
-    name = find_layout(checkpoint.files, settings.default_layout).newline
-    return checkpoint.read("", [name], options.dtype, options.device)[name]
 
 
 def shared_prefix(before: Tensor, compressed: CompressedVideo, newline: Tensor, newlines: Newlines) -> SharedPrefix:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from flashvid.models.tensors import BOTH
+from flashvid.models.tensors import biased
 
 _PATCHES = "embeddings.patch_embedding.weight"
 
@@ -32,7 +32,7 @@ class Layout:
 
     def projector_tensors(self) -> list[str]:
         """Names in the projector, without the prefix."""
-        return [f"{layer}.{kind}" for layer in self.projector_layers for kind in BOTH]
+        return biased(*self.projector_layers)
 
 
 ORIGINAL = Layout(
@@ -43,36 +43,25 @@ ORIGINAL = Layout(
     decoder="model.",
     head="lm_head.",
 )
-_LINEAR = ("linear_1", "linear_2")
-# As published on the hub; as transformers 5 saves it; as transformers 4.5x saved it.
+# As published on the hub, as transformers 5 saves it, and as transformers 4.5x saved it.
 HUGGING_FACE = Layout(
-    "vision_tower.vision_model.",
-    "multi_modal_projector.",
-    _LINEAR,
-    "image_newline",
-    "language_model.model.",
-    "language_model.lm_head.",
+    tower="vision_tower.vision_model.",
+    projector="multi_modal_projector.",
+    projector_layers=("linear_1", "linear_2"),
+    newline="image_newline",
+    decoder="language_model.model.",
+    head="language_model.lm_head.",
 )
-_LAYOUTS = (
-    ORIGINAL,
-    HUGGING_FACE,
-    Layout(
-        "vision_tower.",
-        "multi_modal_projector.",
-        _LINEAR,
-        "image_newline",
-        "language_model.model.",
-        "language_model.lm_head.",
-    ),
-    Layout(
-        "model.vision_tower.vision_model.",
-        "model.multi_modal_projector.",
-        _LINEAR,
-        "model.image_newline",
-        "model.language_model.",
-        "lm_head.",
-    ),
+_TRANSFORMERS_5 = replace(HUGGING_FACE, tower="vision_tower.")
+_TRANSFORMERS_4 = Layout(
+    tower="model.vision_tower.vision_model.",
+    projector="model.multi_modal_projector.",
+    projector_layers=("linear_1", "linear_2"),
+    newline="model.image_newline",
+    decoder="model.language_model.",
+    head="lm_head.",
 )
+_LAYOUTS = (ORIGINAL, HUGGING_FACE, _TRANSFORMERS_5, _TRANSFORMERS_4)
 
 
 def find_layout(stored: Iterable[str], default: Layout) -> Layout:
@@ -83,11 +72,8 @@ def find_layout(stored: Iterable[str], default: Layout) -> Layout:
 
 def tower_tensors(num_layers: int) -> list[str]:
     """Names in the vision tower up to its last used layer, without the prefix."""
-    layer = [
-        *(f"{norm}.{kind}" for norm in ("layer_norm1", "layer_norm2") for kind in BOTH),
-        *(f"self_attn.{name}_proj.{kind}" for name in ("q", "k", "v", "out") for kind in BOTH),
-        *(f"mlp.{name}.{kind}" for name in ("fc1", "fc2") for kind in BOTH),
-    ]
+    attention = (f"self_attn.{name}_proj" for name in ("q", "k", "v", "out"))
+    layer = biased("layer_norm1", "layer_norm2", *attention, "mlp.fc1", "mlp.fc2")
     return [
         _PATCHES,
         "embeddings.patch_embedding.bias",

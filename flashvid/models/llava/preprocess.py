@@ -11,14 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flashvid.errors import ConfigurationError, ModelLoadError
-from flashvid.models.frames import normalize, resize_frames, stored_settings
+from flashvid.models.frames import CLIP_MEAN, CLIP_STD, HALF, normalize, resize_frames, stored_settings
 from flashvid.models.llava.settings import LlavaSettings, is_hugging_face
 from flashvid.models.source import ModelSource
 
-_HALF = (0.5, 0.5, 0.5)
-# The defaults of transformers' processor; the original code's are SigLIP's.
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _SIDE = 384
 
 
@@ -37,8 +33,9 @@ class LlavaFramePreprocessor:
     height: int
     width: int
     tokens_per_side: int
-    image_mean: tuple[float, ...] = _HALF
-    image_std: tuple[float, ...] = _HALF
+    # SigLIP's, of the original code; transformers' processor has CLIP's.
+    image_mean: tuple[float, ...] = HALF
+    image_std: tuple[float, ...] = HALF
 
     @classmethod
     def load(cls, source: ModelSource, *, min_pixels: int | None, max_pixels: int | None) -> Self:
@@ -67,8 +64,8 @@ class LlavaFramePreprocessor:
             height,
             width,
             settings.token_grid,
-            image_mean=tuple(stored.get("image_mean") or _CLIP_MEAN),
-            image_std=tuple(stored.get("image_std") or _CLIP_STD),
+            image_mean=tuple(stored.get("image_mean") or CLIP_MEAN),
+            image_std=tuple(stored.get("image_std") or CLIP_STD),
         )
 
     def for_video(self, num_frames: int) -> Self:  # noqa: ARG002 - the same for all

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self, cast
 
-from flashvid.models.llava.layouts import HUGGING_FACE, ORIGINAL, Layout
+from flashvid.models.llava.layouts import HUGGING_FACE, ORIGINAL, Layout, find_layout
 
 Pooling = Literal["bilinear", "average"]
 Newlines = Literal["one_token", "frame", "no_token"]
@@ -27,12 +27,8 @@ _SO400M: dict[str, Any] = {
 _QWEN2: dict[str, Any] = {"hidden_size": 4096, "num_hidden_layers": 32, "vocab_size": 151936}
 # What the original layout mixes with everything else at the top.
 _TEXT_KEYS = (
-    "attention_dropout",
-    "bos_token_id",
-    "eos_token_id",
     "hidden_act",
     "hidden_size",
-    "initializer_range",
     "intermediate_size",
     "layer_types",
     "max_position_embeddings",
@@ -45,8 +41,6 @@ _TEXT_KEYS = (
     "rope_scaling",
     "rope_theta",
     "sliding_window",
-    "tie_word_embeddings",
-    "use_cache",
     "use_sliding_window",
     "vocab_size",
 )
@@ -110,15 +104,8 @@ class LlavaSettings:
         text = {key: config[key] for key in _TEXT_KEYS if key in config}
         merge_type = str(config.get("mm_patch_merge_type", "spatial_unpad"))
         newlines = config.get("mm_newline_position", "one_token") if merge_type.startswith("spatial") else "no_token"
-        return cls(
-            vision,
-            depth,
-            text,
-            pooling_of(config),
-            _newlines(newlines),
-            bool(config.get("tie_word_embeddings")),
-            ORIGINAL,
-        )
+        tied = bool(config.get("tie_word_embeddings"))
+        return cls(vision, depth, text, pooling_of(config), _newlines(newlines), tied, ORIGINAL)
 
     @classmethod
     def _hugging_face(cls, config: Mapping[str, Any]) -> Self:
@@ -142,6 +129,10 @@ class LlavaSettings:
         newlines = _newlines(config.get("mm_newline_position", "one_token"))
         shape = {**_SO400M, **vision, "num_hidden_layers": used}
         return cls(shape, depth, {**_QWEN2, **text}, pooling_of(config), newlines, tied, HUGGING_FACE)
+
+    def layout(self, stored: Iterable[str]) -> Layout:
+        """The layout of a checkpoint's names."""
+        return find_layout(stored, self.default_layout)
 
     def unused_tensors(self) -> tuple[str, ...]:
         """How names begin that the tower of a checkpoint may hold and nothing is computed with."""

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from threading import Lock
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import SiglipVisionModel
+from transformers import SiglipVisionConfig, SiglipVisionModel
 from transformers.models.siglip.modeling_siglip import SiglipAttention, SiglipEncoder, SiglipVisionEmbeddings
 
-from flashvid.engine.types import VisualFeatures
 from flashvid.models.family import LoadOptions
-from flashvid.models.llava.configs import tower_config
-from flashvid.models.llava.layouts import find_layout, tower_tensors
+from flashvid.models.llava.layouts import tower_tensors
 from flashvid.models.llava.preprocess import LlavaFramePreprocessor
 from flashvid.models.llava.settings import LlavaSettings, Pooling
+from flashvid.models.modules import transformers_config, without_memory
 from flashvid.models.source import ModelSource
-from flashvid.models.vision import EncodedSteps, encode_in_blocks, received_attention, without_memory
+from flashvid.models.vision import EncodedSteps, VisionTower, received_attention
 from flashvid.models.weights import Checkpoint
 
-# Frames do not see each other, so they go through the tower in blocks with the same result.
-_FRAMES_AT_ONCE = 16
 
-
-class LlavaVision:
+class LlavaVision(VisionTower[LlavaFramePreprocessor]):
     """Vision tower, projector and pooling."""
 
     def __init__(
@@ -38,14 +33,11 @@ class LlavaVision:
         preprocessor: LlavaFramePreprocessor,
         pooling: Pooling,
     ) -> None:
+        super().__init__(preprocessor, embeddings.patch_embedding.weight, frames_per_step=1)
         self._embeddings = embeddings
         self._encoder = encoder
         self._projector = projector
-        self._preprocessor = preprocessor
         self._pooling: Pooling = pooling
-        self._running = Lock()
-        self._device = embeddings.patch_embedding.weight.device
-        self.dtype = embeddings.patch_embedding.weight.dtype
 
     @classmethod
     def load(cls, source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> Self:
@@ -57,8 +49,10 @@ class LlavaVision:
         """
         preprocessor = LlavaFramePreprocessor.load(source, min_pixels=options.min_pixels, max_pixels=options.max_pixels)
         settings = LlavaSettings.parse(source.config())
-        layout = find_layout(checkpoint.files, settings.default_layout)
-        config = tower_config(source, settings, options)
+        layout = settings.layout(checkpoint.files)
+        # The tower's pooling head is not used.
+        fields = {**settings.vision, "vision_use_head": False}
+        config = transformers_config(SiglipVisionConfig, fields, source, options)
         names = tower_tensors(config.num_hidden_layers)
         tower = without_memory(SiglipVisionModel, config)
         # Features are what the last used layer gives: nothing normalises or pools them, and that need not be read.
@@ -68,8 +62,7 @@ class LlavaVision:
         numbers = torch.arange(tower.embeddings.num_positions, device=options.device).unsqueeze(0)
         tower.embeddings.position_ids = nn.Buffer(numbers, persistent=False)
 
-        widths = (config.hidden_size, settings.text["hidden_size"])
-        projector = without_memory(lambda widths: nn.Sequential(*_projector_layers(*widths)), widths)
+        projector = without_memory(_make_projector, (config.hidden_size, settings.text["hidden_size"]))
         stored = checkpoint.read(layout.projector, layout.projector_tensors(), options.dtype, options.device)
         # The activation is number 1; the two layouts name the linear layers on its sides differently.
         weights = {
@@ -78,19 +71,9 @@ class LlavaVision:
         checkpoint.fill(projector, weights, "projector")
         return cls(tower.embeddings, tower.encoder.train(False), projector.train(False), preprocessor, settings.pooling)
 
-    def encode(self, frames: NDArray[np.uint8], timestamps: NDArray[np.float64]) -> VisualFeatures:
-        """Frames uint8 `[F, H, W, 3]` of any size, with seconds `[F]`, to visual features.
-
-        Every frame is a temporal step. `grid_thw` counts tokens, not patches: 27 x 27 patches make 14 x 14 or 13 x 13.
-        """
-
-        def block(first: int, end: int) -> EncodedSteps:
-            resized = self._preprocessor.resize(frames[first:end])
-            return self.encode_pictures(self._preprocessor.pictures(resized, self._device))
-
-        found = encode_in_blocks(len(frames), _FRAMES_AT_ONCE, block)
-        side = round(found.features.shape[1] ** 0.5)
-        return VisualFeatures(found.features, found.scores, (len(frames), side, side), timestamps)
+    def encode_resized(self, frames: NDArray[np.uint8]) -> EncodedSteps:
+        """See `VisionTower`; every frame is a temporal step."""
+        return self.encode_pictures(self._preprocessor.pictures(frames, self._device))
 
     @torch.no_grad()
     def encode_pictures(self, pictures: Tensor) -> EncodedSteps:
@@ -100,27 +83,18 @@ class LlavaVision:
             pictures: `[F, 3, H, W]` floating, as `LlavaFramePreprocessor.pictures` makes them.
 
         Returns:
-            Features `[F, N, D]` and scores `[F, N]`, pooled alike, so that scores do not add up to 1 any more.
+            Features `[F, N, D]` and scores `[F, N]`, pooled alike, so that scores do not add up to 1 any more. The grid
+            counts tokens, not patches: 27 x 27 patches make 14 x 14 or 13 x 13.
         """
-        captured: dict[str, Tensor] = {}
-
-        def capture(_: nn.Module, __: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            captured.update(hidden=keywords["hidden_states"])
-
         attention = cast("SiglipAttention", self._encoder.layers[-1].self_attn)
-        # Its input is caught while the tower runs: one clip at a time.
-        with self._running:
-            hook = attention.register_forward_pre_hook(capture, with_kwargs=True)
-            try:
-                hidden: Tensor = self._encoder(self._embeddings(pictures.to(self.dtype))).last_hidden_state
-            finally:
-                hook.remove()
-        queries, keys = (
-            _heads(layer(captured["hidden"]), attention.num_heads) for layer in (attention.q_proj, attention.k_proj)
-        )
+        with self._calls_of(attention) as call:
+            hidden: Tensor = self._encoder(self._embeddings(pictures.to(self.dtype))).last_hidden_state
+        projected = (layer(call["hidden_states"]) for layer in (attention.q_proj, attention.k_proj))
+        queries, keys = (part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in projected)
         received = received_attention(queries, keys, attention.scale)
         features = pool(self._projector(hidden), self._pooling)
-        return EncodedSteps(features, pool(received.unsqueeze(-1), self._pooling).squeeze(-1))
+        side = round(features.shape[1] ** 0.5)
+        return EncodedSteps(features, pool(received.unsqueeze(-1), self._pooling).squeeze(-1), (side, side))
 
 
 def pool(patches: Tensor, pooling: Pooling) -> Tensor:
@@ -143,9 +117,6 @@ def pool(patches: Tensor, pooling: Pooling) -> Tensor:
     return pooled.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def _heads(projected: Tensor, heads: int) -> Tensor:
-    return projected.reshape(*projected.shape[:2], heads, -1).transpose(1, 2)
-
-
-def _projector_layers(vision_width: int, text_width: int) -> tuple[nn.Module, ...]:
-    return nn.Linear(vision_width, text_width), nn.GELU(), nn.Linear(text_width, text_width)
+def _make_projector(widths: tuple[int, int]) -> nn.Sequential:
+    vision, text = widths
+    return nn.Sequential(nn.Linear(vision, text), nn.GELU(), nn.Linear(text, text))

@@ -1,19 +1,27 @@
-"""What the Qwen families have in common: special tokens, and the text part of their configurations."""
+"""What the Qwen families have in common: special tokens, names of tensors, and the text part of a configuration."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
-from flashvid.models.family import Family
+from flashvid.models.family import Family, Part
 
 VIDEO_TOKEN = "<|video_pad|>"  # noqa: S105 - not a password
 HEAD = "lm_head."
 
 
 class QwenFamily(Family):
-    """Base of the Qwen vision language families."""
+    """Base of the Qwen vision language families.
 
+    Attributes:
+        vision_prefixes: What may stand before the names of the vision side in a checkpoint; the newest layout first.
+        language_prefixes: What may stand before the decoder's names.
+    """
+
+    vision_prefixes: ClassVar[tuple[str, ...]]
+    language_prefixes: ClassVar[tuple[str, ...]]
     special_tokens = ("<|vision_start|>", VIDEO_TOKEN, "<|vision_end|>", "<|im_start|>", "<|im_end|>")
     video_token = VIDEO_TOKEN
 
@@ -25,18 +33,49 @@ class QwenFamily(Family):
         """See `Family`."""
         return int(text_config(config)["num_hidden_layers"])
 
+    @abstractmethod
+    def vision_tensors(self, config: Mapping[str, Any]) -> list[str]:
+        """List the tensors of tower and projectors, without prefix."""
+
+    @abstractmethod
+    def language_tensors(self, config: Mapping[str, Any]) -> list[str]:
+        """List the tensors of the decoder, without prefix and output head."""
+
+    def vision_prefix(self, stored: Iterable[str]) -> str:
+        """Return the prefix of the vision side's names in a checkpoint."""
+        return _prefix(stored, self.vision_prefixes)
+
+    def language_prefix(self, stored: Iterable[str]) -> str:
+        """Return the prefix of the decoder's names in a checkpoint."""
+        return _prefix(stored, self.language_prefixes)
+
+    def needed_tensors(self, config: Mapping[str, Any], stored: Iterable[str], part: Part) -> list[str]:
+        """See `Family`."""
+        names, needed = frozenset(stored), []
+        if part != "language":
+            needed += [self.vision_prefix(names) + name for name in self.vision_tensors(config)]
+        if part != "vision":
+            needed += [self.language_prefix(names) + name for name in self.language_tensors(config)]
+            tied = config.get("tie_word_embeddings") or text_config(config).get("tie_word_embeddings")
+            head = f"{HEAD}weight"
+            needed += [] if tied and head not in names else [head]
+        return needed
+
+    def unused_tensors(self, config: Mapping[str, Any], stored: Iterable[str]) -> tuple[str, ...]:  # noqa: ARG002
+        """See `Family`: frequencies, which are computed."""
+        names = frozenset(stored)
+        return self.vision_prefix(names) + "rotary_pos_emb.", self.language_prefix(names) + "rotary_emb."
+
+
+def _prefix(stored: Iterable[str], prefixes: tuple[str, ...]) -> str:
+    names = list(stored)
+    return next((prefix for prefix in prefixes if any(name.startswith(prefix) for name in names)), prefixes[0])
+
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the settings of the text side; the published Qwen2.5-VL files keep them at the top."""
     nested = config.get("text_config")
     return nested if isinstance(nested, Mapping) else config
-
-
-def head_tensors(config: Mapping[str, Any], stored: frozenset[str]) -> list[str]:
-    """List the output head's tensor, unless it is the embedding and no head is stored."""
-    head = f"{HEAD}weight"
-    tied = config.get("tie_word_embeddings") or text_config(config).get("tie_word_embeddings")
-    return [] if tied and head not in stored else [head]
 
 
 def config_problem(config: Mapping[str, Any]) -> str | None:

@@ -50,10 +50,10 @@ def visual(model: VideoModel, inputs: dict[str, Tensor]) -> VisualFeatures:
     """What our vision side makes of it."""
     vision = model.vision
     assert isinstance(vision, QwenVision)
-    features, scores = vision.encode_patches(inputs["pixel_values_videos"], GRID)
+    found = vision.encode_patches(inputs["pixel_values_videos"], GRID)
     # Timestamps whose mean distance gives the reference's seconds per step.
     step_s = float(inputs["second_per_grid_ts"])
-    return VisualFeatures(features, scores, GRID, np.arange(2 * GRID[0]) * step_s / 2)
+    return VisualFeatures(found.features, found.scores, GRID, np.arange(2 * GRID[0]) * step_s / 2)
 
 
 @pytest.mark.parametrize("name", COMPRESSED)

@@ -17,7 +17,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from flashvid.errors import ConfigurationError, ModelLoadError
 from flashvid.models import ModelSource, load_model, resolve, resolve_model
-from flashvid.models.qwen.qwen2_5_vl.facts import language_tensors, vision_tensors
+from flashvid.models.qwen.qwen2_5_vl.facts import Qwen2_5Family
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TINY = resolve_model("tiny-random")
@@ -253,8 +253,9 @@ def test_the_tensors_asked_for_are_those_of_the_class() -> None:
     with torch.device("meta"):
         model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_pretrained(TINY.path))
     config = TINY.config()
-    ours = [f"model.visual.{name}" for name in vision_tensors(config)]
-    ours += [f"model.language_model.{name}" for name in language_tensors(config)]
+    family = Qwen2_5Family()
+    ours = [f"model.visual.{name}" for name in family.vision_tensors(config)]
+    ours += [f"model.language_model.{name}" for name in family.language_tensors(config)]
     assert sorted([*ours, "lm_head.weight"]) == sorted(model.state_dict())
 
 

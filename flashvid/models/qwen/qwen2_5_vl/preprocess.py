@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -12,19 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flashvid.errors import ConfigurationError, InvalidFeaturesError
-from flashvid.models.frames import normalize, resize_frames, stored_settings
+from flashvid.models.frames import CLIP_MEAN, CLIP_STD, normalize, resize_frames, stored_settings
 from flashvid.models.source import ModelSource
 
-# The processor's defaults, for directories that leave them out.
-_MIN_PIXELS, _MAX_PIXELS = 128 * 28 * 28, 768 * 28 * 28
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _LARGEST_ASPECT_RATIO = 200
 
 
 @dataclass(frozen=True)
 class QwenFramePreprocessor:
-    """Resizing and patching.
+    """Resizing and patching. Defaults are the processor's, for directories that leave them out.
 
     Attributes:
         patch_size: Side of a patch in pixels.
@@ -36,13 +33,13 @@ class QwenFramePreprocessor:
         image_std: Per channel.
     """
 
-    patch_size: int
-    merge_size: int
-    temporal_patch_size: int
-    min_pixels: int
-    max_pixels: int
-    image_mean: tuple[float, ...] = _CLIP_MEAN
-    image_std: tuple[float, ...] = _CLIP_STD
+    patch_size: int = 14
+    merge_size: int = 2
+    temporal_patch_size: int = 2
+    min_pixels: int = 128 * 28 * 28
+    max_pixels: int = 768 * 28 * 28
+    image_mean: tuple[float, ...] = CLIP_MEAN
+    image_std: tuple[float, ...] = CLIP_STD
 
     @classmethod
     def load(cls, source: ModelSource, *, min_pixels: int | None, max_pixels: int | None) -> Self:
@@ -52,22 +49,29 @@ class QwenFramePreprocessor:
             ModelLoadError: an unreadable file.
             ConfigurationError: the lower bound is above the upper.
         """
-        # Patches are as the weights want them, whatever a processor's file says.
-        vision = source.config()["vision_config"]
         stored = stored_settings(source)
         size = stored.get("size") or {}
-        low = _first(min_pixels, stored.get("min_pixels"), size.get("shortest_edge"), _MIN_PIXELS)
-        high = _first(max_pixels, stored.get("max_pixels"), size.get("longest_edge"), _MAX_PIXELS)
+        low = _first(min_pixels, stored.get("min_pixels"), size.get("shortest_edge"), cls.min_pixels)
+        high = _first(max_pixels, stored.get("max_pixels"), size.get("longest_edge"), cls.max_pixels)
+        return cls._with_bounds(low, high, source, stored)
+
+    @classmethod
+    def _with_bounds(
+        cls, low: int, high: int, source: ModelSource, stored: Mapping[str, Any], **others: bool | int
+    ) -> Self:
         if low > high:
             raise ConfigurationError(f"min_pixels ({low}) is above max_pixels ({high})", str(source.path))
+        # Patches are as the weights want them, whatever a processor's file says.
+        vision = source.config()["vision_config"]
         return cls(
-            patch_size=vision.get("patch_size", 14),
-            merge_size=vision.get("spatial_merge_size", 2),
-            temporal_patch_size=vision.get("temporal_patch_size", 2),
+            patch_size=vision.get("patch_size", cls.patch_size),
+            merge_size=vision.get("spatial_merge_size", cls.merge_size),
+            temporal_patch_size=vision.get("temporal_patch_size", cls.temporal_patch_size),
             min_pixels=low,
             max_pixels=high,
-            image_mean=tuple(stored.get("image_mean") or _CLIP_MEAN),
-            image_std=tuple(stored.get("image_std") or _CLIP_STD),
+            image_mean=tuple(stored.get("image_mean") or cls.image_mean),
+            image_std=tuple(stored.get("image_std") or cls.image_std),
+            **others,
         )
 
     def for_video(self, num_frames: int) -> Self:  # noqa: ARG002 - the same for all
@@ -80,17 +84,32 @@ class QwenFramePreprocessor:
         Raises:
             InvalidFeaturesError: a frame more than 200 times as long as wide.
         """
+        return self._fitting_size(height, width, (self.min_pixels, self.max_pixels))
+
+    def _fitting_size(
+        self, height: int, width: int, bounds: tuple[int, int], *, count: int = 1, counted: int = 1
+    ) -> tuple[int, int]:
+        """Height and width with which `count` frames are within bounds of their pixels.
+
+        Args:
+            height: Of a frame.
+            width: Of a frame.
+            bounds: Least and most pixels of all frames.
+            count: The frames.
+            counted: As many as the processor takes them for when it decides whether they are within bounds.
+        """
         if max(height, width) > _LARGEST_ASPECT_RATIO * min(height, width):
             raise InvalidFeaturesError(f"frames of {width} x {height} are too long and thin for this model")
-        side = self.patch_size * self.merge_size
+        side, (low, high) = self.patch_size * self.merge_size, bounds
         # Python's round, to even at halves, as the processor does.
         rows, columns = round(height / side) * side, round(width / side) * side
-        if rows * columns > self.max_pixels:
-            shrink = math.sqrt(height * width / self.max_pixels)
+        area = counted * rows * columns
+        if area > high:
+            shrink = math.sqrt(count * height * width / high)
             rows = max(side, math.floor(height / shrink / side) * side)
             columns = max(side, math.floor(width / shrink / side) * side)
-        elif rows * columns < self.min_pixels:
-            grow = math.sqrt(self.min_pixels / (height * width))
+        elif area < low:
+            grow = math.sqrt(low / (count * height * width))
             rows, columns = math.ceil(height * grow / side) * side, math.ceil(width * grow / side) * side
         return rows, columns
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from flashvid.models.family import Part
-from flashvid.models.qwen.qwen_family import QwenFamily, config_problem, head_tensors
-from flashvid.models.tensors import BOTH, decoder_tensors
+from flashvid.models.qwen.qwen_family import QwenFamily, config_problem
+from flashvid.models.tensors import biased, decoder_tensors
 
-VISION_PREFIX = "model.visual."
-LANGUAGE_PREFIX = "model.language_model."
 # Transformers leaves out a value that is its class's default.
 _DEEPSTACK_LAYERS = (8, 16, 24)
 _PACKAGE = "flashvid.models.qwen.qwen3_vl"
@@ -24,6 +21,8 @@ class Qwen3Family(QwenFamily):
     preprocessor = f"{_PACKAGE}.preprocess:Qwen3FramePreprocessor"
     vision = f"{_PACKAGE}.vision:Qwen3Vision"
     language = f"{_PACKAGE}.language:Qwen3Language"
+    vision_prefixes = ("model.visual.",)
+    language_prefixes = ("model.language_model.",)
 
     def check_config(self, config: Mapping[str, Any]) -> str | None:
         """See `Family`; the configuration must have both sides, and deepstack layers that exist."""
@@ -38,50 +37,29 @@ class Qwen3Family(QwenFamily):
             return f"{len(indexes)} deepstack layers do not fit {num_layers} decoder layers"
         return None
 
-    def needed_tensors(self, config: Mapping[str, Any], stored: Iterable[str], part: Part) -> list[str]:
-        """See `Family`; there is one layout."""
-        needed = []
-        if part != "language":
-            needed += [VISION_PREFIX + name for name in vision_tensors(config)]
-        if part != "vision":
-            needed += [LANGUAGE_PREFIX + name for name in language_tensors(config)]
-            needed += head_tensors(config, frozenset(stored))
-        return needed
-
-    def unused_tensors(self, config: Mapping[str, Any], stored: Iterable[str]) -> tuple[str, ...]:  # noqa: ARG002
-        """See `Family`: frequencies, which are computed."""
-        return VISION_PREFIX + "rotary_pos_emb.", LANGUAGE_PREFIX + "rotary_emb."
-
     def num_deepstack(self, config: Mapping[str, Any]) -> int:
         """See `Family`."""
         return len(deepstack_layers(config))
+
+    def vision_tensors(self, config: Mapping[str, Any]) -> list[str]:
+        """List the tensors of tower and projectors, without prefix."""
+        block = biased("norm1", "norm2", "attn.qkv", "attn.proj", "mlp.linear_fc1", "mlp.linear_fc2")
+        mergers = ["merger", *(f"deepstack_merger_list.{level}" for level in range(len(deepstack_layers(config))))]
+        return [
+            *biased("patch_embed.proj"),
+            "pos_embed.weight",
+            *(f"blocks.{index}.{name}" for index in range(config["vision_config"]["depth"]) for name in block),
+            *biased(*(f"{merger}.{part}" for merger in mergers for part in ("norm", "linear_fc1", "linear_fc2"))),
+        ]
+
+    def language_tensors(self, config: Mapping[str, Any]) -> list[str]:
+        """List the tensors of the decoder, without prefix and output head."""
+        text = config["text_config"]
+        layers = ("q_proj", "k_proj", "v_proj", "o_proj")
+        projections = biased(*layers) if text.get("attention_bias") else [f"{layer}.weight" for layer in layers]
+        return decoder_tensors(text["num_hidden_layers"], [*projections, "q_norm.weight", "k_norm.weight"])
 
 
 def deepstack_layers(config: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the vision layers whose features go into the first decoder layers, one each."""
     return tuple(config["vision_config"].get("deepstack_visual_indexes", _DEEPSTACK_LAYERS))
-
-
-def vision_tensors(config: Mapping[str, Any]) -> list[str]:
-    """List the tensors of tower and projectors, without prefix."""
-    block = [
-        *(f"{norm}.{kind}" for norm in ("norm1", "norm2") for kind in BOTH),
-        *(f"attn.{layer}.{kind}" for layer in ("qkv", "proj") for kind in BOTH),
-        *(f"mlp.{layer}.{kind}" for layer in ("linear_fc1", "linear_fc2") for kind in BOTH),
-    ]
-    mergers = ["merger", *(f"deepstack_merger_list.{level}" for level in range(len(deepstack_layers(config))))]
-    parts = ("norm", "linear_fc1", "linear_fc2")
-    return [
-        *(f"patch_embed.proj.{kind}" for kind in BOTH),
-        "pos_embed.weight",
-        *(f"blocks.{index}.{name}" for index in range(config["vision_config"]["depth"]) for name in block),
-        *(f"{merger}.{part}.{kind}" for merger in mergers for part in parts for kind in BOTH),
-    ]
-
-
-def language_tensors(config: Mapping[str, Any]) -> list[str]:
-    """List the tensors of the decoder, without prefix and output head."""
-    text = config["text_config"]
-    kinds = BOTH if text.get("attention_bias") else ("weight",)
-    projections = (f"{name}_proj.{kind}" for name in "qkvo" for kind in kinds)
-    return decoder_tensors(text["num_hidden_layers"], [*projections, *(f"{name}_norm.weight" for name in "qk")])

@@ -4,70 +4,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from copy import copy
+from functools import cached_property
 from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import Qwen3VLTextModel
+from transformers import Qwen3VLConfig, Qwen3VLTextModel
 
-from flashvid.engine.decoder import Decoder
 from flashvid.engine.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.engine.types import CompressedVideo
 from flashvid.errors import InvalidFeaturesError
-from flashvid.models.chat import ChatPrompt
-from flashvid.models.decoder_weights import read_decoder
-from flashvid.models.family import LoadOptions
-from flashvid.models.qwen.configs import qwen3_vl_configs
-from flashvid.models.qwen.qwen3_vl.facts import LANGUAGE_PREFIX, deepstack_layers, language_tensors
-from flashvid.models.qwen.qwen_family import VIDEO_TOKEN
-from flashvid.models.source import ModelSource
-from flashvid.models.weights import Checkpoint
+from flashvid.models.qwen.qwen3_vl.facts import Qwen3Family
+from flashvid.models.qwen.qwen_language import QwenLanguageBase, last_of_equal
 
 _START, _END = "<|vision_start|>", "<|vision_end|>"
+Ids = tuple[int, ...]
 
 
-class Qwen3Language:
-    """See `flashvid.engine.types.LanguageSide`."""
+class Qwen3Language(QwenLanguageBase):
+    """See `QwenLanguageBase`."""
 
-    def __init__(
-        self, decoder: Decoder, chat: ChatPrompt, *, merge_size: int, num_deepstack: int, keeps_markers: bool = True
-    ) -> None:
-        self.decoder = decoder
-        self.chat = chat
-        self.dtype = decoder.dtype
-        self._merge_size = merge_size
-        self._num_deepstack = num_deepstack
-        self._keeps_markers = keeps_markers
-        self._start, self._end = chat.split_at_videos(_START + _END)[0]
-
-    @classmethod
-    def load(cls, source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> Self:
-        """Read the tokenizer and the tensors of the language side, and only those.
-
-        Raises:
-            ModelLoadError: a configuration or tensors that do not fit, an unusable tokenizer.
-            ConfigurationError: an attention implementation that there is not.
-        """
-        vision, _ = qwen3_vl_configs(source, options)
-        chat = ChatPrompt.load(source.path, video_token=VIDEO_TOKEN)
-        decoder = Decoder(*load_decoder(source, checkpoint, options))
-        num_deepstack = len(deepstack_layers(source.config()))
-        return cls(decoder, chat, merge_size=vision.spatial_merge_size, num_deepstack=num_deepstack)
+    family = Qwen3Family()
+    config_class = Qwen3VLConfig
+    decoder_class = Qwen3VLTextModel
+    _keeps_markers = True
 
     def reference_compatible(self) -> Self:
         """See `LanguageSide`: the markers around every step of a compressed video are left out."""
-        return type(self)(
-            self.decoder,
-            self.chat,
-            merge_size=self._merge_size,
-            num_deepstack=self._num_deepstack,
-            keeps_markers=False,
-        )
+        compatible = copy(self)
+        compatible._keeps_markers = False
+        return compatible
 
-    def prefix(self, before: tuple[int, ...], compressed: CompressedVideo) -> SharedPrefix:
+    def prefix(self, before: Ids, compressed: CompressedVideo) -> SharedPrefix:
         """What the decoder gets up to the last visual token.
 
         Args:
@@ -77,67 +48,33 @@ class Qwen3Language:
         Raises:
             InvalidFeaturesError: deepstack features are missing.
         """
-        if len(compressed.deepstack) != self._num_deepstack:
-            given = len(compressed.deepstack)
-            raise InvalidFeaturesError(
-                f"the video needs features of {self._num_deepstack} deepstack layers, not {given}"
-            )
+        needed, given = len(self._vision.deepstack_visual_indexes), len(compressed.deepstack)
+        if given != needed:
+            raise InvalidFeaturesError(f"the video needs features of {needed} deepstack layers, not {given}")
         texts = self._texts(before, (), compressed)
-        return shared_prefix(texts, compressed, self._shape(compressed), self.decoder.embed)
+        embed, merge_size = self.decoder.embed, self._vision.spatial_merge_size
+        return shared_prefix(texts, compressed, merge_size, embed, self._dropped(compressed))
 
-    def suffix(self, before: tuple[int, ...], after: tuple[int, ...], compressed: CompressedVideo) -> QuestionSuffix:
+    def suffix(self, before: Ids, after: Ids, compressed: CompressedVideo) -> QuestionSuffix:
         """What the decoder gets behind that; `after` are the ids behind the video, from its end marker on."""
-        return question_suffix(self._texts(before, after, compressed), compressed, self._shape(compressed))
+        texts, merge_size = self._texts(before, after, compressed), self._vision.spatial_merge_size
+        return question_suffix(texts, compressed, merge_size, self._dropped(compressed))
 
-    def _shape(self, compressed: CompressedVideo) -> PromptShape:
+    def _dropped(self, compressed: CompressedVideo) -> frozenset[int]:
         # The published implementation drops markers as it drops tokens: a video that is whole keeps them.
         drops = not self._keeps_markers and len(compressed.tokens) < len(compressed.assignment)
-        return PromptShape(self._merge_size, frozenset({self._start, self._end}) if drops else frozenset())
+        return frozenset(self._markers) if drops else frozenset()
 
-    def _texts(
-        self, before: tuple[int, ...], after: tuple[int, ...], compressed: CompressedVideo
-    ) -> list[tuple[int, ...]]:
+    @cached_property
+    def _markers(self) -> Ids:
+        return self.chat.split_at_videos(_START + _END)[0]
+
+    def _texts(self, before: Ids, after: Ids, compressed: CompressedVideo) -> list[Ids]:
         """Ids around the steps: each stands behind its time, between markers in place of those around the video."""
         seconds = step_seconds(compressed.frame_timestamps, compressed.grid_thw[0])
         times = [self.chat.split_at_videos(f"<{second:.1f} seconds>")[0] for second in seconds]
-        return texts_around_steps(before, after, times, start=self._start, end=self._end)
-
-
-def load_decoder(source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> tuple[Qwen3VLTextModel, Tensor]:
-    """The decoder and its output head `[V, D]`; no other tensor is read.
-
-    Raises:
-        ModelLoadError: a configuration or tensors that do not fit.
-        ConfigurationError: an attention implementation that there is not.
-    """
-    _, config = qwen3_vl_configs(source, options)
-    stored = source.config()
-    return read_decoder(
-        Qwen3VLTextModel,
-        config,
-        checkpoint,
-        options,
-        prefix=LANGUAGE_PREFIX,
-        names=language_tensors(stored),
-        head="lm_head.",
-    )
-
-
-Ids = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class PromptShape:
-    """How prompts are laid out.
-
-    Attributes:
-        merge_size: Patches along a token's side.
-        dropped: Ids of text that is left out once positions are known: the reference drops the markers around the
-            steps of a video, we drop none.
-    """
-
-    merge_size: int
-    dropped: frozenset[int] = frozenset()
+        start, end = self._markers
+        return texts_around_steps(before, after, times, start=start, end=end)
 
 
 def step_seconds(frame_timestamps: NDArray[np.float64], num_steps: int) -> list[float]:
@@ -193,23 +130,29 @@ def positions_of_parts(texts: Sequence[Ids], rows: int, columns: int) -> tuple[l
 
 
 def shared_prefix(
-    texts: Sequence[Ids], compressed: CompressedVideo, shape: PromptShape, embed: Callable[[Sequence[int]], Tensor]
+    texts: Sequence[Ids],
+    compressed: CompressedVideo,
+    merge_size: int,
+    embed: Callable[[Sequence[int]], Tensor],
+    dropped: frozenset[int] = frozenset(),
 ) -> SharedPrefix:
     """The prompt up to its last visual token, and the texts of later steps of which nothing is left.
 
     Args:
         texts: Ids around the steps, one more than there are steps; the last is not part of the prefix.
         compressed: The video.
-        shape: How the prompt is laid out.
+        merge_size: Patches along a token's side.
         embed: Token ids to embeddings `[L, D]`.
+        dropped: Ids of text that is left out once positions are known: the reference drops the markers around the
+            steps of a video, we drop none.
     """
     steps, rows, columns = compressed.grid_thw
-    rows, columns = rows // shape.merge_size, columns // shape.merge_size
+    rows, columns = rows // merge_size, columns // merge_size
     of_texts, of_steps = positions_of_parts(texts, rows, columns)
     indices = compressed.indices.cpu()
     parts, ids, visual = [], [], []
     for step in range(steps):
-        read = [place for place, token in enumerate(texts[step]) if token not in shape.dropped]
+        read = [place for place, token in enumerate(texts[step]) if token not in dropped]
         ids += [texts[step][place] for place in read]
         first = step * rows * columns
         kept = indices[(indices >= first) & (indices < first + rows * columns)] - first
@@ -219,19 +162,18 @@ def shared_prefix(
     is_visual = torch.tensor(visual)
     embeddings = text.new_empty(len(visual), text.shape[1])
     embeddings[~is_visual] = text
-    # Indices repeat only in `reference_compatible` compression: that implementation writes tokens to their places; of
-    # two with one place the first is lost, and the second stands there twice (spec 10).
-    last_of_equal = torch.searchsorted(indices, indices, right=True) - 1
-    embeddings[is_visual] = compressed.tokens.to(text)[last_of_equal]
+    embeddings[is_visual] = compressed.tokens.to(text)[last_of_equal(indices)]
     positions = torch.cat(parts, dim=1)
     deepstack = tuple(level.to(text) for level in compressed.deepstack)
     return SharedPrefix(embeddings, positions, is_visual, is_visual.clone(), deepstack)
 
 
-def question_suffix(texts: Sequence[Ids], compressed: CompressedVideo, shape: PromptShape) -> QuestionSuffix:
-    """What stands behind the last step, at positions as if nothing had been removed."""
+def question_suffix(
+    texts: Sequence[Ids], compressed: CompressedVideo, merge_size: int, dropped: frozenset[int] = frozenset()
+) -> QuestionSuffix:
+    """What stands behind the last step, at positions as if nothing had been removed; see `shared_prefix`."""
     _, rows, columns = compressed.grid_thw
-    of_texts, _ = positions_of_parts(texts, rows // shape.merge_size, columns // shape.merge_size)
-    read = [place for place, token in enumerate(texts[-1]) if token not in shape.dropped]
-    next_position = sum(map(len, texts)) + (len(texts) - 1) * max(rows, columns) // shape.merge_size
+    of_texts, _ = positions_of_parts(texts, rows // merge_size, columns // merge_size)
+    read = [place for place, token in enumerate(texts[-1]) if token not in dropped]
+    next_position = sum(map(len, texts)) + (len(texts) - 1) * max(rows, columns) // merge_size
     return QuestionSuffix(tuple(texts[-1][place] for place in read), of_texts[-1][:, read], next_position)

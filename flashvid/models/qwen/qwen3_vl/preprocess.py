@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flashvid.errors import ConfigurationError, InvalidFeaturesError
-from flashvid.models.frames import stored_settings
+from flashvid.models.frames import HALF, stored_settings
 from flashvid.models.qwen.qwen2_5_vl.preprocess import QwenFramePreprocessor
 from flashvid.models.source import ModelSource
-
-# The processor's defaults, for directories that leave them out.
-_MIN_VIDEO_PIXELS, _MAX_VIDEO_PIXELS = 128 * 32 * 32, 768 * 32 * 32
-_MAX_FRAME_TOKENS = 768
-_HALF = (0.5, 0.5, 0.5)
-_LARGEST_ASPECT_RATIO = 200
 
 
 @dataclass(frozen=True)
@@ -33,11 +25,14 @@ class Qwen3FramePreprocessor(QwenFramePreprocessor):
         num_frames: Of the whole video, if frames are given a few at a time; see `for_video`.
     """
 
-    image_mean: tuple[float, ...] = _HALF
-    image_std: tuple[float, ...] = _HALF
+    patch_size: int = 16
+    min_pixels: int = 128 * 32 * 32
+    max_pixels: int = 768 * 32 * 32
+    image_mean: tuple[float, ...] = HALF
+    image_std: tuple[float, ...] = HALF
     per_frame: bool = False
     cap_frames: bool = False
-    max_frame_tokens: int = _MAX_FRAME_TOKENS
+    max_frame_tokens: int = 768
     num_frames: int | None = None
 
     @classmethod
@@ -48,7 +43,6 @@ class Qwen3FramePreprocessor(QwenFramePreprocessor):
             ModelLoadError: an unreadable file.
             ConfigurationError: the lower bound is above the upper.
         """
-        vision = source.config()["vision_config"]
         stored = stored_settings(source)
         size = stored.get("size") or {}
         per_frame = min_pixels is not None or max_pixels is not None
@@ -56,21 +50,16 @@ class Qwen3FramePreprocessor(QwenFramePreprocessor):
             # A bound that is not given does not bind.
             low, high = min_pixels or 1, max_pixels or 1 << 62
         else:
-            low = size.get("shortest_edge") or _MIN_VIDEO_PIXELS
-            high = size.get("longest_edge") or _MAX_VIDEO_PIXELS
-        if low > high:
-            raise ConfigurationError(f"min_pixels ({low}) is above max_pixels ({high})", str(source.path))
-        return cls(
-            patch_size=vision.get("patch_size", 16),
-            merge_size=vision.get("spatial_merge_size", 2),
-            temporal_patch_size=vision.get("temporal_patch_size", 2),
-            min_pixels=low,
-            max_pixels=high,
-            image_mean=tuple(stored.get("image_mean") or _HALF),
-            image_std=tuple(stored.get("image_std") or _HALF),
+            low = size.get("shortest_edge") or cls.min_pixels
+            high = size.get("longest_edge") or cls.max_pixels
+        return cls._with_bounds(
+            low,
+            high,
+            source,
+            stored,
             per_frame=per_frame,
             cap_frames=bool(stored.get("cap_pixels_per_frame")) and not per_frame,
-            max_frame_tokens=stored.get("max_video_tokens") or _MAX_FRAME_TOKENS,
+            max_frame_tokens=stored.get("max_video_tokens") or cls.max_frame_tokens,
         )
 
     def for_video(self, num_frames: int) -> Self:
@@ -92,20 +81,8 @@ class Qwen3FramePreprocessor(QwenFramePreprocessor):
         if height < side or width < side:
             grow = max(side / height, side / width)
             height, width = int(height * grow), int(width * grow)
-        if max(height, width) > _LARGEST_ASPECT_RATIO * min(height, width):
-            raise InvalidFeaturesError(f"frames of {width} x {height} are too long and thin for this model")
         count = self._count(num_frames)
-        low, high = self._bounds(count)
-        rows, columns = round(height / side) * side, round(width / side) * side
-        area = self._counted(count) * rows * columns
-        if area > high:
-            shrink = math.sqrt(count * height * width / high)
-            rows = max(side, math.floor(height / shrink / side) * side)
-            columns = max(side, math.floor(width / shrink / side) * side)
-        elif area < low:
-            grow = math.sqrt(low / (count * height * width))
-            rows, columns = math.ceil(height * grow / side) * side, math.ceil(width * grow / side) * side
-        return rows, columns
+        return self._fitting_size(height, width, self._bounds(count), count=count, counted=self._counted(count))
 
     def resized_size(self, frames: NDArray[np.uint8]) -> tuple[int, int]:
         """`target_size` of a video's frames, and their own size if that is one that `target_size` gives.
