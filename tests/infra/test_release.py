@@ -58,16 +58,72 @@ def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_holds_the_packages_and_their_files(wheel: Path) -> None:
-    """Every module and data file of the three packages, and nothing besides."""
+    """Every module and data file of the three packages but jobs/lab, and nothing besides."""
     with zipfile.ZipFile(wheel) as archive:
         found = {name for name in archive.namelist() if ".dist-info/" not in name}
     expected = {
         str(path.relative_to(ROOT))
         for package in ("flashvid", "pipeline", "jobs")
         for path in (ROOT / package).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and "__pycache__" not in path.parts and ROOT / "jobs" / "lab" not in path.parents
     }
     assert found == expected
+
+
+@pytest.fixture
+def installed(wheel: Path, tmp_path: Path) -> Path:
+    """The wheel, unpacked; what it depends on comes from this environment."""
+    shutil.unpack_archive(wheel, tmp_path / "installed", "zip")
+    return tmp_path / "installed"
+
+
+def _bench(installed: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `flashvid bench` of the unpacked wheel."""
+    command = [sys.executable, "-c", "from jobs.cli.main import main; main()", "bench", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    return subprocess.run(
+        command, cwd=installed.parent, env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
+
+
+@pytest.mark.parametrize("command", [["quality", "--output", "x"], ["answers"], ["planning"]], ids=lambda c: c[0])
+def test_measurements_that_need_the_repository(installed: Path, command: list[str]) -> None:
+    """Refused with one sentence."""
+    done = _bench(installed, *command)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert f"flashvid bench {command[0]} is not in the installed package" in line
+    assert "checkout of the flashvid repository" in line
+
+
+def test_every_shipped_module_is_imported_without_the_lab(installed: Path) -> None:
+    """Nothing of jobs/lab is needed at import time."""
+    names = sorted(
+        ".".join(path.relative_to(installed).with_suffix("").parts)
+        for path in (installed / "jobs").rglob("*.py")
+        if path.name != "__init__.py"
+    )
+    script = f"import importlib; [importlib.import_module(name) for name in {names}]; import jobs; print(jobs.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=installed,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).is_relative_to(installed)
+
+
+def test_all_benchmarks_of_an_installed_wheel(installed: Path, tmp_path: Path) -> None:
+    """What is there runs, and what is not is named."""
+    done = _bench(installed, "all", "--output", str(tmp_path / "bench"), "--quick")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Left out: quality, answers and planning" in (tmp_path / "bench" / "all.md").read_text()
+    reports = {path.name for path in (tmp_path / "bench").rglob("*.md")}
+    assert reports == {"all.md", "compress.md", "decode.md", "pipeline.md", "cache.md"}
 
 
 def test_the_demo_of_an_installed_wheel(wheel: Path, tmp_path: Path) -> None:

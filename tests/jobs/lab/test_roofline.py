@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from flashvid.engine.decoder import GPU_DECODE_ROWS
-from flashvid.models.video_model import MAX_BATCH_TOKENS
 from flashvid.engine.kv_slots import grown_size
+from flashvid.models.video_model import MAX_BATCH_TOKENS
 from jobs.lab.answers_model import LLAVA_7B
 from jobs.lab.answers_work import Rates, Work
 from jobs.lab.dispatch import count_operations, dispatch_seconds
