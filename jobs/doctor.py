@@ -1,9 +1,8 @@
-"""The checks of `flashvid doctor`: each finds out one thing by doing it, and says what to do where it fails."""
+"""The checks of `flashvid doctor`: each tries one thing, and says what to do if it fails."""
 
 from __future__ import annotations
 
 import platform
-import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -19,18 +18,22 @@ State = Literal["ok", "note", "failed"]
 _GB = 1_000_000_000
 _CONTENT = b"flashvid doctor"
 _ACCESS = "check the name, the credentials in the environment, and storage_options"
+_REINSTALL = "pip install -c constraints.txt flashvid-pipeline"
+# Packages whose versions are shown.
+_SHOWN = ("torch", "transformers", "ray", "pyarrow")
+_CODECS = ("h264", "hevc", "vp9")
 
 
 @dataclass(frozen=True)
 class Check:
-    """What one check found.
+    """Result of one check.
 
     Attributes:
         area: installation, GPU, tables, storage or cluster.
-        name: What was looked at.
-        state: `note`: it works, and a person should know this about it.
+        name: What was checked.
+        state: `note`: it works, and the user should know this about it.
         found: What is there.
-        fix: What to do; empty where nothing is to be done.
+        fix: What to do; empty if there is nothing to do.
     """
 
     area: str
@@ -41,23 +44,22 @@ class Check:
 
 
 class CheckFailedError(Exception):
-    """What a check found is not what a run needs."""
+    """Something that a run needs is missing or wrong; the message says what was found."""
 
 
 def check_installation() -> Iterator[Check]:
-    """Packages against the versions that we ask for, the decoders, and the embedded model answering a question."""
-    yield _checked("installation", "packages", _packages, "pip install -c constraints.txt flashvid-pipeline")
+    """Check the versions of required packages, the decoders, and that the embedded model answers a question."""
+    yield _checked("installation", "packages", _packages, _REINSTALL)
     yield _checked("installation", "decord", _decord, "pip install decord, or sampling.decoder: pyav in the job")
     yield _checked("installation", "PyAV", _pyav, "pip install --force-reinstall av")
-    yield _checked(
-        "installation", "model", _model_answers, "reinstall flashvid-pipeline: its embedded model is damaged"
-    )
+    damaged = "reinstall flashvid-pipeline: its embedded model is damaged"
+    yield _checked("installation", "model", _model_answers, damaged)
 
 
 def check_gpu() -> Iterator[Check]:
-    """Each GPU's memory, and a product of matrices in bfloat16 on it.
+    """Check each GPU's memory, and a bfloat16 matrix product on it.
 
-    None is no failure, the CPU does the same; one that is here and that CUDA can't use is.
+    A machine without a GPU passes: models run on its CPU. A GPU that CUDA can't use is a failure.
     """
     import torch
 
@@ -76,22 +78,20 @@ def _no_cuda() -> Check:
 
     from flashvid.models.devices import why_no_cuda
 
+    on_cpu = "models run on the CPU, and a job that reserves GPUs is refused"
     if torch.version.cuda is None:
-        found = (
-            f"torch {torch.__version__}, without CUDA: models run on the CPU, and a job that reserves GPUs is refused"
-        )
-        return Check("GPU", "CUDA", "note", found)
-    why = f"{why_no_cuda() or 'torch does not say why'} (torch {torch.__version__}, for CUDA {torch.version.cuda})"
-    # The driver's management library counts, and works with drivers that are too old for CUDA.
+        return Check("GPU", "CUDA", "note", f"torch {torch.__version__}, without CUDA: {on_cpu}")
+    why = f"{why_no_cuda() or 'torch gives no reason'} (torch {torch.__version__}, for CUDA {torch.version.cuda})"
+    # Counting uses the driver's management library, which also works with drivers that are too old for CUDA.
     if counted := torch.cuda.device_count():
-        fix = "a newer driver: GPUs in docs/operations.md; nvidia-smi shows the one that is here"
+        fix = "install a newer driver: GPUs in docs/operations.md; nvidia-smi shows the installed one"
         return Check("GPU", "CUDA", "failed", f"{counted} here, and CUDA can't use any: {why}", fix)
-    found = f"no GPU: models run on the CPU, and a job that reserves GPUs is refused: {why}"
-    return Check("GPU", "CUDA", "note", found, "if there is one: nvidia-smi says whether its driver works")
+    fix = "if there is a GPU, nvidia-smi says whether its driver works"
+    return Check("GPU", "CUDA", "note", f"no GPU: {on_cpu}: {why}", fix)
 
 
 def check_tables(job: JobConfig) -> Iterator[Check]:
-    """The tables of a job, and that the first video is where its row says."""
+    """Check the tables of a job, and that the first video is where its row says."""
     from pipeline.inputs.job_inputs import read_tables
     from pipeline.inputs.sources import stat_sources
 
@@ -101,80 +101,95 @@ def check_tables(job: JobConfig) -> Iterator[Check]:
         (source,) = stat_sources([first], source_id_column=job.source_id_column, storage_options=job.storage_options)
         if not source.exists:
             raise CheckFailedError(first.problem or source.unreachable or f"there is no {first.video_path}")
-        return (
-            f"{len(videos)} videos, {len(questions.common)} questions for all; the first has {source.size_bytes} bytes"
-        )
+        counts = f"{len(videos)} videos, {len(questions.common)} questions for all"
+        return f"{counts}; the first has {source.size_bytes} bytes"
 
     yield _checked("tables", "videos, questions", first_video, f"flashvid validate names what is wrong; {_ACCESS}")
 
 
 def check_storage(key: str, url: str, storage_options: Mapping[str, Any]) -> Iterator[Check]:
-    """List a place, create an object there, read it back, be refused to write over one, and remove it again.
+    """List a place, create an object there, read it back, check that it can't be overwritten, and remove it.
 
     Args:
-        key: What it is to the job: output or cache.
+        key: The job's key: output or cache.
         url: Folder or URL.
         storage_options: For fsspec.
     """
-    area = f"storage, {key}"
+    area, name = f"storage, {key}", f"doctor/{uuid.uuid4().hex}"
     opened: list[Storage] = []
 
     def names() -> str:
-        storage = Storage(url, storage_options)
-        opened.append(storage)
-        return f"{url}, {len(storage.names('runs'))} records in runs/"
+        opened.append(Storage(url, storage_options))
+        return f"{url}, {len(opened[0].names('runs'))} records in runs/"
 
     yield _checked(area, "list", names, _ACCESS)
     if not opened:
         return
     (storage,) = opened
-    name = f"doctor/{uuid.uuid4().hex}"
-    steps: tuple[tuple[str, Callable[[], str], str], ...] = (
-        ("write", lambda: _write(storage, name), f"may this user write here? {_ACCESS}"),
-        ("read back", lambda: _read(storage, name), "do not use this store: it does not keep what it is given"),
-        ("conditional write", lambda: _refuses(storage), "let one run at a time write here: docs/guarantees.md"),
-        ("delete", lambda: _delete(storage, name), f"may this user delete? Remove {name} by hand"),
-    )
+
+    def write() -> str:
+        _require(storage.create(name, _CONTENT), "another object was there already")
+        return f"{name}, {len(_CONTENT)} bytes"
+
+    def read() -> str:
+        _require(storage.read(name) == _CONTENT, "what is read is not what was written")
+        return f"the same {len(_CONTENT)} bytes"
+
+    def overwrite() -> str:
+        _require(storage.is_exclusive, "not supported: two runs at the same time may write over each other")
+        return "it refuses to write over an object"
+
+    def delete() -> str:
+        storage.remove(name)
+        _require(not storage.exists(name), "the object is still there")
+        return "the object is gone"
+
     try:
-        for step, look, fix in steps:
-            done = _checked(area, step, look, fix)
-            yield done
-            if step == "write" and done.state == "failed":
-                return
+        written = _checked(area, "write", write, f"may this user write here? {_ACCESS}")
+        yield written
+        if written.state == "failed":
+            return
+        yield _checked(area, "read back", read, "do not use this store: it does not keep what is written")
+        yield _checked(area, "conditional write", overwrite, "let one run at a time write here: docs/guarantees.md")
+        yield _checked(area, "delete", delete, f"may this user delete? Remove {name} by hand")
     finally:
-        # Whatever happened; what is gone already is no news.
+        # Also after an error; the object is usually gone already.
         with suppress(Exception):
             storage.remove(name)
 
 
 def check_cluster(address: str) -> Iterator[Check]:
-    """Connect to a cluster, add up what it has, and compare a node's versions with ours."""
+    """Connect to a cluster, add up its resources, and compare a node's versions with ours."""
     import ray
 
     from pipeline.cluster.connection import connected
 
-    fix = "is it up, and the token right (RAY_AUTH_MODE, RAY_AUTH_TOKEN)? Same Python and Ray here and there?"
     try:
         with connected(address) as size:
             nodes = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
             yield Check("cluster", "address", "ok", f"{address}, {nodes} nodes")
-            enough = size.num_cpus >= 1
             found = f"{size.num_cpus:.0f} CPUs, {sum(size.gpus_per_node)} GPUs"
-            needed = "" if enough else "add nodes with CPUs: decoding needs at least one"
-            yield Check("cluster", "resources", "ok" if enough else "failed", found, needed)
+            needed = "" if size.num_cpus >= 1 else "add nodes with CPUs: decoding needs at least one"
+            yield Check("cluster", "resources", "failed" if needed else "ok", found, needed)
             there = ray.get(ray.remote(num_cpus=0)(_versions).remote(), timeout=120)
-            shown = ", ".join(f"{name} {number}" for name, number in there.items())
-            same = there == _versions()
-            advice = "" if same else "install the same versions on the nodes, or send them: flashvid submit"
-            yield Check("cluster", "versions", "ok" if same else "failed", shown, advice)
-    except Exception as error:  # noqa: BLE001 - whatever Ray raises is what this check found
+            found = ", ".join(f"{name} {number}" for name, number in there.items())
+            differ = there != _versions()
+            advice = "install the same versions on the nodes, or send them: flashvid submit" if differ else ""
+            yield Check("cluster", "versions", "failed" if differ else "ok", found, advice)
+    except Exception as error:  # noqa: BLE001 - any error of Ray is the result of this check
+        fix = "is it up, and the token right (RAY_AUTH_MODE, RAY_AUTH_TOKEN)? Same Python and Ray here and there?"
         yield _failed("cluster", "address", error, fix)
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise CheckFailedError(message)
 
 
 def _checked(area: str, name: str, look: Callable[[], str], fix: str) -> Check:
     try:
         return Check(area, name, "ok", look())
-    except Exception as error:  # noqa: BLE001 - whatever is raised is what this check found
+    except Exception as error:  # noqa: BLE001 - any error is the result of this check
         return _failed(area, name, error, fix)
 
 
@@ -184,36 +199,36 @@ def _failed(area: str, name: str, error: Exception, fix: str) -> Check:
     return Check(area, name, "failed", named, fix)
 
 
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
 def _versions() -> dict[str, str]:
-    found = {"Python": platform.python_version()}
-    for name in ("ray", "flashvid-pipeline"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "missing"
-    return found
+    packages = {name: _version(name) or "missing" for name in ("ray", "flashvid-pipeline")}
+    return {"Python": platform.python_version(), **packages}
 
 
 def _packages() -> str:
-    """What our own metadata asks for, without the extras."""
+    """Compare installed packages with what our own metadata requires, without the extras."""
     from packaging.requirements import Requirement
 
-    wrong, found = [], []
+    wrong, found = [], {}
     for requirement in map(Requirement, requires("flashvid-pipeline") or []):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        try:
-            installed = version(requirement.name)
-        except PackageNotFoundError:
+        installed = _version(requirement.name)
+        if installed is None:
             wrong.append(f"{requirement} is missing")
-            continue
-        found.append(f"{requirement.name} {installed}")
-        if not requirement.specifier.contains(installed, prereleases=True):
+        elif not requirement.specifier.contains(installed, prereleases=True):
             wrong.append(f"{requirement.name} {installed} is not {requirement.specifier}")
-    if wrong:
-        raise CheckFailedError("; ".join(wrong))
-    shown = [text for text in found if re.match(r"(torch|transformers|ray|pyarrow) ", text)]
-    return f"Python {platform.python_version()}, {', '.join(shown)}; all {len(found)} as required"
+        else:
+            found[requirement.name] = installed
+    _require(not wrong, "; ".join(wrong))
+    shown = ", ".join(f"{name} {found[name]}" for name in found if name in _SHOWN)
+    return f"Python {platform.python_version()}, {shown}; all {len(found)} as required"
 
 
 def _decord() -> str:
@@ -225,13 +240,13 @@ def _decord() -> str:
 def _pyav() -> str:
     import av
 
-    if missing := [name for name in ("h264", "hevc", "vp9") if name not in av.codecs_available]:
-        raise CheckFailedError(f"its FFmpeg can't decode {', '.join(missing)}")
+    missing = [name for name in _CODECS if name not in av.codecs_available]
+    _require(not missing, f"its FFmpeg can't decode {', '.join(missing)}")
     return f"{av.__version__}, FFmpeg's libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}"
 
 
 def _model_answers() -> str:
-    """The embedded model is asked about a red square on grey."""
+    """Ask the embedded model about a red square on grey."""
     import numpy as np
 
     from flashvid import CompressionConfig
@@ -243,42 +258,14 @@ def _model_answers() -> str:
     visual = model.encode(frames, np.arange(8, dtype=np.float64))
     video = model.compress(visual, CompressionConfig(retention_ratio=0.25))
     (answer,) = model.answer(video, ["What colour is the object?"], generation=GenerationConfig(max_new_tokens=8))
-    if not answer.response.strip():
-        raise CheckFailedError("the embedded model gives an empty answer")
-    return f"tiny is shown a red square and answers {answer.response.strip()!r}"
+    _require(bool(answer.response.strip()), "the embedded model gives an empty answer")
+    return f"tiny sees a red square and answers {answer.response.strip()!r}"
 
 
 def _bfloat16(index: int) -> str:
     import torch
 
-    if not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise CheckFailedError("not in this GPU's hardware")
+    _require(torch.cuda.is_bf16_supported(including_emulation=False), "this GPU has no bfloat16 hardware")
     ones = torch.ones(16, 16, dtype=torch.bfloat16, device=f"cuda:{index}")
-    if not bool((ones @ ones == 16).all()):
-        raise CheckFailedError("a product of matrices is wrong")
-    return "a product of matrices is right"
-
-
-def _write(storage: Storage, name: str) -> str:
-    if not storage.create(name, _CONTENT):
-        raise CheckFailedError("something else is there than what was written")
-    return f"{name}, {len(_CONTENT)} bytes"
-
-
-def _read(storage: Storage, name: str) -> str:
-    if storage.read(name) != _CONTENT:
-        raise CheckFailedError("what is read is not what was written")
-    return f"the same {len(_CONTENT)} bytes"
-
-
-def _refuses(storage: Storage) -> str:
-    if not storage.is_exclusive:
-        raise CheckFailedError("none: two runs at the same time may write over each other")
-    return "it refuses to write over an object"
-
-
-def _delete(storage: Storage, name: str) -> str:
-    storage.remove(name)
-    if storage.exists(name):
-        raise CheckFailedError("the object is still there")
-    return "the object is gone"
+    _require(bool((ones @ ones == 16).all()), "a matrix product is wrong")
+    return "a matrix product is right"

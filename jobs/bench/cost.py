@@ -1,4 +1,4 @@
-"""Clips to compress, and what that costs: CPU time, operations, memory."""
+"""Clips to compress, and what an action costs: CPU time, operations, memory."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import torch
@@ -17,10 +16,9 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-SHORTEST_SECONDS = 0.02
+# A measurement of CPU time takes at least this long, and no action is taken to be shorter than a tick.
+SHORTEST_SECONDS, _TICK_SECONDS = 0.02, 1e-6
 SCENE_FRAMES = 16
-# That an action takes at least, for the clock's sake.
-_TICK_SECONDS = 1e-6
 
 Clip = tuple[Tensor, Tensor]
 
@@ -34,7 +32,7 @@ class CountOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
-        """Count and go on."""
+        """Count the operation and run it."""
         self.count += 1
         return func(*args, **(kwargs or {}))
 
@@ -52,7 +50,7 @@ def drifting_clip(num_frames: int, num_tokens: int, width: int, seed: int = 0) -
 
 @contextmanager
 def single_thread() -> Iterator[None]:
-    """Torch and Arrow compute with one thread; threads that wait for work take CPU time as well."""
+    """Run torch and Arrow on one thread: threads that wait for work take CPU time too."""
     threads, arrow = torch.get_num_threads(), pa.cpu_count()
     torch.set_num_threads(1)
     pa.set_cpu_count(1)
@@ -64,36 +62,30 @@ def single_thread() -> Iterator[None]:
 
 
 def cpu_seconds(action: Callable[[], object]) -> float:
-    """CPU time of this process, system time included."""
+    """Run an action; return the CPU time of this process, system time included."""
     start = time.process_time()
     action()
     return time.process_time() - start
 
 
 def runs_to_fill(seconds: float, action: Callable[[], object]) -> int:
-    """How often to run an action for that much CPU time, by one run of it; at least once."""
+    """Return how often to run an action to fill that much CPU time, by one run of it; at least once."""
     return max(1, math.ceil(seconds / max(cpu_seconds(action), _TICK_SECONDS)))
 
 
-@dataclass(frozen=True)
-class Spent:
-    """Seconds of an action.
-
-    Attributes:
-        cpu: Of this process and of its children, those that ended meanwhile and the one that was named.
-        wall: That passed.
-    """
+class Spent(NamedTuple):
+    """Seconds of an action: CPU time of this process, its ended children and a named child; and wall time."""
 
     cpu: float
     wall: float
 
 
 def spent(action: Callable[[], object], child: int | None = None) -> Spent:
-    """Run an action once.
+    """Run an action once and return what it took.
 
     Args:
         action: What to run.
-        child: Id of a process that works for it and goes on living.
+        child: Id of a process that works for it and stays alive.
     """
     cpu, wall = _cpu_so_far(child), time.perf_counter()
     action()
@@ -102,19 +94,18 @@ def spent(action: Callable[[], object], child: int | None = None) -> Spent:
 
 def _cpu_so_far(child: int | None) -> float:
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + ended.ru_utime + ended.ru_stime + (_cpu_of(child) if child is not None else 0.0)
-
-
-def _cpu_of(pid: int) -> float:
-    """Another process's CPU clock, which is finer than the ticks in /proc."""
+    total = time.process_time() + ended.ru_utime + ended.ru_stime
+    if child is None:
+        return total
+    # The process's CPU clock, which is finer than the ticks in /proc.
     clock = ctypes.c_int()
-    if ctypes.CDLL(None).clock_getcpuclockid(pid, ctypes.byref(clock)):
-        raise ProcessLookupError(pid)
-    return time.clock_gettime(clock.value)
+    if ctypes.CDLL(None).clock_getcpuclockid(child, ctypes.byref(clock)):
+        raise ProcessLookupError(child)
+    return total + time.clock_gettime(clock.value)
 
 
 def peak_extra_bytes(action: Callable[[], object]) -> int:
-    """The most memory that tensors made by `action` take at one time, by the allocator's own record."""
+    """Return the most memory that tensors made by `action` take at one time, by the allocator's own record."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         action()
     held = peak = 0

@@ -1,7 +1,7 @@
-"""Turns: what is compared runs one after the other, again and again, and of every arm the least counts.
+"""Measurement in turns: the arms run one after the other, again and again, and the least time of each arm counts.
 
-Of each scale of time one arm runs twice a turn under two names. By how much these two differ (the A/A control) is what
-a difference between two arms has to exceed.
+One arm of each time scale runs twice a turn under two names. The difference between these two (the A/A control) is the
+least difference that may be reported between two arms.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-# Within which a control has to agree with itself; no difference below it is told either.
+# The largest control at which results are reported; smaller differences between arms are not reported either.
 CONTROL = 0.05
-# The step whose time is that of them all, and which controls compare.
+# The step that holds the total time, which controls compare.
 ALL = "all"
 
-# Runs an arm; its seconds by step, `ALL` among them.
+# Runs an arm; returns its seconds by step, `ALL` among them.
 Arm = Callable[[], Mapping[str, float]]
 
 
@@ -25,9 +25,9 @@ class Patience:
     """How long turns go on for a control to agree.
 
     Attributes:
-        least: Turns at least.
-        most: And at most.
-        seconds: Wall time behind which no turn begins but the least ones.
+        least: The fewest turns.
+        most: The most turns.
+        seconds: Wall time after which no turn starts, except the fewest.
     """
 
     least: int = 3
@@ -37,13 +37,13 @@ class Patience:
 
 @dataclass(frozen=True)
 class Turns:
-    """What came of them.
+    """Results of the turns.
 
     Attributes:
-        least: Of each arm the least seconds by step.
-        shortest: Of each arm its shortest run: what a limit is held against, whose kernels run for an instant.
-        number: Of each arm its turns.
-        controls: Of each arm that ran twice, by how much the two differ, as a share.
+        least: Least seconds of each arm by step.
+        shortest: Shortest single run of each arm, which is compared with limits.
+        number: Turns of each arm.
+        controls: Relative difference between the two names of each arm that ran twice.
     """
 
     least: Mapping[str, Mapping[str, float]]
@@ -54,7 +54,7 @@ class Turns:
 
 @dataclass
 class _Least:
-    """The least of an arm so far."""
+    """The least times of an arm so far."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     shortest: float = math.inf
@@ -82,10 +82,10 @@ def take_turns(
 
     Args:
         arms: By name, in the order of a turn.
-        twice: Those that run once more at the end of a turn, for the control.
+        twice: Arms that run once more at the end of a turn, for the control.
         patience: How long to go on.
-        fewer: Arms that take too long for every turn, and how many they take part in.
-        runs: Arms that are too short for one run to be a measurement, and how many are one; the mean counts.
+        fewer: Arms that are too slow for every turn, with the number of turns that they take part in.
+        runs: Arms that are too short to time once, with the number of runs whose mean is one measurement.
         beside: Runs at the end of every turn.
     """
     begun, fewer, runs = time.monotonic(), fewer or {}, runs or {}
@@ -112,35 +112,10 @@ def take_turns(
 
 
 def settled(*controls: float) -> bool:
-    """Whether controls agree with themselves: with one that does not, nothing is claimed."""
+    """Say whether all controls are small enough for results to be reported."""
     return all(control <= CONTROL for control in controls)
 
 
-def verdict(
-    measured: float, target: float, *controls: float, uncertainty: float | None = None, at_most: bool = False
-) -> str:
-    """Whether a ratio meets its target; nothing is claimed where a control was not reached, or as near the target.
-
-    Args:
-        measured: The ratio.
-        target: What it should be at least.
-        controls: Of what is compared.
-        uncertainty: Of the ratio, as a share; None for the largest of the controls.
-        at_most: Whether it should be that at most.
-    """
-    near = max(controls) if uncertainty is None else uncertainty
-    if not settled(*controls) or abs(measured / target - 1) <= near:
-        return "no claim"
-    return "met" if (measured <= target) == at_most else "not met"
-
-
-def told_ratio(value: float, *controls: float) -> str:
-    """A ratio for a table; empty where a control did not agree, or within the band in which the same differs."""
-    return f"{value:.1f}x" if settled(*controls) and abs(value - 1) > CONTROL else ""
-
-
 def unsettled(*controls: float) -> str:
-    """A sentence for below a table, where a control was not reached."""
-    return (
-        "" if settled(*controls) else f"\nA control is above {CONTROL:.0%}: of what differs here nothing is claimed.\n"
-    )
+    """Return a warning to put below a table, or nothing if all controls are small enough."""
+    return "" if settled(*controls) else f"\nA control is above {CONTROL:.0%}: differences here are not reported.\n"

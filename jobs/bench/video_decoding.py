@@ -1,7 +1,8 @@
-"""`flashvid bench decode`: sampled frames per second, beside the ffmpeg program decoding the same file to nothing."""
+"""`flashvid bench decode`: sampled frames per second, compared with the ffmpeg program decoding the same file."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -9,14 +10,11 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
 
 from jobs.bench.cost import spent
-from jobs.bench.environment import describe_environment
-from jobs.bench.plots import plot_bars
-from jobs.bench.reports import can_plot, write_report, write_rows
+from jobs.bench.reports import describe_environment, publish
 from jobs.bench.turns import ALL, Arm, Patience, take_turns, unsettled
 from pipeline.clip import DecodedClip
 from pipeline.config import DecodePoolConfig, SamplingConfig
@@ -36,12 +34,12 @@ class DecodeSpeed:
     """One way to decode one file.
 
     Attributes:
-        decoder: ffmpeg, or a setting of `sampling.decoder`, or that in a process of its own as a run has it.
-        num_frames: Sampled.
+        decoder: ffmpeg, or a value of `sampling.decoder`, or that in a process of its own as in a run.
+        num_frames: Frames sampled.
         seconds: Wall time, the least of all turns.
-        cpu_seconds: CPU time, that of the process of its own included; likewise.
-        turns: It took part in.
-        control: By how much an arm that ran twice differed from itself: ffmpeg of itself, a decoder of all others.
+        cpu_seconds: CPU time, the least of all turns; that of the process of its own included.
+        turns: Number of turns.
+        control: Relative difference of an arm that ran twice: of ffmpeg for itself, of a decoder for all others.
     """
 
     decoder: str
@@ -67,7 +65,7 @@ def bench_decode(video: Path, output: Path | None = None, patience: Patience = P
 
     Args:
         video: A local file.
-        output: A folder, made if need be; None writes nothing.
+        output: A folder, created if it is missing; None writes nothing.
         patience: How long to go on for the controls.
 
     Raises:
@@ -75,14 +73,10 @@ def bench_decode(video: Path, output: Path | None = None, patience: Patience = P
     """
     probe = read_probe(str(video))
     speeds = _measure(video, probe, patience)
+    rates = {f"{speed.decoder}, {speed.num_frames} frames": speed.frames_per_cpu_second for speed in speeds}
+    rows = [{"video": video.name, **asdict(speed)} for speed in speeds]
     text = _report(video, probe.decoder, speeds)
-    print(text)
-    if output is not None:
-        write_report(output, "decode", text)
-        write_rows(output / "decode.csv", [{"video": video.name, **asdict(speed)} for speed in speeds])
-        if can_plot():
-            rates = {f"{speed.decoder}, {speed.num_frames} frames": speed.frames_per_cpu_second for speed in speeds}
-            plot_bars(output / "decode.png", rates, "sampled frames per CPU second")
+    publish(output, "decode", text, rows, rates, "sampled frames per CPU second")
     return speeds
 
 
@@ -94,18 +88,20 @@ def _measure(video: Path, probe: Probe, patience: Patience) -> list[DecodeSpeed]
         found = spent(action, process.pid)
         return {ALL: found.cpu, _WALL: found.wall}
 
-    arms: dict[tuple[str, int], Arm] = {(_FFMPEG, total): partial(timed, partial(_ffmpeg, video))}
+    arms: dict[tuple[str, int], Arm] = {}
+    if (program := _ffmpeg()) is not None:
+        command = [program, "-v", "error", "-threads", "1", "-i", str(video), "-f", "null", "-"]
+        arms[_FFMPEG, total] = partial(timed, partial(subprocess.run, command, check=True))
     for num_frames in (*(count for count in _SAMPLES if count < total), total):
         for name in ("decord", "pyav") if probe.decoder == "decord" else ("pyav",):
             sampling = SamplingConfig.model_validate({"num_frames": num_frames, "decoder": name})
-            arms[name, num_frames] = partial(timed, partial(_decode, decode_clip, video, sampling))
-            own = partial(_decode, process.decode_clip, video, sampling)
-            arms[f"{name}, own process", num_frames] = partial(timed, own)
+            for way, decode in ((name, decode_clip), (f"{name}, own process", process.decode_clip)):
+                arms[way, num_frames] = partial(timed, partial(_decode, decode, video, sampling))
+    names = {f"{decoder}, {num_frames}": (decoder, num_frames) for decoder, num_frames in arms}
+    first, *_, last = names
     try:
-        # The child starts with its first clip, which is no part of decoding one.
+        # The child starts with its first clip, which is not part of decoding one.
         _decode(process.decode_clip, video, SamplingConfig(num_frames=1))
-        names = {f"{decoder}, {num_frames}": (decoder, num_frames) for decoder, num_frames in arms}
-        first, *_, last = names
         turns = take_turns({name: arms[names[name]] for name in names}, twice=[first, last], patience=patience)
     finally:
         process.close()
@@ -126,13 +122,17 @@ def _decode(decode: Callable[..., DecodedClip], video: Path, sampling: SamplingC
 
 
 def _thumbnails(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Next to nothing of the frames, at next to no cost: resizing is not what is measured."""
+    """Take a few pixels, at almost no cost: resizing is not measured."""
     return frames[:, ::32, ::32].copy()
 
 
-def _ffmpeg(video: Path) -> None:
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-threads", "1", "-i", str(video), "-f", "null", "-"]
-    subprocess.run(command, check=True)  # noqa: S603 - a program of ours, a file of the caller's
+def _ffmpeg() -> str | None:
+    """Return the ffmpeg program of the package imageio-ffmpeg, or else of the PATH; None without either."""
+    try:
+        import imageio_ffmpeg
+    except ImportError:
+        return shutil.which("ffmpeg")
+    return str(imageio_ffmpeg.get_ffmpeg_exe())
 
 
 def _report(video: Path, automatic: str, speeds: Sequence[DecodeSpeed]) -> str:
@@ -141,10 +141,9 @@ def _report(video: Path, automatic: str, speeds: Sequence[DecodeSpeed]) -> str:
         f"| {speed.seconds:.2f} | {speed.frames_per_second:.0f} | {speed.control:.1%} |\n"
         for speed in speeds
     )
-    controls = max(speed.control for speed in speeds)
     return (
         f"{video.name} (auto: {automatic}), one thread each, the least of {speeds[0].turns} turns; "
         f"decord {version('decord')}, PyAV {version('av')}; {describe_environment()}.\n\n"
         "| decoder | frames | CPU seconds | frames per CPU second | seconds | frames per second | control |\n"
-        f"|---|---|---|---|---|---|---|\n{rows}{unsettled(controls)}"
+        f"|---|---|---|---|---|---|---|\n{rows}{unsettled(max(speed.control for speed in speeds))}"
     )

@@ -1,17 +1,39 @@
-"""The commands of `flashvid bench`: one entry point for everything that is measured."""
+"""The commands of `flashvid bench`: measure this machine, and, in a checkout, what the project claims."""
 
 from __future__ import annotations
 
 import os
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-# Exit code: something is beyond its limit.
-_BEYOND = 1
+from flashvid.errors import ConfigurationError
 
-bench = typer.Typer(no_args_is_help=True, help="Measure what the project claims, beside its rivals.")
+if TYPE_CHECKING:
+    from jobs.bench.everything import Benchmark
+
+# Exit code: something is over its limit.
+_OVER = 1
+
+Quick = Annotated[bool, typer.Option("--quick", help="small and fast, only to see that it works")]
+
+bench = typer.Typer(no_args_is_help=True, help="Measure this machine; in a checkout, also what the project claims.")
+
+
+def _has_lab() -> bool:
+    return find_spec("jobs.lab") is not None
+
+
+def _need_lab(command: str) -> None:
+    """Raise ConfigurationError where jobs/lab is not installed."""
+    if not _has_lab():
+        raise ConfigurationError(
+            f"flashvid bench {command} is not in the installed package: run it in a checkout of the flashvid repository"
+        )
 
 
 @bench.command()
@@ -20,14 +42,17 @@ def quality(
     model: Annotated[str, typer.Option(help="embedded name or model directory")] = "tiny",
     quick: Annotated[bool, typer.Option("--quick", help="a quarter of the clips, no variants: 5 minutes")] = False,
     tune: Annotated[
-        bool, typer.Option("--tune", help="other clips, never reported: for choosing settings by their result")
+        bool, typer.Option("--tune", help="use other clips, which are never reported, to choose settings on")
     ] = False,
     workers: Annotated[int | None, typer.Option(help="processes of one thread; default: one per core")] = None,
 ) -> None:
     """Measure accuracy against retention on generated clips, for FlashVID, its variants and its rivals.
 
+    Needs a checkout of the repository.
+
     Example: flashvid bench quality --output quality --quick
     """
+    _need_lab("quality")
     from jobs.lab.quality_command import bench_quality
 
     bench_quality(
@@ -38,12 +63,15 @@ def quality(
 @bench.command()
 def answers(
     output: Annotated[Path | None, typer.Option(help="folder for answers.csv, answers.md and answers.png")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="a short clip, few questions: to see that it works")] = False,
+    quick: Quick = False,
 ) -> None:
-    """Measure what answers cost by the number of questions per video, beside the usual loop and a prefix cache.
+    """Measure what answers cost by the number of questions per video, for us, the usual loop and a prefix cache.
+
+    Needs a checkout of the repository.
 
     Example: flashvid bench answers --output answers
     """
+    _need_lab("answers")
     from jobs.lab.answers import QUICK
     from jobs.lab.answers_command import bench_answers
 
@@ -51,20 +79,37 @@ def answers(
 
 
 @bench.command()
+def planning(
+    output: Annotated[Path | None, typer.Option(help="folder for planning.csv and planning.md")] = None,
+    videos: Annotated[int, typer.Option(help="rows of the videos table", min=1)] = 1_000_000,
+    questions: Annotated[int, typer.Option(help="questions per video; half of them are answered", min=2)] = 10,
+) -> None:
+    """Measure how long planning a large job takes, half of it answered, and the driver's memory.
+
+    Needs a checkout of the repository.
+
+    Example: flashvid bench planning --videos 100000
+    """
+    _need_lab("planning")
+    from jobs.lab.planning import bench_planning
+
+    bench_planning(output, num_videos=videos, num_questions=questions)
+
+
+@bench.command()
 def compress(
     output: Annotated[Path | None, typer.Option(help="folder for compress.csv, compress.md and compress.png")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="small clips, only to see that it works")] = False,
+    quick: Quick = False,
 ) -> None:
     """Measure the time, operations and memory of compression against the matrix products that it needs.
 
-    Exit code 1 if anything is beyond its limit.
+    In a checkout, also measure the other methods, numbers of threads and the naive implementation. Exit code 1 if
+    anything is over its limit.
 
     Example: flashvid bench compress --output compress
     """
-    from jobs.bench.compress import bench_compress
-
-    if bench_compress(output, quick=quick):
-        raise typer.Exit(_BEYOND)
+    if _compress(output, quick):
+        raise typer.Exit(_OVER)
 
 
 @bench.command()
@@ -72,7 +117,7 @@ def decode(
     video: Annotated[Path, typer.Argument(help="a local video file", exists=True, dir_okay=False)],
     output: Annotated[Path | None, typer.Option(help="folder for decode.csv, decode.md and decode.png")] = None,
 ) -> None:
-    """Measure sampled frames per second of both decoders, beside ffmpeg decoding the same file to nothing.
+    """Measure sampled frames per second of both decoders, and of ffmpeg decoding the same file.
 
     Example: flashvid bench decode video.mp4 --output decode
     """
@@ -81,29 +126,12 @@ def decode(
     bench_decode(video, output)
 
 
-@bench.command("all")
-def everything(
-    output: Annotated[Path, typer.Option(help="folder that gets a folder of each")],
-    quick: Annotated[bool, typer.Option("--quick", help="only to see that it works: 4 minutes")] = False,
-) -> None:
-    """Run every benchmark but `quality` and `planning`, which take many minutes by themselves.
-
-    Exit code 1 if compression is beyond its limits.
-
-    Example: flashvid bench all --output bench --quick
-    """
-    from jobs.bench.everything import bench_all
-
-    if bench_all(output, quick=quick):
-        raise typer.Exit(_BEYOND)
-
-
 @bench.command()
 def cache(
     output: Annotated[Path | None, typer.Option(help="folder for cache.csv, cache.md and cache.png")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="few turns")] = False,
+    quick: Quick = False,
 ) -> None:
-    """Measure what a cached token takes, and how fast the store writes and reads it, beside plain files.
+    """Measure the bytes of a cached token, and how fast the store writes and reads it, compared with plain files.
 
     Example: flashvid bench cache --output cache
     """
@@ -115,33 +143,81 @@ def cache(
 @bench.command()
 def pipeline(
     output: Annotated[Path | None, typer.Option(help="folder for pipeline.csv, pipeline.md and pipeline.png")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="few clips, only to see that it works")] = False,
-    clips: Annotated[
-        int | None, typer.Option(help="of the run that is held against a loop; default: 48", min=1)
-    ] = None,
+    quick: Quick = False,
+    clips: Annotated[int | None, typer.Option(help="clips of the run; default: 48", min=1)] = None,
     turns: Annotated[
-        int | None, typer.Option(help="of run and loop; default: 2; the calmest one is told", min=1)
+        int | None, typer.Option(help="turns of run and plain loop; default: 2; the calmest is reported", min=1)
     ] = None,
 ) -> None:
-    """Measure what running on Ray costs: CPU time against a plain loop, idle GPUs, the driver.
+    """Measure a run on this machine, stage by stage.
+
+    In a checkout, also measure what running on Ray costs: CPU time against a plain loop, idle GPUs, the driver.
 
     Example: flashvid bench pipeline --output pipeline --clips 512 --turns 1
     """
-    from jobs.lab.pipeline import bench_pipeline
-
-    bench_pipeline(output, quick=quick, clips=clips, turns=turns)
+    _pipeline(output, quick=quick, clips=clips, turns=turns)
 
 
-@bench.command()
-def planning(
-    output: Annotated[Path | None, typer.Option(help="folder for planning.csv and planning.md")] = None,
-    videos: Annotated[int, typer.Option(help="rows of the videos table", min=1)] = 1_000_000,
-    questions: Annotated[int, typer.Option(help="asked of every video; half of them are answered", min=2)] = 10,
+@bench.command("all")
+def everything(
+    output: Annotated[Path, typer.Option(help="folder; each benchmark gets a folder in it")],
+    quick: Annotated[bool, typer.Option("--quick", help="only to see that it works: 4 minutes")] = False,
 ) -> None:
-    """Measure how long planning a large job takes, half of it answered, and the driver's memory.
+    """Run every benchmark that is here, but `quality` and `planning`, which take many minutes.
 
-    Example: flashvid bench planning --videos 100000
+    Exit code 1 if compression is over its limits.
+
+    Example: flashvid bench all --output bench --quick
     """
-    from jobs.lab.planning import bench_planning
+    from jobs.bench.everything import bench_all
 
-    bench_planning(output, num_videos=videos, num_questions=questions)
+    left_out = "" if _has_lab() else "Left out: quality, answers and planning, which need a checkout of the repository."
+    if bench_all(output, benchmarks(quick), left_out)["compress"]:
+        raise typer.Exit(_OVER)
+
+
+def benchmarks(quick: bool) -> dict[str, Benchmark]:
+    """Return what `bench all` runs here, by name."""
+    from jobs.bench import video_decoding
+    from jobs.bench.cache import bench_cache
+    from jobs.sample_videos import write_textures
+
+    def decode(folder: Path) -> None:
+        with TemporaryDirectory(prefix="flashvid-bench-") as name:
+            video = Path(name) / "clip.mp4"
+            # 4 s and 30 s.
+            write_textures(video, 48 if quick else 360)
+            video_decoding.bench_decode(video, folder, video_decoding.QUICK if quick else video_decoding.PATIENCE)
+
+    found: dict[str, Benchmark] = {}
+    if _has_lab():
+        from jobs.lab import answers
+        from jobs.lab.answers_command import bench_answers
+
+        found["answers"] = partial(bench_answers, scope=answers.QUICK if quick else answers.BRIEF)
+    found["compress"] = partial(_compress, quick=quick)
+    found["decode"] = decode
+    found["pipeline"] = partial(_pipeline, quick=quick, clips=None if quick else 32, turns=1)
+    found["cache"] = partial(bench_cache, quick=quick)
+    return found
+
+
+def _compress(folder: Path | None, quick: bool) -> list[str]:
+    from jobs.bench.compress import bench_compress
+
+    if not _has_lab():
+        return bench_compress(folder, quick=quick)
+    from jobs.lab.compression_study import compression_study
+
+    return bench_compress(folder, quick=quick, study=compression_study)
+
+
+def _pipeline(folder: Path | None, quick: bool, clips: int | None, turns: int | None) -> None:
+    from jobs.bench.local_run import bench_run
+
+    study = None
+    if _has_lab():
+        from jobs.lab.distribution_study import distribution_study
+
+        study = partial(distribution_study, quick=quick, clips=clips, turns=turns)
+    bench_run(folder, quick=quick, clips=clips, study=study)

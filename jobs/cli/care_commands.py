@@ -1,21 +1,18 @@
-"""Commands for an output that is there: export, gc, forget, verify, retry. None of them starts Ray.
+"""Commands for an existing output: export, gc, forget, verify, retry. None of them starts Ray.
 
-They take a folder or URL, not a job file: an output outlives the job files that made it.
+They take a folder or URL, not a job file: an output outlives the job files that wrote to it.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
-from jobs.cli.options import AsJson, Output, StorageOptions, assignments, open_storage
+from jobs.cli.options import AsJson, Fingerprint, Output, StorageOptions, assignments, open_storage, print_result
 
 if TYPE_CHECKING:
     from pipeline.store.lease import Lease
@@ -24,16 +21,10 @@ if TYPE_CHECKING:
 _FOUND = 1
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to `flashvid`."""
-    for command in (export, gc, forget, verify, retry):
-        app.command()(command)
-
-
 def export(
     output: Output,
     to: Annotated[str, typer.Argument(help="an empty folder or URL")],
-    fingerprint: Annotated[str | None, typer.Option(help="whose answers; default: those of the latest run")] = None,
+    fingerprint: Fingerprint = None,
     storage_option: StorageOptions = None,
     as_json: AsJson = False,
 ) -> None:
@@ -44,8 +35,8 @@ def export(
     from pipeline.care.export import export_answers
 
     done = export_answers(open_storage(output, storage_option), open_storage(to, storage_option), fingerprint)
-    sentence = f"{done.rows} answers in {len(done.files)} files in {to}; {done.superseded} superseded ones left out"
-    _report(asdict(done), sentence, as_json=as_json)
+    text = f"{done.rows} answers in {len(done.files)} files in {to}; {done.superseded} superseded answers left out"
+    print_result(asdict(done), text, as_json=as_json)
 
 
 def gc(
@@ -54,15 +45,15 @@ def gc(
         list[str] | None, typer.Option("--used-by", help="an output that uses this cache; may be repeated")
     ] = None,
     gone: Annotated[
-        list[str] | None, typer.Option("--gone", help="an output that used this cache and does not exist any more")
+        list[str] | None, typer.Option("--gone", help="a deleted output that used this cache; may be repeated")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="remove it; default: only say what would be removed")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="remove it; default: only list what would be removed")] = False,
     storage_option: StorageOptions = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove tokens of fingerprints that no run names, and uploads that nobody will complete.
+    """Remove tokens of fingerprints that no run names, and uploads that were never completed.
 
-    A cache knows the outputs that have used it since there is `used-by/`; name older ones.
+    A cache records the outputs that use it in `used-by/`. Name outputs that are older than this record.
 
     Example: flashvid gc /shared/tokens --used-by output --used-by other-output --yes
     """
@@ -80,8 +71,8 @@ def gc(
     size = sum(piece.size_bytes for piece in garbage)
     found = [{"name": piece.name, "why": piece.why, "size_bytes": piece.size_bytes} for piece in garbage]
     lines = [f"{piece.name}: {piece.why}" for piece in garbage]
-    last = f"{len(garbage)} objects, {size} bytes: " + ("removed" if yes else "with --yes they are removed")
-    _report({"removed": yes, "size_bytes": size, "garbage": found}, "\n".join([*lines, last]), as_json=as_json)
+    lines.append(f"{len(garbage)} objects, {size} bytes: {'removed' if yes else 'add --yes to remove them'}")
+    print_result({"removed": yes, "size_bytes": size, "garbage": found}, "\n".join(lines), as_json=as_json)
 
 
 def forget(
@@ -90,27 +81,27 @@ def forget(
     storage_option: StorageOptions = None,
     as_json: AsJson = False,
 ) -> None:
-    """Take a video out of an output and its cache: answers, failures, compressed tokens, probes.
+    """Remove a video from an output and its cache: answers, failures, compressed tokens, probes.
 
-    It comes back with the next run if it is still among the job's videos.
+    The next run adds it again if it is still among the job's videos.
 
     Example: flashvid forget output --video-id 0001.mp4
     """
     from pipeline.care.forget import forget_video, token_roots
 
-    options = assignments(storage_option, "--storage-option")
     storage = open_storage(output, storage_option)
     with _leases([storage], "forget") as (lease,):
-        done = forget_video(storage, token_roots(storage, options), lease, video_id)
-    sentence = (
+        tokens = token_roots(storage, assignments(storage_option, "--storage-option"))
+        done = forget_video(storage, tokens, lease, video_id)
+    text = (
         f"{video_id}: removed {done.answers} answers, {done.failures} failures, the tokens of {done.tokens} clips, "
         f"{done.probes} probes"
     )
-    _report(asdict(done), sentence, as_json=as_json)
+    print_result(asdict(done), text, as_json=as_json)
 
 
 def verify(output: Output, storage_option: StorageOptions = None, as_json: AsJson = False) -> None:
-    """Read everything in an output and its cache, and find duplicates, orphans and damaged objects.
+    """Read everything in an output and its cache, and report duplicates, orphans and damaged objects.
 
     Exit code 1 if there are any.
 
@@ -119,12 +110,11 @@ def verify(output: Output, storage_option: StorageOptions = None, as_json: AsJso
     from pipeline.care.forget import token_roots
     from pipeline.care.verify import verify as verify_output
 
-    options = assignments(storage_option, "--storage-option")
     storage = open_storage(output, storage_option)
-    done = verify_output(storage, token_roots(storage, options))
+    done = verify_output(storage, token_roots(storage, assignments(storage_option, "--storage-option")))
     lines = [f"{finding.kind}: {finding.name}: {finding.message}" for finding in done.findings]
-    last = f"{done.objects} objects, {done.answers} answers, {len(done.findings)} findings"
-    _report(asdict(done), "\n".join([*lines, last]), as_json=as_json)
+    lines.append(f"{done.objects} objects, {done.answers} answers, {len(done.findings)} findings")
+    print_result(asdict(done), "\n".join(lines), as_json=as_json)
     if done.findings:
         raise typer.Exit(_FOUND)
 
@@ -139,7 +129,7 @@ def retry(
     storage_option: StorageOptions = None,
     as_json: AsJson = False,
 ) -> None:
-    """Have failures tried again by the next run, permanent ones and those that were tried too often included.
+    """Make the next run retry failures, including permanent ones and those that were tried too often.
 
     Example: flashvid retry output --type UnreadableVideoError --stage decode
     """
@@ -148,12 +138,12 @@ def retry(
 
     request = RetryRequest(new_run_id(), kind, error_type, stage)
     failures = request_retry(open_storage(output, storage_option), request)
-    _report({"failures": failures}, f"{failures} failures are tried again by the next run", as_json=as_json)
+    print_result({"failures": failures}, f"the next run retries {failures} failures", as_json=as_json)
 
 
 @contextmanager
 def _leases(outputs: Sequence[Storage], purpose: str) -> Iterator[list[Lease]]:
-    """No run writes to the outputs meanwhile."""
+    """Hold the leases of outputs, so that no run writes to them meanwhile."""
     from pipeline.store.lease import Lease
     from pipeline.store.run_records import new_run_id
 
@@ -163,12 +153,3 @@ def _leases(outputs: Sequence[Storage], purpose: str) -> Iterator[list[Lease]]:
             leases.append(Lease.acquire(output, f"{purpose}-{new_run_id()}"))
             stack.callback(leases[-1].release)
         yield leases
-
-
-def _report(result: Mapping[str, Any], text: str, *, as_json: bool) -> None:
-    # Whole lines, and no markup: names may hold brackets.
-    console = Console()
-    if as_json:
-        console.file.write(json.dumps(result, ensure_ascii=False) + "\n")
-    else:
-        console.print(Text(text), soft_wrap=True)

@@ -13,20 +13,21 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from jobs.cli.options import (
     AsJson,
+    Fork,
+    JobFile,
     Limit,
     Output,
     Overrides,
     StorageOptions,
-    job_overrides,
+    open_job,
     open_storage,
-    write_json,
-    write_rows,
+    print_json,
+    print_result,
+    print_rows,
+    print_table,
 )
 
 if TYPE_CHECKING:
@@ -40,18 +41,11 @@ _POLL_S = 1.0
 Address = Annotated[
     str | None, typer.Option(help="URL of the cluster's job API, http://HEAD:8265; default: RAY_ADDRESS")
 ]
-JobId = Annotated[str, typer.Argument(help="as flashvid submit and flashvid list print it")]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to `flashvid`."""
-    for command in (submit, status, logs, stop):
-        app.command()(command)
-    app.command(name="list")(list_jobs)
+JobId = Annotated[str, typer.Argument(help="the job's id, as flashvid submit and flashvid list print it")]
 
 
 def submit(
-    job: Annotated[Path, typer.Argument(help="the job file (YAML)")],
+    job: JobFile,
     address: Address = None,
     shared: Annotated[
         list[str] | None,
@@ -60,39 +54,34 @@ def submit(
     installed: Annotated[
         bool, typer.Option("--installed", help="run the flashvid that the cluster has, instead of sending this one")
     ] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="show its log until it ends; exit code 1 if it fails")] = False,
-    fork: Annotated[
-        bool, typer.Option("--fork", help="go on with changed settings, beside the earlier answers")
+    wait: Annotated[
+        bool, typer.Option("--wait", help="show the log until the job ends; exit code 1 if it fails")
     ] = False,
+    fork: Fork = False,
     overrides: Overrides = None,
     limit: Limit = None,
     as_json: AsJson = False,
 ) -> None:
-    """Hand a job in to a Ray cluster. Handed in again, it goes on from what is committed.
+    """Submit a job to a Ray cluster. Submitted again, it continues from what is committed.
 
-    The job file and this code are sent; videos, output and models have to be where the nodes see them.
+    The job file and this code are sent; the nodes must reach videos, output and models themselves.
 
     Example: flashvid submit job.yaml --address http://127.0.0.1:8265
     """
     from jobs.job_api import job_api, send
-    from jobs.job_file import load_job
     from jobs.shipping import fill_working_dir, for_cluster
 
     folders = tuple(str(Path(folder).absolute()) for folder in shared or [])
-    settings = for_cluster(load_job(job, job_overrides(overrides, limit)), folders)
-    console = Console()
+    settings = for_cluster(open_job(job, overrides, limit), folders)
     with job_api(address) as client:
         with TemporaryDirectory(prefix="flashvid-submit-") as folder:
             entrypoint = fill_working_dir(Path(folder), settings, with_code=not installed)
             job_id = send(client, Path(folder), f"{entrypoint} --fork" if fork else entrypoint, settings)
-        if as_json:
-            write_json(console, {"job_id": job_id, "output": settings.output})
-        else:
-            console.print(Text(f"{job_id} is handed in"), soft_wrap=True)
-            # To be typed as they are: they go to the same cluster.
-            there = ["--address", address] if address else []
-            for words in (["logs", job_id, "--follow", *there], ["stop", job_id, *there], ["status", settings.output]):
-                console.print(Text(f"  {shlex.join(['flashvid', *words])}"), soft_wrap=True)
+        # Commands to copy, for the same cluster.
+        there = ["--address", address] if address else []
+        commands = (["logs", job_id, "--follow", *there], ["stop", job_id, *there], ["status", settings.output])
+        lines = [f"{job_id} is submitted", *(f"  {shlex.join(['flashvid', *words])}" for words in commands)]
+        print_result({"job_id": job_id, "output": settings.output}, "\n".join(lines), as_json=as_json)
         if wait:
             _follow(client, job_id)
             if client.get_job_status(job_id) != "SUCCEEDED":
@@ -105,9 +94,9 @@ def status(
     storage_option: StorageOptions = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say how an output stands: its latest run, answers, failures. Read from its tables: no cluster need be there.
+    """Show the state of an output: latest run, answers, failures. Reads its tables, without a cluster.
 
-    With an address, also what Ray says of the jobs that write to it.
+    With an address, also show what Ray says about the jobs that write to it.
 
     Example: flashvid status s3://bucket/output --json
     """
@@ -119,20 +108,18 @@ def status(
     if address is not None:
         with job_api(address) as client:
             ray_jobs = [_described(job) for job in our_jobs(client, output)]
-    console = Console()
     if as_json:
-        write_json(console, {**asdict(found), "jobs": ray_jobs})
+        print_json({**asdict(found), "jobs": ray_jobs})
         return
-    of_ray = [("job", f"{job['job_id']}: {job['status']}") for job in ray_jobs or []]
-    write_rows(console, [*_status_rows(found), *of_ray])
+    print_rows([*_status_rows(found), *(("job", f"{job['job_id']}: {job['status']}") for job in ray_jobs or [])])
 
 
 def logs(
     job_id: JobId,
     address: Address = None,
-    follow: Annotated[bool, typer.Option("--follow", help="until it ends")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="print until the job ends")] = False,
 ) -> None:
-    """Print what a job's driver has said.
+    """Print the log of a job's driver.
 
     Example: flashvid logs flashvid-1a2b3c4d --follow
     """
@@ -146,7 +133,7 @@ def logs(
 
 
 def stop(job_id: JobId, address: Address = None, as_json: AsJson = False) -> None:
-    """Stop a job as Ctrl-C would: what is committed stays, and handed in again it goes on.
+    """Stop a job as Ctrl-C would: what is committed stays, and the job continues from there if submitted again.
 
     Example: flashvid stop flashvid-1a2b3c4d
     """
@@ -157,16 +144,13 @@ def stop(job_id: JobId, address: Address = None, as_json: AsJson = False) -> Non
         while not client.get_job_status(job_id).is_terminal():
             time.sleep(_POLL_S)
         job = client.get_job_info(job_id)
-    console = Console()
-    if as_json:
-        write_json(console, {**_described(job), "was_running": was_running})
-        return
-    said = "is stopped; flashvid submit goes on from what is committed" if was_running else f"was over: {job.status}"
-    console.print(Text(f"{job_id} {said}\n  flashvid status {output_of(job)}"), soft_wrap=True)
+    said = "is stopped; flashvid submit continues from what is committed" if was_running else f"had ended: {job.status}"
+    text = f"{job_id} {said}\n  flashvid status {output_of(job)}"
+    print_result({**_described(job), "was_running": was_running}, text, as_json=as_json)
 
 
 def list_jobs(address: Address = None, as_json: AsJson = False) -> None:
-    """List the jobs that flashvid submit handed in to a cluster, the latest first.
+    """List the jobs that flashvid submit sent to a cluster, the latest first.
 
     Example: flashvid list --address http://127.0.0.1:8265 --json
     """
@@ -174,16 +158,11 @@ def list_jobs(address: Address = None, as_json: AsJson = False) -> None:
 
     with job_api(address) as client:
         found = [_described(job) for job in our_jobs(client)]
-    console = Console()
     if as_json:
-        write_json(console, {"jobs": found})
+        print_json({"jobs": found})
         return
-    table = Table()
-    for name in ("job_id", "status", "started", "output"):
-        table.add_column(name, overflow="fold")
-    for job in found:
-        table.add_row(*(Text(str(job[name] or "")) for name in ("job_id", "status", "started", "output")))
-    console.print(table)
+    titles = ("job_id", "status", "started", "output")
+    print_table(titles, ([job[name] or "" for name in titles] for job in found))
 
 
 def _follow(client: JobSubmissionClient, job_id: str) -> None:
@@ -210,20 +189,20 @@ def _described(job: JobDetails) -> dict[str, Any]:
 
 
 def _status_rows(found: OutputStatus) -> Iterator[tuple[str, str]]:
-    sign = f", sign of life {found.seconds_since_sign:.0f} s ago" if found.state in ("running", "lost") else ""
+    sign = f", last sign of life {found.seconds_since_sign:.0f} s ago" if found.state in ("running", "lost") else ""
     yield "latest run", f"{found.run_id}: {found.state}{sign}"
     yield "started", f"{found.started} on {found.host}, run {found.runs} of this output"
     total = ""
     if found.answers_total is not None:
-        # A run says at its end how many there are to be: until then, that is the number of an earlier one.
-        total = f" of {found.answers_total}" if found.summary else f"; of {found.answers_total} in the last that ended"
+        # A run records at its end how many answers there are: until then, the number is of an earlier run.
+        total = f" of {found.answers_total}" if found.summary else f"; of {found.answers_total} in the last ended run"
     yield "answers", f"{found.answers}{total}"
     for group in found.failures:
         yield "failures", f"{group.count} {group.error_type} ({group.error_kind}), stage {group.stage}"
     if not found.failures:
         yield "failures", "none"
     if found.held_by is not None:
-        yield "at work", found.held_by
+        yield "held by", found.held_by
     yield "answers in", f"{found.output}/answers/fingerprint={found.fingerprint}"
     if found.state in ("stopped", "lost"):
-        yield "to go on", "the same job again: flashvid run, or flashvid submit"
+        yield "to continue", "run the same job again: flashvid run, or flashvid submit"

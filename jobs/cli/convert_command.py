@@ -1,4 +1,4 @@
-"""`flashvid convert`: a benchmark's published annotations to our two tables, and jobs as the paper ran them."""
+"""`flashvid convert`: a benchmark's published annotations as our two tables, and jobs as the paper ran them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from jobs.cli.options import write_file, write_line
+from jobs.cli.options import print_text, write_file
 
 if TYPE_CHECKING:
     from jobs.datasets.converter import Benchmark, Row, Tables
@@ -24,7 +23,7 @@ def convert(
     videos: Annotated[Path, typer.Option(help="folder of its video files")],
     subtitles: Annotated[Path | None, typer.Option(help="folder of its subtitles (video_mme)")] = None,
     subtitle_frames: Annotated[
-        int, typer.Option(min=1, help="with subtitles: those on screen at one of so many frames of a video")
+        int, typer.Option(min=1, help="with subtitles: keep those on screen at one of this many frames of a video")
     ] = 32,
     labelled_only: Annotated[
         bool, typer.Option("--labelled-only", help="leave out questions whose answer is not public")
@@ -43,7 +42,7 @@ def convert(
 
     benchmark = benchmark_named(name)
     if subtitles is not None and benchmark.name != "video_mme":
-        raise typer.BadParameter("only video_mme is asked with subtitles here", param_hint="--subtitles")
+        raise typer.BadParameter(f"{benchmark.name} has no subtitles, only video_mme has", param_hint="--subtitles")
     source = Source(annotations.absolute(), videos.absolute(), subtitles and subtitles.absolute(), subtitle_frames)
     tables = benchmark.convert(source)
     if labelled_only:
@@ -52,18 +51,16 @@ def convert(
         seen = tuple(row for row in tables.videos if row["video_id"] in used)
         tables = replace(tables, videos=seen, questions=labelled)
     jobs = write(benchmark, tables, to)
-    console = Console()
-    counts = f"{len(tables.videos)} videos, {len(tables.questions)} questions in {to}"
     rest = f"; {tables.left_out} without options left out" if tables.left_out else ""
-    write_line(console, f"{benchmark.title}: {counts}{rest}")
-    write_line(console, f"next: {shlex.join(['flashvid', 'plan', str(jobs[0])])}")
+    print_text(f"{benchmark.title}: {len(tables.videos)} videos, {len(tables.questions)} questions in {to}{rest}")
+    print_text(f"next: {shlex.join(['flashvid', 'plan', str(jobs[0])])}")
 
 
 def write(benchmark: Benchmark, tables: Tables, to: Path) -> list[Path]:
-    """Write the tables and the job files; the paths of these.
+    """Write the tables and the job files; return the paths of the job files.
 
     Raises:
-        ConfigurationError: one of the files is there already, or can't be written.
+        ConfigurationError: one of the files exists already, or can't be written.
         InputTableError: the annotations hold no question.
     """
     import pyarrow as pa
@@ -94,18 +91,16 @@ def write(benchmark: Benchmark, tables: Tables, to: Path) -> list[Path]:
 
 
 def _as_text(row: Row) -> Row:
-    """Numbers as text: annotations of one benchmark come in several formats, and ids are no numbers."""
+    """Return numbers as text: the formats of one benchmark differ in types, and ids are text."""
     return {name: value if value is None or isinstance(value, list) else str(value) for name, value in row.items()}
 
 
 def job_text(benchmark: Benchmark, preset: str) -> str:
-    """The job file of one model of the paper's tables."""
+    """Return the job file for one model of the paper's tables."""
     from jobs.datasets.published import PAPER_MODELS
 
     model = PAPER_MODELS[preset]
-    pixels = ""
-    if model.pixels is not None:
-        pixels = f"  min_pixels: {model.pixels[0]}\n  max_pixels: {model.pixels[1]}\n"
+    pixels = f"  min_pixels: {model.pixels[0]}\n  max_pixels: {model.pixels[1]}\n" if model.pixels else ""
     return (
         f"# {benchmark.title} with {model.title} as in the paper's tables (arXiv 2602.08024).\n"
         "# The tables have retention_ratio 0.25, 0.2, 0.15 and 0.1.\n"

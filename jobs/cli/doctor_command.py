@@ -1,4 +1,4 @@
-"""`flashvid doctor`: does what a run needs work here?"""
+"""`flashvid doctor`: check that what a run needs works here."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from jobs.cli.options import AsJson, StorageOptions, assignments, write_json
+from jobs.cli.options import AsJson, StorageOptions, assignments, open_job, print_json, print_table, print_text
 
 if TYPE_CHECKING:
     from jobs.doctor import Check
@@ -24,13 +22,13 @@ _JOB_FILES = (".yaml", ".yml", ".json")
 
 def doctor(
     job: Annotated[
-        str | None, typer.Argument(help="a job file, or a folder or URL that a job is to write to; default: no storage")
+        str | None, typer.Argument(help="a job file, or a folder or URL for a job's output; default: check no storage")
     ] = None,
-    address: Annotated[str | None, typer.Option(help="a Ray cluster, HOST:PORT; default: none is looked at")] = None,
+    address: Annotated[str | None, typer.Option(help="a Ray cluster, HOST:PORT; default: check no cluster")] = None,
     storage_option: StorageOptions = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check the installation, the GPU, a job's tables and storage, and a cluster, by trying each.
+    """Check the installation, the GPU, a job's tables and storage, and a cluster, by using each.
 
     Writes one small object where the job would write, and deletes it. Exit code 1 if a check fails.
 
@@ -38,22 +36,30 @@ def doctor(
     """
     found = list(_checks(job, address, storage_option))
     failed = sum(check.state == "failed" for check in found)
-    console = Console()
     if as_json:
-        write_json(console, {"failed": failed, "checks": [asdict(check) for check in found]})
+        print_json({"failed": failed, "checks": [asdict(check) for check in found]})
     else:
-        _show(console, found)
-        console.print(f"{failed} of {len(found)} checks failed" if failed else f"{len(found)} checks, none failed")
+        print_table(
+            ("", "check", "found"),
+            (
+                (
+                    Text(check.state, style=_STYLES[check.state]),
+                    f"{check.area}: {check.name}",
+                    f"{check.found}\n-> {check.fix}" if check.fix else check.found,
+                )
+                for check in found
+            ),
+        )
+        print_text(f"{failed} of {len(found)} checks failed" if failed else f"{len(found)} checks, none failed")
     if failed:
         raise typer.Exit(_FOUND)
 
 
 def _checks(job: str | None, address: str | None, storage_option: list[str] | None) -> Iterator[Check]:
-    # Here, not above: `flashvid --help` need not wait for torch and Ray.
+    # A late import: `flashvid --help` does not wait for torch and Ray.
     from jobs.doctor import check_cluster, check_gpu, check_installation, check_storage, check_tables
-    from jobs.job_file import load_job
 
-    settings = load_job(job) if job and Path(job).suffix in _JOB_FILES else None
+    settings = open_job(Path(job)) if job and Path(job).suffix in _JOB_FILES else None
     yield from check_installation()
     yield from check_gpu()
     if settings is not None:
@@ -65,15 +71,3 @@ def _checks(job: str | None, address: str | None, storage_option: list[str] | No
         yield from check_storage("output", job, assignments(storage_option, "--storage-option"))
     if address:
         yield from check_cluster(address)
-
-
-def _show(console: Console, found: list[Check]) -> None:
-    table = Table()
-    for title in ("", "check", "found"):
-        table.add_column(title, overflow="fold")
-    for check in found:
-        # Text, not markup: messages hold paths, and these square brackets.
-        lines = [check.found, *([f"-> {check.fix}"] if check.fix else [])]
-        name = Text(f"{check.area}: {check.name}")
-        table.add_row(Text(check.state, style=_STYLES[check.state]), name, Text("\n".join(lines)))
-    console.print(table)

@@ -2,57 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from jobs.cli.options import AsJson, Fingerprint, Output, StorageOptions, open_storage, write_json
+from jobs.cli.options import (
+    AsJson,
+    Fingerprint,
+    Output,
+    StorageOptions,
+    open_job,
+    open_storage,
+    print_json,
+    print_table,
+    print_text,
+)
 
 if TYPE_CHECKING:
+    from jobs.datasets.published import PublishedNumber
     from jobs.evaluation.accuracy import Accuracy, Comparison, Evaluation, Item
-    from jobs.lab.bootstrap import Interval
+    from jobs.evaluation.bootstrap import Interval
     from pipeline.store.results import Results
-
-_PERCENT = 100.0
 
 
 def evaluate(
     output: Output,
     by: Annotated[
         list[str] | None,
-        typer.Option(help="also by the questions' category, or by a column of the videos table; may be repeated"),
+        typer.Option(help="split by the questions' category, or by a column of the videos table; may be repeated"),
     ] = None,
     benchmark: Annotated[
-        str | None, typer.Option(help="count as this benchmark does, beside its published number: see flashvid convert")
+        str | None, typer.Option(help="count as this benchmark does, and show its published numbers: flashvid convert")
     ] = None,
-    against: Annotated[str | None, typer.Option(help="another output: compare question by question")] = None,
+    against: Annotated[str | None, typer.Option(help="another output to compare with, question by question")] = None,
     unanswered: Annotated[
-        Literal["wrong", "left-out"], typer.Option(help="what a question without an answer counts as")
+        Literal["wrong", "left-out"], typer.Option(help="how a question without an answer counts")
     ] = "wrong",
     answered_only: Annotated[
-        bool, typer.Option("--answered-only", help="read no tables: the answers that are there, and no categories")
+        bool, typer.Option("--answered-only", help="read no tables: only existing answers, without categories")
     ] = False,
     job: Annotated[
-        Path | None, typer.Option(help="a job file whose tables count, if the run's own have moved or were corrected")
+        Path | None, typer.Option(help="a job file with the tables to use, if the run's own were moved or corrected")
     ] = None,
     letters: Annotated[
         str | None,
-        typer.Option(help="how a response names its option: ranked, ranked-of-four, earliest, first, any-case"),
+        typer.Option(help="how to find the option in a response: ranked, ranked-of-four, earliest, first, any-case"),
     ] = None,
     fingerprint: Fingerprint = None,
-    against_fingerprint: Annotated[str | None, typer.Option(help="the same of --against")] = None,
+    against_fingerprint: Annotated[str | None, typer.Option(help="the fingerprint of --against")] = None,
     storage_option: StorageOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a run's answers against the expected ones: accuracy with its 95 % interval, overall and by category.
 
-    A failure is no answer: questions without one count as wrong, or are left out, and their number is said.
+    A failed question has no answer. Questions without an answer count as wrong, or are left out; their number is shown.
 
     Example: flashvid evaluate output --by category --against output-full --json
     """
@@ -62,72 +68,56 @@ def evaluate(
     from jobs.evaluation.accuracy import evaluate as add_up
     from jobs.evaluation.items import all_items, answered_items
     from jobs.evaluation.letters import LETTER_RULES
-    from jobs.job_file import load_job
     from pipeline.store.results import Results
 
     asked = benchmark_named(benchmark) if benchmark else None
     rule_name = letters or (asked.letters if asked else "ranked")
     if rule_name not in LETTER_RULES:
-        raise ConfigurationError(f"--letters {rule_name} is none of {', '.join(LETTER_RULES)}")
+        raise ConfigurationError(f"--letters {rule_name} is not one of {', '.join(LETTER_RULES)}")
     categories = by or (list(asked.categories) if asked and not answered_only else [])
     if answered_only and categories:
-        raise ConfigurationError("--answered-only reads no tables, and so knows no categories: leave out one of them")
+        raise ConfigurationError("--answered-only reads no tables, which hold the categories: leave out --by or it")
 
     def items_of(url: str, which: str | None) -> tuple[Results, list[Item]]:
         results = Results(open_storage(url, storage_option), which)
         rule = LETTER_RULES[rule_name]
         if answered_only:
             return results, answered_items(results, rule)
-        return results, all_items(results, load_job(job) if job else results.job, categories, rule)
+        return results, all_items(results, open_job(job) if job else results.job, categories, rule)
 
     results, items = items_of(output, fingerprint)
     found = add_up(items, unanswered)
     comparison = compare(items, items_of(against, against_fingerprint)[1], unanswered) if against else None
     published = asked.published(results.record["job"]) if asked else ()
-    console = Console()
     if as_json:
-        described: dict[str, Any] = {
-            "output": output,
-            "fingerprint": results.fingerprint,
-            "letters": rule_name,
-            **asdict(found),
-            "against": None if comparison is None else {"output": against, **asdict(comparison)},
-            "published": [asdict(number) for number in published],
-        }
-        write_json(console, described)
+        described = {"output": output, "fingerprint": results.fingerprint, "letters": rule_name, **asdict(found)}
+        compared = {"output": against, **asdict(comparison)} if comparison else None
+        print_json({**described, "against": compared, "published": [asdict(number) for number in published]})
         return
-    console.print(_table(found, [(number.shown, number.accuracy) for number in published]))
+    print_table(("", "questions", "right", "accuracy %", "95 % interval"), _rows(found, published))
     for line in _remarks(found):
-        console.print(line)
+        print_text(line)
     if comparison is not None:
-        console.print(Text(_compared(comparison, str(against))), soft_wrap=True)
+        print_text(_compared(comparison, str(against)))
 
 
-def _table(found: Evaluation, published: list[tuple[str, float]]) -> Table:
-    table = Table("", "questions", "right", "accuracy %", "95 % interval")
-    table.add_row("all", *_cells(found.overall))
+def _rows(found: Evaluation, published: Sequence[PublishedNumber]) -> Iterator[tuple[str, ...]]:
+    def row(name: str, accuracy: Accuracy) -> tuple[str, ...]:
+        return name, f"{accuracy.questions:,}", f"{accuracy.right:,}", *_percent(accuracy.accuracy)
+
+    yield row("all", found.overall)
     for name, values in found.by_category.items():
-        table.add_section()
-        for value, accuracy in values.items():
-            table.add_row(Text(f"{name}: {value}"), *_cells(accuracy))
+        yield from (row(f"{name}: {value}", accuracy) for value, accuracy in values.items())
         mean = found.mean_over[name]
-        table.add_row(Text(f"mean over {name}"), "", "", "" if mean is None else f"{_PERCENT * mean:.1f}", "")
-    if published:
-        table.add_section()
-        for shown, percent in published:
-            table.add_row(Text(shown), "", "", f"{percent:.1f}", "")
-    return table
-
-
-def _cells(accuracy: Accuracy) -> tuple[str, str, str, str]:
-    counts = (f"{accuracy.questions:,}", f"{accuracy.right:,}")
-    return (*counts, *_percent(accuracy.accuracy))
+        yield f"mean over {name}", "", "", "" if mean is None else f"{100 * mean:.1f}", ""
+    for number in published:
+        yield number.shown, "", "", f"{number.accuracy:.1f}", ""
 
 
 def _percent(interval: Interval | None) -> tuple[str, str]:
     if interval is None:
         return "", ""
-    return f"{_PERCENT * interval.value:.1f}", f"{_PERCENT * interval.low:.1f} to {_PERCENT * interval.high:.1f}"
+    return f"{100 * interval.value:.1f}", f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
 
 
 def _remarks(found: Evaluation) -> Iterator[str]:
@@ -140,10 +130,10 @@ def _remarks(found: Evaluation) -> Iterator[str]:
 
 def _compared(found: Comparison, against: str) -> str:
     if found.difference is None or found.accuracy is None or found.other_accuracy is None:
-        return f"no question counts here and in {against}"
+        return f"no question counts both here and in {against}"
     value, interval = _percent(found.difference)
     return (
-        f"against {against}, on {found.questions:,} questions: {_PERCENT * found.accuracy:.1f} % and "
-        f"{_PERCENT * found.other_accuracy:.1f} %, a difference of {value} points (95 %: {interval}); "
+        f"against {against}, on {found.questions:,} questions: {100 * found.accuracy:.1f} % and "
+        f"{100 * found.other_accuracy:.1f} %, a difference of {value} points (95 %: {interval}); "
         f"{found.only_first:,} right only here, {found.only_other:,} only there"
     )

@@ -1,41 +1,67 @@
-"""`flashvid models`: what can be loaded, with which settings it was published, and what its directory must hold."""
+"""`flashvid models`: what can be loaded, with which published settings, and what a model directory must hold."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
-from rich.console import Console
-from rich.table import Table
+import typer
 from rich.text import Text
 
-from flashvid.models.registry import FAMILIES
-from flashvid.models.resolve import NEEDED_FILES, OPTIONAL_FILES, embedded_models, resolve_model
-from flashvid.presets import PRESETS
-from jobs.cli.options import write_json, write_rows
+from jobs.cli.options import AsJson, print_json, print_rows, print_table, print_text
 
-_FAMILY_COLUMNS = {
-    "name": "family",
-    "architectures": "architectures in config.json",
-    "special_tokens": "special tokens of the tokenizer",
+_KEYS = ("token_selection_method", "min_segment_num", "alpha", "expansion", "pruning_layer", "llm_retention_ratio")
+# Columns of each table: key and title.
+_TABLES = {
+    "families": {
+        "name": "family",
+        "architectures": "architectures in config.json",
+        "special_tokens": "special tokens of the tokenizer",
+    },
+    "presets": {"name": "preset", "published_for": "published for", "num_layers": "layers"}
+    | {key: key for key in _KEYS},
+    "embedded": {"name": "embedded model", "family": "family", "num_layers": "layers", "weights_bytes": "bytes"},
 }
-_PRESET_COLUMNS = {
-    "name": "preset",
-    "published_for": "published for",
-    "num_layers": "layers",
-    "token_selection_method": "token_selection_method",
-    "min_segment_num": "min_segment_num",
-    "alpha": "alpha",
-    "expansion": "expansion",
-    "pruning_layer": "pruning_layer",
-    "llm_retention_ratio": "llm_retention_ratio",
-}
-_EMBEDDED_COLUMNS = {"name": "embedded model", "family": "family", "num_layers": "layers", "weights_bytes": "bytes"}
+
+
+def models(
+    name: Annotated[
+        str | None, typer.Argument(help="directory, hub id or embedded model to check; default: list what is known")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the supported model families, their published settings, the embedded models and what each needs.
+
+    With a name, check that model and print its family. Exit code 2 if it is not supported or a file is missing.
+
+    Example: flashvid models --json
+    """
+    from flashvid.models.resolve import resolve_model
+
+    if name is not None:
+        model = resolve_model(name)
+        found = {"family": model.family, "path": str(model.path)}
+        if as_json:
+            print_json({"name": name, **found})
+        else:
+            print_rows([("model", name), *found.items()])
+        return
+    listed = describe_models()
+    if as_json:
+        print_json(listed)
+        return
+    for table, columns in _TABLES.items():
+        print_table([*columns.values()], ([_shown(row[key]) for key in columns] for row in listed[table]))
+    for title, names in (("a model directory must hold", "needed"), ("read if present", "read_if_there")):
+        print_text("\n  ".join([title, *listed["files"][names]]))
 
 
 def describe_models() -> dict[str, Any]:
-    """Families, presets, embedded models and files, as JSON has them; no weight is read and torch not loaded."""
+    """Return families, presets, embedded models and files, for JSON; reads no weights and does not load torch."""
+    from flashvid.models.registry import FAMILIES
+    from flashvid.models.resolve import NEEDED_FILES, OPTIONAL_FILES, embedded_models, resolve_model
+    from flashvid.presets import PRESETS
+
     families = [
         {
             "name": family.name,
@@ -45,60 +71,24 @@ def describe_models() -> dict[str, Any]:
         }
         for family in FAMILIES.values()
     ]
+    embedded = [
+        {
+            "name": name,
+            "family": source.family,
+            "num_layers": FAMILIES[source.family].num_layers(source.config()),
+            "path": str(source.path),
+            "weights_bytes": sum(file.stat().st_size for file in source.path.glob("*.safetensors")),
+        }
+        for name in embedded_models()
+        for source in [resolve_model(name)]
+    ]
     return {
         "families": families,
         "presets": [asdict(preset) for preset in PRESETS.values()],
-        "embedded": [_describe_embedded(name) for name in embedded_models()],
+        "embedded": embedded,
         "files": {"needed": list(NEEDED_FILES), "read_if_there": list(OPTIONAL_FILES)},
     }
 
 
-def show_model(name: str, *, as_json: bool, console: Console | None = None) -> None:
-    """Check one model's directory and print its family.
-
-    Raises:
-        ModelLoadError: nothing of that name, a family that is not supported, or something missing.
-    """
-    model, console = resolve_model(name), console or Console()
-    if as_json:
-        write_json(console, {"name": name, "family": model.family, "path": str(model.path)})
-    else:
-        write_rows(console, [("model", name), ("family", model.family), ("path", str(model.path))])
-
-
-def show_models(*, as_json: bool, console: Console | None = None) -> None:
-    """Print them: tables, or one JSON object."""
-    console, models = console or Console(), describe_models()
-    if as_json:
-        write_json(console, models)
-        return
-    console.print(_table(models["families"], _FAMILY_COLUMNS))
-    console.print(_table(models["presets"], _PRESET_COLUMNS))
-    console.print(_table(models["embedded"], _EMBEDDED_COLUMNS))
-    for title, names in (("a model's directory must hold", NEEDED_FILES), ("read if there", OPTIONAL_FILES)):
-        console.print(Text.assemble((title, "bold"), *(f"\n  {name}" for name in names)))
-
-
-def _describe_embedded(name: str) -> dict[str, Any]:
-    source = resolve_model(name)
-    return {
-        "name": name,
-        "family": source.family,
-        "num_layers": FAMILIES[source.family].num_layers(source.config()),
-        "path": str(source.path),
-        "weights_bytes": sum(file.stat().st_size for file in source.path.glob("*.safetensors")),
-    }
-
-
-def _table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> Table:
-    table = Table()
-    for title in columns.values():
-        table.add_column(title, overflow="fold")
-    for row in rows:
-        # Text, not markup: what stands in angle or square brackets is shown as it is.
-        table.add_row(*(Text(_shown(row[name])) for name in columns))
-    return table
-
-
-def _shown(value: object) -> str:
-    return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
+def _shown(value: object) -> Text:
+    return Text("\n".join(map(str, value)) if isinstance(value, list) else str(value))

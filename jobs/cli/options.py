@@ -1,80 +1,123 @@
-"""What several commands take, in the same words, and how they write JSON and small tables."""
+"""What commands share: options in the same words, loading a job, opening an output, and printing results."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jobs.assignment import assignment
+from flashvid.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from pipeline.config import JobConfig
     from pipeline.store.storage import Storage
 
-AsJson = Annotated[bool, typer.Option("--json", help="one JSON object, for programs")]
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object, for programs")]
+JobFile = Annotated[Path, typer.Argument(help="the job file (YAML)")]
 Output = Annotated[str, typer.Argument(help="folder or URL of an output")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="key=value over the job file, e.g. sampling.num_frames=16")
+Fork = Annotated[
+    bool, typer.Option("--fork", help="continue with changed settings; the earlier answers stay where they are")
 ]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="only the first so many videos: a trial")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value that replaces a key of the job file; may be repeated")
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="use only the first N videos, for a trial")]
 StorageOptions = Annotated[
     list[str] | None,
-    typer.Option("--storage-option", help="key=value for fsspec, as storage_options of a job; may be repeated"),
+    typer.Option("--storage-option", help="key=value for fsspec, like storage_options of a job; may be repeated"),
 ]
-# The same command may work later: no fault of what was asked for.
+Fingerprint = Annotated[str | None, typer.Option(help="which answers to use; default: those of the latest run")]
+# There is no space at the moment: the same command may work later.
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-Fingerprint = Annotated[str | None, typer.Option(help="whose answers; default: those of the latest run")]
 
 
 def assignments(texts: list[str] | None, option: str) -> dict[str, Any]:
-    """Values by key. Raises ConfigurationError for a text that is not key=value."""
-    return dict(assignment(text, option) for text in texts or [])
+    """Parse `key=value` texts; values are YAML. Raises ConfigurationError that names the option."""
+    found = {}
+    for text in texts or []:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ConfigurationError(f"{option} {text!r} is not key=value")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigurationError(f"{option} {text!r}: the value is not YAML") from None
+    return found
 
 
-def job_overrides(texts: list[str] | None, limit: int | None) -> dict[str, Any]:
-    """What `--set` and `--limit` put over a job file. Raises ConfigurationError for a text that is not key=value."""
-    return assignments(texts, "--set") | ({} if limit is None else {"limit": limit})
+def open_job(job: Path, overrides: list[str] | None = None, limit: int | None = None) -> JobConfig:
+    """Read a job file with `--set` and `--limit` applied. Raises ConfigurationError, see `jobs.job_file.load_job`."""
+    from jobs.job_file import load_job
+
+    return load_job(job, assignments(overrides, "--set") | ({} if limit is None else {"limit": limit}))
 
 
 def open_storage(url: str, storage_options: list[str] | None) -> Storage:
-    """An output, as `--storage-option` says how."""
+    """Open an output with the options given by `--storage-option`."""
     from pipeline.store.storage import Storage
 
     return Storage(url, assignments(storage_options, "--storage-option"))
 
 
-def write_json(console: Console, content: object) -> None:
-    """One JSON object on the console's file: rich would break long lines, and NaN is no JSON."""
-    console.file.write(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def print_json(content: object) -> None:
+    """Print one JSON object. Rich would break long lines, and NaN is not JSON."""
+    typer.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def write_line(console: Console, text: str, style: str = "") -> None:
-    """A sentence, whole and as it is: paths may hold brackets and :colons:, which rich reads as markup and emoji."""
-    console.print(Text(text, style=style), soft_wrap=True)
+def print_text(text: str, style: str = "", *, to_stderr: bool = False) -> None:
+    """Print a sentence without line breaks or markup: paths may hold brackets and :colons:."""
+    Console(stderr=to_stderr).print(Text(text, style=style), soft_wrap=True)
+
+
+def print_result(result: Mapping[str, Any], text: str, *, as_json: bool) -> None:
+    """Print a command's result: the JSON object, or the text."""
+    if as_json:
+        print_json(result)
+    else:
+        print_text(text)
+
+
+def print_table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table; cells are text, not markup, or rich's own `Text`."""
+    table = Table()
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+    Console().print(table)
+
+
+def print_rows(rows: Iterable[tuple[str, str]], title: str | None = None, console: Console | None = None) -> None:
+    """Print names and values as a table without headings."""
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    (console or Console()).print(table)
 
 
 def write_file(to: Path, content: bytes, *, replace: bool = False) -> None:
-    """Write a whole file or none: what stood there is lost only to a file that is complete.
+    """Write a whole file or nothing: an earlier file is replaced only by a complete one.
 
     Args:
-        to: The file; one that is there is refused unless `replace`.
+        to: The file; an existing one is refused unless `replace`.
         content: Its bytes.
-        replace: Whether it takes the place of an earlier one; a device, such as /dev/stdout, is then written to.
+        replace: Whether to replace an existing file; a device, such as /dev/stdout, is then written to.
 
     Raises:
-        ConfigurationError: it is there already, or can't be written.
+        ConfigurationError: the file exists, or can't be written.
         OSError: there is no space for it (`NO_SPACE`).
     """
-    from flashvid.errors import ConfigurationError
-
     try:
         if replace and to.exists() and not to.is_file():
             to.write_bytes(content)
@@ -91,19 +134,8 @@ def write_file(to: Path, content: bytes, *, replace: bool = False) -> None:
                 written.unlink(missing_ok=True)
                 raise
     except FileExistsError:
-        raise ConfigurationError("is there already: remove it, or name another place", str(to)) from None
+        raise ConfigurationError("exists already: remove it, or choose another path", str(to)) from None
     except OSError as error:
         if error.errno in NO_SPACE:
             raise
         raise ConfigurationError(f"can't be written: {error.strerror}", str(to)) from None
-
-
-def write_rows(console: Console, rows: Iterable[tuple[str, str]], title: str | None = None) -> None:
-    """Names, and what each has, as a table."""
-    table = Table(title=title, show_header=False, title_justify="left")
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        # Text, not markup: paths, ids and messages may hold square brackets.
-        table.add_row(name, Text(value))
-    console.print(table)

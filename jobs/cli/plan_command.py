@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from jobs.cli.options import AsJson, Limit, Overrides, job_overrides, write_json, write_rows
+from jobs.cli.options import AsJson, JobFile, Limit, Overrides, open_job, print_json, print_rows
 
 if TYPE_CHECKING:
     from pipeline.plan.preview import Preview
@@ -20,7 +18,7 @@ _MAX_PROBES = 1000
 
 
 def plan(
-    job: Annotated[Path, typer.Argument(help="the job file (YAML)")],
+    job: JobFile,
     overrides: Overrides = None,
     limit: Limit = None,
     cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of the cluster; default: this machine's")] = None,
@@ -47,7 +45,6 @@ def plan(
     Example: flashvid plan job.yaml --gpus 8 --gpu-memory 80 --frames-per-second 120 --answers-per-second 2.5
     --gpu-hour-price 1.8
     """
-    from jobs.job_file import load_job
     from pipeline.plan.estimates import Rates
     from pipeline.plan.preview import Hardware, preview
 
@@ -59,37 +56,22 @@ def plan(
         gpu_bytes=here.gpu_bytes if gpu_memory is None else int(gpu_memory * _GB),
     )
     found = preview(
-        load_job(job, job_overrides(overrides, limit)),
+        open_job(job, overrides, limit),
         hardware,
         given_rates=Rates(decode_frames_per_second, frames_per_second, answers_per_second),
         gpu_hour_price=gpu_hour_price,
         max_probes=max_probes,
     )
-    console = Console()
     if as_json:
-        write_json(console, as_object(found))
+        print_json({**asdict(found), "memory": [{**asdict(actor), "fits": actor.fits} for actor in found.memory]})
     else:
-        show(console, found)
-
-
-def as_object(found: Preview) -> dict[str, Any]:
-    """What `--json` shows."""
-    described = asdict(found)
-    described["memory"] = [{**asdict(actor), "fits": actor.fits} for actor in found.memory]
-    return described
-
-
-def show(console: Console, found: Preview) -> None:
-    """The same as a table."""
-    write_rows(console, _rows(found))
+        print_rows(_rows(found))
 
 
 def _rows(found: Preview) -> Iterator[tuple[str, str]]:
     todo = found.work
-    yield (
-        "clips",
-        f"{found.clips_to_encode} to encode, {found.clips_cached} with tokens to answer from, of {found.clips_total}",
-    )
+    cached = f"{found.clips_cached} with tokens to answer from"
+    yield "clips", f"{found.clips_to_encode} to encode, {cached}, of {found.clips_total}"
     if found.clips_unusable:
         kinds = ", ".join(f"{count} {reason}" for reason, count in found.clips_unusable.items())
         yield "would fail", f"{kinds}: the run puts them into failures/"
@@ -99,15 +81,9 @@ def _rows(found: Preview) -> Iterator[tuple[str, str]]:
         yield "headers", f"known of {todo.clips_known} clips to encode; the others count as their mean"
     yield "frames", f"{todo.frames:,} to decode"
     yield "visual tokens", f"{todo.visual_tokens:,} before, {todo.kept_tokens:,} at the asked retention"
-    yield (
-        "answers",
-        f"{todo.answers:,} to make, {found.answers_done:,} done, of {found.answers_total:,}",
-    )
+    yield "answers", f"{todo.answers:,} to make, {found.answers_done:,} done, of {found.answers_total:,}"
     if todo.answers_retried or found.answers_exhausted:
-        yield (
-            "failed before",
-            f"{todo.answers_retried:,} answers are tried again, {found.answers_exhausted:,} are not",
-        )
+        yield "failed before", f"{todo.answers_retried:,} answers are retried, {found.answers_exhausted:,} are not"
     unsized = f", {todo.unsized_files} files of unknown size" if todo.unsized_files else ""
     yield "to read", f"{_bytes(todo.read_bytes)} of video{unsized}"
     yield "to write", f"about {_bytes(todo.write_bytes)}"
@@ -116,10 +92,8 @@ def _rows(found: Preview) -> Iterator[tuple[str, str]]:
         there = "of unknown size" if actor.bytes_there is None else f"of {_bytes(actor.bytes_there)}"
         fits = {True: "fits", False: "DOES NOT FIT", None: "give --gpu-memory"}[actor.fits]
         where = f"{actor.num_gpus:g} GPU" if actor.num_gpus else "no GPU"
-        yield (
-            f"{actor.stage} memory",
-            f"{_bytes(actor.bytes_needed)} {there}, {fits}; {actor.actors} actors, {where} each",
-        )
+        needed = f"{_bytes(actor.bytes_needed)} {there}, {fits}; {actor.actors} actors, {where} each"
+        yield f"{actor.stage} memory", needed
     if found.placement_problem:
         yield "cluster", found.placement_problem
     if found.changed_settings:
@@ -135,11 +109,8 @@ def _time_rows(found: Preview) -> Iterator[tuple[str, str]]:
     )
     if lasts.hours is None:
         yield "time", hours
-        yield (
-            "rates",
-            "not all known yet: a run with this output measures them; "
-            "or give --decode-frames-per-second, --frames-per-second and --answers-per-second",
-        )
+        given = "--decode-frames-per-second, --frames-per-second and --answers-per-second"
+        yield "rates", f"not all known yet: a run with this output measures them, or give {given}"
     else:
         yield "time", f"{hours}; at the same time, so about {_hours(lasts.hours)}"
     if lasts.hours is not None and found.rates.measured_in:

@@ -1,8 +1,9 @@
-"""Annotation files as rows: JSON lists, JSONL, Parquet, CSV, with errors that name the file and the row."""
+"""Published annotations: JSON lists, JSONL, Parquet or CSV, read with errors that name the file and the row."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,73 @@ from pipeline.errors import InputTableError
 from pipeline.inputs.tables import is_table, read_table
 
 
-def read_rows(file: Path) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Annotation:
+    """One row of an annotation file.
+
+    Attributes:
+        fields: As published.
+        where: The file and the row, for errors.
+        number: The row's number, from 1.
+    """
+
+    fields: dict[str, Any]
+    where: str
+    number: int
+
+    def get(self, name: str) -> Any:  # noqa: ANN401 - any JSON value
+        """Return a field, or None if it is missing."""
+        return self.fields.get(name)
+
+    def value(self, name: str) -> Any:  # noqa: ANN401 - any JSON value
+        """Return a required field. Raises InputTableError if it is missing."""
+        if self.fields.get(name) is None:
+            raise InputTableError(f"has no {name!r}; its fields are {', '.join(self.fields)}", self.where)
+        return self.fields[name]
+
+    def text(self, name: str) -> str:
+        """Return a required field as text. Raises InputTableError."""
+        return str(self.value(name))
+
+    def texts(self, name: str) -> list[str]:
+        """Return a required field that holds a list, as texts. Raises InputTableError."""
+        found = self.value(name)
+        if not isinstance(found, list):
+            raise InputTableError(f"{name!r} is not a list: {found!r}", self.where)
+        return [str(each) for each in found]
+
+    def letter(self, right: object, count: int) -> str:
+        """Return the letter of one of `count` options, given by its letter or its number from 0.
+
+        Raises:
+            InputTableError: there is no such option.
+        """
+        letters = [chr(ord("A") + index) for index in range(count)]
+        name = str(right).strip()
+        if name not in letters and not (name.isdecimal() and int(name) < count):
+            raise InputTableError(f"the answer {right!r} is not one of {count} options", self.where)
+        return name if name in letters else letters[int(name)]
+
+    def letter_of(self, right: object, options: list[str]) -> str:
+        """Return the letter of one of the options, given by its text. Raises InputTableError for another text."""
+        if str(right) not in options:
+            raise InputTableError(f"the answer {right!r} is not one of {options}", self.where)
+        return chr(ord("A") + options.index(str(right)))
+
+
+def read_annotations(file: Path) -> list[Annotation]:
     """Read a file's annotations.
 
     Raises:
-        InputTableError: no such file, or not a list of objects.
+        InputTableError: the file is missing, or not a list of objects.
     """
-    if is_table(str(file)):
-        rows: list[dict[str, Any]] = read_table(str(file), {}).to_pylist()
-        return rows
-    content = read_json(file)
-    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
-        raise InputTableError("is no JSON list of objects", str(file))
-    return content
+    rows = read_table(str(file), {}).to_pylist() if is_table(str(file)) else read_json(file)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputTableError("is not a JSON list of objects", str(file))
+    return [Annotation(row, f"{file}, row {number}", number) for number, row in enumerate(rows, 1)]
 
 
-def read_json(file: Path) -> Any:  # noqa: ANN401 - whatever the file holds
+def read_json(file: Path) -> Any:  # noqa: ANN401 - any JSON value
     """Read a JSON file. Raises InputTableError."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
@@ -34,7 +86,7 @@ def read_json(file: Path) -> Any:  # noqa: ANN401 - whatever the file holds
 
 
 def files_of(annotations: Path) -> list[Path]:
-    """The annotation files: this one, or the JSON files of this folder or its folder `json`.
+    """Return the annotation files: this file, or the JSON files of this folder or its folder `json`.
 
     Raises:
         InputTableError: there is none.
@@ -44,45 +96,4 @@ def files_of(annotations: Path) -> list[Path]:
     for folder in (annotations / "json", annotations):
         if files := sorted(folder.glob("*.json")):
             return files
-    raise InputTableError("is no annotation file, and no folder with JSON files", str(annotations))
-
-
-def value(row: dict[str, Any], name: str, file: Path, number: int) -> Any:  # noqa: ANN401 - whatever stands there
-    """A field that must be there. Raises InputTableError with the file and the row."""
-    if row.get(name) is None:
-        raise InputTableError(f"has no {name!r}; its fields are {', '.join(row)}", f"{file}, row {number}")
-    return row[name]
-
-
-def text(row: dict[str, Any], name: str, file: Path, number: int) -> str:
-    """A field that must be there, as text. Raises InputTableError."""
-    return str(value(row, name, file, number))
-
-
-def texts(row: dict[str, Any], name: str, file: Path, number: int) -> list[str]:
-    """A field that must hold a list, as texts. Raises InputTableError."""
-    found = value(row, name, file, number)
-    if not isinstance(found, list):
-        raise InputTableError(f"{name!r} is no list: {found!r}", f"{file}, row {number}")
-    return [str(each) for each in found]
-
-
-def letter(right: object, count: int, file: Path, number: int) -> str:
-    """The letter of an option that is given by its letter, or by its number from 0.
-
-    Args:
-        right: What the annotation says.
-        count: How many options there are.
-        file: Where it stands.
-        number: In which row.
-
-    Raises:
-        InputTableError: it is none of them.
-    """
-    letters = [chr(ord("A") + index) for index in range(count)]
-    name = str(right).strip()
-    if name in letters:
-        return name
-    if name.isdecimal() and int(name) < count:
-        return letters[int(name)]
-    raise InputTableError(f"the answer {right!r} is none of {count} options", f"{file}, row {number}")
+    raise InputTableError("is neither an annotation file nor a folder with JSON files", str(annotations))

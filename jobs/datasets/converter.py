@@ -1,8 +1,8 @@
-"""What a benchmark is to us: a converter, a way to count, and what was published."""
+"""A benchmark: its converter, how its accuracy is counted, and what was published."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ class Source:
     """Where a benchmark's files are.
 
     Attributes:
-        annotations: The file, or the folder, of its annotations as published.
+        annotations: The file or the folder of its annotations, as published.
         videos: Folder of its video files.
         subtitles: Folder of its subtitles; None for none.
-        num_frames: Frames that a video is sampled to, where subtitles are those on screen then.
+        num_frames: Frames sampled from a video; subtitles on screen at one of them are used.
     """
 
     annotations: Path
@@ -35,13 +35,20 @@ class Tables:
 
     Attributes:
         videos: `video_id`, `video_path`, and columns of the benchmark's own.
-        questions: As `QuestionRow`; braces in texts are doubled, since questions are templates.
+        questions: As `QuestionRow`; braces in texts are doubled, because questions are templates.
         left_out: Annotations that are not multiple choice.
     """
 
     videos: tuple[Row, ...]
     questions: tuple[Row, ...]
     left_out: int = 0
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple[Row, Row]], left_out: int = 0) -> Tables:
+        """Return the tables of pairs of a video and a question; annotations repeat a video for every question."""
+        pairs = list(rows)
+        videos = {video["video_id"]: video for video, _ in reversed(pairs)}
+        return cls(tuple(videos.values())[::-1], tuple(question for _, question in pairs), left_out)
 
 
 @dataclass(frozen=True)
@@ -54,8 +61,8 @@ class Benchmark:
         convert: Annotations to tables.
         letters: How a response names its option (`jobs.evaluation.letters`).
         categories: By which its accuracy is usually split.
+        counted: How lmms-eval computes its one number, as a sentence.
         max_new_tokens: As lmms-eval generates.
-        counted: How lmms-eval makes one number of it, as a sentence.
     """
 
     name: str
@@ -63,24 +70,19 @@ class Benchmark:
     convert: Callable[[Source], Tables]
     letters: str
     categories: tuple[str, ...]
-    max_new_tokens: int
     counted: str
+    max_new_tokens: int = 16
 
     def published(self, job: Mapping[str, Any]) -> tuple[PublishedNumber, ...]:
-        """The paper's numbers for a job's preset, frames and retention (`JobConfig` as it was recorded)."""
+        """Return the paper's numbers for a recorded job's preset, frames and retention."""
         return published_numbers(self.name, job)
 
 
 def literal(text: str) -> str:
-    """A text as a question template that says just this."""
+    """Return a question template that renders as this text."""
     return text.replace("{", "{{").replace("}", "}}")
 
 
 def lettered(options: Sequence[str], shape: str) -> list[str]:
-    """Options with their letters: shape "({}) {}" gives "(A) red"."""
+    """Return options with their letters: shape "({}) {}" gives "(A) red"."""
     return [shape.format(chr(ord("A") + index), option) for index, option in enumerate(options)]
-
-
-def unique_videos(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Each video once: annotations repeat them for every question."""
-    return tuple({row["video_id"]: row for row in reversed(rows)}.values())[::-1]

@@ -8,63 +8,42 @@ free text have no candidates, and are left out as there.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from jobs.datasets.annotations import files_of, letter, read_rows, text, texts
-from jobs.datasets.converter import Benchmark, Row, Source, Tables, lettered, literal, unique_videos
-from pipeline.errors import InputTableError
+from jobs.datasets.annotations import Annotation, files_of, read_annotations
+from jobs.datasets.converter import Source, Tables, lettered, literal
 
 _NUM_LETTERS = 4
 _CHOOSE = "\nOnly give the best option.\nBest option: ("
 
 
 def convert(source: Source) -> Tables:
-    """Rows of both tables; the category is the task."""
-    videos: list[Row] = []
-    questions: list[Row] = []
-    left_out = 0
+    """Return rows of both tables; the category is the task."""
+    rows, left_out = [], 0
     for file in [source.annotations] if source.annotations.suffix == ".parquet" else files_of(source.annotations):
-        for number, row in enumerate(read_rows(file), 1):
-            if not row.get("candidates") and "task_type" not in row:
+        for row in read_annotations(file):
+            if not row.get("candidates") and "task_type" not in row.fields:
                 left_out += 1
                 continue
-            # In the authors' layout a task's videos are in a folder that is named as its file.
-            name = str(row["video_name"]) if "video_name" in row else f"{file.stem}/{text(row, 'video', file, number)}"
-            task = str(row.get("task_type") or text(row, "question_type", file, number))
-            asked, right = _question(row, file, number)
-            videos.append({"video_id": name, "video_path": str(source.videos / name)})
-            questions.append(
-                {
-                    "question_id": str(row.get("question_id") or f"{task}-{number}"),
-                    "question": literal(asked + _CHOOSE),
-                    "answer": right,
-                    "video_id": name,
-                    "category": task,
-                }
-            )
-    return Tables(unique_videos(videos), tuple(questions), left_out)
+            # In the authors' layout a task's videos are in a folder with the name of its file.
+            name = str(row.get("video_name") or f"{file.stem}/{row.text('video')}")
+            task = str(row.get("task_type") or row.text("question_type"))
+            asked, right = _question(row)
+            question = {
+                "question_id": str(row.get("question_id") or f"{task}-{row.number}"),
+                "question": literal(asked + _CHOOSE),
+                "answer": right,
+                "video_id": name,
+                "category": task,
+            }
+            rows.append(({"video_id": name, "video_path": str(source.videos / name)}, question))
+    return Tables.of(rows, left_out)
 
 
-def _question(row: dict[str, Any], file: Path, number: int) -> tuple[str, str | None]:
-    """Question with its options a line each, and the right one's letter if it is public."""
-    asked, right = text(row, "question", file, number), row.get("answer")
-    if "task_type" in row:
-        # Its options stand in the question: lmms-eval looks for A to D.
-        return asked, None if right is None else letter(right, _NUM_LETTERS, file, number)
-    options = texts(row, "candidates", file, number)
-    if right is not None and str(right) not in options:
-        raise InputTableError(f"the answer {right!r} is none of {options}", f"{file}, row {number}")
-    name = None if right is None else chr(ord("A") + options.index(str(right)))
-    return "\n".join([asked, *lettered(options, "({}) {}"), ""]), name
-
-
-MLVU = Benchmark(
-    name="mlvu",
-    title="MLVU",
-    convert=convert,
-    letters="ranked-of-four",
-    categories=("category",),
-    max_new_tokens=16,
-    counted="The mean over the seven tasks, however many questions each has.",
-)
+def _question(row: Annotation) -> tuple[str, str | None]:
+    """Return the question with its options, one a line, and the right one's letter if it is public."""
+    asked, right = row.text("question"), row.get("answer")
+    if "task_type" in row.fields:
+        # The question holds its options: lmms-eval looks for A to D.
+        return asked, None if right is None else row.letter(right, _NUM_LETTERS)
+    options = row.texts("candidates")
+    text = "\n".join([asked, *lettered(options, "({}) {}"), ""])
+    return text, None if right is None else row.letter_of(right, options)

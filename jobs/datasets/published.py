@@ -1,16 +1,17 @@
-"""The paper's accuracies (arXiv 2602.08024, its main tables and the one with more frames), by model and setting."""
+"""The paper's accuracies by model and setting: published.csv holds its main tables and the one with more frames."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from types import MappingProxyType
 from typing import Any
 
-_PAPER = "arXiv 2602.08024"
-_COLUMNS = ("video_mme", "egoschema", "long_video_bench", "mvbench")
-_MORE_FRAMES_COLUMNS = ("video_mme", "egoschema", "long_video_bench", "mlvu")
 _ALL_TOKENS = 1.0
+# The paper's table with more frames, and the frames of its rows.
+_MORE_FRAMES, _FRAMES = "more frames", (48, 64, 80, 160)
 
 
 @dataclass(frozen=True)
@@ -38,35 +39,6 @@ PAPER_MODELS: Mapping[str, PaperModel] = MappingProxyType(
         "qwen2_5_vl": PaperModel("Qwen2.5-VL-7B", "Qwen/Qwen2.5-VL-7B-Instruct", 32, (64 * 28 * 28, 256 * 28 * 28)),
     }
 )
-# preset, num_frames, retention_ratio: accuracies in the order of the columns.
-_MAIN: Mapping[tuple[str, int, float], tuple[float, ...]] = MappingProxyType(
-    {
-        ("llava_onevision", 32, _ALL_TOKENS): (58.5, 60.3, 56.6, 58.3),
-        ("llava_onevision", 32, 0.25): (59.2, 60.4, 56.8, 58.0),
-        ("llava_onevision", 32, 0.20): (58.2, 60.1, 58.5, 58.2),
-        ("llava_onevision", 32, 0.15): (58.2, 60.4, 57.5, 57.9),
-        ("llava_onevision", 32, 0.10): (57.8, 60.0, 56.5, 57.4),
-        ("llava_video", 64, _ALL_TOKENS): (64.2, 57.3, 59.5, 61.9),
-        ("llava_video", 64, 0.25): (62.4, 56.6, 59.1, 60.2),
-        ("llava_video", 64, 0.20): (62.2, 56.4, 58.7, 59.8),
-        ("llava_video", 64, 0.15): (61.8, 55.8, 58.3, 60.4),
-        ("llava_video", 64, 0.10): (60.9, 54.9, 57.7, 59.3),
-        ("qwen2_5_vl", 32, _ALL_TOKENS): (61.3, 58.3, 58.9, 68.0),
-        ("qwen2_5_vl", 32, 0.25): (59.6, 57.2, 58.1, 67.1),
-        ("qwen2_5_vl", 32, 0.20): (59.6, 56.8, 58.1, 66.5),
-        ("qwen2_5_vl", 32, 0.15): (58.7, 56.4, 56.8, 66.6),
-        ("qwen2_5_vl", 32, 0.10): (57.3, 55.9, 57.1, 65.5),
-    }
-)
-_MORE_FRAMES: Mapping[tuple[str, int, float], tuple[float, ...]] = MappingProxyType(
-    {
-        ("qwen2_5_vl", 16, _ALL_TOKENS): (57.0, 55.6, 56.9, 40.6),
-        ("qwen2_5_vl", 48, 1 / 3): (61.9, 57.8, 57.0, 45.1),
-        ("qwen2_5_vl", 64, 0.25): (60.9, 58.4, 58.4, 45.0),
-        ("qwen2_5_vl", 80, 0.20): (62.4, 58.6, 58.9, 45.0),
-        ("qwen2_5_vl", 160, 0.10): (62.4, 59.5, 58.9, 47.5),
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -83,26 +55,24 @@ class PublishedNumber:
 
 
 def published_numbers(benchmark: str, job: Mapping[str, Any]) -> tuple[PublishedNumber, ...]:
-    """The paper's numbers beside which a job's belong: with all tokens, and with FlashVID at its retention.
+    """Return the paper's numbers to compare a job with: with all tokens, and with FlashVID at its retention.
 
     Args:
         benchmark: Name of the benchmark.
-        job: A `JobConfig` as it was recorded. Without one of the paper's presets there is nothing to compare.
+        job: A `JobConfig` as it was recorded. Without one of the paper's presets there is nothing to compare with.
     """
-    preset, num_frames = job.get("preset"), job["sampling"]["num_frames"]
-    retention = job["compression"]["retention_ratio"]
     found = []
-    for columns, numbers in ((_COLUMNS, _MAIN), (_MORE_FRAMES_COLUMNS, _MORE_FRAMES)):
-        for (model, frames, ratio), accuracies in numbers.items():
-            of_all = ratio == _ALL_TOKENS
-            if benchmark not in columns or model != preset:
+    with files("jobs.datasets").joinpath("published.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            frames, ratio = int(row["num_frames"]), float(row["retention_ratio"])
+            if row["preset"] != job.get("preset") or not row[benchmark]:
                 continue
+            of_all, asked = ratio == _ALL_TOKENS, job["sampling"]["num_frames"]
             # The table with more frames compares all of its rows with 16 frames and all tokens.
-            same_table = frames == num_frames or (
-                of_all and numbers is _MORE_FRAMES and num_frames in (48, 64, 80, 160)
-            )
-            if same_table and (of_all or abs(ratio - retention) < 1e-3):
+            same_table = frames == asked or (of_all and row["table"] == _MORE_FRAMES and asked in _FRAMES)
+            if same_table and (of_all or abs(ratio - job["compression"]["retention_ratio"]) < 1e-3):
                 tokens = "all tokens" if of_all else f"FlashVID at {ratio:.1%}"
-                shown = f"published: {PAPER_MODELS[model].title}, {frames} frames, {tokens} ({_PAPER})"
-                found.append(PublishedNumber(shown, accuracies[columns.index(benchmark)]))
+                title = PAPER_MODELS[row["preset"]].title
+                shown = f"published: {title}, {frames} frames, {tokens} (arXiv 2602.08024)"
+                found.append(PublishedNumber(shown, float(row[benchmark])))
     return tuple(found)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from jobs.datasets.annotations import letter, read_rows, text, texts
-from jobs.datasets.converter import Benchmark, Row, Source, Tables, literal, unique_videos
+from jobs.datasets.annotations import read_annotations
+from jobs.datasets.converter import Row, Source, Tables, literal
 from pipeline.errors import InputTableError, UnreadableVideoError
 from pipeline.plan.probe import read_probe
 
@@ -28,50 +28,44 @@ _SPOKEN = re.compile(r'<font color="white" size=".72c">(.*?)</font>')
 
 
 def convert(source: Source) -> Tables:
-    """Rows of both tables; with subtitles, these are a column of the videos that every question uses."""
-    rows = read_rows(source.annotations)
-    videos, questions = [], []
-    for number, row in enumerate(rows, 1):
-        name = text(row, "videoID", source.annotations, number)
+    """Return rows of both tables; subtitles are a column of the videos that every question uses."""
+    rows = []
+    for row in read_annotations(source.annotations):
+        name, options, right = row.text("videoID"), row.texts("options"), row.get("answer")
         video: Row = {"video_id": name, "video_path": str(_video(source.videos, name))}
         video.update({column: row.get(column) for column in ("duration", "domain", "sub_category")})
-        options = texts(row, "options", source.annotations, number)
-        asked = [_TASK, text(row, "question", source.annotations, number), *options]
-        if source.subtitles is None:
-            prompt = literal("\n".join([*asked, _CHOOSE]))
-        else:
+        asked = [_TASK, row.text("question"), *options]
+        prompt = literal("\n".join([*asked, _CHOOSE]))
+        if source.subtitles is not None:
             prompt = _WITH_SUBTITLES + literal("\n".join([*asked, "The best answer is:"]))
-        right = row.get("answer")
-        videos.append(video)
-        questions.append(
-            {
-                "question_id": text(row, "question_id", source.annotations, number),
-                "question": prompt,
-                "answer": None if right is None else letter(right, len(options), source.annotations, number),
-                "video_id": name,
-                "category": row.get("task_type"),
-            }
-        )
-    found = unique_videos(videos)
+        question = {
+            "question_id": row.text("question_id"),
+            "question": prompt,
+            "answer": None if right is None else row.letter(right, len(options)),
+            "video_id": name,
+            "category": row.get("task_type"),
+        }
+        rows.append((video, question))
+    tables = Tables.of(rows)
     if source.subtitles is not None:
-        for video in found:
+        for video in tables.videos:
             video["subtitles"] = _subtitles(source.subtitles / f"{video['video_id']}.srt", video, source.num_frames)
-    return Tables(found, tuple(questions))
+    return tables
 
 
 def _video(folder: Path, name: str) -> Path:
-    """The file that is there, under one of three suffixes."""
+    """Return the existing file with one of three suffixes."""
     return next((file for suffix in _SUFFIXES if (file := folder / f"{name}{suffix}").exists()), folder / f"{name}.mp4")
 
 
 def _subtitles(file: Path, video: Row, num_frames: int) -> str:
-    """The lines on screen at one of the sampled frames, one below the other."""
+    """Return the lines on screen at one of the sampled frames, one below the other."""
     if not file.exists():
         return _NO_SUBTITLES
     try:
         header = read_probe(video["video_path"]).header
     except (UnreadableVideoError, OSError) as error:
-        raise InputTableError(f"which subtitles are shown takes the video: {error}", video["video_path"]) from None
+        raise InputTableError(f"choosing its subtitles needs the video: {error}", video["video_path"]) from None
     fps, total = header.fps or 0.0, header.num_frames
     frames = [int(index * (total - 1) / max(num_frames - 1, 1)) for index in range(num_frames)]
     shown = []
@@ -83,7 +77,7 @@ def _subtitles(file: Path, video: Row, num_frames: int) -> str:
 
 
 def spoken_lines(srt: str) -> list[tuple[float, float, str]]:
-    """Start and end in seconds, and text, of every entry of an SRT file; of two at the same time the later one."""
+    """Return start and end in seconds, and text, of each SRT entry; of two at the same time the later one."""
     lines: dict[tuple[float, float], str] = {}
     for entry in srt.split("\n\n"):
         parts = entry.split("\n")
@@ -96,14 +90,3 @@ def spoken_lines(srt: str) -> list[tuple[float, float, str]]:
 def _seconds(time: str) -> float:
     hours, minutes, seconds = time.strip().replace(",", ".").split(":")
     return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-
-
-VIDEO_MME = Benchmark(
-    name="video_mme",
-    title="VideoMME",
-    convert=convert,
-    letters="ranked-of-four",
-    categories=("duration", "domain", "category"),
-    max_new_tokens=16,
-    counted="The share of right answers over all questions.",
-)

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from jobs.lab.bootstrap import Interval, ratio_interval
+from jobs.evaluation.bootstrap import Interval, ratio_interval
 
 Unanswered = Literal["wrong", "left-out"]
 

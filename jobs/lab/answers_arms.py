@@ -18,7 +18,8 @@ from flashvid.engine.constants import CPU_DECODE_ROWS
 from flashvid.models import Answer, CompressedVideo, GenerationConfig, VideoModel, VisualFeatures, load_model
 from flashvid.models.llava.preprocess import LlavaFramePreprocessor
 from flashvid.presets import preset_named
-from jobs.lab.answers_model import ModelSize, write_clip, write_model
+from jobs.lab.answers_model import ModelSize, write_model
+from jobs.sample_videos import write_textures
 from pipeline.clip import ClipIdentity, DecodedClip
 from pipeline.config import SamplingConfig
 from pipeline.store.storage import Storage
@@ -104,7 +105,7 @@ class Bench:
         self._model: VideoModel = load_model(str(folder / "model"), dtype="float32", device="cpu")
         self._preprocessor = LlavaFramePreprocessor.load(self._model.source, min_pixels=None, max_pixels=None)
         self._clip = folder / "clip.mp4"
-        write_clip(self._clip, 2 * num_frames)
+        write_textures(self._clip, 2 * num_frames)
         self._storage = Storage(str(folder / "tokens"))
         self._store = TokenStore(self._storage, "0" * 16)
         self._generation = GenerationConfig(max_new_tokens=_MAX_NEW_TOKENS)

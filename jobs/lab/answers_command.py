@@ -9,13 +9,13 @@ from pathlib import Path
 
 from flashvid.engine.constants import GPU_DECODE_ROWS, QUESTION_ROWS
 from flashvid.presets import preset_named
-from jobs.bench.environment import describe_environment
-from jobs.bench.reports import can_plot, write_report, write_rows
-from jobs.bench.turns import CONTROL, settled, told_ratio
+from jobs.bench.reports import describe_environment, new_figure, write_report, write_rows
+from jobs.bench.turns import CONTROL, settled
 from jobs.lab.answers import ARMS, AnswerCosts, ArmCost, Scope, measure_answers, work_of
 from jobs.lab.answers_model import LLAVA_7B
 from jobs.lab.answers_targets import targets_table
 from jobs.lab.answers_work import H100_PARTS
+from jobs.lab.verdicts import told_ratio
 
 # Layers of the 7B model that all tokens go through, where the paper prunes.
 _SPLIT_7B = preset_named("llava_onevision").inner_pruning().pruning_layer
@@ -44,8 +44,7 @@ def write_answers(output: Path, found: AnswerCosts, beside: str) -> None:
     """Write `answers.md`, `answers.csv` and `answers.png` into a folder; `beside` as in `answers_markdown`."""
     write_report(output, "answers", answers_markdown(found, beside))
     write_rows(output / "answers.csv", _figures(found))
-    if can_plot():
-        _plot(output / "answers.png", found)
+    _plot(output / "answers.png", found)
 
 
 def predicted_seconds(cost: ArmCost, num_frames: int) -> float:
@@ -207,10 +206,8 @@ def _figures(found: AnswerCosts) -> list[dict[str, object]]:
 
 
 def _plot(path: Path, found: AnswerCosts) -> None:
-    # The figure class itself, not pyplot: no global state, no display.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 5), layout="constrained")
+    if (figure := new_figure(7, 5)) is None:
+        return
     axes = figure.subplots()
     for arm in ARMS:
         costs = [cost for cost in found.costs if cost.arm == arm]

@@ -9,13 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 from flashvid.models import resolve_model
-from jobs.sample_videos import Frames, write_video
 
 _SEED = 20261123
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
@@ -24,7 +21,6 @@ _TEMPLATE = (
     "{% for part in message.content %}{% if part.type == 'video' %}<video>\n{% else %}{{ part.text }}{% endif %}"
     "{% endfor %}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-_HEIGHT, _WIDTH, _FPS = 180, 320, 12
 
 
 @dataclass(frozen=True)
@@ -123,16 +119,3 @@ def write_model(folder: Path, size: ModelSize) -> LlavaOnevisionForConditionalGe
         shutil.copyfile(resolve_model("tiny-random").path / name, folder / name)
     (folder / "chat_template.jinja").write_text(_TEMPLATE, encoding="utf-8")
     return stock.train(False)  # type: ignore[no-any-return]
-
-
-def write_clip(path: Path, num_frames: int, number: int = 0) -> None:
-    """Write a video of soft textures that drift, with a cut every 16 frames; another one for every number."""
-    write_video(path, _frames(num_frames, number), fps=_FPS)
-
-
-def _frames(count: int, number: int) -> Frames:
-    for index in range(count):
-        random = np.random.default_rng([_SEED + number, index // 16])
-        coarse = random.uniform(0, 255, (_HEIGHT // 20, _WIDTH // 20, 3))
-        scene: NDArray[np.float64] = coarse.repeat(20, axis=0).repeat(20, axis=1)
-        yield np.roll(scene, 2 * (index % 16), axis=1).astype(np.uint8)

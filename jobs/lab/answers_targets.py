@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from jobs.bench.turns import verdict
 from jobs.lab.answers import AnswerCosts
+from jobs.lab.verdicts import verdict
 
 # With so many questions: how many times as long, at least, another arm takes.
 QUESTIONS = 16

@@ -23,7 +23,7 @@ from flashvid.engine.row_sizes import RowSizes
 from flashvid.engine.types import LanguageSide
 from flashvid.models import CompressedVideo, GenerationConfig, load_model
 from jobs.bench.cost import CountOperations, cpu_seconds, single_thread
-from jobs.bench.environment import describe_environment
+from jobs.bench.reports import describe_environment
 from jobs.lab.answers_model import LLAVA_7B, write_model
 
 # The widths are all that is small, and the vocabulary.

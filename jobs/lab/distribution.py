@@ -23,17 +23,17 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from jobs.bench.turns import CONTROL, settled, verdict
-from jobs.lab.answers_model import BENCH, write_clip, write_model
+from jobs.bench.local_run import NUM_FRAMES, QUESTIONS
+from jobs.bench.turns import CONTROL, settled
+from jobs.lab.answers_model import BENCH, write_model
 from jobs.lab.process_tree import KINDS, Kind, run_measured
 from jobs.lab.ray_session import RaySession
+from jobs.lab.verdicts import verdict
+from jobs.sample_videos import write_textures
 from pipeline.cluster.resources import Pool, clips_per_batch
 from pipeline.config import JobConfig
 
 RATIO_TARGET = 1.25
-QUESTIONS = ("What is it?", "When is it?", "Who has it?", "Why is it?")
-# A clip of so many frames takes more than one CPU second here, from decoding to the last answer.
-NUM_FRAMES = 16
 # As many clips as every process that a run has gets something to do from: the tasks that probe and deal out, too.
 FEW = 4
 # Of the clips, for the loop before the run and for the loop behind it.
@@ -161,7 +161,7 @@ def measure_distribution(session: RaySession, clips: int, turns: int) -> Distrib
         write_model(folder / "model", BENCH)
         for number in range(clips + FEW):
             clip = folder / "videos" / f"{number:04d}.mp4"
-            write_clip(clip, 2 * NUM_FRAMES, number)
+            write_textures(clip, 2 * NUM_FRAMES, number)
             half = folder / _HALVES[2 * number // (clips + FEW)]
             for also in (half, folder / "few") if number < FEW else (half,):
                 also.mkdir(exist_ok=True)

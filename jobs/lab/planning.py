@@ -21,8 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flashvid.models import resolve_model
-from jobs.bench.environment import describe_environment
-from jobs.bench.reports import write_report, write_rows
+from jobs.bench.reports import describe_environment, write_report, write_rows
 from pipeline.cluster.connection import connected
 from pipeline.config import CommitConfig, JobConfig
 from pipeline.inputs.job_inputs import read_tables

@@ -12,15 +12,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
-from jobs.bench.environment import describe_environment
-from jobs.bench.plots import plot_quality
-from jobs.bench.reports import can_plot
+from jobs.bench.reports import describe_environment
 from jobs.lab.arms import METHOD_ARMS
 from jobs.lab.cached_tokens import CachedTokens, cached_tokens_markdown, measure_cached_tokens
 from jobs.lab.measurement import FULL, Measurement
 from jobs.lab.more_frames import FEW_FRAMES, FIRST_LONG_CLIP, measure_views
 from jobs.lab.quality import FIRST_CLIPS, MAIN_RETENTION, QUICK, ClipSet, Scope, default_arms, measure
-from jobs.lab.quality_table import QualityRow, family_markdown, markdown, quality_rows, write_csv
+from jobs.lab.quality_table import QualityRow, family_markdown, markdown, plot_quality, quality_rows, write_csv
 
 _LONG_CLIPS, _QUICK_LONG_CLIPS = 480, 48
 
@@ -50,8 +48,7 @@ def bench_quality(
     cached = measure_cached_tokens(model, scope)
     write_csv(output / "quality.csv", rows)
     write_csv(output / "frames.csv", long_rows)
-    if can_plot():
-        plot_quality(output / "quality.png", rows, [arm.name for arm in METHOD_ARMS])
+    plot_quality(output / "quality.png", rows, [arm.name for arm in METHOD_ARMS])
     text = _report(model, rows, long_rows, cached, minutes=(time.monotonic() - began) / 60)
     (output / "quality.md").write_text(text, encoding="utf-8")
     console.print(Text(text), soft_wrap=True)

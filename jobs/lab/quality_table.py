@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from pyarrow import csv
 
-from jobs.bench.reports import write_rows
-from jobs.lab.bootstrap import ratio_interval
+from jobs.bench.reports import new_figure, write_rows
+from jobs.evaluation.bootstrap import ratio_interval
 from jobs.lab.measurement import FULL, Measurement
 
 ALL = "all"
@@ -123,6 +123,27 @@ def family_markdown(rows: Sequence[QualityRow], retention: float) -> str:
         accuracies = {row.family: f"{row.accuracy:.3f}" for row in shown if row.method == method}
         lines.append(f"| {method} | " + " | ".join(accuracies.get(family, "") for family in families) + " |")
     return "\n".join(lines) + "\n"
+
+
+def plot_quality(path: Path, rows: Sequence[QualityRow], methods: Sequence[str]) -> None:
+    """Draw relative accuracy against realised tokens: a line with its interval for every method."""
+    if (figure := new_figure(8, 5)) is None:
+        return
+    axes = figure.subplots()
+    for method in methods:
+        line = sorted(
+            (row for row in rows if row.method in (method, FULL) and row.family == ALL),
+            key=lambda row: row.realised_tokens,
+        )
+        tokens = [row.realised_tokens for row in line]
+        axes.plot(tokens, [row.relative for row in line], marker="o", markersize=3, label=method)
+        axes.fill_between(tokens, [row.ci_low for row in line], [row.ci_high for row in line], alpha=0.15)
+    axes.set_xscale("log")
+    axes.set_xlabel("visual tokens per clip, averaged over the decoder's layers")
+    axes.set_ylabel("accuracy relative to full tokens")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150)
 
 
 def _rounded(value: object) -> object:

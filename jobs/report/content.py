@@ -21,6 +21,9 @@ from pipeline.store.storage import Storage
 
 # Objects whose times are looked at for the curve of a run: each is a request.
 _MOST_PARTS = 2000
+# What the page's script reads of an answer and a failure, with the columns that hold it.
+_ANSWER = {"question": "question", "options": "options", "expected": "expected_answer", "response": "response"}
+_FAILURE = {"stage": "stage", "type": "error_type", "message": "error_message"}
 
 
 @dataclass(frozen=True)
@@ -101,23 +104,17 @@ def collect(
         # The output itself may have been copied since: then its tokens have, too.
         tokens = Storage(root, record["job"]["storage_options"]) if root else storage
     by_clip: dict[str, list[Row]] = defaultdict(list)
-    for row in answers:
-        by_clip[row["clip_id"]].append(row)
     failed: dict[str, list[Row]] = defaultdict(list)
-    for row in failures:
-        failed[row["clip_id"]].append(row)
+    for rows, found in ((answers, by_clip), (failures, failed)):
+        for row in rows:
+            found[row["clip_id"]].append(row)
     clip_ids = list(dict.fromkeys([*by_clip, *failed]))
     shown = clip_ids[:max_clips]
     pictures = Pictures({}, 0, 0)
     if tokens is not None:
         answered = [by_clip[clip_id][0] for clip_id in shown if clip_id in by_clip]
-        pictures = take_pictures(
-            tokens,
-            record["tokens_fingerprint"],
-            answered,
-            max_pictures=max_pictures,
-            max_bytes=max_picture_bytes,
-        )
+        fingerprint = record["tokens_fingerprint"]
+        pictures = take_pictures(tokens, fingerprint, answered, max_pictures=max_pictures, max_bytes=max_picture_bytes)
     clips = [
         _clip(by_clip.get(clip_id, []), failed.get(clip_id, []), pictures.by_clip.get(clip_id)) for clip_id in shown
     ]
@@ -144,41 +141,28 @@ def _clip(answers: Sequence[Row], failures: Sequence[Row], picture: Mapping[str,
         "span": [first.get("start_s"), first.get("end_s")],
         "tokens": answers[0]["num_visual_tokens"] if answers else None,
         "answers": [
-            {
-                "question": row["question"],
-                "options": row["options"],
-                "expected": row["expected_answer"],
-                "response": row["response"],
-                "cut": row["finish_reason"] == "length",
-            }
+            {name: row[column] for name, column in _ANSWER.items()} | {"cut": row["finish_reason"] == "length"}
             for row in answers
         ],
-        "failures": [
-            {"stage": row["stage"], "type": row["error_type"], "message": row["error_message"]} for row in failures
-        ],
+        "failures": [{name: row[column] for name, column in _FAILURE.items()} for row in failures],
         "picture": picture,
     }
 
 
 def _grouped(failures: Sequence[Row], output: str) -> tuple[FailureGroup, ...]:
+    """Return failures by cause, the most frequent first."""
     messages: dict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
     for row in failures:
         messages[row["stage"], row["error_type"], row["error_kind"]][row["error_message"]] += 1
-    return tuple(
-        FailureGroup(
-            stage=stage,
-            error_type=error_type,
-            error_kind=kind,
-            count=count.total(),
-            examples=tuple(message for message, _ in count.most_common(3)),
-            retry=None
-            if stage == PLAN_STAGE
-            else shlex.join(["flashvid", "retry", output, "--stage", stage, "--type", error_type]),
+    groups = []
+    for (stage, error_type, kind), count in messages.items():
+        # Planning checks its rows again in every run.
+        retry = ["flashvid", "retry", output, "--stage", stage, "--type", error_type] if stage != PLAN_STAGE else None
+        examples = tuple(message for message, _ in count.most_common(3))
+        groups.append(
+            FailureGroup(stage, error_type, kind, count.total(), examples, None if retry is None else shlex.join(retry))
         )
-        for (stage, error_type, kind), count in sorted(
-            messages.items(), key=lambda group: (-group[1].total(), group[0])
-        )
-    )
+    return tuple(sorted(groups, key=lambda group: (-group.count, group.stage, group.error_type, group.error_kind)))
 
 
 def _committed(storage: Storage, record: Mapping[str, Any]) -> tuple[tuple[float, int], ...]:

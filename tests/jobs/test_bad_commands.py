@@ -15,7 +15,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from flashvid.errors import ConfigurationError
-from jobs.cli.main import main
+from jobs.cli import main
 from jobs.cli.options import write_file
 from pipeline.store.ledger import Ledger
 from pipeline.store.run_records import FORMAT_VERSION
@@ -313,7 +313,7 @@ def test_a_file_takes_the_place_of_an_earlier_one_only_when_it_may(tmp_path: Pat
     to, link = tmp_path / "report.html", tmp_path / "latest.html"
     link.symlink_to(to.name)
     write_file(link, b"first")
-    with pytest.raises(ConfigurationError, match="is there already"):
+    with pytest.raises(ConfigurationError, match="exists already"):
         write_file(to, b"second")
     assert to.read_bytes() == b"first"
     write_file(link, b"second", replace=True)

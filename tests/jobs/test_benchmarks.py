@@ -187,7 +187,7 @@ def test_mvbench(tmp_path: Path) -> None:
         tmp_path / "clevrer/video_validation/v2.mp4"
     )
     write(tmp_path / "json" / "swimming.json", [row])
-    with pytest.raises(InputTableError, match="named after no task"):
+    with pytest.raises(InputTableError, match="not named after a task"):
         BENCHMARKS[3].convert(_source(tmp_path / "json"))
 
 
@@ -259,29 +259,29 @@ def test_published_numbers(
     ("name", "content", "message"),
     [
         ("video_mme", [{"videoID": "x"}], "row 1: has no 'options'"),
-        ("egoschema", {"not": "a list"}, "no JSON list"),
-        ("mlvu", [{**MLVU, "candidates": ["here"]}], "row 1: the answer 'there' is none of"),
+        ("egoschema", {"not": "a list"}, "not a JSON list"),
+        ("mlvu", [{**MLVU, "candidates": ["here"]}], "row 1: the answer 'there' is not one of"),
         (
             "mlvu",
             [{**MLVU, "task_type": "ego", "video_name": "a.mp4"}],
-            "row 1: the answer 'there' is none of 4 options",
+            "row 1: the answer 'there' is not one of 4 options",
         ),
         ("long_video_bench", [], "no question"),
         (
             "long_video_bench",
             [{**LONG_VIDEO_BENCH, "candidates": ["x", "y"], "correct_choice": 2}],
-            "none of 2 options",
+            "not one of 2 options",
         ),
-        ("egoschema", [EGO_SCHEMA | {"answer": 5}], "row 1: the answer 5 is none of 5 options"),
-        ("egoschema", [EGO_SCHEMA | {"answer": "first"}], "row 1: the answer 'first' is none of"),
-        ("video_mme", [VIDEO_MME, VIDEO_MME | {"answer": "E"}], "row 2: the answer 'E' is none of 4 options"),
-        ("video_mme", [VIDEO_MME | {"options": "A. One."}], "row 1: 'options' is no list"),
+        ("egoschema", [EGO_SCHEMA | {"answer": 5}], "row 1: the answer 5 is not one of 5 options"),
+        ("egoschema", [EGO_SCHEMA | {"answer": "first"}], "row 1: the answer 'first' is not one of"),
+        ("video_mme", [VIDEO_MME, VIDEO_MME | {"answer": "E"}], "row 2: the answer 'E' is not one of 4 options"),
+        ("video_mme", [VIDEO_MME | {"options": "A. One."}], "row 1: 'options' is not a list"),
         (
             "mvbench",
             [{"video": "a.mp4", "question": "q", "candidates": "xy", "answer": "x"}],
-            "'candidates' is no list",
+            "'candidates' is not a list",
         ),
-        ("mvbench", "[", "no JSON list"),
+        ("mvbench", "[", "not a JSON list"),
     ],
 )
 def test_annotations_of_another_form_are_refused(tmp_path: Path, name: str, content: object, message: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cli.main import main
+from jobs.cli import main
 from pipeline.errors import StorageUnavailableError
 
 FLASHVID = Path(sys.executable).parent / "flashvid"

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from jobs.cli.main import app
-from jobs.job_reference import job_reference
+from jobs.lab.job_reference import job_reference
 from pipeline.store import schemas
 from tests.support.pages import PAGES, ROOT, blocks, spans
 
@@ -26,7 +26,7 @@ def commands(page: Path) -> Iterator[str]:
 
 
 def test_the_page_of_the_job_file_is_up_to_date() -> None:
-    """`python -m jobs.job_reference > docs/job-file.md` writes it."""
+    """`python -m jobs.lab.job_reference > docs/job-file.md` writes it."""
     assert (ROOT / "docs" / "job-file.md").read_text(encoding="utf-8") == job_reference()
 
 

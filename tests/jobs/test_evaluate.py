@@ -244,9 +244,9 @@ def test_what_can_not_be_evaluated_is_refused_by_name(tmp_path: Path) -> None:
     output = tmp_path / "output"
     assert "did you mean 'length'?" in refusal(output, "--by", "lenght")
     assert "has no run of fingerprint 0123" in refusal(output, "--fingerprint", "0123")
-    assert "is none of video_mme" in refusal(output, "--benchmark", "videomme")
-    assert "--letters best is none of ranked" in refusal(output, "--letters", "best")
-    assert "knows no categories" in refusal(output, "--answered-only", "--by", "length")
+    assert "is not one of video_mme" in refusal(output, "--benchmark", "videomme")
+    assert "--letters best is not one of ranked" in refusal(output, "--letters", "best")
+    assert "which hold the categories" in refusal(output, "--answered-only", "--by", "length")
     table = tmp_path / "questions.jsonl"
     table.write_text(table.read_text().replace('"blue", "category"', '"green", "category"'))
     assert "question_id 'colour', video_id 'a': the expected answer 'green'" in refusal(output)

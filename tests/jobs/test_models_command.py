@@ -6,18 +6,17 @@ import json
 import shutil
 import subprocess
 import sys
-from io import StringIO
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from typer.testing import CliRunner
 
 from flashvid.errors import ModelLoadError
 from flashvid.models import resolve_model
 from flashvid.models.registry import FAMILIES
 from flashvid.models.resolve import NEEDED_FILES, embedded_models
 from flashvid.presets import PRESETS
-from jobs.cli.models_command import show_model, show_models
+from jobs.cli.main import app
 
 FLASHVID = (sys.executable, "-c", "from jobs.cli.main import main; main()")
 # The same, and afterwards what was imported.
@@ -53,9 +52,7 @@ def test_nothing_heavy_is_imported() -> None:
 
 def test_tables_show_all_names() -> None:
     """Whole, with their brackets and bars."""
-    written = StringIO()
-    show_models(as_json=False, console=Console(file=written, width=200))
-    shown = written.getvalue()
+    shown = CliRunner().invoke(app, ["models"], env={"COLUMNS": "200"}).stdout
     for name in (*PRESETS, *embedded_models(), *NEEDED_FILES, "Qwen3VLForConditionalGeneration", "<|video_pad|>"):
         assert name in shown
 
@@ -78,11 +75,10 @@ def test_every_file_that_is_said_to_be_needed_is(tmp_path: Path, needed: str) ->
 
 def test_one_model_by_name(tmp_path: Path) -> None:
     """Its family; of one that is not whole, what is missing."""
-    written = StringIO()
-    show_model("tiny-random", as_json=True, console=Console(file=written))
+    done = CliRunner().invoke(app, ["models", "tiny-random", "--json"])
     path = resolve_model("tiny-random").path
-    assert json.loads(written.getvalue()) == {"name": "tiny-random", "family": "qwen2_5_vl", "path": str(path)}
+    assert json.loads(done.stdout) == {"name": "tiny-random", "family": "qwen2_5_vl", "path": str(path)}
     shutil.copytree(path, tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").unlink()
-    with pytest.raises(ModelLoadError):
-        show_model(str(tmp_path / "model"), as_json=False)
+    refused = CliRunner().invoke(app, ["models", str(tmp_path / "model")])
+    assert isinstance(refused.exception, ModelLoadError)

@@ -167,7 +167,7 @@ def test_busy_share_and_curve() -> None:
     }  # fmt: skip
     page = render(ReportContent("o", record, (end,), (), (), 5, 0, Pictures({}, 0, 0), ((0.0, 0), (5.0, 1), (10.0, 5))))
     assert "40% of the time of 2 actors" in page
-    assert "0.2500 asked, 0.3750 realised" in page
+    assert "0.2500 requested, 0.3750 realised" in page
     points = re.search(r'points="([^"]+)"', page)
     assert points is not None
     line = [tuple(map(float, point.split(","))) for point in points[1].split()]

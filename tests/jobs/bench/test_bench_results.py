@@ -1,25 +1,32 @@
-"""What every benchmark leaves behind: figures that say where they are from, and pictures where they can be drawn."""
+"""What every benchmark writes, and what `bench all` runs with jobs/lab and without it."""
 
 from __future__ import annotations
 
 import csv
 import os
 import platform
-from functools import partial
+import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from jobs.bench import everything, reports, video_decoding
-from jobs.bench.environment import describe_environment, environment_columns
+from flashvid.errors import ConfigurationError
+from jobs.bench import reports
 from jobs.bench.everything import bench_all
-from jobs.bench.plots import plot_bars
-from jobs.bench.reports import NO_PLOTS, can_plot, write_report, write_rows
-from jobs.lab import answers
+from jobs.bench.reports import NO_PLOTS, describe_environment, environment_columns, plot_bars, write_report, write_rows
+from jobs.cli import bench_commands
+from jobs.cli.main import app
+
+
+@pytest.fixture
+def without_lab(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in an installed wheel."""
+    monkeypatch.setattr(bench_commands, "find_spec", lambda _: None)
 
 
 def test_rows_say_where_they_are_from(tmp_path: Path) -> None:
-    """Commit, versions and machine in each, behind its own columns; the same that stands in the reports."""
+    """Commit, versions and machine follow each row's own columns; reports show the same."""
     write_rows(tmp_path / "new" / "x.csv", [{"a": 1, "b": "one, two"}, {"a": 2, "b": None}])
     with (tmp_path / "new" / "x.csv").open() as file:
         rows = [*csv.DictReader(file)]
@@ -35,55 +42,66 @@ def test_a_report_makes_its_folder(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "b" / "x.md").read_text() == "text\n"
 
 
-def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is said, in one line; with it, nothing is."""
-    assert can_plot()
+def test_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A picture; without matplotlib none, and a line that says so."""
+    plot_bars(tmp_path / "x.png", {"one": 1.0, "two": 2.5}, "of something")
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     assert capsys.readouterr().out == ""
     monkeypatch.setattr(reports, "find_spec", lambda _: None)
-    assert not can_plot()
+    plot_bars(tmp_path / "y.png", {"one": 1.0}, "of something")
+    assert not (tmp_path / "y.png").exists()
     assert capsys.readouterr().out == f"{NO_PLOTS}\n"
 
 
-def test_bars(tmp_path: Path) -> None:
-    plot_bars(tmp_path / "x.png", {"one": 1.0, "two": 2.5}, "of something")
-    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
-
-
 def test_all_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each in its folder, one after the other; what is beyond its limit is handed on."""
+    """Each writes into its folder, one after the other; what each returned is returned by name."""
 
-    def benchmark(folder: Path, quick: bool) -> list[str]:
-        write_report(folder, folder.name, f"quick: {quick}\n")
+    def benchmark(folder: Path) -> list[str]:
+        write_report(folder, folder.name, "text\n")
         return [f"{folder.name} is slow"] if folder.name == "b" else []
 
-    assert bench_all(tmp_path, quick=True, benchmarks={"a": benchmark, "b": benchmark}) == ["b is slow"]
-    assert [(tmp_path / name / f"{name}.md").read_text() for name in "ab"] == ["quick: True\n"] * 2
+    assert bench_all(tmp_path, {"a": benchmark, "b": benchmark}, "Left out: c.") == {"a": [], "b": ["b is slow"]}
+    assert [(tmp_path / name / f"{name}.md").read_text() for name in "ab"] == ["text\n"] * 2
     text = (tmp_path / "all.md").read_text()
-    assert [line.split(" | ")[0] for line in text.splitlines()[-3:]] == ["| [a](a/a.md)", "| [b](b/b.md)", "| all"]
+    lines = [line.split(" | ")[0] for line in text.splitlines()[-5:]]
+    assert lines == ["| [a](a/a.md)", "| [b](b/b.md)", "| all", "", "Left out: c."]
     assert text in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("quick", [False, True])
-def test_what_all_of_them_are(quick: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is given its folder and how much to measure; what is beyond its limit comes from compression."""
-    given: dict[str, tuple[object, ...]] = {}
+def test_what_all_of_them_are() -> None:
+    """In a checkout."""
+    assert [*bench_commands.benchmarks(quick=True)] == ["answers", "compress", "decode", "pipeline", "cache"]
 
-    def note(name: str, *arguments: object, **others: object) -> list[str]:
-        given[name] = (*arguments, *others.values())
-        return [f"{name} is slow"]
 
-    for name in ("answers", "compress", "decode", "pipeline", "cache"):
-        monkeypatch.setattr(everything, f"bench_{name}", partial(note, name))
-    monkeypatch.setattr(everything, "write_clip", lambda *_: None)
-    assert bench_all(tmp_path, quick=quick) == ["compress is slow"]
-    assert given == {
-        "answers": (tmp_path / "answers", answers.QUICK if quick else answers.BRIEF),
-        "compress": (tmp_path / "compress", quick),
-        "decode": (
-            tmp_path / "decode" / "clip.mp4",
-            tmp_path / "decode",
-            video_decoding.QUICK if quick else video_decoding.PATIENCE,
-        ),
-        "pipeline": (tmp_path / "pipeline", quick, None if quick else 32, 1),
-        "cache": (tmp_path / "cache", quick),
-    }
+@pytest.mark.usefixtures("without_lab")
+def test_what_an_installed_package_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`bench all` runs what there is, says what it left out, and fails if compression is over a limit."""
+    assert [*bench_commands.benchmarks(quick=True)] == ["compress", "decode", "pipeline", "cache"]
+    monkeypatch.setattr(bench_commands, "benchmarks", lambda quick: {"compress": lambda _: [f"slow {quick}"]})
+    done = CliRunner().invoke(app, ["bench", "all", "--output", str(tmp_path)])
+    assert done.exit_code == 1
+    assert "Left out: quality, answers and planning" in done.stdout
+
+
+@pytest.mark.usefixtures("without_lab")
+@pytest.mark.parametrize("words", [["quality", "--output", "x"], ["answers"], ["planning"]], ids=lambda words: words[0])
+def test_what_an_installed_package_has_not(words: list[str]) -> None:
+    """One sentence that names the repository; `main` gives exit code 2."""
+    done = CliRunner().invoke(app, ["bench", *words])
+    assert isinstance(done.exception, ConfigurationError)
+    assert f"flashvid bench {words[0]} is not in the installed package" in str(done.exception)
+    assert "repository" in str(done.exception)
+    assert "\n" not in str(done.exception)
+
+
+def test_nothing_that_ships_needs_the_lab() -> None:
+    """Only bench_commands imports jobs.lab, and only inside functions that first look whether it is there."""
+    root = Path(__file__).parents[3] / "jobs"
+    importing = set()
+    for path in root.rglob("*.py"):
+        if root / "lab" not in path.parents and re.search(
+            r"^\s*(from|import) jobs\.lab", path.read_text(), re.MULTILINE
+        ):
+            importing.add(path.name)
+    assert importing == {"bench_commands.py"}
+    assert not re.search(r"^(from|import) jobs\.lab", (root / "cli" / "bench_commands.py").read_text(), re.MULTILINE)

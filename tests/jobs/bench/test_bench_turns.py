@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from jobs.bench.turns import ALL, Patience, settled, take_turns, told_ratio
+from jobs.bench.turns import ALL, Patience, settled, take_turns
+from jobs.lab.verdicts import told_ratio
 
 
 def test_arms_run_in_turns_until_the_control_agrees() -> None:

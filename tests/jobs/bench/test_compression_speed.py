@@ -17,6 +17,7 @@ from flashvid import CompressionConfig, compress
 from flashvid.config import TokenSelectionMethod
 from jobs.bench.compress import Measurement, bench_compress, missed_limits
 from jobs.bench.cost import CountOperations, drifting_clip, peak_extra_bytes
+from jobs.lab.compression_study import NaiveComparison, compression_study
 from jobs.lab.thread_counts import ThreadDifferences, compare_thread_counts, selection_gap
 
 SETTINGS = [(r, 1.0, compatible) for r in (0.1, 0.25) for compatible in (False, True)]
@@ -99,29 +100,31 @@ def test_two_threads_decide_as_one() -> None:
 
 
 def test_what_is_beyond_its_limit_is_said() -> None:
-    good = Measurement(32, 196, 3584, 0.1, 1.0, "attn_div", False, 628, 1.7, 1.0, 1.7, math.nan, -1, 0.04, 1, 399, 1.5)
+    good = Measurement(32, 196, 3584, 0.1, 1.0, "attn_div", False, 628, 1.7, 1.0, 1.7, 0.04, 1, 399, 1.5)
     longer = replace(good, frames=384, times_products=1.9, operations=400)
-    tie = ThreadDifferences(0.1, 5, 100, 1, 1, 1e-7)
-    assert missed_limits([good, longer], [tie]) == []
+    assert missed_limits([good, longer]) == []
     wrong = [
         replace(good, times_products=1.9),
-        replace(good, naive_seconds=2.0),
-        replace(good, naive_differing=1),
         replace(good, operations=401),
         replace(good, peak_extra_memory=1.6),
         replace(good, control=0.06),
         replace(longer, times_products=2.1),
     ]
     for measurement in wrong:
-        (problem,) = missed_limits([measurement], [tie])
+        (problem,) = missed_limits([measurement])
         assert problem.startswith(f"{measurement.frames} x 196 x 3584 at 0.10, attn_div x 1: ")
-    assert "grow" in missed_limits([replace(good, operations=200), longer], [])[0]
-    assert "parted" in missed_limits([good], [replace(tie, largest_gap=1e-5)])[0]
+    assert "grow" in missed_limits([replace(good, operations=200), longer])[0]
+    same = NaiveComparison("4 x 36 x 64", 0.1, 0.1, 1.0, 0)
+    assert same.missed() == []
+    assert "0.80 of the naive implementation" in replace(same, seconds=0.8).missed()[0]
+    assert "1 indices" in replace(same, differing=1).missed()[0]
+    assert ThreadDifferences(0.1, 5, 100, 1, 1, 1e-7).only_ties
+    assert not ThreadDifferences(0.1, 5, 100, 1, 1, 1e-5).only_ties
 
 
 def test_a_checkout_has_its_naive_implementation_from_anywhere(tmp_path: Path) -> None:
     """Also for the command `flashvid`, which does not import from the folder it is called in."""
-    script = "from jobs.bench.compress import naive; assert naive() is not None"
+    script = "from jobs.lab.compression_study import naive; assert naive() is not None"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=False)
     assert done.returncode == 0
@@ -129,16 +132,17 @@ def test_a_checkout_has_its_naive_implementation_from_anywhere(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_the_measurement_runs(tmp_path: Path) -> None:
-    assert bench_compress(tmp_path, quick=True) == []
+    assert bench_compress(tmp_path, quick=True, study=compression_study) == []
     with (tmp_path / "compress.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
         config = CompressionConfig(retention_ratio=float(row["retention_ratio"]), expansion=float(row["expansion"]))
         budget = config.clip_budget(int(row["frames"]), int(row["tokens"]))
         assert int(row["kept"]) == budget or row["reference_compatible"] == "True"
-    assert sum(row["naive_differing"] == "0" for row in rows) == 4
+    with (tmp_path / "compress_naive.csv").open(encoding="utf-8") as file:
+        assert [row["differing"] for row in csv.DictReader(file)] == ["0"] * 4
     text = (tmp_path / "compress.md").read_text(encoding="utf-8")
-    assert "Everything but times, which clips of this size do not tell, is within its limits." in text
+    assert "Everything but times, which clips of this size do not show, is within its limits." in text
     with (tmp_path / "compress_methods.csv").open(encoding="utf-8") as file:
         kept = {(row["method"], row["retention_ratio"]): int(row["kept"]) for row in csv.DictReader(file)}
     assert kept["vidcom2", "0.25"] == 98

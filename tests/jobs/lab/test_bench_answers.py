@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from flashvid.engine.constants import MAX_BATCH_TOKENS
 from flashvid.engine.decoder import Decoder
 from flashvid.models import Answer
-from jobs.bench.turns import Patience, verdict
+from jobs.bench.turns import Patience
 from jobs.lab.answers import (
     ARMS,
     QUICK,
@@ -44,6 +44,7 @@ from jobs.lab.answers_work import (
     prefill,
 )
 from jobs.lab.arm_profile import profile_arm
+from jobs.lab.verdicts import verdict
 
 TINY = ModelSize(16, 24, 2, 2, 5, 32, 40, 4, 4, 2, 480, 4)
 

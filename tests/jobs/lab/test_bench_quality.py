@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 
 from flashvid import InnerPruningConfig
-from jobs.bench.plots import plot_quality
+from jobs.evaluation.bootstrap import ratio_interval
 from jobs.lab import quality, worker
 from jobs.lab.arms import METHOD_ARMS, RETENTIONS, VARIANT_ARMS, ratio_for
-from jobs.lab.bootstrap import ratio_interval
 from jobs.lab.measurement import FULL, Measurement
 from jobs.lab.more_frames import FEW_FRAMES, views
-from jobs.lab.quality_table import family_markdown, markdown, quality_rows, read_csv, write_csv
+from jobs.lab.quality_table import family_markdown, markdown, plot_quality, quality_rows, read_csv, write_csv
 from jobs.lab.worker import tokens_per_layer
 
 

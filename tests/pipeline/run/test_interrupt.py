@@ -48,7 +48,7 @@ def test_an_interrupted_run_is_gone_on_with(
         # Ten seconds are what is promised on an idle machine; this one may be busy.
         said = run.communicate(timeout=60)[1]
     assert run.returncode == code, said
-    assert "what is committed stays; the same command goes on" in said
+    assert "what is committed stays; the same command continues" in said
     assert "Traceback" not in said, said
     # Ray's own helpers look for their parent now and then only.
     assert psutil.wait_procs(started, timeout=150)[1] == []

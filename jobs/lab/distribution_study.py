@@ -1,4 +1,6 @@
-"""`flashvid bench pipeline`: what the distribution costs, in CPU time, in idle GPUs, and in the driver.
+"""What `flashvid bench pipeline` adds for our own claims: the cost of distribution.
+
+It is measured in CPU time, in idle GPUs, and in the driver.
 
 CPU time of a run on Ray is that of its processes, one by one. A run of a few clips is subtracted: every process that
 imports and loads models does so once, however many clips there are. The loop's first ones are left out. The loop takes
@@ -13,14 +15,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from jobs.bench.environment import describe_environment
-from jobs.bench.plots import plot_bars
-from jobs.bench.reports import can_plot, write_report, write_rows
+from jobs.bench.local_run import NUM_FRAMES, QUESTIONS
+from jobs.bench.reports import describe_environment, plot_bars, write_rows
 from jobs.bench.turns import CONTROL, settled
 from jobs.lab.distribution import (
     FEW,
-    NUM_FRAMES,
-    QUESTIONS,
     RATIO_TARGET,
     Distribution,
     encode_actors,
@@ -89,10 +88,10 @@ class PipelineCosts:
         return self.two.clips_per_second / self.one.clips_per_second
 
 
-def bench_pipeline(
+def distribution_study(
     output: Path | None = None, *, quick: bool = False, clips: int | None = None, turns: int | None = None
-) -> PipelineCosts:
-    """Measure, print the tables, and write `pipeline.md`, `pipeline.csv` and `pipeline.png`.
+) -> str:
+    """Measure, and write `distribution.csv` and `distribution.png`; the tables, for `pipeline.md`.
 
     Args:
         output: A folder, made if need be; None writes nothing.
@@ -115,23 +114,17 @@ def bench_pipeline(
     )
     found = PipelineCosts(distribution, one, two, (scope.executed, executed), planned)
     beside = f"load of the machine {before:.1f} before, {os.getloadavg()[0]:.1f} after"
-    print(pipeline_markdown(found, beside))
     if output is not None:
-        write_pipeline(output, found, beside)
-    return found
+        write_figures(output, found)
+    return pipeline_markdown(found, beside)
 
 
-def write_pipeline(output: Path, found: PipelineCosts, beside: str) -> None:
-    """Write report, figures and picture into a folder; `beside` as in `pipeline_markdown`."""
-    write_report(output, "pipeline", pipeline_markdown(found, beside))
-    write_rows(output / "pipeline.csv", [{"figure": name, "value": value} for name, value in _figures(found)])
+def write_figures(output: Path, found: PipelineCosts) -> None:
+    """Write figures and picture into a folder."""
+    write_rows(output / "distribution.csv", [{"figure": name, "value": value} for name, value in _figures(found)])
     spread = found.distribution
-    if can_plot():
-        plot_bars(
-            output / "pipeline.png",
-            {"plain loop": spread.loop_seconds, **{_NAMES[kind]: spread.ray_seconds[kind] for kind in KINDS}},
-            "CPU seconds per clip",
-        )
+    bars = {"plain loop": spread.loop_seconds, **{_NAMES[kind]: spread.ray_seconds[kind] for kind in KINDS}}
+    plot_bars(output / "distribution.png", bars, "CPU seconds per clip")
 
 
 def _asleep(*several: Sleeps) -> list[Asleep]:

@@ -1,4 +1,4 @@
-"""docs/job-file.md, written from the settings' own models: `python -m jobs.job_reference > docs/job-file.md`."""
+"""docs/job-file.md, written from the settings' own models: `python -m jobs.lab.job_reference > docs/job-file.md`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pipeline.config import JobConfig, QuestionRow
 
 _HEAD = """# The job file
 
-Written by `python -m jobs.job_reference` from the models that check a job; a test compares. YAML; relative paths are
-meant from the file's own folder; `flashvid validate` names what is wrong with its line, `flashvid schema` is the JSON
-Schema. A key of a group is written below it, or given as `--set group.key=value`.
+Written by `python -m jobs.lab.job_reference` from the models that check a job; a test compares. YAML; relative
+paths start at the file's own folder; `flashvid validate` names what is wrong with its line, `flashvid schema` prints
+the JSON Schema. A key of a group is written below it, or given as `--set group.key=value`.
 """
 
 

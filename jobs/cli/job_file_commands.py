@@ -1,0 +1,146 @@
+"""`flashvid init`, `validate` and `schema`: write a job file, check one, and say what it may hold."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jobs.cli.options import AsJson, JobFile, Overrides, assignments, print_json, print_text, write_file
+
+_REFUSED = 2
+_QUESTION = "What happens in this video?"
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def init(
+    videos: Annotated[str, typer.Argument(help="a folder, a glob, or a Parquet, CSV or JSONL table")],
+    question: Annotated[
+        list[str] | None, typer.Option(help="question for every video; {column} inserts a column; may be repeated")
+    ] = None,
+    model: Annotated[str, typer.Option(help="embedded model, local directory, or hub id")] = "tiny",
+    output: Annotated[str, typer.Option(help="folder or URL for the answers")] = "output",
+    to: Annotated[Path, typer.Option(help="the job file to write; must not exist yet")] = Path("job.yaml"),
+) -> None:
+    """Write a commented job file for existing videos.
+
+    Example: flashvid init videos/ --question "What happens?" --model Qwen/Qwen2.5-VL-7B-Instruct
+    """
+    count = write_job(to, videos, question or [_QUESTION], model=model, output=output)
+    print_text(f"{to}: {count} videos; next: {shlex.join(['flashvid', 'plan', str(to)])}")
+
+
+def validate(job: JobFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Check a job file and its tables of videos and questions; write nothing and look for no model.
+
+    Exit code 2 if something is wrong.
+
+    Example: flashvid validate job.yaml --json
+    """
+    found = check(job, assignments(overrides, "--set"))
+    if as_json:
+        print_json(found)
+    elif found["valid"]:
+        print_text(f"{job}: valid, {found['videos']} videos, {found['answers']} answers")
+    else:
+        lines = [": ".join(filter(None, (str(job), fault["where"], fault["message"]))) for fault in found["faults"]]
+        print_text("\n".join(lines), "red", to_stderr=True)
+    if not found["valid"]:
+        raise typer.Exit(_REFUSED)
+
+
+def schema() -> None:
+    """Print the JSON Schema of a job file, for completion and checks in an editor.
+
+    In VS Code with the YAML extension, or any editor with yaml-language-server, the job file then starts with the line
+    "# yaml-language-server: $schema=job.schema.json".
+
+    Example: flashvid schema > job.schema.json
+    """
+    print_json(job_schema())
+
+
+def write_job(to: Path, videos: str, questions: Sequence[str], *, model: str, output: str) -> int:
+    """Write a job file; return the number of its videos.
+
+    Args:
+        to: Must not exist.
+        videos: As `JobConfig.videos`; a relative path starts at the current folder.
+        questions: Texts.
+        model: As `ModelConfig.name`.
+        output: As `JobConfig.output`; a relative path starts at the job file's folder.
+
+    Raises:
+        ConfigurationError: the file exists, or can't be written.
+        InputTableError: there are no videos, or the table can't be read.
+    """
+    from importlib.resources import files
+    from string import Template
+
+    from pipeline.inputs.videos_table import read_videos
+
+    rows = read_videos(videos)
+    columns = sorted({name for row in rows for name in row.columns})
+    found = f"{len(rows)} videos"
+    if columns:
+        found += f"; a question may use {', '.join(f'{{{name}}}' for name in columns)}"
+    text = Template(files("jobs").joinpath("examples/job.yaml").read_text(encoding="utf-8")).substitute(
+        videos=_quoted(_from_folder_of(to, videos)),
+        # One line of a comment, even if a column name has line breaks.
+        found=" ".join(found.split()),
+        questions="\n".join(f"  - {_quoted(question)}" for question in questions),
+        output=_quoted(output),
+        model=_quoted(_from_folder_of(to, model) if Path(model).is_dir() else model),
+    )
+    write_file(to, text.encode())
+    return len(rows)
+
+
+def check(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `validate --json` prints: `valid`, and `faults` or the number of `videos` and `answers`."""
+    from flashvid.errors import FatalError
+    from jobs.job_file import check_job
+    from pipeline.config import JobConfig
+    from pipeline.inputs.job_inputs import read_tables
+
+    try:
+        job = check_job(path, overrides)
+        if not isinstance(job, JobConfig):
+            return {"valid": False, "faults": [asdict(fault) for fault in job]}
+        videos, questions = read_tables(job)
+    except FatalError as error:
+        # An error of a table, or of the whole file.
+        where = "" if error.row == str(path) else error.row or ""
+        return {"valid": False, "faults": [{"where": where, "line": None, "key": None, "message": error.message}]}
+    answers = sum(len(questions.for_video(video.video_id)) for video in videos)
+    return {"valid": True, "faults": [], "videos": len(videos), "answers": answers}
+
+
+def job_schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of a job file, short forms included."""
+    from pipeline.config import JobConfig
+
+    described = JobConfig.model_json_schema()
+    inline = next(kind for kind in described["properties"]["questions"]["anyOf"] if kind["type"] == "array")
+    # Validators of the job file also accept a question that is a text alone, and a schema written in the job itself.
+    inline["items"] = {"anyOf": [{"type": "string"}, inline["items"]]}
+    described["$defs"]["GenerationConfig"]["properties"]["json_schema"]["anyOf"].insert(0, {"type": "object"})
+    return {"$schema": _DIALECT, **described}
+
+
+def _quoted(text: str) -> str:
+    """Return a text in YAML: JSON strings are also YAML."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _from_folder_of(job_file: Path, path: str) -> str:
+    """Return a local path as the job file has it: relative inside its folder, absolute elsewhere."""
+    if "://" in path:
+        return path
+    absolute, folder = Path(path).expanduser().absolute(), job_file.absolute().parent
+    return str(absolute.relative_to(folder)) if absolute.is_relative_to(folder) else str(absolute)

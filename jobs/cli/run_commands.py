@@ -1,0 +1,161 @@
+"""`flashvid run` and `flashvid demo`: a run with its display."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from jobs.cli.options import (
+    AsJson,
+    Fork,
+    JobFile,
+    Limit,
+    Overrides,
+    open_job,
+    print_json,
+    print_rows,
+    print_table,
+    print_text,
+)
+
+if TYPE_CHECKING:
+    from pipeline.config import JobConfig
+    from pipeline.run.summary import RunSummary
+
+# Exit codes of a signal: this plus its number.
+SIGNALLED = 128
+
+
+def run(
+    job: JobFile,
+    fork: Fork = False,
+    address: Annotated[str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, else this machine")] = None,
+    overrides: Overrides = None,
+    limit: Limit = None,
+    log_json: Annotated[
+        bool,
+        typer.Option("--log-json", help="write the run's log to stderr, one JSON object per line, without secrets"),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a job's output up to date. The first run, a resumed run and a run with new questions are all this command.
+
+    Example: flashvid run job.yaml --set compression.retention_ratio=0.1 --fork
+    """
+    with _resumable():
+        settings = open_job(job, overrides, limit)
+
+        def log(line: str) -> None:
+            print(line, file=sys.stderr, flush=True)
+
+        summary = _run(settings, Console(stderr=as_json), fork=fork, address=address, on_log=log if log_json else None)
+        if as_json:
+            print_json(asdict(summary))
+            return
+        print_rows(_rows(summary), f"run {summary.run_id}")
+        if summary.clips_planned:
+            look = shlex.join(["flashvid", "report", summary.output])
+            print_text(f"{look} writes an HTML page of the answers, and of the failures by cause")
+
+
+def demo(
+    output: Annotated[Path, typer.Option(help="folder for videos, job file, tokens and answers")] = Path("demo-output"),
+) -> None:
+    """Run a job on a few real video files with the embedded model, and show the answers.
+
+    A second run finds everything answered; delete the folder to start again.
+
+    Example: flashvid demo --output demo-output
+    """
+    from importlib.resources import files
+
+    import pyarrow.dataset as ds
+
+    from jobs.demo import write_samples
+
+    with _resumable():
+        videos = write_samples(output)
+        print_text(f"{len(videos)} sample videos in {output / 'videos'}, questions in {output / 'questions.csv'}")
+        job_file = output / "job.yaml"
+        job_file.write_text(files("jobs").joinpath("examples/demo.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+        summary = _run(open_job(job_file), Console())
+        print_rows(_rows(summary), f"run {summary.run_id}")
+        answers = Path(summary.output) / "answers" / f"fingerprint={summary.answers_fingerprint}"
+        columns = ["video_id", "question", "expected_answer", "response", "num_visual_tokens"]
+        rows = ds.dataset(answers, format="parquet").to_table(columns=columns).sort_by("video_id").to_pylist()
+        right = [None if row["expected_answer"] is None else row["response"] == row["expected_answer"] for row in rows]
+        for row, is_right in zip(rows, right, strict=True):
+            row["right"] = "" if is_right is None else "✓" if is_right else "✗"
+        titles = {"video_id": "video", "question": "question", "expected_answer": "expected", "response": "answer"}
+        titles |= {"right": "", "num_visual_tokens": "tokens"}
+        print_table([*titles.values()], ([row[name] or "" for name in titles] for row in rows))
+        print_text(f"{right.count(True)} of {len(right) - right.count(None)} answers are right")
+        print_text(f"the job file: {job_file}\nthe answers as Parquet: {answers}/shard=*/part-*.parquet")
+
+
+def _run(
+    job: JobConfig,
+    console: Console,
+    *,
+    fork: bool = False,
+    address: str | None = None,
+    on_log: Callable[[str], object] | None = None,
+) -> RunSummary:
+    """Run a job with live progress and notices on a console."""
+    # A late import: `flashvid --help` does not wait for torch and Ray.
+    from jobs.cli.display import live_progress
+    from pipeline.run.run import run as run_job
+
+    def notice(sentence: str) -> None:
+        console.print(Text(sentence, style="yellow"))
+
+    with live_progress(console) as show:
+        return run_job(
+            job,
+            fork=fork,
+            address=address,
+            on_progress=show,
+            on_notice=notice,
+            on_log=on_log or (lambda _: None),
+        )
+
+
+def _rows(summary: RunSummary) -> Iterator[tuple[str, str]]:
+    from jobs.cli.display import summary_rows
+
+    return summary_rows(summary)
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """On Ctrl-C and SIGTERM, commit what is done and end the command with a sentence.
+
+    Typer alone would end without a sentence, and after SIGTERM without committing.
+    """
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        number = signal.SIGINT if isinstance(stopped, KeyboardInterrupt) else signal.SIGTERM
+        if isinstance(stopped, SystemExit) and stopped.code != number:
+            raise
+        print_text("interrupted: what is committed stays; the same command continues from there", to_stderr=True)
+        raise typer.Exit(SIGNALLED + number) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, _: FrameType | None) -> NoReturn:
+    # As Ray's own handler does it, which replaces this one while a run is connected.
+    sys.exit(number)
