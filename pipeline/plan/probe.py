@@ -29,7 +29,8 @@ from pipeline.store.parquet import to_bytes
 from pipeline.store.storage import Storage
 from pipeline.video.demux import opened, read_index
 from pipeline.video.limits import limited
-from pipeline.video.packet_index import Decoder, VideoHeader
+from pipeline.video.packet_index import VideoHeader
+from pipeline.video.reader_choice import Decoder, automatic
 
 STAGE = "probe"
 # How Ray says that a process is gone, whoever ended it.
@@ -210,4 +211,4 @@ def read_probe(file: str | IO[bytes]) -> Probe:
     """
     with opened(file) as container:
         index = read_index(container)
-    return Probe(index.header, index.decoder)
+    return Probe(index.header, automatic(index))

@@ -1,6 +1,6 @@
-"""Video files to frames: what a file's packets say, two decoders, and a process that may die of a file.
+"""Video files to frames.
 
-`demux` reads packets without decoding them, `packet_index` holds what they say and which decoder is exact,
-`decord_reader` and `pyav_reader` fetch frames, `frame_blocks` chooses between them, and `process` lets all that happen
-in a process of its own (`child`).
+`demux` reads packets without decoding them into a `packet_index`, `reader_choice` picks `decord_reader` or `pyav_reader`
+by it, `frame_blocks` yields the sampled frames, and `process` runs that in a child process (`child`), which a bad file
+may crash.
 """

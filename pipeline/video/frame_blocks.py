@@ -9,17 +9,14 @@ from dataclasses import dataclass
 from typing import IO, Any, cast
 
 import numpy as np
-from av.container import InputContainer
 from numpy.typing import NDArray
 
 from pipeline.config import SamplingConfig
-from pipeline.errors import SourceUnreachableError, UnreadableVideoError, VideoNotFoundError
+from pipeline.errors import SourceUnreachableError, VideoNotFoundError
 from pipeline.store.filesystem import resolve
-from pipeline.video.decord_reader import DecordReader
 from pipeline.video.demux import opened, read_index
 from pipeline.video.frame_sampling import sample_frames
-from pipeline.video.packet_index import PacketIndex
-from pipeline.video.pyav_reader import PyavReader
+from pipeline.video.reader_choice import choose_reader
 
 # A block is handed on at once: small frames together, large ones (8K: 100 MB) alone.
 _MAX_FRAMES_OF_BLOCK = 16
@@ -130,28 +127,10 @@ def frame_blocks(
         whole = sampling.decoder == "decord" or (start_s is None and end_s is None)
         index = read_index(container) if whole else read_index(container, start_s, end_s)
         indices = sample_frames(index.times, sampling, start_s, end_s, video_end_s=index.header.duration_s)
-        reader = _reader(path, sampling, container, index, whole)
+        local = path if whole and isinstance(path, str) else None
+        reader = choose_reader(local, sampling, container, index)
         bytes_of_frame = max(1, 3 * index.header.width * index.header.height)
         at_once = max(1, min(_MAX_FRAMES_OF_BLOCK, _MAX_BYTES_OF_BLOCK // bytes_of_frame))
         for first in range(0, len(indices), at_once):
             chosen = indices[first : first + at_once]
             yield FrameBlock(len(indices), index.times[chosen], reader.read(chosen))
-
-
-def _reader(
-    path: str | RemoteVideo, sampling: SamplingConfig, container: InputContainer, index: PacketIndex, whole: bool
-) -> DecordReader | PyavReader:
-    if sampling.decoder == "pyav" or not whole or isinstance(path, RemoteVideo):
-        return PyavReader(container, index)
-    objections = index.objections_to_decord
-    if not objections:
-        reader = DecordReader(path)
-        if len(reader) == index.header.num_frames:
-            return reader
-        objections = (f"{len(reader)} frames counted where there are {index.header.num_frames}",)
-    if sampling.decoder == "decord":
-        raise UnreadableVideoError(
-            f"decord may take wrong frames from this file ({', '.join(objections)}): "
-            "leave sampling.decoder to auto, or set it to pyav"
-        )
-    return PyavReader(container, index)

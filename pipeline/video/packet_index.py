@@ -1,17 +1,11 @@
-"""What the packets of a file say about its pictures, and which decoder is exact for it."""
+"""What the packets of a file say about its pictures."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-Decoder = Literal["decord", "pyav"]
-
-_EXACT_CONTAINERS = ("mov", "matroska")
-_EXACT_CODECS = ("h264", "hevc", "vp8", "vp9")
 
 
 @dataclass(frozen=True)
@@ -56,22 +50,3 @@ class PacketIndex:
     keyframes: NDArray[np.int64]
     entries: NDArray[np.int64]
     traits: tuple[str, ...]
-
-    @property
-    def objections_to_decord(self) -> tuple[str, ...]:
-        """Why decord's frames of the file might be others than the asked ones; empty where they are exact.
-
-        decord 0.6.0 takes frames by their number. What that goes wrong with was measured (docs/decoding.md): a
-        container or codec that is not on the lists here counts as wrong.
-        """
-        objections = list(self.traits)
-        if not self.header.container.startswith(_EXACT_CONTAINERS):
-            objections.append(f"the container {self.header.container}")
-        if self.header.codec not in _EXACT_CODECS:
-            objections.append(f"the codec {self.header.codec}")
-        return tuple(objections)
-
-    @property
-    def decoder(self) -> Decoder:
-        """The decoder for the whole file where the job leaves it open."""
-        return "pyav" if self.objections_to_decord else "decord"

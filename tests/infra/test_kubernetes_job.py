@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flashvid.models.qwen.qwen2_5_vl.preprocess import QwenFramePreprocessor
+from flashvid.models.qwen.qwen_preprocess import QwenFramePreprocessor
 from pipeline.cluster.resources import Pools, gpus_taken, plan_pools
 from pipeline.config import JobConfig
 from pipeline.errors import ClusterTooSmallError

@@ -13,8 +13,8 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_
 
 from flashvid.models.family import LoadOptions
 from flashvid.models.modules import transformers_config, without_memory
-from flashvid.models.qwen.qwen2_5_vl.preprocess import QwenFramePreprocessor
 from flashvid.models.qwen.qwen_family import QwenFamily
+from flashvid.models.qwen.qwen_preprocess import QwenFramePreprocessor
 from flashvid.models.source import ModelSource
 from flashvid.models.vision import EncodedSteps, VisionTower, received_attention
 from flashvid.models.weights import Checkpoint

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
-from flashvid.models.qwen.qwen2_5_vl.preprocess import QwenFramePreprocessor
+from flashvid.models.qwen.qwen_preprocess import QwenFramePreprocessor
 from jobs.lab.tiny_model.labels import (
     COLOUR_NAMES,
     MOTION_NAMES,

@@ -21,7 +21,7 @@ from flashvid.errors import ConfigurationError, InvalidFeaturesError
 from flashvid.models import ClipQuestions, CompressedVideo, GenerationConfig, VideoModel, VisualFeatures, load_model
 from flashvid.models.chat import ChatPrompt
 from flashvid.models.qwen.qwen2_5_vl.language import QwenLanguage, prompt_positions, seconds_per_step
-from flashvid.models.qwen.qwen2_5_vl.preprocess import QwenFramePreprocessor
+from flashvid.models.qwen.qwen_preprocess import QwenFramePreprocessor
 from tests.support.embedded_model import GENERATION, QUARTER, QUESTIONS, TIMES, TINY, video
 from tests.support.prefilled import prefill_one
 

@@ -15,8 +15,8 @@ from transformers.vision_utils import get_vision_window_index
 from flashvid.config import CompressionConfig
 from flashvid.errors import InvalidFeaturesError
 from flashvid.models import CompressedVideo, VideoModel, VisualFeatures, load_model
-from flashvid.models.qwen.qwen2_5_vl.preprocess import QwenFramePreprocessor
 from flashvid.models.qwen.qwen2_5_vl.vision import QwenVision, window_order
+from flashvid.models.qwen.qwen_preprocess import QwenFramePreprocessor
 from tests.support.embedded_model import GENERATION, QUESTIONS, TIMES, TINY, video
 
 

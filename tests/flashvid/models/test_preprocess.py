@@ -27,7 +27,7 @@ from torch.overrides import TorchFunctionMode
 from flashvid.errors import ConfigurationError, InvalidFeaturesError, ModelLoadError
 from flashvid.models import load_preprocessor, resolve_model
 from flashvid.models.frames import move_frames, normalize
-from flashvid.models.qwen.qwen2_5_vl.preprocess import QwenFramePreprocessor
+from flashvid.models.qwen.qwen_preprocess import QwenFramePreprocessor
 
 # As the published Qwen2.5-VL models have it.
 PUBLISHED = QwenFramePreprocessor(14, 2, 2, min_pixels=56 * 56, max_pixels=28 * 28 * 1280)

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from flashvid.models.llava.preprocess import LlavaFramePreprocessor
-from flashvid.models.qwen.qwen2_5_vl.preprocess import QwenFramePreprocessor
 from flashvid.models.qwen.qwen3_vl.preprocess import Qwen3FramePreprocessor
+from flashvid.models.qwen.qwen_preprocess import QwenFramePreprocessor
 from tests.support.hugging_face_processors import noise
 
 TORCHVISION = os.environ.get("FLASHVID_TORCHVISION", "")

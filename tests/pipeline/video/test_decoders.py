@@ -102,7 +102,7 @@ def test_decord_is_taken_only_where_it_is_exact(corpus: Path, name: str) -> None
     with path.open("rb") as file:  # how remote files are probed
         assert read_probe(file) == probe
     if probe.decoder == "pyav":
-        with pytest.raises(UnreadableVideoError, match=r"decord may take wrong frames from this file \("):
+        with pytest.raises(UnreadableVideoError, match=r"decord may return wrong frames of this file \("):
             decode_clip(str(path), SamplingConfig(num_frames=1, decoder="decord"), None, None)
 
 

@@ -16,7 +16,7 @@ class Qwen2_5Family(QwenFamily):  # noqa: N801 - the model's name has the unders
 
     name = "qwen2_5_vl"
     architectures = ("Qwen2_5_VLForConditionalGeneration",)
-    preprocessor = f"{_PACKAGE}.preprocess:QwenFramePreprocessor"
+    preprocessor = "flashvid.models.qwen.qwen_preprocess:QwenFramePreprocessor"
     vision = f"{_PACKAGE}.vision:QwenVision"
     language = f"{_PACKAGE}.language:QwenLanguage"
     # The second ones are those of checkpoints from before transformers 5.

@@ -8,7 +8,7 @@ from transformers import Qwen2_5_VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
 from flashvid.models.qwen.qwen2_5_vl.facts import Qwen2_5Family
-from flashvid.models.qwen.qwen2_5_vl.preprocess import QwenFramePreprocessor
+from flashvid.models.qwen.qwen_preprocess import QwenFramePreprocessor
 from flashvid.models.qwen.qwen_vision import QwenVisionBase
 
 

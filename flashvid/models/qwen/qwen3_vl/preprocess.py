@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashvid.models.frames import HALF, stored_settings
-from flashvid.models.qwen.qwen2_5_vl.preprocess import QwenFramePreprocessor
+from flashvid.models.qwen.qwen_preprocess import QwenFramePreprocessor
 from flashvid.models.source import ModelSource
 
 

@@ -1,0 +1,70 @@
+"""Which reader takes a file: decord where its frames are known to be exact, PyAV for all other files and for spans."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from av.container import InputContainer
+
+from pipeline.config import SamplingConfig
+from pipeline.errors import UnreadableVideoError
+from pipeline.video.decord_reader import DecordReader
+from pipeline.video.packet_index import PacketIndex
+from pipeline.video.pyav_reader import PyavReader
+
+Decoder = Literal["decord", "pyav"]
+
+_EXACT_CONTAINERS = ("mov", "matroska")
+_EXACT_CODECS = ("h264", "hevc", "vp8", "vp9")
+
+
+def objections_to_decord(index: PacketIndex) -> tuple[str, ...]:
+    """Say why decord may return other frames of a file than the requested ones; empty where it is exact.
+
+    decord 0.6.0 selects frames by their number. docs/decoding.md lists where that was measured to go wrong: a container
+    or codec that is not on the lists here counts as wrong.
+
+    Args:
+        index: The index of the whole file.
+    """
+    objections = list(index.traits)
+    if not index.header.container.startswith(_EXACT_CONTAINERS):
+        objections.append(f"the container {index.header.container}")
+    if index.header.codec not in _EXACT_CODECS:
+        objections.append(f"the codec {index.header.codec}")
+    return tuple(objections)
+
+
+def automatic(index: PacketIndex) -> Decoder:
+    """Return the decoder of a whole file whose job leaves it open."""
+    return "pyav" if objections_to_decord(index) else "decord"
+
+
+def choose_reader(
+    path: str | None, sampling: SamplingConfig, container: InputContainer, index: PacketIndex
+) -> DecordReader | PyavReader:
+    """Return the reader of a clip's frames.
+
+    Args:
+        path: The local file, for a clip that is a whole file; None for a span, or for a file that is read by ranges.
+        sampling: With the decoder that the job names.
+        container: The file, as `read_index` left it.
+        index: Its pictures.
+
+    Raises:
+        UnreadableVideoError: the job names decord, which is not exact for this file.
+    """
+    if sampling.decoder == "pyav" or path is None:
+        return PyavReader(container, index)
+    objections = objections_to_decord(index)
+    if not objections:
+        reader = DecordReader(path)
+        if len(reader) == index.header.num_frames:
+            return reader
+        objections = (f"{len(reader)} frames counted where there are {index.header.num_frames}",)
+    if sampling.decoder == "decord":
+        raise UnreadableVideoError(
+            f"decord may return wrong frames of this file ({', '.join(objections)}): "
+            "leave sampling.decoder at auto, or set it to pyav"
+        )
+    return PyavReader(container, index)
