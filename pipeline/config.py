@@ -8,6 +8,7 @@ Field names are the field's own (`num_frames`, `fps`, `retention_ratio`, `max_ne
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
@@ -267,11 +268,11 @@ class JobConfig(Settings):
     @classmethod
     def _no_secrets(cls, value: dict[str, Any]) -> dict[str, Any]:
         # The job is written to storage as it was resolved; a secret in it would be, too.
-        for name in _nested_keys(value):
-            if any(word in name.lower() for word in _SECRET_WORDS):
-                raise ValueError(f"'{name}' looks like a secret: give it through the environment or a profile")
-        if any(_URL_WITH_SECRET.search(text) for text in _nested_texts(value)):
-            raise ValueError("a URL holds a password: give it through the environment or a profile")
+        for key, text in _nested(value):
+            if any(word in key.lower() for word in _SECRET_WORDS):
+                raise ValueError(f"'{key}' looks like a secret: give it through the environment or a profile")
+            if _URL_WITH_SECRET.search(text):
+                raise ValueError("a URL holds a password: give it through the environment or a profile")
         return value
 
     @field_validator("videos", "questions", "output", "cache")
@@ -304,16 +305,12 @@ def _filled(group: object, defaults: BaseModel) -> object:
     return {**defaults.model_dump(), **written} if isinstance(written, dict) else written
 
 
-def _nested_texts(value: object) -> list[str]:
-    if isinstance(value, list | tuple | dict):
-        inner = value.values() if isinstance(value, dict) else value
-        return [text for one in inner for text in _nested_texts(one)]
-    return [value] if isinstance(value, str) else []
-
-
-def _nested_keys(value: object) -> list[str]:
-    if isinstance(value, list | tuple):
-        return [name for inner in value for name in _nested_keys(inner)]
-    if not isinstance(value, dict):
-        return []
-    return [name for key, inner in value.items() for name in (str(key), *_nested_keys(inner))]
+def _nested(value: object, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every key inside a value with its text; "" for a value that is not a text, or has no key."""
+    yield key, value if isinstance(value, str) else ""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _nested(inner, str(name))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _nested(inner)

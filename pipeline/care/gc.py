@@ -14,6 +14,7 @@ from pipeline.store.storage import Storage
 
 # No writer of ours takes this long for one object.
 _ABANDONED = timedelta(hours=1)
+_ABANDONED_UPLOAD = "an upload whose writer is gone"
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,12 @@ def find_garbage(root: Storage, used_by: Sequence[Storage] = (), *, now: datetim
         if name.split("/")[1].removeprefix("fingerprint=") not in named
     ]
     before = (now or datetime.now(UTC)) - _ABANDONED
-    return [*tokens, *_temporary_objects(root, before), *_unfinished_uploads(root, before)]
-
-
-def _temporary_objects(root: Storage, before: datetime) -> list[Piece]:
-    return [
-        Piece(name, "an upload whose writer is gone", size, partial(root.remove, name))
+    temporary = [
+        Piece(name, _ABANDONED_UPLOAD, size, partial(root.remove, name))
         for name, (size, written) in root.temporary_objects().items()
         if written < before
     ]
+    return [*tokens, *temporary, *_unfinished_uploads(root, before)]
 
 
 def _unfinished_uploads(root: Storage, before: datetime) -> list[Piece]:
@@ -74,7 +72,7 @@ def _unfinished_uploads(root: Storage, before: datetime) -> list[Piece]:
     return [
         Piece(
             upload["Key"].removeprefix(prefix),
-            "an upload whose writer is gone",
+            _ABANDONED_UPLOAD,
             0,
             partial(fs.abort_mpu, bucket, upload["Key"], upload["UploadId"]),
         )

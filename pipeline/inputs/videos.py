@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,41 +64,41 @@ class Source:
         return self.size_bytes is not None
 
 
+@dataclass(frozen=True)
 class VideoTable:
     """The checked rows of a videos table, as Arrow holds them: a million are small. They become `Video`s one by one.
 
-    Args:
+    Attributes:
         rows: Every `video_id` is a text, unique and not empty.
         path: Where the table is: relative video paths are meant from its folder.
         allowed_roots: As in `JobConfig`; a row with a file elsewhere has a problem.
     """
 
-    def __init__(self, rows: pa.Table, path: str, allowed_roots: Sequence[str] | None = None) -> None:
-        self._rows = rows
-        self._path = path
-        self._allowed_roots = allowed_roots
+    rows: pa.Table
+    path: str
+    allowed_roots: Sequence[str] | None = None
 
     def __len__(self) -> int:
-        return int(self._rows.num_rows)
+        return int(self.rows.num_rows)
 
     def __iter__(self) -> Iterator[Video]:
-        for batch in self._rows.to_batches(max_chunksize=_ROWS_AT_ONCE):
+        for batch in self.rows.to_batches(max_chunksize=_ROWS_AT_ONCE):
             for row in batch.to_pylist():
-                yield _video(row, self._path, self._allowed_roots)
+                yield _video(row, self.path, self.allowed_roots)
 
     @property
     def video_ids(self) -> pa.ChunkedArray:
         """The column `video_id`, of strings."""
-        return self._rows["video_id"]
+        return self.rows["video_id"]
 
     @property
     def columns(self) -> frozenset[str]:
         """Names that `{column}` in a question may use."""
-        return frozenset((*_KNOWN_COLUMNS, *self._rows.column_names))
+        return frozenset((*_KNOWN_COLUMNS, *self.rows.column_names))
 
     def first(self, count: int | None) -> VideoTable:
         """The first rows only; all of them for None."""
-        return self if count is None else VideoTable(self._rows.slice(0, count), self._path, self._allowed_roots)
+        return self if count is None else replace(self, rows=self.rows.slice(0, count))
 
     def shards(self, count: int) -> list[VideoTable]:
         """Deal the rows out by the hash of their `video_id`, as answers are dealt out on storage.
@@ -109,8 +109,7 @@ class VideoTable:
         if count == 1:
             return [self]
         of_row = np.array([int(shard_of(video_id), 16) * count // 256 for video_id in self.video_ids.to_pylist()])
-        taken = (self._rows.take(np.flatnonzero(of_row == index)) for index in range(count))
-        return [VideoTable(rows, self._path, self._allowed_roots) for rows in taken]
+        return [replace(self, rows=self.rows.take(np.flatnonzero(of_row == index))) for index in range(count)]
 
 
 def _video(row: Mapping[str, Any], table: str, allowed_roots: Sequence[str] | None) -> Video:

@@ -91,18 +91,15 @@ class Lease:
         epoch, holder = _highest(storage)
         if holder is not None and not holder["released"]:
             if holder["host"] == _host():
-                if _is_running(holder["pid"], holder["started"]):
-                    raise OutputLockedError(
-                        f"run {holder['run_id']} (process {holder['pid']} on this host) is writing to {storage.url}; "
-                        "wait for it or stop it"
-                    )
+                is_alive = _is_running(holder["pid"], holder["started"])
+                where = f"(process {holder['pid']} on this host)"
             else:
                 sleep(LEASE_SECONDS)
-                if _highest(storage)[0] != epoch:
-                    raise OutputLockedError(
-                        f"run {holder['run_id']} on host {holder['host']} is writing to {storage.url}; "
-                        "wait for it or stop it"
-                    )
+                is_alive, where = _highest(storage)[0] != epoch, f"on host {holder['host']}"
+            if is_alive:
+                raise OutputLockedError(
+                    f"run {holder['run_id']} {where} is writing to {storage.url}; wait for it or stop it"
+                )
         lease = cls(storage, run_id, epoch, clock)
         lease._advance(released=False)
         return lease

@@ -24,16 +24,8 @@ from pipeline.store.storage import Storage
 # As many connections as botocore opens to one.
 OBJECTS_AT_ONCE = 10
 _FAILURE_COLUMNS = (
-    "clip_id",
-    "video_id",
-    "question_id",
-    "question_hash",
-    "error_kind",
-    "error_type",
-    "attempt",
-    "stage",
-    "run_id",
-)
+    "clip_id", "video_id", "question_id", "question_hash", "error_kind", "error_type", "attempt", "stage", "run_id"
+)  # fmt: skip
 
 
 class Ledger:

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+# `pipeline.clip.ClipIdentity`.
+_CLIP = (
+    ("clip_id", pa.string()),
+    ("video_id", pa.string()),
+    ("source_id", pa.string()),
+    ("start_s", pa.float64()),
+    ("end_s", pa.float64()),
+)
 PROBES = pa.schema(
     [
         ("source_id", pa.string()),
@@ -22,11 +30,7 @@ PROBES = pa.schema(
 
 TOKENS = pa.schema(
     [
-        ("clip_id", pa.string()),
-        ("video_id", pa.string()),
-        ("source_id", pa.string()),
-        ("start_s", pa.float64()),
-        ("end_s", pa.float64()),
+        *_CLIP,
         ("frame_timestamps", pa.list_(pa.float64())),
         ("grid_thw", pa.list_(pa.int64())),
         ("segment_lengths", pa.list_(pa.int64())),
@@ -46,11 +50,7 @@ TOKENS = pa.schema(
 
 ANSWERS = pa.schema(
     [
-        ("clip_id", pa.string()),
-        ("video_id", pa.string()),
-        ("source_id", pa.string()),
-        ("start_s", pa.float64()),
-        ("end_s", pa.float64()),
+        *_CLIP,
         ("question_id", pa.string()),
         ("question", pa.string()),
         ("question_hash", pa.string()),

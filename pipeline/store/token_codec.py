@@ -35,6 +35,11 @@ def encode_tokens(
     Raises:
         InvalidFeaturesError: tokens that `cache_dtype` cannot hold.
     """
+    levels, scales = [video.tokens, *video.deepstack], None
+    if cache_dtype is not None:
+        quantised = [quantise(level) for level in levels]
+        levels, scales = [level.values for level in quantised], [level.scales.tolist() for level in quantised]
+    contents = [_bytes(level) for level in levels]
     row = {
         **origin.identity(),
         "frame_timestamps": [float(t) for t in video.frame_timestamps],
@@ -45,7 +50,10 @@ def encode_tokens(
         "dtype": _NAMES[video.tokens.dtype],
         "indices": video.indices.tolist(),
         "assignment": video.assignment.tolist(),
-        **(_exact(video) if cache_dtype is None else _quantised(video)),
+        "tokens": contents[0],
+        "scales": scales and scales[0],
+        "deepstack": contents[1:] or None,
+        "deepstack_scales": (scales and scales[1:]) or None,
         "thumbnails": thumbnails,
         "run_id": run_id,
     }
@@ -99,22 +107,6 @@ def _decode(row: Mapping[str, Any], name: str) -> CompressedVideo:
         segment_lengths=tuple(row["segment_lengths"]),
         deepstack=tuple(deepstack),
     )
-
-
-def _exact(video: CompressedVideo) -> dict[str, object]:
-    """The columns of values that come back bit for bit."""
-    return {"tokens": _bytes(video.tokens), "deepstack": [_bytes(level) for level in video.deepstack] or None}
-
-
-def _quantised(video: CompressedVideo) -> dict[str, object]:
-    """The columns of values as int8, each row with its scale; features for deeper layers alike."""
-    tokens, *levels = (quantise(part) for part in (video.tokens, *video.deepstack))
-    return {
-        "tokens": _bytes(tokens.values),
-        "scales": tokens.scales.tolist(),
-        "deepstack": [_bytes(level.values) for level in levels] or None,
-        "deepstack_scales": [level.scales.tolist() for level in levels] or None,
-    }
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,27 +50,16 @@ class RemoteVideo:
     storage_options: Mapping[str, Any]
 
 
-class _Watched(io.RawIOBase):
+class _Watched:
     """An open remote file that remembers what went wrong with reading it: a decoder would blame the video."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        super().__init__()
         self._file = file
+        self.seek, self.tell = file.seek, file.tell
         self.error: Exception | None = None
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
     def read(self, size: int = -1) -> bytes:
+        """Read as the file does; called by the demuxer."""
         try:
             return self._file.read(size)
         except Exception as error:

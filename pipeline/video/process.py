@@ -68,16 +68,15 @@ class DecodeProcess:
             DecodeTimeoutError: it took too long.
             DecodeMemoryError: it took too much memory.
         """
-        used = self._used
-        try:
-            with closing(self._blocks(path, sampling, start_s, end_s)) as blocks:
-                return collect(blocks, transform_for)
-        except (DecoderDiedError, WorkerDiedError, DecodeMemoryError):
-            if not used:
-                raise
-        self._restart()
-        with closing(self._blocks(path, sampling, start_s, end_s)) as blocks:
-            return collect(blocks, transform_for)
+        while True:
+            used = self._used
+            try:
+                with closing(self._blocks(path, sampling, start_s, end_s)) as blocks:
+                    return collect(blocks, transform_for)
+            except (DecoderDiedError, WorkerDiedError, DecodeMemoryError):
+                if not used:
+                    raise
+                self._restart()
 
     def close(self) -> None:
         """End the child."""
