@@ -14,12 +14,15 @@ _LARGEST = 127
 
 @dataclass(frozen=True, eq=False)
 class QuantisedTokens:
-    """Tokens as symmetric 8-bit integers."""
+    """Tokens as symmetric 8-bit integers.
+
+    Attributes:
+        values: `[M, D]` int8, from -127 to 127.
+        scales: `[M]` float32: a token is its values times its scale. 0 for a token of zeros.
+    """
 
     values: Tensor
-    """`[M, D]` int8, from -127 to 127."""
     scales: Tensor
-    """`[M]` float32: a token is its values times its scale. 0 for a token of zeros."""
 
     def restore(self, dtype: torch.dtype) -> Tensor:
         """The tokens again: `[M, D]`, multiplied in float32 and rounded to `dtype`, the same everywhere.

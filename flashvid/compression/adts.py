@@ -153,11 +153,12 @@ def select_tokens(
     distances, nearest = calibrated_distances(
         features, inverse_lengths, weights, reference_compatible=reference_compatible
     )
-    if not reference_compatible or method == "attn_div_v2":
-        return greedy_max_min(distances, nearest, num_selected, None)
-    if not bool(distances.amin() >= 0):
-        # Zero vectors, whose distances are NaN, or negative scores: the marker has to be written again at each pick.
-        return greedy_max_min(distances, nearest, num_selected, REFERENCE_CHOSEN)
-    # Below all distances, as a token's distance to itself it does the same, and each pick is an operation less.
-    distances.diagonal(dim1=1, dim2=2).fill_(REFERENCE_CHOSEN)
-    return greedy_max_min(distances, nearest, num_selected, None)
+    chosen_value = None
+    if reference_compatible and method != "attn_div_v2":
+        if bool(distances.amin() >= 0):
+            # As a token's distance to itself, the marker does the same for one operation less at each pick.
+            distances.diagonal(dim1=1, dim2=2).fill_(REFERENCE_CHOSEN)
+        else:
+            # Zero vectors, whose distances are NaN, or negative scores: it is written again at each pick.
+            chosen_value = REFERENCE_CHOSEN
+    return greedy_max_min(distances, nearest, num_selected, chosen_value)

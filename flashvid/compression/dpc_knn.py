@@ -24,18 +24,20 @@ FLOAT64_PARTS = 8
 class Layout:
     """Rows for the tokens of F frames of different sizes in one matrix `[P, D]`.
 
-    Frames come by descending size. Where it saves most they are parted in two, larger ones and smaller ones, each
-    padded to the first of its part: they can be multiplied together then, and less is multiplied in vain.
+    Frames are in descending order of size. They are split in two parts, larger and smaller frames, where that saves
+    most, and each part is padded to its largest frame: its frames are multiplied together, with little padding.
+
+    Attributes:
+        sizes: `[F]`, descending: the tokens of each frame; they fill its first rows.
+        padded: `[F]`: the rows of each frame.
+        first_rows: `[F]`: the first row of each frame.
+        num_large: Frames in the first part; the second may be empty.
     """
 
     sizes: Counts
-    """`[F]`, descending: the tokens of each frame, its first rows."""
     padded: Counts
-    """`[F]`: the rows of each frame."""
     first_rows: Counts
-    """`[F]`: where they begin."""
     num_large: int
-    """Frames in the first part; the second may be empty."""
 
     @classmethod
     def of(cls, sizes: Counts) -> Layout:
@@ -63,12 +65,15 @@ class Layout:
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
-    """A partition of the tokens of each of F frames; C clusters in all, frame after frame."""
+    """A partition of the tokens of each of F frames; C clusters in all, frame after frame.
+
+    Attributes:
+        ids: `[P]` int64: the cluster of the token in each row, from 0 to C - 1; meaningless in padding rows.
+        centers: `[C]` int64: the row of the token each cluster is centred on, the best centre of each frame first.
+    """
 
     ids: Tensor
-    """`[P]` int64: the cluster of the token in each row, from 0 to C - 1; meaningless in rows that only pad."""
     centers: Tensor
-    """`[C]` int64: the row of the token each cluster is centred on; in each frame the best first."""
 
 
 def inner_products(tokens: Tensor, layout: Layout) -> Tensor:

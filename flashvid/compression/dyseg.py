@@ -17,16 +17,19 @@ from flashvid.config import CompressionConfig
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """The segments of a clip of T frames."""
+    """The segments of a clip of T frames.
+
+    Attributes:
+        lengths: Frames per segment, adding up to T; zeros only with `reference_compatible`.
+        sizes: `[S]`: the same as an array.
+        numbers: `[T]`: the segment of each frame, ascending.
+        of_frame: `[T]` int64: the same on the device.
+    """
 
     lengths: tuple[int, ...]
-    """Frames per segment, adding up to T; zeros only in the reference's mode."""
     sizes: Counts
-    """`[S]`: the same."""
     numbers: Counts
-    """`[T]`: the segment of each frame, ascending."""
     of_frame: Tensor
-    """`[T]` int64: the same on the device."""
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> Segments:

@@ -38,12 +38,20 @@ def compress_flashvid(clip: ClipFeatures, config: CompressionConfig, *, first_fr
             "below 1, or reference_compatible=False, where 1 means no links over time"
         )
     features = widened(clip.features)
-    segments, relevance = _segments_and_relevance(clip, features, config)
+    frame_features = features.mean(dim=1)
+    # The reference takes the means in the dtype of the model, for segments alone.
+    in_model_dtype = config.reference_compatible and clip.features.dtype != features.dtype
+    segments = segment_frames(clip.features.mean(dim=1) if in_model_dtype else frame_features, config)
     if not config.reference_compatible and num_kept == num_frames * num_tokens:
         everything = torch.arange(num_kept, device=features.device)
         tokens = clip.features.reshape(-1, width).clone()
         return CompressionResult(tokens, everything, everything.clone(), segments.lengths)
     lengths = inverse_lengths(features, reference_compatible=config.reference_compatible)
+    relevance = None
+    if config.token_selection_method == "attn_div_v2":  # noqa: S105 - not that kind of token
+        whole = config.event_relevance == "clip"
+        events = Segments.of((num_frames,), features.device) if whole else segments
+        relevance = event_relevance(features, frame_features, events)
     selected = _select(features, lengths, clip.scores, relevance, np.diff(selected_up_to), config)
     parts = [Rows.kept(selected)]
     if num_kept > num_selected:
@@ -53,9 +61,9 @@ def compress_flashvid(clip: ClipFeatures, config: CompressionConfig, *, first_fr
         if config.reference_compatible:
             # It offers every token of a frame that is a segment of its own, selected ones a second time.
             free |= torch.from_numpy((segments.sizes == 1)[segments.numbers]).to(features.device).unsqueeze(-1)
-        ends = np.cumsum(segments.sizes)
-        min_roots = kept[ends] - kept[ends - segments.sizes]
-        merged = min_roots - (selected_up_to[ends] - selected_up_to[ends - segments.sizes])
+        borders = np.append(0, np.cumsum(segments.sizes))
+        min_roots = np.diff(kept[borders])
+        merged = min_roots - np.diff(selected_up_to[borders])
         forest = grow_forest(
             features,
             lengths,
@@ -95,21 +103,6 @@ def _budget_up_to(
     asked = np.ceil(config.retention_ratio * config.expansion * borders * num_tokens)
     kept = np.minimum(asked, borders * num_tokens).astype(np.int64)
     return kept, np.ceil(kept * config.alpha).astype(np.int64)
-
-
-def _segments_and_relevance(
-    clip: ClipFeatures, features: Tensor, config: CompressionConfig
-) -> tuple[Segments, Tensor | None]:
-    """DySeg, and the event relevance where the settings ask for it; both look at the means of frames."""
-    frame_features = features.mean(dim=1)
-    # The reference takes its means in the dtype of the model, for segments alone.
-    in_model_dtype = config.reference_compatible and clip.features.dtype != features.dtype
-    segments = segment_frames(clip.features.mean(dim=1) if in_model_dtype else frame_features, config)
-    if config.token_selection_method == "attn_div_v2":  # noqa: S105 - not that kind of token
-        whole = config.event_relevance == "clip"
-        events = Segments.of((len(features),), features.device) if whole else segments
-        return segments, event_relevance(features, frame_features, events)
-    return segments, None
 
 
 def _select(

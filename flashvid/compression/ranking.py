@@ -24,20 +24,6 @@ def first_ranked(values: Tensor, count: int, *, largest: bool, reference_compati
     return values.sort(descending=largest, stable=True).indices[..., :count]
 
 
-def order_in_groups(values: Tensor, groups: Tensor) -> Tensor:
-    """The order that has group after group, and within each the largest value first, ties by position.
-
-    Args:
-        values: `[n]`.
-        groups: `[n]` int64.
-
-    Returns:
-        `[n]` int64, positions in `values`.
-    """
-    order = values.sort(descending=True, stable=True).indices
-    return order[groups[order].sort(stable=True).indices]
-
-
 def sum_by_group(values: Counts, groups: Counts, num_groups: int) -> Counts:
     """`[n]` integers added up by their group: `[num_groups]`."""
     sums = np.zeros(num_groups, dtype=np.int64)

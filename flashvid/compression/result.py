@@ -15,46 +15,55 @@ from flashvid.errors import InvalidFeaturesError
 
 @dataclass(frozen=True, eq=False)
 class ClipFeatures:
-    """The visual tokens of one clip, checked: T temporal steps ("frames") of N tokens each."""
+    """The visual tokens of one clip, checked: T temporal steps ("frames") of N tokens each.
+
+    Attributes:
+        features: `[T, N, D]`, floating.
+        scores: `[T, N]`, floating.
+        grid_hw: Rows and columns of a frame's tokens, in reading order; None if unknown.
+    """
 
     features: Tensor
-    """`[T, N, D]`, floating."""
     scores: Tensor
-    """`[T, N]`, floating."""
     grid_hw: tuple[int, int] | None = None
-    """Rows and columns of a frame's tokens, in reading order; None if nobody said."""
 
 
 @dataclass(frozen=True, eq=False)
 class CompressionResult:
-    """The compressed tokens of one video of T frames with N tokens each."""
+    """The compressed tokens of one video of T frames with N tokens each.
+
+    Attributes:
+        tokens: `[M, D]` in the dtype of the features.
+        indices: `[M]` int64, ascending: index of each token among the T * N input tokens. Repeats only if
+            `reference_compatible`.
+        assignment: `[T * N]` int64: the slot (0 to M - 1) that an input token was kept as or merged into, -1 if it was
+            dropped. A slot's inputs are all tokens that contribute to it: a selected token only itself, a merged one
+            every tree of its cluster. With `reference_compatible` an input may contribute to several slots, and the
+            first of them is given; a slot whose inputs all come first elsewhere is then missing here.
+        segment_lengths: Frames per segment, adding up to T. Zeros only if `reference_compatible`.
+    """
 
     tokens: Tensor
-    """`[M, D]` in the dtype of the features."""
     indices: Tensor
-    """`[M]` int64: where each token stands among the T * N input tokens, ascending. Repeats only if
-    `reference_compatible`."""
     assignment: Tensor
-    """`[T * N]` int64: the slot (0 to M - 1) an input token was kept as or merged into, -1 if it was dropped.
-    A slot's inputs are all tokens that contribute to it: a selected token only itself, a merged one every tree of
-    its cluster. With `reference_compatible` an input may contribute to several slots, and the first of them is
-    given; a slot whose inputs all come first elsewhere is then missing here."""
     segment_lengths: tuple[int, ...]
-    """Frames per segment, adding up to T. Zeros only if `reference_compatible`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Some rows of a result, before they are sorted, as weighted sums of input tokens that are not taken yet."""
+    """Some rows of a result, not yet sorted, as weighted sums of input tokens that are not computed yet.
+
+    Attributes:
+        indices: `[m]` int64: index of each row among the input tokens.
+        members: `[p]` int64: input tokens by their index in the video.
+        member_rows: `[p]` int64: the row that each of `members` contributes to.
+        weights: `[p]` floating: weight of each of `members`.
+    """
 
     indices: Tensor
-    """`[m]` int64: where each row stands among the input tokens."""
     members: Tensor
-    """`[p]` int64: input tokens by their index in the video."""
     member_rows: Tensor
-    """`[p]` int64: the row that each of `members` contributes to."""
     weights: Tensor
-    """`[p]` floating: how much."""
 
     @classmethod
     def kept(cls, indices: Tensor) -> Rows:

@@ -19,12 +19,15 @@ from flashvid.errors import ConfigurationError, InvalidFeaturesError
 
 @dataclass(frozen=True, eq=False)
 class StreamedSegment:
-    """One segment of a video that is still going on."""
+    """One segment of a stream.
+
+    Attributes:
+        first_frame: The frame of the stream at which it begins.
+        result: The segment as a clip of its own: indices and assignment begin at its own first token.
+    """
 
     first_frame: int
-    """Where it begins, counted in frames of the stream."""
     result: CompressionResult
-    """The segment as a clip of its own: its indices and its assignment begin at its own first token."""
 
 
 def compress_stream(
@@ -69,12 +72,13 @@ def _segments(
 ) -> Iterator[StreamedSegment]:
     """`compress_stream`, whose arguments are checked when it is called, not when it is first asked."""
     whole = config.model_copy(update={"do_segment": False})
+    # Features `[N, D]` and scores `[N]` of each frame of the open segment.
     held: list[tuple[Tensor, Tensor]] = []
-    first_frame = num_held = 0
+    first_frame = 0
     last_mean: Tensor | None = None
 
     def close() -> StreamedSegment:
-        features, scores = (torch.cat(parts) for parts in zip(*held, strict=True))
+        features, scores = (torch.stack(parts) for parts in zip(*held, strict=True))
         held.clear()
         with torch.no_grad():
             result = compress_flashvid(ClipFeatures(features, scores), whole, first_frame=first_frame)
@@ -82,23 +86,20 @@ def _segments(
 
     for features, scores in blocks:
         check_inputs(features, scores)
-        if held and (features.shape[1:] != held[0][0].shape[1:] or features.dtype != held[0][0].dtype):
+        if held and (features.shape[1:] != held[0][0].shape or features.dtype != held[0][0].dtype):
             raise InvalidFeaturesError(
                 f"a block of {list(features.shape[1:])} {features.dtype} follows blocks of "
-                f"{list(held[0][0].shape[1:])} {held[0][0].dtype}"
+                f"{list(held[0][0].shape)} {held[0][0].dtype}"
             )
         is_cut, last_mean = _hard_cuts(features, last_mean, config)
-        start = 0
         for frame, cut in enumerate(is_cut):
-            if num_held > 0 and (cut or num_held == max_segment_frames):
-                if frame > start:
-                    held.append((features[start:frame], scores[start:frame]))
-                yield close()
-                first_frame, num_held, start = first_frame + num_held, 0, frame
-            num_held += 1
-        # Copied, so that a segment does not keep alive the block that it begins in.
-        held.append((features[start:].clone(), scores[start:].clone()))
-    if num_held > 0:
+            if held and (cut or len(held) == max_segment_frames):
+                segment = close()
+                yield segment
+                first_frame += sum(segment.result.segment_lengths)
+            # Copied, so that a segment does not keep alive the block that it begins in.
+            held.append((features[frame].clone(), scores[frame].clone()))
+    if held:
         yield close()
 
 
@@ -133,9 +134,7 @@ def _hard_cuts(features: Tensor, last_mean: Tensor | None, config: CompressionCo
     if not config.reference_compatible:
         features = features.to(torch.promote_types(features.dtype, torch.float32))
     means = features.detach().mean(dim=1)
-    if last_mean is None:
-        last_mean = means[0]
-    joined = torch.cat([last_mean.unsqueeze(0), means])
+    joined = torch.cat([means[:1] if last_mean is None else last_mean, means])
     similarities = transition_similarities(joined, reference_compatible=config.reference_compatible)
     is_cut = (similarities < config.segment_threshold) & config.do_segment
-    return is_cut.tolist(), means[-1].clone()
+    return is_cut.tolist(), means[-1:].clone()

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from flashvid.compression.dyseg import Segments
-from flashvid.compression.ranking import Counts, order_in_groups, sum_by_group
+from flashvid.compression.ranking import Counts, sum_by_group
 
 # What the reference writes where no link is possible, and the least it lets the floor lower its threshold to.
 REFERENCE_NO_LINK = -1.0
@@ -19,25 +19,31 @@ REFERENCE_LEAST_THRESHOLD = -1.0 + 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Links:
-    """At most one parent, in the frame before, for each token of a clip."""
+    """At most one parent, in the frame before, for each token of a clip.
+
+    Attributes:
+        similarity: `[T, N]`: cosine with the most similar free token of the frame before; a low marker without one.
+        parent: `[T, N]` int64: that token's position in its frame.
+    """
 
     similarity: Tensor
-    """`[T, N]`: cosine with the most similar free token of the frame before; a low marker where there is none."""
     parent: Tensor
-    """`[T, N]` int64: that token's position in its frame."""
 
 
 @dataclass(frozen=True, eq=False)
 class Forest:
-    """The redundancy trees of a clip."""
+    """The redundancy trees of a clip.
+
+    Attributes:
+        is_root: `[T, N]` bool: free and not linked. Exactly these are candidates for spatial merging.
+        root: `[T * N]` int64: the root of each token's tree, as its index in the clip `f * N + n`.
+        divisor: `[T * N]` int64: divides the sum of a root's tree. It is the size of the tree, or with
+            `reference_compatible` one plus the root's direct children, which inflates deep trees.
+    """
 
     is_root: Tensor
-    """`[T, N]` bool: free and not linked. Exactly these are candidates for spatial merging."""
     root: Tensor
-    """`[T * N]` int64: the root of each token's tree, as its index in the clip `f * N + n`."""
     divisor: Tensor
-    """`[T * N]` int64: what the sum of a root's tree is divided by: the size of the tree, or for the reference one
-    plus its direct children, which inflates deep trees."""
 
 
 def sum_bags(features: Tensor, members: Tensor, bags: Tensor, num_bags: int, weights: Tensor) -> Tensor:
@@ -55,13 +61,8 @@ def sum_bags(features: Tensor, members: Tensor, bags: Tensor, num_bags: int, wei
     """
     bags, order = bags.sort(stable=True)
     firsts = torch.searchsorted(bags, torch.arange(num_bags, device=bags.device))
-    return functional.embedding_bag(
-        members[order],
-        features,
-        firsts,
-        mode="sum",
-        per_sample_weights=weights[order].to(features.dtype),
-    )
+    weights = weights[order].to(features.dtype)
+    return functional.embedding_bag(members[order], features, firsts, mode="sum", per_sample_weights=weights)
 
 
 def find_links(
@@ -114,7 +115,10 @@ def choose_links(
     max_links = sizes - min_roots
     num_links = sum_by_group((similarity > threshold).sum(dim=1).cpu().numpy(), segments.numbers, len(sizes))
     values = similarity.flatten()
-    order = order_in_groups(values, torch.from_numpy(segments.numbers.repeat(similarity.shape[1])).to(values.device))
+    groups = torch.from_numpy(segments.numbers.repeat(similarity.shape[1])).to(values.device)
+    # Segment after segment, and within each the largest similarity first; ties in the order of the tokens.
+    order = values.sort(descending=True, stable=True).indices
+    order = order[groups[order].sort(stable=True).indices]
     # Of every frame, `[T, 1]`, from here on.
     last_link = (np.cumsum(sizes) - min_roots - 1).clip(0, len(values) - 1)[segments.numbers, None]
     raised = values[order[torch.from_numpy(last_link).to(values.device)]]

@@ -1,1 +1,1 @@
-"""The language model's side: prefill, decoding, KV cache, sampling, JSON, pruning. Knows no model family."""
+"""The LLM: prefill, decode, KV cache, sampling, JSON and pruning, without any model family."""

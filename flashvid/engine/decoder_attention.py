@@ -13,9 +13,7 @@ from torch.nn import functional
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward
 
-from flashvid.engine.kv_cache import KVCache
 from flashvid.engine.kv_slots import ROOM, KVSlots, Section
-from flashvid.errors import ConfigurationError
 
 # Queries of a slot that are run together with those of others, at most: more are worth a call of their own, without a
 # mask that is as large as all of them times their keys.
@@ -23,29 +21,6 @@ _MOST_PADDED = 256
 # A layer's number and attention module, rotated queries `[L, H, d]`, keys and values `[L, G, d]` of the new tokens,
 # which it adds to the caches; what these attend to `[L, H * d]`. Tokens behind those of the sequences get zeros.
 Attend = Callable[[int, nn.Module, Tensor, Tensor, Tensor], Tensor]
-
-
-def check_implementation(implementation: str) -> None:
-    """Whether a decoder can attend like that.
-
-    Raises:
-        ConfigurationError: it can't.
-    """
-    if implementation not in ("eager", "sdpa") and "flash_attention" not in implementation:
-        raise ConfigurationError(f"attention implementation {implementation!r} is none of eager, sdpa, flash_attention")
-
-
-class SequenceAttention:
-    """Causal attention of one sequence's newest tokens, on top of its cache."""
-
-    def __init__(self, implementation: str, cache: KVCache) -> None:
-        self._attend = _CausalAttention(implementation)
-        self._cache = cache
-
-    def __call__(self, layer: int, attention: nn.Module, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """See `Attend`."""
-        cached = self._cache[layer].append(keys.transpose(0, 1), values.transpose(0, 1))
-        return self._attend(attention, queries.transpose(0, 1), *cached)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +43,8 @@ class SlotAttention:
     """Causal attention of the newest tokens of slots, one call for all slots that are in the same tensors."""
 
     def __init__(self, implementation: str, batches: Sequence[SlotTokens]) -> None:
-        self._alone = _CausalAttention(implementation)
-        # Flash attention takes no mask, and has nothing to gain on few queries.
-        self._together = _eager if implementation == "eager" else _sdpa
+        self._alone = CausalAttention(implementation)
+        self._is_eager = implementation == "eager"
         self._batches = batches
         # Of each batch, in the section that is being run.
         self._places: list[_Places] = []
@@ -84,10 +58,8 @@ class SlotAttention:
         for places, own, *new in zip(self._places, *parts, strict=False):
             all_keys, all_values = places.put(layer, *new)
             if places.mask is not None:
-                scaling = cast("float", attention.scaling)
-                output = _shared_by_threads(
-                    self._together, places.padded(own), all_keys, all_values, places.mask, scaling
-                )
+                scaling, padded = cast("float", attention.scaling), places.padded(own)
+                output = _attend_together(padded, all_keys, all_values, places.mask, scaling, eager=self._is_eager)
                 attended.append(places.unpadded(output))
             else:
                 for slot, (part, length) in enumerate(zip(own.split(places.counts), places.lengths, strict=True)):
@@ -114,14 +86,14 @@ class _Places:
         device, before = section.lengths.device, section.lengths
         self._each = torch.arange(self._slots, device=device)
         self._is_single = batch.padded == 1
+        self._num_keys = section.capacity
         if self._is_single:
-            self._unseen = 0
             self._slot_of, self._place_of = self._each, before
             section.lengths = before + 1
         else:
             # They have just begun, for these tokens: what is left for the answer is empty.
-            self._unseen = ROOM
-            if section.fullest + batch.padded > section.capacity - ROOM:
+            self._num_keys -= ROOM
+            if section.fullest + batch.padded > self._num_keys:
                 raise ValueError(
                     f"slots of {section.capacity} tokens that hold {section.fullest} have no room for "
                     f"{batch.padded} more"
@@ -139,7 +111,7 @@ class _Places:
         else:
             # What fills up sees something, too: a row of nothing is not a number.
             last = before[:, None] + torch.arange(batch.padded, device=device)
-            hidden = torch.arange(section.capacity - self._unseen, device=device) > last[..., None]
+            hidden = torch.arange(self._num_keys, device=device) > last[..., None]
             mask = section.keys[0].new_zeros(hidden.shape).masked_fill_(hidden, -math.inf)
             rows = (self._slots, self._heads, *mask.shape[1:])
             self.mask = mask[:, None] if self._is_single else mask[:, None].expand(rows).flatten(1, 2)[:, None]
@@ -150,9 +122,7 @@ class _Places:
         tensors = self.section.keys[index], self.section.values[index]
         for tensor, new in zip(tensors, (keys, values), strict=True):
             tensor[self._slot_of, :, self._place_of] = new
-        if not self._unseen:
-            return tensors
-        keys, values = (tensor[:, :, : -self._unseen] for tensor in tensors)
+        keys, values = (tensor[:, :, : self._num_keys] for tensor in tensors)
         return keys, values
 
     def padded(self, queries: Tensor) -> Tensor:
@@ -177,7 +147,7 @@ class _Places:
         return apart[self._slot_of, self._offset_of].flatten(1)
 
 
-class _CausalAttention:
+class CausalAttention:
     """Causal attention of one sequence's newest tokens to all of its own, at its own length."""
 
     def __init__(self, implementation: str) -> None:
@@ -202,36 +172,37 @@ class _CausalAttention:
         return cast("Tensor", output.reshape(queries.shape[1], -1))
 
 
-# Queries `[S, G, L, d]`, keys and values `[S, G, K, d]`, a mask to add, the scaling; `[S, G, L, d]`.
-_Together = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
-
-
-def _shared_by_threads(
-    attend: _Together, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scaling: float
+def _attend_together(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scaling: float, *, eager: bool
 ) -> Tensor:
-    """Attention of slots, in which one's bits do not hang on how many there are.
+    """Attend in several slots at once, so that the bits of one do not depend on how many there are.
 
-    A CPU's threads share pairs of slot and head. What they can't share, a single pair or a single query of each, they
-    compute together, in parts that hang on how many pairs there are; so these are made two.
+    A CPU's threads share out the pairs of slot and head. A single pair, or a single query of each, cannot be shared
+    out: then threads compute parts of it, cut by the number of pairs. So there are always two of both.
+
+    Args:
+        queries: `[S, G, L, d]`.
+        keys: `[S, G, K, d]`.
+        values: `[S, G, K, d]`.
+        mask: Added to the scores.
+        scaling: Multiplies the scores.
+        eager: Compute as the eager attention of transformers. Flash attention takes no mask and gains nothing on few
+            queries, so sdpa stands in for it.
+
+    Returns:
+        `[S, G, L, d]`.
     """
     slots, groups, length, _ = queries.shape
-    if queries.device.type != "cpu" or (length > 1 and slots * groups > 1):
-        return attend(queries, keys, values, mask, scaling)
-    if length == 1:
+    if queries.device.type == "cpu" and length == 1:
         queries = functional.pad(queries, (0, 0, 0, 1))
-    if slots * groups == 1:
+    if queries.device.type == "cpu" and slots * groups == 1:
         queries, keys, values, mask = (tensor.expand(2, *tensor.shape[1:]) for tensor in (queries, keys, values, mask))
-    return attend(queries, keys, values, mask, scaling)[:slots, :, :length]
-
-
-def _sdpa(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scaling: float) -> Tensor:
-    return functional.scaled_dot_product_attention(queries, keys, values, mask, scale=scaling)
-
-
-def _eager(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scaling: float) -> Tensor:
-    """As transformers' eager attention."""
-    scores = queries @ keys.transpose(-1, -2) * scaling + mask
-    return scores.softmax(dim=-1, dtype=torch.float32).to(queries.dtype) @ values
+    if eager:
+        scores = queries @ keys.transpose(-1, -2) * scaling + mask
+        output = scores.softmax(dim=-1, dtype=torch.float32).to(queries.dtype) @ values
+    else:
+        output = functional.scaled_dot_product_attention(queries, keys, values, mask, scale=scaling)
+    return output[:slots, :, :length]
 
 
 def _causal_mask(implementation: str, length: int, total: int, like: Tensor) -> Tensor | None:

@@ -7,6 +7,7 @@ projections that read the same states are one product, queries and keys are rota
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -53,7 +54,8 @@ class DecoderLayer:
     def products(self) -> list[Product]:
         """What rows go through, and its width."""
         outward, inward = self._attention.o_proj, self._qkv[0].shape[1]
-        return [(self._project, inward), (outward, outward.in_features), (self._feed_forward_by_rows, inward)]
+        feed_forward = partial(self._feed_forward, by_rows=True)
+        return [(self._project, inward), (outward, outward.in_features), (feed_forward, inward)]
 
     def __call__(self, hidden: Tensor, rotary: Rotary, attend: Attend, rows: int | None) -> tuple[Tensor, Tensor]:
         """Packed tokens `[L, D]` to new states, and the rotated queries `[L, H, d]`.
@@ -65,7 +67,7 @@ class DecoderLayer:
             rows: Of the matrix products, one behind the other; None makes one of all, in which a row's last bits may
                 hang on its place.
         """
-        feed_forward = self._feed_forward if rows is None else self._feed_forward_by_rows
+        feed_forward = partial(self._feed_forward, by_rows=rows is not None)
         projected = _in_blocks(self._project, rms_norm(self._norms[0], hidden), rows)
         heads = projected.view(len(hidden), -1, self._width)
         queries, keys, values = self._rotated(heads, rotary)
@@ -77,14 +79,10 @@ class DecoderLayer:
         """Queries, keys and values of all heads: `[L, (H + 2 G) * d]`."""
         return functional.linear(states, *self._qkv)
 
-    def _feed_forward(self, states: Tensor, *, by_rows: bool = False) -> Tensor:
+    def _feed_forward(self, states: Tensor, *, by_rows: bool) -> Tensor:
         gate, up = functional.linear(states, *self._gate_up).chunk(2, dim=-1)
         activated = activated_by_rows(self._mlp.act_fn, gate) if by_rows else self._mlp.act_fn(gate)
         return cast("Tensor", self._mlp.down_proj(activated * up))
-
-    def _feed_forward_by_rows(self, states: Tensor) -> Tensor:
-        """The same bits for a row wherever it stands."""
-        return self._feed_forward(states, by_rows=True)
 
     def _rotated(self, heads: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
         """Queries `[L, H, d]`, keys and values `[L, G, d]`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -20,13 +20,12 @@ from flashvid.config import InnerPruningConfig
 from flashvid.engine.decoder import Decoder
 from flashvid.engine.generation_config import GenerationConfig
 from flashvid.engine.json_grammar import JsonGrammar
+from flashvid.engine.kv_cache import KVCache
 from flashvid.engine.kv_slots import grown_size
-from flashvid.engine.lm_input import QuestionSuffix, SharedPrefix
-from flashvid.engine.option_scores import score_options
 from flashvid.engine.prefill import PrefilledPrefix, padded_length, prefill_prefix, prefill_questions
-from flashvid.engine.running import Answering, Place, Together, joined
+from flashvid.engine.running import Answering, Generated, Prompt, SharedPrompts, Together, joined
 from flashvid.engine.sampling import TokenSampler
-from flashvid.engine.types import FinishReason, TokenLayers
+from flashvid.engine.types import TokenLayers
 
 # Share of the answers that are still running when others begin. At a quarter of the rows a pass over the weights for
 # new questions costs each of them little, and rows that wait for it are few.
@@ -35,54 +34,14 @@ _REFILL_BELOW = 0.75
 _REFILLS_TO_RECOVER = 64
 
 
-@dataclass(frozen=True, eq=False)
-class Prompt:
-    """One question as the decoder reads it.
-
-    Attributes:
-        suffix: Its own part of the prompt.
-        key: Names its random stream.
-        options: Token ids of continuations to score instead of generating one; each at least one token.
-    """
-
-    suffix: QuestionSuffix
-    key: str
-    options: tuple[tuple[int, ...], ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class SharedPrompts:
-    """Questions that share a prefix."""
-
-    prefix: SharedPrefix
-    prompts: tuple[Prompt, ...]
-
-
-@dataclass(frozen=True)
-class Generated:
-    """What was generated for one prompt.
-
-    Attributes:
-        ids: Token ids, an end token included; none if options were scored.
-        finish_reason: Why it ended.
-        token_layers: What the decoder did for it.
-        log_likelihoods: If there were options, for each the log-likelihood of its tokens, given those before them.
-    """
-
-    ids: tuple[int, ...]
-    finish_reason: FinishReason
-    token_layers: TokenLayers
-    log_likelihoods: tuple[tuple[float, ...], ...] | None = None
-
-
 @dataclass(frozen=True)
 class Ending:
     """What ends an answer, besides its length.
 
     Attributes:
-        tokens: Ids that do.
-        texts: Texts that do, once an answer contains one.
-        decode: Token ids to text, special tokens and outer blanks included.
+        tokens: Ids that end it.
+        texts: Texts that end it once it contains one of them.
+        decode: Converts token ids to text, special tokens and outer blanks included.
     """
 
     tokens: frozenset[int]
@@ -90,78 +49,68 @@ class Ending:
     decode: Callable[[Sequence[int]], str]
 
     def reached(self, ids: Sequence[int]) -> bool:
-        """Whether these ids are a whole answer."""
+        """Return whether these ids are a whole answer."""
         if ids[-1] in self.tokens:
             return True
-        if not self.texts:
-            return False
-        text = self.decode(ids)
+        text = self.decode(ids) if self.texts else ""
         return any(stop in text for stop in self.texts)
 
 
+@dataclass(eq=False)
 class Batch:
-    """Answers prompts; lives for one call."""
+    """Answers prompts; lives for one call.
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        groups: Sequence[SharedPrompts],
-        generation: GenerationConfig,
-        ending: Ending,
-        *,
-        pruning: InnerPruningConfig | None = None,
-        grammar: JsonGrammar | None = None,
-        max_batch_tokens: int,
-    ) -> None:
-        """Take prompts and settings.
+    Attributes:
+        decoder: Runs the prompts.
+        groups: Prompts by prefix; the prefix is run once for a group.
+        generation: How tokens are chosen, and the largest number of them.
+        ending: What ends an answer.
+        pruning: Pruning inside the decoder; None for none.
+        grammar: What every generated answer must satisfy; None for free text.
+        max_batch_tokens: Limit on the tokens in all caches together, those not generated yet included. A single prompt
+            that exceeds it is run alone. Slots of ended answers are kept for a while, up to a third more.
+    """
 
-        Args:
-            decoder: Runs them.
-            groups: Prompts by prefix; the prefix is run once for a group.
-            generation: How tokens are chosen and how many at most.
-            ending: What ends an answer.
-            pruning: Inside the decoder; None for none.
-            grammar: What every generated answer must be; None leaves them free.
-            max_batch_tokens: Bound of the tokens in all caches together, those not generated yet included. A single
-                prompt that exceeds it is run alone. Slots that answers have left are kept for a while, up to a third
-                more.
-        """
-        self._decoder = decoder
-        self._groups = groups
-        self._generation = generation
-        self._ending = ending
-        self._pruning = pruning
-        self._grammar = grammar
-        self._max_batch_tokens = max_batch_tokens
-        self._max_sequences = decoder.decode_rows.most
-        # Those that were being answered when questions were admitted last.
-        self._most_running = 0
-        # Times that questions were admitted since memory ran out, and after how many more at a time are tried.
-        self._refills, self._patience = 0, _REFILLS_TO_RECOVER
-        self._waiting = deque(self._places())
+    decoder: Decoder
+    groups: Sequence[SharedPrompts]
+    generation: GenerationConfig
+    ending: Ending
+    pruning: InnerPruningConfig | None = field(default=None, kw_only=True)
+    grammar: JsonGrammar | None = field(default=None, kw_only=True)
+    max_batch_tokens: int = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Queue every prompt."""
+        self._prompts = [(group, prompt) for group in self.groups for prompt in group.prompts]
+        self._waiting = deque(range(len(self._prompts)))
         self._running: list[Together] = []
-        self._shared: tuple[int, PrefilledPrefix] | None = None
-        self._done: dict[Place, Generated] = {}
+        self._done: dict[int, Generated] = {}
+        self._shared: tuple[SharedPrompts, PrefilledPrefix] | None = None
+        self._max_sequences = self.decoder.decode_rows.most
+        # Answers that were running after questions were last admitted.
+        self._most_running = 0
+        # Admissions since memory ran out, and after how many of them more answers at a time are tried.
+        self._refills, self._patience = 0, _REFILLS_TO_RECOVER
 
     def run(self) -> list[list[Generated]]:
         """Answer everything: one `Generated` per prompt, in the order given.
 
         Raises:
-            torch.cuda.OutOfMemoryError: not even one prompt fits.
-            ConfigurationError: the JSON of an answer can't be continued.
+            torch.cuda.OutOfMemoryError: Not even one prompt fits.
+            ConfigurationError: The JSON of an answer cannot be continued.
         """
         while self._waiting or self._running:
             attempted = 0
             try:
                 while self._has_rows():
-                    running, admitted = len(self._answering()), list[Place]()
+                    running, admitted = len(self._answering()), list[int]()
                     while places := self._admissible(admitted):
                         attempted = len(self._answering()) + len(places)
                         self._admit(places)
                         admitted += places
                     if not admitted:
                         break
-                    # With those that ended at once: their rows are free.
+                    # Answers that ended with their first token count: their rows are free.
                     self._most_running = running + len(admitted)
                     self._recover()
                 attempted = len(self._answering())
@@ -170,135 +119,147 @@ class Batch:
                 if attempted < 2:
                     raise
                 self._start_again(attempted // 2)
-        done = iter([self._done[place] for place in self._places()])
-        return [[next(done) for _ in group.prompts] for group in self._groups]
-
-    def _places(self) -> list[Place]:
-        """Of all prompts, in the order given."""
-        return [Place(g, p) for g, group in enumerate(self._groups) for p in range(len(group.prompts))]
+        done = iter([self._done[place] for place in range(len(self._prompts))])
+        return [[next(done) for _ in group.prompts] for group in self.groups]
 
     def _answering(self) -> list[Answering]:
         return [answering for together in self._running for answering in together.answers]
 
     def _has_rows(self) -> bool:
-        """Whether enough answers have ended for others to begin.
+        """Return whether enough answers have ended for others to begin.
 
-        A question that took the first row that is free would be prefilled alone, and read all weights for itself.
+        A question that took the first free row would be prefilled alone, and read all weights for itself.
         """
         return len(self._answering()) <= self._most_running * _REFILL_BELOW
 
-    def _admissible(self, admitted: Sequence[Place]) -> list[Place]:
-        """The next waiting prompts of one prefix that there is room for; one at least if nothing is running.
+    def _admissible(self, admitted: Sequence[int]) -> list[int]:
+        """Return the next waiting prompts of one prefix that fit; at least one if nothing is running.
 
         Args:
-            admitted: Just now. One that has ended with its first token makes no room for another yet.
+            admitted: Prompts admitted just now. One that ended with its first token does not free its row yet.
         """
-        found: list[Place] = []
+        found: list[int] = []
         running = {*(answering.place for answering in self._answering()), *admitted}
         for place in self._waiting:
-            others = [*running, *found]
-            tokens = len(self._groups[place.group].prefix.embeddings) + sum(map(self._num_tokens, [*others, place]))
-            if others and (len(others) >= self._max_sequences or tokens > self._max_batch_tokens):
+            group, others = self._prompts[place][0], [*running, *found]
+            tokens = len(group.prefix.embeddings) + sum(map(self._num_tokens, [*others, place]))
+            if others and (len(others) >= self._max_sequences or tokens > self.max_batch_tokens):
                 break
-            if found and place.group != found[0].group:
+            if found and group is not self._prompts[found[0]][0]:
                 break
             found.append(place)
         return found
 
-    def _num_tokens(self, place: Place) -> int:
-        """Tokens that a prompt's slot has room for, or may come to hold."""
-        group = self._groups[place.group]
-        shared, suffix = len(group.prefix.embeddings), group.prompts[place.prompt].suffix
-        whole = shared + len(suffix.ids) + self._generation.max_new_tokens
-        return grown_size(shared + padded_length(suffix), whole)
+    def _num_tokens(self, place: int) -> int:
+        """Return the tokens that a prompt's slot has room for, or may grow to."""
+        group, prompt = self._prompts[place]
+        shared = len(group.prefix.embeddings)
+        whole = shared + len(prompt.suffix.ids) + self.generation.max_new_tokens
+        return grown_size(shared + padded_length(prompt.suffix), whole)
 
-    def _admit(self, places: Sequence[Place]) -> None:
+    def _admit(self, places: Sequence[int]) -> None:
         """Prefill the first waiting prompts, which share a prefix, and choose first tokens or score options."""
-        group = places[0].group
-        prompts, shared = [self._groups[group].prompts[place.prompt] for place in places], self._prefix(group)
-        suffixes = [prompt.suffix for prompt in prompts]
+        shared = self._prefix(self._prompts[places[0]][0])
+        suffixes = [self._prompts[place][1].suffix for place in places]
         begun = []
-        for group_of_prompts in prefill_questions(self._decoder, shared, suffixes, self._pruning):
-            together, ended = Together([], group_of_prompts.slots), []
-            for slot, run in enumerate(group_of_prompts.prompts):
-                place, prompt = places[run.question], prompts[run.question]
+        for batch in prefill_questions(self.decoder, shared, suffixes, self.pruning):
+            together = Together([], batch.slots)
+            for slot, run in enumerate(batch.prompts):
+                place = places[run.question]
+                prompt = self._prompts[place][1]
                 work = TokenLayers(shared.token_layers, run.token_layers, 0, run.visual_token_layers)
-                json = self._grammar.begin() if self._grammar is not None else None
-                answering = Answering(place, prompt.suffix, TokenSampler(self._generation, prompt.key, json), work, [])
+                json = self.grammar.begin() if self.grammar is not None else None
+                answering = Answering(place, prompt, TokenSampler(self.generation, prompt.key, json), work, [])
                 together.answers.append(answering)
                 if prompt.options:
-                    scores = score_options(
-                        self._decoder, prompt.suffix, prompt.options, group_of_prompts.slots.cache(slot), run.logits
-                    )
-                    generated = sum(len(option) - 1 for option in prompt.options) * self._decoder.num_layers
+                    scores = _score_options(self.decoder, prompt, batch.slots.cache(slot), run.logits)
+                    generated = sum(len(option) - 1 for option in prompt.options) * self.decoder.num_layers
                     self._done[place] = Generated((), "choice", replace(work, generated=generated), scores)
-                    ended.append(slot)
                 else:
-                    answering.ids.append(answering.sampler.choose(run.logits))
-                    if self._finish(answering):
-                        ended.append(slot)
-            together.leave(ended)
+                    self._append(answering, answering.sampler.choose(run.logits))
+            self._drop_ended(together)
             begun.append(together)
-        self._running = joined([together for together in (*self._running, *begun) if together.answers])
-        # Not before: without memory for their slots they are still waiting.
+        self._running = joined([*self._running, *begun])
+        # Last: without memory for their slots, the prompts are still waiting.
         for _ in places:
             self._waiting.popleft()
 
-    def _prefix(self, group: int) -> PrefilledPrefix:
-        if self._shared is None or self._shared[0] != group:
-            self._shared = None  # so that never two of them are in memory
-            self._shared = (group, prefill_prefix(self._decoder, self._groups[group].prefix, self._pruning))
+    def _prefix(self, group: SharedPrompts) -> PrefilledPrefix:
+        if self._shared is None or self._shared[0] is not group:
+            self._shared = None  # so that two prefixes are never in memory at once
+            self._shared = (group, prefill_prefix(self.decoder, group.prefix, self.pruning))
         return self._shared[1]
 
     def _step(self) -> None:
-        """One more token for every running answer; those that end leave."""
+        """Decode one more token of every running answer; answers that end leave."""
         if not self._running:
             return
-        grown = [larger for together in self._running for larger in together.take_grown()]
-        if grown:
-            self._running = joined([together for together in (*self._running, *grown) if together.answers])
+        self._running = joined([*self._running, *(grown for group in self._running for grown in group.take_grown())])
         answers = self._answering()
-        logits = self._decoder.step(
+        logits = self.decoder.step(
             [answering.ids[-1] for answering in answers],
-            [answering.suffix.next_position + len(answering.ids) - 1 for answering in answers],
+            [answering.prompt.suffix.next_position + len(answering.ids) - 1 for answering in answers],
             [together.slots for together in self._running],
         )
         for answering, token in zip(answers, self._choose(answers, logits), strict=True):
-            answering.ids.append(token)
+            self._append(answering, token)
         for together in self._running:
-            together.leave([i for i, answering in enumerate(together.answers) if self._finish(answering)])
-        self._running = [together for together in self._running if together.answers]
+            self._drop_ended(together)
+        self._running = joined(self._running)
 
     def _choose(self, answers: Sequence[Answering], logits: Tensor) -> list[int]:
-        if self._generation.temperature == 0 and self._grammar is None:
-            # All at once: a GPU is waited for once a step, and not once an answer.
+        if self.generation.temperature == 0 and self.grammar is None:
+            # One call for all answers, so that Python waits for a GPU once a step, not once an answer.
             return cast("list[int]", logits.argmax(dim=-1).tolist())
         return [answering.sampler.choose(row) for answering, row in zip(answers, logits, strict=True)]
 
-    def _finish(self, answering: Answering) -> bool:
-        """Whether it has ended; then its result is noted."""
-        ids = answering.ids
-        ended = self._ending.reached(ids) or answering.sampler.is_complete
-        if not ended and len(ids) < self._generation.max_new_tokens:
-            return False
-        work = replace(answering.prefill_work, generated=(len(ids) - 1) * self._decoder.num_layers)
-        self._done[answering.place] = Generated(tuple(ids), "stop" if ended else "length", work)
-        return True
+    def _append(self, answering: Answering, token: int) -> None:
+        """Add a token to an answer, and record the result if the answer has ended."""
+        answering.ids.append(token)
+        num_tokens = len(answering.ids)
+        ended = self.ending.reached(answering.ids) or answering.sampler.is_complete
+        if ended or num_tokens >= self.generation.max_new_tokens:
+            work = replace(answering.prefill_work, generated=(num_tokens - 1) * self.decoder.num_layers)
+            self._done[answering.place] = Generated(tuple(answering.ids), "stop" if ended else "length", work)
+
+    def _drop_ended(self, together: Together) -> None:
+        together.leave([index for index, answering in enumerate(together.answers) if answering.place in self._done])
 
     def _start_again(self, max_sequences: int) -> None:
-        """After running out of memory: everything unfinished from its beginning, fewer at a time.
+        """Restart everything unfinished after running out of memory, fewer answers at a time.
 
-        A step that failed half-way has left caches whose layers do not agree, so none is kept. Started again, an
-        answer comes out the same.
+        A step that failed half-way has left caches whose layers do not agree, so none is kept. An answer that is
+        started again comes out the same.
         """
         self._max_sequences, self._refills = max_sequences, 0
         self._patience *= 2
-        # Out of what is done, since what failed half-way may stand in two places or in none.
-        self._waiting = deque(place for place in self._places() if place not in self._done)
+        # From what is done, since an answer that failed half-way may be in two groups or in none.
+        self._waiting = deque(place for place in range(len(self._prompts)) if place not in self._done)
         self._running, self._shared, self._most_running = [], None, 0
 
     def _recover(self) -> None:
-        """What took the memory may have been another process: after some refills twice as many are tried again."""
+        """Try twice as many answers again after some refills: another process may have taken the memory."""
         self._refills += 1
-        if self._refills == self._patience and self._max_sequences < self._decoder.decode_rows.most:
-            self._max_sequences, self._refills = min(2 * self._max_sequences, self._decoder.decode_rows.most), 0
+        if self._refills == self._patience and self._max_sequences < self.decoder.decode_rows.most:
+            self._max_sequences, self._refills = min(2 * self._max_sequences, self.decoder.decode_rows.most), 0
+
+
+def _score_options(decoder: Decoder, prompt: Prompt, cache: KVCache, first: Tensor) -> tuple[tuple[float, ...], ...]:
+    """Return the log-likelihoods of each option's tokens, given the prompt and the option's tokens before.
+
+    Options are run one by one, so that an option's score does not depend on the others.
+
+    Args:
+        decoder: The decoder that ran the prompt.
+        prompt: The prompt and its options.
+        cache: The prompt's cache; not changed.
+        first: `[V]`: logits of the token after the prompt.
+    """
+    scores = []
+    for option in prompt.options:
+        positions = torch.arange(len(option) - 1).unsqueeze(0) + prompt.suffix.next_position
+        hidden, _ = decoder.forward(decoder.embed(option[:-1]), positions, cache.fork(), range(decoder.num_layers))
+        logits = torch.cat([first.unsqueeze(0), decoder.logits(hidden)])
+        chosen = torch.tensor(option, device=logits.device).unsqueeze(1)
+        scores.append(tuple(logits.double().log_softmax(dim=-1).gather(1, chosen).flatten().tolist()))
+    return tuple(scores)

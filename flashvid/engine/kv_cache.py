@@ -30,40 +30,34 @@ class KVCache:
     def fork(self) -> Self:
         """A second sequence with the same beginning, whose memory is shared until either grows."""
         forked = type(self)(0)
-        forked._layers = [layer.fork() for layer in self._layers]
+        forked._layers = [LayerCache(layer.tokens) for layer in self._layers]
         return forked
 
 
 class LayerCache:
-    """Keys and values of one sequence in one layer. Tensors in it are replaced and never written to."""
+    """Keys and values of one sequence in one layer. Its tensors are replaced, never written to.
 
-    def __init__(self, tokens: tuple[Tensor, Tensor] | None = None) -> None:
-        self._tokens = tokens
+    Attributes:
+        tokens: Rotated keys, and values, `[G, length, d]` each of G key-value heads; empty before the first token.
+    """
+
+    def __init__(self, tokens: tuple[Tensor, ...] = ()) -> None:
+        self.tokens = tokens
 
     @property
     def length(self) -> int:
-        """Tokens in it."""
-        return 0 if self._tokens is None else self._tokens[0].shape[1]
-
-    @property
-    def tokens(self) -> tuple[Tensor, Tensor]:
-        """Keys, rotated, and values, `[G, length, d]` each of G key-value heads; there must be any."""
-        assert self._tokens is not None  # noqa: S101 - for the type checker
-        return self._tokens
+        """Return the number of tokens."""
+        return self.tokens[0].shape[1] if self.tokens else 0
 
     @property
     def keys(self) -> Tensor:
-        """The first of `tokens`."""
+        """Return the first of `tokens`."""
         return self.tokens[0]
 
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add `[G, L, d]` each at the end; everything, `[G, length, d]` each."""
-        if self._tokens is None:
-            self._tokens = (keys.contiguous(), values.contiguous())
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+        """Add `[G, L, d]` each at the end and return everything, `[G, length, d]` each."""
+        if self.tokens:
+            self.tokens = tuple(torch.cat(pair, dim=1) for pair in zip(self.tokens, (keys, values), strict=True))
         else:
-            self._tokens = (torch.cat([self._tokens[0], keys], dim=1), torch.cat([self._tokens[1], values], dim=1))
-        return self._tokens
-
-    def fork(self) -> LayerCache:
-        """The same tokens."""
-        return LayerCache(self._tokens)
+            self.tokens = keys.contiguous(), values.contiguous()
+        return self.tokens

@@ -89,7 +89,7 @@ class KVSlots:
         room = slot_size(length + tokens) - length
         begun: tuple[list[Tensor], list[Tensor]] = ([], [])
         for layer in layers:
-            for tensors, part in zip(begun, cache[layer].tokens if length else (self._like,) * 2, strict=True):
+            for tensors, part in zip(begun, cache[layer].tokens or (self._like, self._like), strict=True):
                 # Zeros behind the tokens: what stands there is masked, and not a number times nothing is not a number.
                 tensors.append(functional.pad(part, (0, 0, 0, room)).repeat(slots, 1, 1, 1))
         lengths = torch.full((slots,), length, device=self._like.device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -76,159 +77,135 @@ class PrefilledPrompts:
 
 
 def prefill_prefix(decoder: Decoder, prefix: SharedPrefix, pruning: InnerPruningConfig | None) -> PrefilledPrefix:
-    """Run what all questions share.
+    """Run the part of a prompt that all questions share.
 
     Raises:
-        ConfigurationError: pruning before the last layer that visual features are added behind.
+        ConfigurationError: Pruning begins before the last layer after which visual features are added.
     """
     num_tokens, split = len(prefix.embeddings), _pruning_layer(decoder, pruning)
     if pruning is not None:
         pruning.check_deepstack(len(prefix.deepstack))
-    prunable = prefix.is_prunable.nonzero().flatten()
-    first = int(prunable[0]) if len(prunable) else num_tokens
     cache = KVCache(decoder.num_layers)
     hidden = prefix.embeddings.to(decoder.device, decoder.dtype)
     deepstack = Deepstack(prefix.deepstack, prefix.is_visual.to(decoder.device)) if prefix.deepstack else None
     hidden, _ = decoder.forward(hidden, prefix.positions, cache, range(split), deepstack)
-    if split == decoder.num_layers:
-        return PrefilledPrefix(prefix, cache, hidden[num_tokens:], num_tokens * split)
-    behind = range(split, decoder.num_layers)
-    decoder.forward(hidden[:first], prefix.positions[:, :first], cache, behind)
-    return PrefilledPrefix(prefix, cache, hidden[first:], num_tokens * split + first * len(behind))
+    later = range(split, decoder.num_layers)
+    prunable = prefix.is_prunable.nonzero().flatten()
+    first = int(prunable[0]) if later and len(prunable) else num_tokens
+    if later:
+        decoder.forward(hidden[:first], prefix.positions[:, :first], cache, later)
+    return PrefilledPrefix(prefix, cache, hidden[first:], num_tokens * split + first * len(later))
 
 
 def prefill_questions(
     decoder: Decoder, shared: PrefilledPrefix, suffixes: Sequence[QuestionSuffix], pruning: InnerPruningConfig | None
 ) -> list[PrefilledPrompts]:
-    """Run as many questions as a decoding step has rows on top of the prefix they share, which is left as it was.
+    """Run at most as many questions as a decoding step has rows, on top of the prefix they share.
 
-    Layers read their weights for all of them together, and what comes out for one is the same bits in any company.
+    Layers read their weights once for all questions. The result of each question is bit-identical whatever its batch.
 
     Args:
-        decoder: The one that ran the prefix.
-        shared: The prefix.
-        suffixes: The questions' own parts; each at least one token.
+        decoder: The decoder that ran the prefix.
+        shared: The prefix; not changed.
+        suffixes: The questions' own parts, each of at least one token.
         pruning: As for the prefix.
 
     Returns:
-        All questions, those of about the same length together.
+        All questions, grouped by padded length.
 
     Raises:
-        ConfigurationError: a question without a token.
+        ConfigurationError: A question has no token.
     """
     if not all(suffix.ids for suffix in suffixes):
         raise ConfigurationError("a prompt must have a token behind its video: the chat template adds none")
-    split = _pruning_layer(decoder, pruning)
-    batches = []
-    for padded, members in _by_length(suffixes).items():
-        slots = KVSlots(decoder.no_tokens)
-        slots.begin(range(split), shared.cache, len(members), padded)
-        batches.append(_Questions(slots, members, [len(suffixes[member].ids) for member in members], padded))
-    order = [member for batch in batches for member in batch.members]
-    hidden = decoder.embed([token for member in order for token in suffixes[member].ids])
-    positions = torch.cat([suffixes[member].positions for member in order], dim=1)
-    hidden, queries = decoder.forward_together(hidden, positions, [batch.tokens for batch in batches], range(split))
-    states = torch.split(hidden, [len(suffixes[member].ids) for member in order])
-    if pruning is None or split == decoder.num_layers:
-        length, visual = len(shared.prefix.embeddings), int(shared.prefix.is_visual.sum()) * split
-        logits = decoder.first_logits([own[-1] for own in states])
-        found = [
-            PrefilledPrompt(member, row, torch.arange(length + len(own)), len(own) * split, visual)
-            for member, row, own in zip(order, logits, states, strict=True)
-        ]
-    else:
-        assert queries is not None  # noqa: S101 - there are tokens and layers
-        found = _behind(decoder, shared, suffixes, batches, states, queries, pruning)
-    prompts = iter(found)
-    return [PrefilledPrompts(batch.slots, tuple(next(prompts) for _ in batch.members)) for batch in batches]
-
-
-@dataclass(frozen=True, eq=False)
-class _Questions:
-    """Questions in slots of the same tensors: which they are, how many tokens they have, what these are padded to."""
-
-    slots: KVSlots
-    members: list[int]
-    counts: list[int]
-    padded: int
-
-    @property
-    def tokens(self) -> SlotTokens:
-        """What is added to the slots."""
-        return SlotTokens(self.slots, self.counts, self.padded)
+    prefix, split = shared.prefix, _pruning_layer(decoder, pruning)
+    by_length: dict[int, list[int]] = {}
+    for question, suffix in enumerate(suffixes):
+        by_length.setdefault(padded_length(suffix), []).append(question)
+    order = [question for members in by_length.values() for question in members]
+    ordered = [suffixes[question] for question in order]
+    batches = [
+        SlotTokens(KVSlots(decoder.no_tokens), [len(suffixes[question].ids) for question in members], padded)
+        for padded, members in by_length.items()
+    ]
+    for batch in batches:
+        batch.slots.begin(range(split), shared.cache, len(batch.counts), batch.padded)
+    hidden = decoder.embed([token for suffix in ordered for token in suffix.ids])
+    positions = torch.cat([suffix.positions for suffix in ordered], dim=1)
+    hidden, queries = decoder.forward_together(hidden, positions, batches, range(split))
+    states = torch.split(hidden, [len(suffix.ids) for suffix in ordered])
+    kept = [torch.arange(len(prefix.embeddings) + len(own)) for own in states]
+    if pruning is not None and queries is not None and split < decoder.num_layers:
+        kept, states = _prune(decoder, shared, ordered, batches, states, queries, pruning)
+    later, is_visual = decoder.num_layers - split, prefix.is_visual.cpu()
+    visual_layers = int(is_visual.sum()) * split
+    logits = decoder.first_logits([own[-1] for own in states])
+    prompts = (
+        PrefilledPrompt(
+            question,
+            row,
+            chosen,
+            len(suffix.ids) * split + len(own) * later,
+            visual_layers + (int(is_visual[chosen[chosen < len(is_visual)]].sum()) * later if later else 0),
+        )
+        for question, row, chosen, suffix, own in zip(order, logits, kept, ordered, states, strict=True)
+    )
+    return [PrefilledPrompts(batch.slots, tuple(islice(prompts, len(batch.counts)))) for batch in batches]
 
 
 def padded_length(suffix: QuestionSuffix) -> int:
-    """Queries that attention has for a question."""
+    """Return the number of queries that attention is padded to for a question."""
     return -(-len(suffix.ids) // _PADDING) * _PADDING
 
 
-def _by_length(suffixes: Sequence[QuestionSuffix]) -> dict[int, list[int]]:
-    """Questions by what their lengths are padded to."""
-    found: dict[int, list[int]] = {}
-    for member, suffix in enumerate(suffixes):
-        found.setdefault(padded_length(suffix), []).append(member)
-    return found
-
-
-def _behind(
+def _prune(
     decoder: Decoder,
     shared: PrefilledPrefix,
     suffixes: Sequence[QuestionSuffix],
-    batches: Sequence[_Questions],
+    batches: Sequence[SlotTokens],
     states: Sequence[Tensor],
     queries: Tensor,
     pruning: InnerPruningConfig,
-) -> list[PrefilledPrompt]:
-    """Through the layers behind the pruning: of every question its own choice of tokens.
+) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+    """Run the tokens that each question keeps through the remaining layers.
 
     Args:
         decoder: Runs them.
         shared: The prefix.
-        suffixes: The questions.
-        batches: Their slots, which get the layers behind.
-        states: Of each `[S, D]`, before the pruning layer; batch by batch, as all that follows.
-        queries: `[number of questions, H, d]`: of each its last token's in the layer before.
-        pruning: What is kept.
+        suffixes: The questions, batch after batch.
+        batches: Their slots, which get the remaining layers.
+        states: For each question `[S, D]`: states before the pruning layer.
+        queries: `[number of questions, H, d]`: query of the last token of each question, in the layer before.
+        pruning: How many tokens to keep.
+
+    Returns:
+        For each question the positions of the prompt that are kept, and the states of those that are not shared.
     """
     prefix, split = shared.prefix, pruning.pruning_layer
-    behind, is_visual = range(split, decoder.num_layers), prefix.is_visual.cpu()
+    later = range(split, decoder.num_layers)
     scaling = decoder.last_query_scaling(split - 1)
-    # The layers behind hold what stands before the first prunable token; the rest of what is kept goes through now.
+    # The later layers already hold the tokens before the first prunable one.
     first = shared.cache[split].length
     kept, going, positions = [], [], []
-    places = [(batch, slot, member) for batch in batches for slot, member in enumerate(batch.members)]
-    for (batch, slot, member), own, query in zip(places, states, queries, strict=True):
+    slots = [(batch.slots, slot) for batch in batches for slot in range(len(batch.counts))]
+    for (own_slots, slot), suffix, own, query in zip(slots, suffixes, states, queries, strict=True):
         is_prunable = torch.cat([prefix.is_prunable.cpu(), torch.zeros(len(own), dtype=torch.bool)])
-        attention = last_query_attention(query, batch.slots.keys(split - 1, slot, len(is_prunable)), scaling)
+        attention = last_query_attention(query, own_slots.keys(split - 1, slot, len(is_prunable)), scaling)
         kept.append(kept_positions(attention.cpu(), is_prunable, pruning.llm_retention_ratio))
         now = kept[-1][kept[-1] >= first]
         going.append(torch.cat([shared.waiting, own])[(now - first).to(decoder.device)])
-        positions.append(torch.cat([prefix.positions.cpu(), suffixes[member].positions.cpu()], dim=1)[:, now])
-    # Of the prefix, as many for every question: padding still follows from a question's own length.
+        positions.append(torch.cat([prefix.positions.cpu(), suffix.positions.cpu()], dim=1)[:, now])
+    # Every question keeps as many tokens of the prefix, so padding still follows from a question's own length.
     more = len(going[0]) - len(states[0])
-    widened = [_Questions(b.slots, b.members, [more + count for count in b.counts], more + b.padded) for b in batches]
+    widened = [SlotTokens(b.slots, [more + count for count in b.counts], more + b.padded) for b in batches]
     for batch in widened:
-        batch.slots.begin(behind, shared.cache, len(batch.members), batch.padded)
-    hidden, _ = decoder.forward_together(
-        torch.cat(going), torch.cat(positions, dim=1), [batch.tokens for batch in widened], behind
-    )
-    lengths = [len(one) for one in going]
-    logits = decoder.first_logits([own[-1] for own in torch.split(hidden, lengths)])
-    return [
-        PrefilledPrompt(
-            member,
-            row,
-            chosen,
-            len(suffixes[member].ids) * split + length * len(behind),
-            int(is_visual.sum()) * split + int(is_visual[chosen[chosen < len(is_visual)]].sum()) * len(behind),
-        )
-        for (_, _, member), row, chosen, length in zip(places, logits, kept, lengths, strict=True)
-    ]
+        batch.slots.begin(later, shared.cache, len(batch.counts), batch.padded)
+    hidden, _ = decoder.forward_together(torch.cat(going), torch.cat(positions, dim=1), widened, later)
+    return kept, torch.split(hidden, [len(own) for own in going])
 
 
 def _pruning_layer(decoder: Decoder, pruning: InnerPruningConfig | None) -> int:
-    """Layers that run on every token."""
+    """Return the number of layers that run on every token."""
     if pruning is None or not pruning.prunes(decoder.num_layers):
         return decoder.num_layers
     return pruning.pruning_layer

@@ -38,10 +38,9 @@ class TokenSampler:
         Raises:
             ConfigurationError: the JSON can't be continued.
         """
-        if self._json is None:
-            return self._choose(logits)
-        token = self._choose(self._json.masked(logits))
-        self._json.append(token)
+        token = self._choose(logits if self._json is None else self._json.masked(logits))
+        if self._json is not None:
+            self._json.append(token)
         return token
 
     def _choose(self, logits: Tensor) -> int:

@@ -5,14 +5,12 @@ Written from the paper's method section: DySeg, then STPrune with its two parts,
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flashvid.compression.dyseg import transition_similarities
+from flashvid.compression.dyseg import cut_segments, transition_similarities
 from flashvid.compression.method import first_of_each_frame
 from flashvid.compression.ranking import apportion, first_ranked
 from flashvid.compression.result import ClipFeatures, CompressionResult, Rows, assemble, widened
@@ -26,7 +24,14 @@ _NEIGHBOURS = 4
 
 def compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
     num_tokens = clip.scores.shape[1]
-    lengths = _segments(clip.features)
+    # Cut at the seven least similar transitions, and at all below the threshold (paper: DySeg).
+    lengths = cut_segments(
+        transition_similarities(clip.features.float().mean(dim=1), reference_compatible=False),
+        threshold=_THRESHOLD,
+        min_segment_num=_LEAST_SEGMENTS,
+        complementary=True,
+        reference_compatible=False,
+    )
     total = np.array([config.clip_budget(*clip.scores.shape)])
     # In proportion to their tokens, which none can exceed.
     budgets = apportion(total, np.array(lengths) * num_tokens, np.zeros(len(lengths), dtype=np.int64))
@@ -36,16 +41,7 @@ def compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult
         if budget > 0:
             rows += _prune(clip.features[frames], clip.scores[frames].float(), budget, first * num_tokens)
         first += length
-    return assemble(widened(clip.features), rows, tuple(lengths), clip.features.dtype)
-
-
-def _segments(features: Tensor) -> list[int]:
-    """Cut at the least similar transitions, seven at least, and at all below the threshold (paper: DySeg)."""
-    similarities = transition_similarities(features.float().mean(dim=1), reference_compatible=False)
-    cuts = {*(similarities < _THRESHOLD).nonzero().flatten().tolist()}
-    cuts |= {*first_ranked(similarities, _LEAST_SEGMENTS - 1, largest=False, reference_compatible=False).tolist()}
-    borders = [-1, *sorted(cuts), len(features) - 1]
-    return [end - start for start, end in pairwise(borders)]
+    return assemble(widened(clip.features), rows, lengths, clip.features.dtype)
 
 
 def _prune(features: Tensor, scores: Tensor, budget: int, offset: int) -> list[Rows]:

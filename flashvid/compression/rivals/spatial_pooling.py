@@ -43,9 +43,9 @@ def pooled_grid(grid_hw: tuple[int, int], wanted: int) -> tuple[int, int]:
 def _blocks(grid_hw: tuple[int, int], pooled: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """The block of every token `[N]`, and every block's middle token `[rows * columns]`, both int64."""
     rows, columns = (torch.arange(size) * parts // size for size, parts in zip(grid_hw, pooled, strict=True))
+    middle_row, middle_column = (
+        torch.tensor([int(part.eq(index).nonzero().float().mean()) for index in range(parts)])
+        for part, parts in zip((rows, columns), pooled, strict=True)
+    )
     block = (rows[:, None] * pooled[1] + columns).flatten()
-    middles = []
-    for size, parts in zip(grid_hw, pooled, strict=True):
-        part = torch.arange(size) * parts // size
-        middles.append(torch.tensor([int(part.eq(index).nonzero().float().mean()) for index in range(parts)]))
-    return block, (middles[0][:, None] * grid_hw[1] + middles[1]).flatten()
+    return block, (middle_row[:, None] * grid_hw[1] + middle_column).flatten()

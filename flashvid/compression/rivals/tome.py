@@ -18,9 +18,10 @@ from flashvid.config import CompressionConfig
 def compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
     num_frames, num_tokens = clip.scores.shape
     budgets = frame_budgets(config.clip_budget(num_frames, num_tokens), num_frames)
-    owners = []
-    for frame, budget in enumerate(budgets):
-        owners.append(frame * num_tokens + merge_frame(clip.features[frame], max(budget, 1)))
+    owners = [
+        frame * num_tokens + merge_frame(features, max(budget, 1))
+        for frame, (features, budget) in enumerate(zip(clip.features, budgets, strict=True))
+    ]
     # With less than one token a frame, some frames are not heard of.
     heard = torch.tensor(budgets, device=clip.features.device) > 0
     assignment = torch.cat(owners).masked_fill(~heard.repeat_interleave(num_tokens), -1)

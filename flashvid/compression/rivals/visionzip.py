@@ -24,10 +24,7 @@ def compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult
     kept = []
     for frame, budget in enumerate(frame_budgets(config.clip_budget(*clip.scores.shape), num_frames)):
         first = frame * num_tokens
-        dominant, rest = (
-            ranked[frame, : round(budget * _DOMINANT_SHARE)],
-            ranked[frame, round(budget * _DOMINANT_SHARE) :],
-        )
+        dominant, rest = ranked[frame].tensor_split([round(budget * _DOMINANT_SHARE)])
         rest = rest.sort().values
         # Targets are spread evenly over what is left, in reading order.
         num_targets = budget - len(dominant)

@@ -369,7 +369,7 @@ def test_what_this_loop_cannot_run_is_refused() -> None:
         Decoder(model, head)
     model, head = stock_model("qwen2")
     model.config._attn_implementation = "flex_attention"
-    with pytest.raises(ConfigurationError, match="'flex_attention' is none of"):
+    with pytest.raises(ConfigurationError, match="'flex_attention' is not one of"):
         Decoder(model, head)
 
 
