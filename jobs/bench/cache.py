@@ -21,7 +21,7 @@ import torch
 
 from flashvid.models import CompressedVideo
 from jobs.bench.cost import single_thread, spent
-from jobs.bench.reports import describe_environment, publish
+from jobs.bench.reports import describe_environment, markdown_table, publish
 from jobs.bench.turns import ALL, Patience, take_turns, unsettled
 from pipeline.config import CacheDtype
 from pipeline.store.keys import digest
@@ -71,17 +71,20 @@ class _Kind(NamedTuple):
 def bench_cache(output: Path | None = None, *, quick: bool = False) -> list[CacheSpeed]:
     """Measure, print a table, and write `cache.md`, `cache.csv` and `cache.png` into a folder, if one is given."""
     speeds = measure_cache(_QUICK if quick else _PATIENCE)
-    rows = "".join(
-        f"| {speed.kind} | {speed.token_bytes:,.0f} | {speed.token_bytes / (2 * _WIDTH):.3f} "
-        f"| {speed.write_mb_per_cpu_second:,.0f} | {speed.read_mb_per_cpu_second:,.0f} "
-        f"| {speed.write_mb_per_second:,.0f} | {speed.read_mb_per_second:,.0f} |\n"
-        for speed in speeds
+    titles = "kind | bytes per token | relative to bfloat16 values | written, MB per CPU second"
+    table = markdown_table(
+        f"{titles} | read, MB per CPU second | written, MB/s | read, MB/s",
+        (
+            f"{speed.kind} | {speed.token_bytes:,.0f} | {speed.token_bytes / (2 * _WIDTH):.3f} "
+            f"| {speed.write_mb_per_cpu_second:,.0f} | {speed.read_mb_per_cpu_second:,.0f} "
+            f"| {speed.write_mb_per_second:,.0f} | {speed.read_mb_per_second:,.0f}"
+            for speed in speeds
+        ),
     )
     text = (
         f"# The cache\n\n{_KEPT} tokens of width {_WIDTH}, the least of {speeds[0].turns} turns; MB of bfloat16 "
         f"values; control ({_CONTROL_KIND} measured twice): {speeds[0].control:.1%}; {describe_environment()}.\n\n"
-        "| kind | bytes per token | relative to bfloat16 values | written, MB per CPU second | read, MB per CPU second "
-        f"| written, MB/s | read, MB/s |\n|---|---|---|---|---|---|---|\n{rows}{unsettled(speeds[0].control)}"
+        f"{table}{unsettled(speeds[0].control)}"
     )
     rates = {f"{speed.kind}, written": speed.write_mb_per_cpu_second for speed in speeds}
     rates |= {f"{speed.kind}, read": speed.read_mb_per_cpu_second for speed in speeds}

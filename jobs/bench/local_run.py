@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from jobs.bench.reports import describe_environment, publish
+from jobs.bench.reports import describe_environment, markdown_table, publish
 from jobs.sample_videos import write_textures
 from pipeline.config import JobConfig
 from pipeline.run.run import run
@@ -48,12 +48,13 @@ def bench_run(
     actors = Counter(worker.stage for worker in summary.workers)
     seconds = {stage: total / summary.clips_planned for stage, total in summary.stage_seconds.items()}
     busy = {stage: total / actors[stage] / summary.seconds for stage, total in summary.stage_seconds.items()}
-    lines = "".join(f"| {stage} | {actors[stage]} | {seconds[stage]:.3f} | {busy[stage]:.0%} |\n" for stage in seconds)
+    lines = (f"{stage} | {actors[stage]} | {seconds[stage]:.3f} | {busy[stage]:.0%}" for stage in seconds)
     text = (
         f"# A run on this machine\n\n{describe_environment()}.\n\n{summary.clips_planned} clips of {NUM_FRAMES} "
         f"frames, {len(QUESTIONS)} questions each, with the embedded model `tiny`: {summary.seconds:.1f} s, including "
-        f"the start of Ray and its actors.\n\n| stage | actors | seconds per clip | busy |\n|---|---|---|---|\n{lines}"
+        f"the start of Ray and its actors.\n\n"
     )
+    text += markdown_table("stage | actors | seconds per clip | busy", lines)
     figures = {"clips": summary.clips_planned, "answers": summary.answers_new, "seconds": summary.seconds}
     figures |= {f"{stage}_seconds_per_clip": each for stage, each in seconds.items()}
     if study is not None:

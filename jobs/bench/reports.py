@@ -6,7 +6,7 @@ import csv
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,6 +46,12 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
         writer = csv.DictWriter(file, [*rows[0], *where])
         writer.writeheader()
         writer.writerows({**row, **where} for row in rows)
+
+
+def markdown_table(titles: str, rows: Iterable[str]) -> str:
+    """Return a Markdown table; cells are separated by ` | `."""
+    lines = (titles, " | ".join(["---"] * len(titles.split(" | "))), *rows)
+    return "".join(f"| {line} |\n" for line in lines)
 
 
 def publish(

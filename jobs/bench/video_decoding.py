@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.bench.cost import spent
-from jobs.bench.reports import describe_environment, publish
+from jobs.bench.reports import describe_environment, markdown_table, publish
 from jobs.bench.turns import ALL, Arm, Patience, take_turns, unsettled
 from pipeline.clip import DecodedClip
 from pipeline.config import DecodePoolConfig, SamplingConfig
@@ -136,14 +136,16 @@ def _ffmpeg() -> str | None:
 
 
 def _report(video: Path, automatic: str, speeds: Sequence[DecodeSpeed]) -> str:
-    rows = "".join(
-        f"| {speed.decoder} | {speed.num_frames} | {speed.cpu_seconds:.2f} | {speed.frames_per_cpu_second:.0f} "
-        f"| {speed.seconds:.2f} | {speed.frames_per_second:.0f} | {speed.control:.1%} |\n"
-        for speed in speeds
+    table = markdown_table(
+        "decoder | frames | CPU seconds | frames per CPU second | seconds | frames per second | control",
+        (
+            f"{speed.decoder} | {speed.num_frames} | {speed.cpu_seconds:.2f} | {speed.frames_per_cpu_second:.0f} "
+            f"| {speed.seconds:.2f} | {speed.frames_per_second:.0f} | {speed.control:.1%}"
+            for speed in speeds
+        ),
     )
     return (
         f"{video.name} (auto: {automatic}), one thread each, the least of {speeds[0].turns} turns; "
         f"decord {version('decord')}, PyAV {version('av')}; {describe_environment()}.\n\n"
-        "| decoder | frames | CPU seconds | frames per CPU second | seconds | frames per second | control |\n"
-        f"|---|---|---|---|---|---|---|\n{rows}{unsettled(max(speed.control for speed in speeds))}"
+        f"{table}{unsettled(max(speed.control for speed in speeds))}"
     )

@@ -41,9 +41,7 @@ def quality(
     output: Annotated[Path, typer.Option(help="folder for quality.csv, frames.csv, quality.md and quality.png")],
     model: Annotated[str, typer.Option(help="embedded name or model directory")] = "tiny",
     quick: Annotated[bool, typer.Option("--quick", help="a quarter of the clips, no variants: 5 minutes")] = False,
-    tune: Annotated[
-        bool, typer.Option("--tune", help="use other clips, which are never reported, to choose settings on")
-    ] = False,
+    tune: Annotated[bool, typer.Option("--tune", help="use the clips for choosing settings, not for reports")] = False,
     workers: Annotated[int | None, typer.Option(help="processes of one thread; default: one per core")] = None,
 ) -> None:
     """Measure accuracy against retention on generated clips, for FlashVID, its variants and its rivals.
@@ -145,9 +143,7 @@ def pipeline(
     output: Annotated[Path | None, typer.Option(help="folder for pipeline.csv, pipeline.md and pipeline.png")] = None,
     quick: Quick = False,
     clips: Annotated[int | None, typer.Option(help="clips of the run; default: 48", min=1)] = None,
-    turns: Annotated[
-        int | None, typer.Option(help="turns of run and plain loop; default: 2; the calmest is reported", min=1)
-    ] = None,
+    turns: Annotated[int | None, typer.Option(help="turns of run and plain loop; default: 2", min=1)] = None,
 ) -> None:
     """Measure a run on this machine, stage by stage.
 

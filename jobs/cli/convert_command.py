@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.cli.options import print_text, write_file
+from jobs.cli.printing import print_text, write_file
 
 if TYPE_CHECKING:
     from jobs.datasets.converter import Benchmark, Row, Tables
@@ -22,12 +22,8 @@ def convert(
     to: Annotated[Path, typer.Argument(help="folder for videos.parquet, questions.parquet and job files")],
     videos: Annotated[Path, typer.Option(help="folder of its video files")],
     subtitles: Annotated[Path | None, typer.Option(help="folder of its subtitles (video_mme)")] = None,
-    subtitle_frames: Annotated[
-        int, typer.Option(min=1, help="with subtitles: keep those on screen at one of this many frames of a video")
-    ] = 32,
-    labelled_only: Annotated[
-        bool, typer.Option("--labelled-only", help="leave out questions whose answer is not public")
-    ] = False,
+    subtitle_frames: Annotated[int, typer.Option(min=1, help="keep subtitles of this many frames of a video")] = 32,
+    labelled_only: Annotated[bool, typer.Option("--labelled-only", help="only questions with a public answer")] = False,
 ) -> None:
     """Convert a benchmark, and write a job file for each model of the paper's tables.
 
@@ -97,18 +93,20 @@ def _as_text(row: Row) -> Row:
 
 def job_text(benchmark: Benchmark, preset: str) -> str:
     """Return the job file for one model of the paper's tables."""
+    from importlib.resources import files
+    from string import Template
+
     from jobs.datasets.published import PAPER_MODELS
 
     model = PAPER_MODELS[preset]
     pixels = f"  min_pixels: {model.pixels[0]}\n  max_pixels: {model.pixels[1]}\n" if model.pixels else ""
-    return (
-        f"# {benchmark.title} with {model.title} as in the paper's tables (arXiv 2602.08024).\n"
-        "# The tables have retention_ratio 0.25, 0.2, 0.15 and 0.1.\n"
-        f"# {benchmark.counted}\n"
-        f"# flashvid run {{this file}}, then flashvid evaluate output-{preset} --benchmark {benchmark.name}\n"
-        f"videos: videos.parquet\nquestions: questions.parquet\noutput: output-{preset}\n\n"
-        f"model:\n  name: {model.hub_id}\npreset: {preset}\n"
-        f"sampling:\n  num_frames: {model.num_frames}\n{pixels}"
-        f"compression:\n  retention_ratio: {_RETENTION}\n"
-        f"generation:\n  max_new_tokens: {benchmark.max_new_tokens}\n"
+    template = Template(files("jobs").joinpath("examples/benchmark.template").read_text(encoding="utf-8"))
+    return template.substitute(
+        vars(benchmark),
+        preset=preset,
+        model=model.title,
+        hub_id=model.hub_id,
+        pixels=pixels,
+        num_frames=model.num_frames,
+        retention=_RETENTION,
     )

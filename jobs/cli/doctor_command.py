@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from jobs.cli.options import AsJson, StorageOptions, assignments, open_job, print_json, print_table, print_text
+from jobs.cli.options import AsJson, StorageOptions, assignments, open_job
+from jobs.cli.printing import print_json, print_table, print_text
 
 if TYPE_CHECKING:
     from jobs.doctor import Check
@@ -21,9 +22,7 @@ _JOB_FILES = (".yaml", ".yml", ".json")
 
 
 def doctor(
-    job: Annotated[
-        str | None, typer.Argument(help="a job file, or a folder or URL for a job's output; default: check no storage")
-    ] = None,
+    job: Annotated[str | None, typer.Argument(help="a job file, or the folder or URL of a job's output")] = None,
     address: Annotated[str | None, typer.Option(help="a Ray cluster, HOST:PORT; default: check no cluster")] = None,
     storage_option: StorageOptions = None,
     as_json: AsJson = False,

@@ -9,17 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from jobs.cli.options import (
-    AsJson,
-    Fingerprint,
-    Output,
-    StorageOptions,
-    open_job,
-    open_storage,
-    print_json,
-    print_table,
-    print_text,
-)
+from jobs.cli.options import AsJson, Fingerprint, Output, StorageOptions, open_job, open_storage
+from jobs.cli.printing import print_json, print_table, print_text
+
+Unanswered = Literal["wrong", "left-out"]
 
 if TYPE_CHECKING:
     from jobs.datasets.published import PublishedNumber
@@ -31,25 +24,15 @@ if TYPE_CHECKING:
 def evaluate(
     output: Output,
     by: Annotated[
-        list[str] | None,
-        typer.Option(help="split by the questions' category, or by a column of the videos table; may be repeated"),
+        list[str] | None, typer.Option(help="split by 'category' or by a column of the videos table; may be repeated")
     ] = None,
-    benchmark: Annotated[
-        str | None, typer.Option(help="count as this benchmark does, and show its published numbers: flashvid convert")
-    ] = None,
+    benchmark: Annotated[str | None, typer.Option(help="count as it does, and show its published numbers")] = None,
     against: Annotated[str | None, typer.Option(help="another output to compare with, question by question")] = None,
-    unanswered: Annotated[
-        Literal["wrong", "left-out"], typer.Option(help="how a question without an answer counts")
-    ] = "wrong",
-    answered_only: Annotated[
-        bool, typer.Option("--answered-only", help="read no tables: only existing answers, without categories")
-    ] = False,
-    job: Annotated[
-        Path | None, typer.Option(help="a job file with the tables to use, if the run's own were moved or corrected")
-    ] = None,
+    unanswered: Annotated[Unanswered, typer.Option(help="how a question without an answer counts")] = "wrong",
+    answered_only: Annotated[bool, typer.Option("--answered-only", help="read no tables, use no categories")] = False,
+    job: Annotated[Path | None, typer.Option(help="a job file with moved or corrected tables to use")] = None,
     letters: Annotated[
-        str | None,
-        typer.Option(help="how to find the option in a response: ranked, ranked-of-four, earliest, first, any-case"),
+        str | None, typer.Option(help="how to find the option: ranked, ranked-of-four, earliest, first, any-case")
     ] = None,
     fingerprint: Fingerprint = None,
     against_fingerprint: Annotated[str | None, typer.Option(help="the fingerprint of --against")] = None,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.cli.options import AsJson, Fingerprint, Output, StorageOptions, open_storage, print_result, write_file
+from jobs.cli.options import AsJson, Fingerprint, Output, StorageOptions, open_storage
+from jobs.cli.printing import print_result, write_file
 
 if TYPE_CHECKING:
     from numpy import uint8

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.cli.options import AsJson, JobFile, Overrides, assignments, print_json, print_text, write_file
+from jobs.cli.options import AsJson, JobFile, Overrides, assignments
+from jobs.cli.printing import print_json, print_text, write_file
 
 _REFUSED = 2
 _QUESTION = "What happens in this video?"
@@ -20,9 +21,7 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 def init(
     videos: Annotated[str, typer.Argument(help="a folder, a glob, or a Parquet, CSV or JSONL table")],
-    question: Annotated[
-        list[str] | None, typer.Option(help="question for every video; {column} inserts a column; may be repeated")
-    ] = None,
+    question: Annotated[list[str] | None, typer.Option(help="{column} inserts a column; may be repeated")] = None,
     model: Annotated[str, typer.Option(help="embedded model, local directory, or hub id")] = "tiny",
     output: Annotated[str, typer.Option(help="folder or URL for the answers")] = "output",
     to: Annotated[Path, typer.Option(help="the job file to write; must not exist yet")] = Path("job.yaml"),

@@ -24,8 +24,8 @@ from jobs.cli.evaluate_command import evaluate
 from jobs.cli.inspect_command import inspect
 from jobs.cli.job_file_commands import init, schema, validate
 from jobs.cli.models_command import models
-from jobs.cli.options import NO_SPACE, print_text
 from jobs.cli.plan_command import plan
+from jobs.cli.printing import NO_SPACE, print_text
 from jobs.cli.report_command import report
 from jobs.cli.run_commands import SIGNALLED, demo, run
 

@@ -6,28 +6,21 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from rich.text import Text
 
-from jobs.cli.options import AsJson, print_json, print_rows, print_table, print_text
+from jobs.cli.options import AsJson
+from jobs.cli.printing import print_json, print_rows, print_table, print_text
 
-_KEYS = ("token_selection_method", "min_segment_num", "alpha", "expansion", "pruning_layer", "llm_retention_ratio")
-# Columns of each table: key and title.
-_TABLES = {
-    "families": {
-        "name": "family",
-        "architectures": "architectures in config.json",
-        "special_tokens": "special tokens of the tokenizer",
-    },
-    "presets": {"name": "preset", "published_for": "published for", "num_layers": "layers"}
-    | {key: key for key in _KEYS},
-    "embedded": {"name": "embedded model", "family": "family", "num_layers": "layers", "weights_bytes": "bytes"},
+# Columns of the table of each list in the JSON object.
+_PRESET = ("name", "published_for", "num_layers", "token_selection_method", "min_segment_num", "alpha", "expansion")
+_COLUMNS = {
+    "families": ("name", "architectures", "special_tokens"),
+    "presets": (*_PRESET, "pruning_layer", "llm_retention_ratio"),
+    "embedded": ("name", "family", "num_layers", "weights_bytes"),
 }
 
 
 def models(
-    name: Annotated[
-        str | None, typer.Argument(help="directory, hub id or embedded model to check; default: list what is known")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(help="directory, hub id or embedded model to check")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the supported model families, their published settings, the embedded models and what each needs.
@@ -50,8 +43,9 @@ def models(
     if as_json:
         print_json(listed)
         return
-    for table, columns in _TABLES.items():
-        print_table([*columns.values()], ([_shown(row[key]) for key in columns] for row in listed[table]))
+    for table, columns in _COLUMNS.items():
+        cells = ([_shown(row[key]) for key in columns] for row in listed[table])
+        print_table([table, *columns[1:]], cells)
     for title, names in (("a model directory must hold", "needed"), ("read if present", "read_if_there")):
         print_text("\n  ".join([title, *listed["files"][names]]))
 
@@ -90,5 +84,5 @@ def describe_models() -> dict[str, Any]:
     }
 
 
-def _shown(value: object) -> Text:
-    return Text("\n".join(map(str, value)) if isinstance(value, list) else str(value))
+def _shown(value: object) -> str:
+    return "\n".join(map(str, value)) if isinstance(value, list) else str(value)

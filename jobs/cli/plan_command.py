@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.cli.options import AsJson, JobFile, Limit, Overrides, open_job, print_json, print_rows
+from jobs.cli.options import AsJson, JobFile, Limit, Overrides, open_job
+from jobs.cli.printing import print_json, print_rows
 
 if TYPE_CHECKING:
     from pipeline.plan.preview import Preview
@@ -23,24 +24,21 @@ def plan(
     limit: Limit = None,
     cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of the cluster; default: this machine's")] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs of the cluster; default: this machine's")] = None,
-    gpu_memory: Annotated[
-        float | None, typer.Option(min=0, help="GB of one GPU; default: this machine's, if it has one")
-    ] = None,
+    gpu_memory: Annotated[float | None, typer.Option(min=0, help="GB of one GPU; default: this machine's")] = None,
     decode_frames_per_second: Annotated[
         float | None, typer.Option(min=0.0, help="of one decode actor; default: measured in earlier runs")
     ] = None,
     frames_per_second: Annotated[float | None, typer.Option(min=0.0, help="of one encode actor; likewise")] = None,
     answers_per_second: Annotated[float | None, typer.Option(min=0.0, help="of one answer actor; likewise")] = None,
     gpu_hour_price: Annotated[float | None, typer.Option(min=0.0, help="of one GPU, in any currency")] = None,
-    max_probes: Annotated[
-        int, typer.Option(min=1, help="headers of new files to read at most; the rest counts as their mean")
-    ] = _MAX_PROBES,
+    max_probes: Annotated[int, typer.Option(min=1, help="the most headers of new files to read")] = _MAX_PROBES,
     as_json: AsJson = False,
 ) -> None:
     """Say what a run would do and take: clips, frames, tokens, answers, bytes, hours, cost, memory.
 
-    Starts no Ray, loads no weights. Reads the tables, lists what is committed, and reads the headers of new files;
-    these it keeps in the output's probes/ as a run would, and writes nothing else.
+    Starts no Ray and loads no weights. Reads the tables, the names of committed objects, and the headers of new files,
+    which it keeps in the output's probes/ as a run does; it writes nothing else. Files beyond --max-probes count as the
+    mean of the others.
 
     Example: flashvid plan job.yaml --gpus 8 --gpu-memory 80 --frames-per-second 120 --answers-per-second 2.5
     --gpu-hour-price 1.8

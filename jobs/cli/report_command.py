@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from jobs.cli.options import Fingerprint, Output, StorageOptions, open_storage, print_text, write_file
+from jobs.cli.options import Fingerprint, Output, StorageOptions, open_storage
+from jobs.cli.printing import print_text, write_file
 
 
 def report(

@@ -16,18 +16,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from jobs.cli.options import (
-    AsJson,
-    Fork,
-    JobFile,
-    Limit,
-    Overrides,
-    open_job,
-    print_json,
-    print_rows,
-    print_table,
-    print_text,
-)
+from jobs.cli.options import AsJson, Fork, JobFile, Limit, Overrides, open_job
+from jobs.cli.printing import print_json, print_rows, print_table, print_text
 
 if TYPE_CHECKING:
     from pipeline.config import JobConfig
@@ -43,10 +33,7 @@ def run(
     address: Annotated[str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, else this machine")] = None,
     overrides: Overrides = None,
     limit: Limit = None,
-    log_json: Annotated[
-        bool,
-        typer.Option("--log-json", help="write the run's log to stderr, one JSON object per line, without secrets"),
-    ] = False,
+    log_json: Annotated[bool, typer.Option("--log-json", help="write the log to stderr as lines of JSON")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Bring a job's output up to date. The first run, a resumed run and a run with new questions are all this command.
@@ -70,7 +57,7 @@ def run(
 
 
 def demo(
-    output: Annotated[Path, typer.Option(help="folder for videos, job file, tokens and answers")] = Path("demo-output"),
+    output: Annotated[Path, typer.Option(help="folder for everything that it writes")] = Path("demo-output"),
 ) -> None:
     """Run a job on a few real video files with the embedded model, and show the answers.
 
