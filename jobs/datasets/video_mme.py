@@ -25,6 +25,8 @@ _WITH_SUBTITLES = "This video's subtitles are listed below: \n{subtitles}\n"
 _NO_SUBTITLES = "No subtitles available"
 _SUFFIXES = (".mp4", ".MP4", ".mkv")
 _SPOKEN = re.compile(r'<font color="white" size=".72c">(.*?)</font>')
+# How lmms-eval computes its one number.
+COUNTED = "The share of right answers over all questions."
 
 
 def convert(source: Source) -> Tables:
