@@ -6,7 +6,6 @@ import os
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -167,35 +166,26 @@ def everything(
     """
     from jobs.bench.everything import bench_all
 
-    left_out = "" if _has_lab() else "Left out: quality, answers and planning, which need a checkout of the repository."
+    needs = "quality, answers and planning (they need a checkout of the repository), decode (it needs a video of yours)"
+    left_out = "" if _has_lab() else f"Left out: {needs}."
     if bench_all(output, benchmarks(quick), left_out)["compress"]:
         raise typer.Exit(_OVER)
 
 
 def benchmarks(quick: bool) -> dict[str, Benchmark]:
     """Return what `bench all` runs here, by name."""
-    from jobs.bench import video_decoding
     from jobs.bench.cache import bench_cache
-    from jobs.sample_videos import write_textures
 
-    def decode(folder: Path) -> None:
-        with TemporaryDirectory(prefix="flashvid-bench-") as name:
-            video = Path(name) / "clip.mp4"
-            # 4 s and 30 s.
-            write_textures(video, 48 if quick else 360)
-            video_decoding.bench_decode(video, folder, video_decoding.QUICK if quick else video_decoding.PATIENCE)
+    found: dict[str, Benchmark] = {
+        "compress": partial(_compress, quick=quick),
+        "pipeline": partial(_pipeline, quick=quick, clips=None if quick else 32, turns=1),
+        "cache": partial(bench_cache, quick=quick),
+    }
+    if not _has_lab():
+        return found
+    from jobs.lab.all_benchmarks import answers, decode
 
-    found: dict[str, Benchmark] = {}
-    if _has_lab():
-        from jobs.lab import answers
-        from jobs.lab.answers_command import bench_answers
-
-        found["answers"] = partial(bench_answers, scope=answers.QUICK if quick else answers.BRIEF)
-    found["compress"] = partial(_compress, quick=quick)
-    found["decode"] = decode
-    found["pipeline"] = partial(_pipeline, quick=quick, clips=None if quick else 32, turns=1)
-    found["cache"] = partial(bench_cache, quick=quick)
-    return found
+    return {"answers": partial(answers, quick=quick), **found, "decode": partial(decode, quick=quick)}
 
 
 def _compress(folder: Path | None, quick: bool) -> list[str]:

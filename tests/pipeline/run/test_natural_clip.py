@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.sample_videos import natural_clips
+from jobs.demo import natural_clips
 from pipeline.run.run import run
 from pipeline.store import schemas
 from tests.support.runs import job, table
