@@ -105,14 +105,19 @@ def plot_bars(path: Path, values: Mapping[str, float], title: str) -> None:
 
 def _commit() -> str:
     """Return the commit of this checkout, with a + if files were changed; "unknown" for an installed package."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--exclude=*",
+        "--abbrev=10",
+        "--dirty=+",
+    ]
+    try:
         # Fixed arguments, no shell.
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
-
-    try:
-        return git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

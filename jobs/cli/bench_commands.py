@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,13 +24,14 @@ Quick = Annotated[bool, typer.Option("--quick", help="small and fast, only to se
 bench = typer.Typer(no_args_is_help=True, help="Measure this machine; in a checkout, also what the project claims.")
 
 
-def _has_lab() -> bool:
-    return find_spec("jobs.lab") is not None
+def _lab(name: str) -> Any:  # noqa: ANN401 - a function of any kind
+    """Return `jobs.lab.NAME.NAME`, which a checkout has; None in an installed package."""
+    return getattr(import_module(f"jobs.lab.{name}"), name) if find_spec("jobs.lab") else None
 
 
 def _need_lab(command: str) -> None:
     """Raise ConfigurationError where jobs/lab is not installed."""
-    if not _has_lab():
+    if find_spec("jobs.lab") is None:
         raise ConfigurationError(
             f"flashvid bench {command} is not in the installed package: run it in a checkout of the flashvid repository"
         )
@@ -128,13 +130,13 @@ def cache(
     output: Annotated[Path | None, typer.Option(help="folder for cache.csv, cache.md and cache.png")] = None,
     quick: Quick = False,
 ) -> None:
-    """Measure the bytes of a cached token, and how fast the store writes and reads it, compared with plain files.
+    """Measure the bytes of a cached token, and how fast the store writes and reads it.
+
+    In a checkout, also measure plain files.
 
     Example: flashvid bench cache --output cache
     """
-    from jobs.bench.cache import bench_cache
-
-    bench_cache(output, quick=quick)
+    _cache(output, quick)
 
 
 @bench.command()
@@ -167,43 +169,36 @@ def everything(
     from jobs.bench.everything import bench_all
 
     needs = "quality, answers and planning (they need a checkout of the repository), decode (it needs a video of yours)"
-    left_out = "" if _has_lab() else f"Left out: {needs}."
-    if bench_all(output, benchmarks(quick), left_out)["compress"]:
+    needs = "quality, answers and planning (they need a checkout of the repository), decode (it needs a video of yours)"
+    measured = benchmarks(quick)
+    if bench_all(output, measured, "" if "decode" in measured else f"Left out: {needs}.")["compress"]:
         raise typer.Exit(_OVER)
 
 
 def benchmarks(quick: bool) -> dict[str, Benchmark]:
     """Return what `bench all` runs here, by name."""
-    from jobs.bench.cache import bench_cache
-
-    found: dict[str, Benchmark] = {
-        "compress": partial(_compress, quick=quick),
-        "pipeline": partial(_pipeline, quick=quick, clips=None if quick else 32, turns=1),
-        "cache": partial(bench_cache, quick=quick),
-    }
-    if not _has_lab():
-        return found
-    from jobs.lab.all_benchmarks import answers, decode
-
-    return {"answers": partial(answers, quick=quick), **found, "decode": partial(decode, quick=quick)}
+    clips = None if quick else 32
+    found = {name: partial(run, quick=quick) for name, run in (("compress", _compress), ("cache", _cache))}
+    found["pipeline"] = partial(_pipeline, quick=quick, clips=clips, turns=1)
+    more = _lab("all_benchmarks")
+    return {**found, **(more(quick) if more else {})}
 
 
 def _compress(folder: Path | None, quick: bool) -> list[str]:
     from jobs.bench.compress import bench_compress
 
-    if not _has_lab():
-        return bench_compress(folder, quick=quick)
-    from jobs.lab.compression_study import compression_study
-
-    return bench_compress(folder, quick=quick, study=compression_study)
+    return bench_compress(folder, quick=quick, study=_lab("compression_study"))
 
 
-def _pipeline(folder: Path | None, quick: bool, clips: int | None, turns: int | None) -> None:
+def _pipeline(folder: Path | None, quick: bool, clips: int | None, turns: int | None) -> object:
     from jobs.bench.local_run import bench_run
 
-    study = None
-    if _has_lab():
-        from jobs.lab.distribution_study import distribution_study
+    study = _lab("distribution_study")
+    study = study and partial(study, quick=quick, clips=clips, turns=turns)
+    return bench_run(folder, quick=quick, clips=clips, study=study)
 
-        study = partial(distribution_study, quick=quick, clips=clips, turns=turns)
-    bench_run(folder, quick=quick, clips=clips, study=study)
+
+def _cache(folder: Path | None, quick: bool) -> object:
+    from jobs.bench.cache import bench_cache
+
+    return bench_cache(folder, quick=quick, rivals=_lab("plain_file"))

@@ -135,13 +135,12 @@ def demo(
         answers = Path(summary.output) / "answers" / f"fingerprint={summary.answers_fingerprint}"
         columns = ["video_id", "question", "expected_answer", "response", "num_visual_tokens"]
         rows = ds.dataset(answers, format="parquet").to_table(columns=columns).sort_by("video_id").to_pylist()
-        right = [None if row["expected_answer"] is None else row["response"] == row["expected_answer"] for row in rows]
-        for row, is_right in zip(rows, right, strict=True):
-            row["right"] = "" if is_right is None else "✓" if is_right else "✗"
-        titles = {"video_id": "video", "question": "question", "expected_answer": "expected", "response": "answer"}
-        titles |= {"right": "", "num_visual_tokens": "tokens"}
-        print_table([*titles.values()], ([row[name] or "" for name in titles] for row in rows))
-        print_text(f"{right.count(True)} of {len(right) - right.count(None)} answers are right")
+        expected = [row for row in rows if row["expected_answer"] is not None]
+        right = [row for row in expected if row["response"] == row["expected_answer"]]
+        marks = ["✓" if row in right else "✗" if row in expected else "" for row in rows]
+        cells = ([*row.values(), mark] for row, mark in zip(rows, marks, strict=True))
+        print_table(("video", "question", "expected", "answer", "tokens", "right"), cells)
+        print_text(f"{len(right)} of {len(expected)} answers are right")
         print_text(f"the job file: {job_file}\nthe answers as Parquet: {answers}/shard=*/part-*.parquet")
 
 

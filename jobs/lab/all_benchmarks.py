@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from jobs.bench.everything import Benchmark
 from jobs.bench.video_decoding import PATIENCE, QUICK, bench_decode
-from jobs.lab import answers as scopes
+from jobs.lab import answers
 from jobs.lab.answers_command import bench_answers
 from jobs.lab.sample_videos import write_textures
 
@@ -14,14 +17,13 @@ from jobs.lab.sample_videos import write_textures
 _DECODE_FRAMES, _QUICK_DECODE_FRAMES = 360, 48
 
 
-def answers(folder: Path, quick: bool) -> None:
-    """Measure answers, briefly."""
-    bench_answers(folder, scopes.QUICK if quick else scopes.BRIEF)
+def all_benchmarks(quick: bool) -> Mapping[str, Benchmark]:
+    """Return benchmarks by name: answers, briefly, and the decoding of a generated video."""
 
+    def decode(folder: Path) -> None:
+        with TemporaryDirectory(prefix="flashvid-bench-") as name:
+            video = Path(name) / "clip.mp4"
+            write_textures(video, _QUICK_DECODE_FRAMES if quick else _DECODE_FRAMES)
+            bench_decode(video, folder, QUICK if quick else PATIENCE)
 
-def decode(folder: Path, quick: bool) -> None:
-    """Measure the decoding of a generated video."""
-    with TemporaryDirectory(prefix="flashvid-bench-") as name:
-        video = Path(name) / "clip.mp4"
-        write_textures(video, _QUICK_DECODE_FRAMES if quick else _DECODE_FRAMES)
-        bench_decode(video, folder, QUICK if quick else PATIENCE)
+    return {"answers": partial(bench_answers, scope=answers.QUICK if quick else answers.BRIEF), "decode": decode}
