@@ -162,12 +162,7 @@ def _run(
 
     with live_progress(console) as show:
         return run_job(
-            job,
-            fork=fork,
-            address=address,
-            on_progress=show,
-            on_notice=notice,
-            on_log=on_log or (lambda _: None),
+            job, fork=fork, address=address, on_progress=show, on_notice=notice, on_log=on_log or (lambda _: None)
         )
 
 
