@@ -25,9 +25,10 @@ from flashvid.engine.prefill import prefill_prefix, prefill_questions
 from flashvid.engine.types import LanguageSide
 from flashvid.models import CompressedVideo, GenerationConfig, load_model
 from flashvid.models.frames import normalize
-from jobs.bench.cost import drifting_clip, peak_extra_bytes
+from jobs.bench.cost import drifting_clip
 from jobs.lab.answers_arms import QUESTIONS, Bench
 from jobs.lab.answers_model import BENCH, ModelSize
+from jobs.lab.operations import peak_extra_bytes
 from tests.support.company import QWEN2_7B, differing, random_decoder
 
 # The paper's LLaVA-OneVision-7B clip, and the most that compressing it may take on a data centre GPU.

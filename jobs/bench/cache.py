@@ -1,14 +1,12 @@
 """`flashvid bench cache`: bytes of a cached token, and how fast the token store writes and reads it.
 
-The store is compared with a file of the bare values, written as durably: to a temporary name, fsync, rename, fsync of
-the folder. CPU time of one thread shows our own work; wall time includes waiting for storage. The least of several
-turns counts. Reads come from the page cache, so the disk is not measured.
+CPU time of one thread shows our own work; wall time includes waiting for storage. The least of several turns counts.
+Reads come from the page cache, so the disk is not measured.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count
@@ -21,7 +19,7 @@ import torch
 
 from flashvid.models import CompressedVideo
 from jobs.bench.cost import single_thread, spent
-from jobs.bench.reports import describe_environment, publish
+from jobs.bench.reports import describe_environment, markdown_table, publish
 from jobs.bench.turns import ALL, Patience, take_turns, unsettled
 from pipeline.clip import ClipIdentity
 from pipeline.config import CacheDtype
@@ -41,7 +39,7 @@ class CacheSpeed:
     """One kind of cache; MB are of the tokens in bfloat16, whatever they take on storage.
 
     Attributes:
-        kind: Dtype in the cache, or the plain file.
+        kind: Dtype in the cache, or a rival's name.
         token_bytes: Bytes of a token on storage, everything counted.
         write_mb_per_second: By wall time.
         read_mb_per_second: By wall time.
@@ -61,7 +59,7 @@ class CacheSpeed:
     control: float
 
 
-class _Kind(NamedTuple):
+class Kind(NamedTuple):
     """A way to keep tokens: writes and reads the object of a turn, and names its file."""
 
     write: Callable[[int], object]
@@ -69,20 +67,27 @@ class _Kind(NamedTuple):
     file: Callable[[int], Path]
 
 
-def bench_cache(output: Path | None = None, *, quick: bool = False) -> list[CacheSpeed]:
+# Other kinds of cache to compare with, by name, for a folder and the clip that they keep.
+Rivals = Callable[[Path, CompressedVideo], Mapping[str, Kind]]
+
+
+def bench_cache(output: Path | None = None, *, quick: bool = False, rivals: Rivals | None = None) -> list[CacheSpeed]:
     """Measure, print a table, and write `cache.md`, `cache.csv` and `cache.png` into a folder, if one is given."""
-    speeds = measure_cache(_QUICK if quick else _PATIENCE)
-    rows = "".join(
-        f"| {speed.kind} | {speed.token_bytes:,.0f} | {speed.token_bytes / (2 * _WIDTH):.3f} "
-        f"| {speed.write_mb_per_cpu_second:,.0f} | {speed.read_mb_per_cpu_second:,.0f} "
-        f"| {speed.write_mb_per_second:,.0f} | {speed.read_mb_per_second:,.0f} |\n"
-        for speed in speeds
+    speeds = measure_cache(_QUICK if quick else _PATIENCE, rivals)
+    titles = "kind | bytes per token | relative to bfloat16 values | written, MB per CPU second"
+    table = markdown_table(
+        f"{titles} | read, MB per CPU second | written, MB/s | read, MB/s",
+        (
+            f"{speed.kind} | {speed.token_bytes:,.0f} | {speed.token_bytes / (2 * _WIDTH):.3f} "
+            f"| {speed.write_mb_per_cpu_second:,.0f} | {speed.read_mb_per_cpu_second:,.0f} "
+            f"| {speed.write_mb_per_second:,.0f} | {speed.read_mb_per_second:,.0f}"
+            for speed in speeds
+        ),
     )
     text = (
         f"# The cache\n\n{_KEPT} tokens of width {_WIDTH}, the least of {speeds[0].turns} turns; MB of bfloat16 "
         f"values; control ({_CONTROL_KIND} measured twice): {speeds[0].control:.1%}; {describe_environment()}.\n\n"
-        "| kind | bytes per token | relative to bfloat16 values | written, MB per CPU second | read, MB per CPU second "
-        f"| written, MB/s | read, MB/s |\n|---|---|---|---|---|---|---|\n{rows}{unsettled(speeds[0].control)}"
+        f"{table}{unsettled(speeds[0].control)}"
     )
     rates = {f"{speed.kind}, written": speed.write_mb_per_cpu_second for speed in speeds}
     rates |= {f"{speed.kind}, read": speed.read_mb_per_cpu_second for speed in speeds}
@@ -90,13 +95,13 @@ def bench_cache(output: Path | None = None, *, quick: bool = False) -> list[Cach
     return speeds
 
 
-def measure_cache(patience: Patience) -> list[CacheSpeed]:
+def measure_cache(patience: Patience, rivals: Rivals | None = None) -> list[CacheSpeed]:
     """Write and read one clip's tokens in every kind, in turns, on one thread."""
     video = _video()
     megabytes = 2 * video.tokens.numel() / 1e6
     with single_thread(), TemporaryDirectory(prefix="flashvid-bench-") as folder:
         kinds = {
-            "plain file": _plain(Path(folder), video),
+            **(rivals(Path(folder), video) if rivals else {}),
             _CONTROL_KIND: _stored(Path(folder) / "exact", video, None),
             "int8": _stored(Path(folder) / "int8", video, "int8"),
         }
@@ -129,7 +134,7 @@ def measure_cache(patience: Patience) -> list[CacheSpeed]:
         ]
 
 
-def _stored(folder: Path, video: CompressedVideo, cache_dtype: CacheDtype | None) -> _Kind:
+def _stored(folder: Path, video: CompressedVideo, cache_dtype: CacheDtype | None) -> Kind:
     """Return the token store as a kind."""
     store = TokenStore(Storage(str(folder)), "0" * 16, cache_dtype)
 
@@ -137,32 +142,10 @@ def _stored(folder: Path, video: CompressedVideo, cache_dtype: CacheDtype | None
         key = digest("cache", turn)
         store.commit(key, video, ClipIdentity(key, key, key, None, None), thumbnails=[], run_id="bench")
 
-    return _Kind(
-        write, lambda turn: store.read(digest("cache", turn)), lambda turn: folder / store.name(digest("cache", turn))
-    )
+    def file(turn: int) -> Path:
+        return folder / store.name(digest("cache", turn))
 
-
-def _plain(folder: Path, video: CompressedVideo) -> _Kind:
-    """Return files of the bare values as a kind."""
-
-    def write(turn: int) -> None:
-        temporary = folder / "temporary"
-        with temporary.open("wb") as file:
-            file.write(video.tokens.view(torch.uint8).numpy().data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(name(turn))
-        descriptor = os.open(folder, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-
-    def read(turn: int) -> object:
-        return torch.from_numpy(np.fromfile(name(turn), dtype=np.int16)).view(torch.bfloat16).reshape(_KEPT, _WIDTH)
-
-    def name(turn: int) -> Path:
-        return folder / f"{turn}.bin"
-
-    return _Kind(write, read, name)
+    return Kind(write, lambda turn: store.read(digest("cache", turn)), file)
 
 
 def _video() -> CompressedVideo:

@@ -1,4 +1,4 @@
-"""Clips to compress, and what an action costs: CPU time, operations, memory."""
+"""Clips to compress, and the time that an action takes."""
 
 from __future__ import annotations
 
@@ -8,33 +8,17 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
-from torch.utils._python_dispatch import TorchDispatchMode
 
 # A measurement of CPU time takes at least this long, and no action is taken to be shorter than a tick.
 SHORTEST_SECONDS, _TICK_SECONDS = 0.02, 1e-6
 SCENE_FRAMES = 16
 
 Clip = tuple[Tensor, Tensor]
-
-
-class CountOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts what reaches PyTorch's dispatcher: on a GPU, about the number of launches."""
-
-    count = 0
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
-        """Count the operation and run it."""
-        self.count += 1
-        return func(*args, **(kwargs or {}))
 
 
 def drifting_clip(num_frames: int, num_tokens: int, width: int, seed: int = 0) -> Clip:
@@ -51,14 +35,14 @@ def drifting_clip(num_frames: int, num_tokens: int, width: int, seed: int = 0) -
 @contextmanager
 def single_thread() -> Iterator[None]:
     """Run torch and Arrow on one thread: threads that wait for work take CPU time too."""
-    threads, arrow = torch.get_num_threads(), pa.cpu_count()
-    torch.set_num_threads(1)
-    pa.set_cpu_count(1)
+    before = ((torch.set_num_threads, torch.get_num_threads()), (pa.set_cpu_count, pa.cpu_count()))
     try:
+        for set_threads, _ in before:
+            set_threads(1)
         yield
     finally:
-        torch.set_num_threads(threads)
-        pa.set_cpu_count(arrow)
+        for set_threads, number in before:
+            set_threads(number)
 
 
 def cpu_seconds(action: Callable[[], object]) -> float:
@@ -102,15 +86,3 @@ def _cpu_so_far(child: int | None) -> float:
     if ctypes.CDLL(None).clock_getcpuclockid(child, ctypes.byref(clock)):
         raise ProcessLookupError(child)
     return total + time.clock_gettime(clock.value)
-
-
-def peak_extra_bytes(action: Callable[[], object]) -> int:
-    """Return the most memory that tensors made by `action` take at one time, by the allocator's own record."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        action()
-    held = peak = 0
-    events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak

@@ -6,7 +6,7 @@ import csv
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,6 +46,12 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
         writer = csv.DictWriter(file, [*rows[0], *where])
         writer.writeheader()
         writer.writerows({**row, **where} for row in rows)
+
+
+def markdown_table(titles: str, rows: Iterable[str]) -> str:
+    """Return a Markdown table; cells are separated by ` | `."""
+    lines = (titles, " | ".join(["---"] * len(titles.split(" | "))), *rows)
+    return "".join(f"| {line} |\n" for line in lines)
 
 
 def publish(
@@ -99,14 +105,19 @@ def plot_bars(path: Path, values: Mapping[str, float], title: str) -> None:
 
 def _commit() -> str:
     """Return the commit of this checkout, with a + if files were changed; "unknown" for an installed package."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--exclude=*",
+        "--abbrev=10",
+        "--dirty=+",
+    ]
+    try:
         # Fixed arguments, no shell.
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
-
-    try:
-        return git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 # The largest control at which results are reported; smaller differences between arms are not reported either.
 CONTROL = 0.05
@@ -52,21 +52,18 @@ class Turns:
     controls: Mapping[str, float]
 
 
-@dataclass
-class _Least:
-    """The least times of an arm so far."""
+# One measurement of an arm: mean seconds by step, and its shortest run.
+_Taken = tuple[dict[str, float], float]
 
-    seconds: dict[str, float] = field(default_factory=dict)
-    shortest: float = math.inf
-    number: int = 0
 
-    def take(self, arm: Arm, runs: int) -> None:
-        self.number += 1
-        several = [arm() for _ in range(runs)]
-        self.shortest = min(self.shortest, *(seconds[ALL] for seconds in several))
-        for step in several[0]:
-            mean = sum(seconds[step] for seconds in several) / runs
-            self.seconds[step] = min(mean, self.seconds.get(step, math.inf))
+def _take(arm: Arm, runs: int) -> _Taken:
+    several = [arm() for _ in range(runs)]
+    means = {step: sum(seconds[step] for seconds in several) / runs for step in several[0]}
+    return means, min(seconds[ALL] for seconds in several)
+
+
+def _least(taken: Sequence[_Taken]) -> dict[str, float]:
+    return {step: min(means[step] for means, _ in taken) for step in taken[0][0]}
 
 
 def take_turns(
@@ -89,7 +86,8 @@ def take_turns(
         beside: Runs at the end of every turn.
     """
     begun, fewer, runs = time.monotonic(), fewer or {}, runs or {}
-    found, again = {name: _Least() for name in arms}, {name: _Least() for name in twice}
+    found: dict[str, list[_Taken]] = {name: [] for name in arms}
+    again: dict[str, list[_Taken]] = {name: [] for name in twice}
     controls = dict.fromkeys(twice, math.inf)
     turns = 0
     while turns < patience.least or (
@@ -97,16 +95,16 @@ def take_turns(
     ):
         for name, arm in arms.items():
             if turns < fewer.get(name, patience.most):
-                found[name].take(arm, runs.get(name, 1))
+                found[name].append(_take(arm, runs.get(name, 1)))
         for name in twice:
-            again[name].take(arms[name], runs.get(name, 1))
-            controls[name] = abs(again[name].seconds[ALL] / found[name].seconds[ALL] - 1)
+            again[name].append(_take(arms[name], runs.get(name, 1)))
+            controls[name] = abs(_least(again[name])[ALL] / _least(found[name])[ALL] - 1)
         beside()
         turns += 1
     return Turns(
-        least={name: one.seconds for name, one in found.items()},
-        shortest={name: one.shortest for name, one in found.items()},
-        number={name: one.number for name, one in found.items()},
+        least={name: _least(taken) for name, taken in found.items()},
+        shortest={name: min(shortest for _, shortest in taken) for name, taken in found.items()},
+        number={name: len(taken) for name, taken in found.items()},
         controls=controls,
     )
 

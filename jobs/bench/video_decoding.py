@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jobs.bench.cost import spent
-from jobs.bench.reports import describe_environment, publish
+from jobs.bench.reports import describe_environment, markdown_table, publish
 from jobs.bench.turns import ALL, Arm, Patience, take_turns, unsettled
 from pipeline.clip import DecodedClip
 from pipeline.config import DecodePoolConfig, SamplingConfig
@@ -25,7 +27,6 @@ from pipeline.video.process import DecodeProcess
 _SAMPLES = (32, 256)
 PATIENCE = Patience(least=3, most=20, seconds=90)
 QUICK = Patience(least=1, most=1)
-_FFMPEG = "ffmpeg to null"
 _WALL = "wall"
 
 
@@ -89,9 +90,11 @@ def _measure(video: Path, probe: Probe, patience: Patience) -> list[DecodeSpeed]
         return {ALL: found.cpu, _WALL: found.wall}
 
     arms: dict[tuple[str, int], Arm] = {}
-    if (program := _ffmpeg()) is not None:
+    # The program of the package imageio-ffmpeg, or else of the PATH.
+    program = import_module("imageio_ffmpeg").get_ffmpeg_exe() if find_spec("imageio_ffmpeg") else which("ffmpeg")
+    if program is not None:
         command = [program, "-v", "error", "-threads", "1", "-i", str(video), "-f", "null", "-"]
-        arms[_FFMPEG, total] = partial(timed, partial(subprocess.run, command, check=True))
+        arms["ffmpeg to null", total] = partial(timed, partial(subprocess.run, command, check=True))
     for num_frames in (*(count for count in _SAMPLES if count < total), total):
         for name in ("decord", "pyav") if probe.decoder == "decord" else ("pyav",):
             sampling = SamplingConfig.model_validate({"num_frames": num_frames, "decoder": name})
@@ -126,24 +129,17 @@ def _thumbnails(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return frames[:, ::32, ::32].copy()
 
 
-def _ffmpeg() -> str | None:
-    """Return the ffmpeg program of the package imageio-ffmpeg, or else of the PATH; None without either."""
-    try:
-        import imageio_ffmpeg
-    except ImportError:
-        return shutil.which("ffmpeg")
-    return str(imageio_ffmpeg.get_ffmpeg_exe())
-
-
 def _report(video: Path, automatic: str, speeds: Sequence[DecodeSpeed]) -> str:
-    rows = "".join(
-        f"| {speed.decoder} | {speed.num_frames} | {speed.cpu_seconds:.2f} | {speed.frames_per_cpu_second:.0f} "
-        f"| {speed.seconds:.2f} | {speed.frames_per_second:.0f} | {speed.control:.1%} |\n"
-        for speed in speeds
+    table = markdown_table(
+        "decoder | frames | CPU seconds | frames per CPU second | seconds | frames per second | control",
+        (
+            f"{speed.decoder} | {speed.num_frames} | {speed.cpu_seconds:.2f} | {speed.frames_per_cpu_second:.0f} "
+            f"| {speed.seconds:.2f} | {speed.frames_per_second:.0f} | {speed.control:.1%}"
+            for speed in speeds
+        ),
     )
     return (
         f"{video.name} (auto: {automatic}), one thread each, the least of {speeds[0].turns} turns; "
         f"decord {version('decord')}, PyAV {version('av')}; {describe_environment()}.\n\n"
-        "| decoder | frames | CPU seconds | frames per CPU second | seconds | frames per second | control |\n"
-        f"|---|---|---|---|---|---|---|\n{rows}{unsettled(max(speed.control for speed in speeds))}"
+        f"{table}{unsettled(max(speed.control for speed in speeds))}"
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,13 +24,14 @@ Quick = Annotated[bool, typer.Option("--quick", help="small and fast, only to se
 bench = typer.Typer(no_args_is_help=True, help="Measure this machine; in a checkout, also what the project claims.")
 
 
-def _has_lab() -> bool:
-    return find_spec("jobs.lab") is not None
+def _lab(name: str) -> Any:  # noqa: ANN401 - a function of any kind
+    """Return `jobs.lab.NAME.NAME`, which a checkout has; None in an installed package."""
+    return getattr(import_module(f"jobs.lab.{name}"), name) if find_spec("jobs.lab") else None
 
 
 def _need_lab(command: str) -> None:
     """Raise ConfigurationError where jobs/lab is not installed."""
-    if not _has_lab():
+    if find_spec("jobs.lab") is None:
         raise ConfigurationError(
             f"flashvid bench {command} is not in the installed package: run it in a checkout of the flashvid repository"
         )
@@ -41,9 +42,7 @@ def quality(
     output: Annotated[Path, typer.Option(help="folder for quality.csv, frames.csv, quality.md and quality.png")],
     model: Annotated[str, typer.Option(help="embedded name or model directory")] = "tiny",
     quick: Annotated[bool, typer.Option("--quick", help="a quarter of the clips, no variants: 5 minutes")] = False,
-    tune: Annotated[
-        bool, typer.Option("--tune", help="use other clips, which are never reported, to choose settings on")
-    ] = False,
+    tune: Annotated[bool, typer.Option("--tune", help="use the clips for choosing settings, not for reports")] = False,
     workers: Annotated[int | None, typer.Option(help="processes of one thread; default: one per core")] = None,
 ) -> None:
     """Measure accuracy against retention on generated clips, for FlashVID, its variants and its rivals.
@@ -131,13 +130,13 @@ def cache(
     output: Annotated[Path | None, typer.Option(help="folder for cache.csv, cache.md and cache.png")] = None,
     quick: Quick = False,
 ) -> None:
-    """Measure the bytes of a cached token, and how fast the store writes and reads it, compared with plain files.
+    """Measure the bytes of a cached token, and how fast the store writes and reads it.
+
+    In a checkout, also measure plain files.
 
     Example: flashvid bench cache --output cache
     """
-    from jobs.bench.cache import bench_cache
-
-    bench_cache(output, quick=quick)
+    _cache(output, quick)
 
 
 @bench.command()
@@ -145,9 +144,7 @@ def pipeline(
     output: Annotated[Path | None, typer.Option(help="folder for pipeline.csv, pipeline.md and pipeline.png")] = None,
     quick: Quick = False,
     clips: Annotated[int | None, typer.Option(help="clips of the run; default: 48", min=1)] = None,
-    turns: Annotated[
-        int | None, typer.Option(help="turns of run and plain loop; default: 2; the calmest is reported", min=1)
-    ] = None,
+    turns: Annotated[int | None, typer.Option(help="turns of run and plain loop; default: 2", min=1)] = None,
 ) -> None:
     """Measure a run on this machine, stage by stage.
 
@@ -171,53 +168,37 @@ def everything(
     """
     from jobs.bench.everything import bench_all
 
-    left_out = "" if _has_lab() else "Left out: quality, answers and planning, which need a checkout of the repository."
-    if bench_all(output, benchmarks(quick), left_out)["compress"]:
+    needs = "quality, answers and planning (they need a checkout of the repository), decode (it needs a video of yours)"
+    needs = "quality, answers and planning (they need a checkout of the repository), decode (it needs a video of yours)"
+    measured = benchmarks(quick)
+    if bench_all(output, measured, "" if "decode" in measured else f"Left out: {needs}.")["compress"]:
         raise typer.Exit(_OVER)
 
 
 def benchmarks(quick: bool) -> dict[str, Benchmark]:
     """Return what `bench all` runs here, by name."""
-    from jobs.bench import video_decoding
-    from jobs.bench.cache import bench_cache
-    from jobs.sample_videos import write_textures
-
-    def decode(folder: Path) -> None:
-        with TemporaryDirectory(prefix="flashvid-bench-") as name:
-            video = Path(name) / "clip.mp4"
-            # 4 s and 30 s.
-            write_textures(video, 48 if quick else 360)
-            video_decoding.bench_decode(video, folder, video_decoding.QUICK if quick else video_decoding.PATIENCE)
-
-    found: dict[str, Benchmark] = {}
-    if _has_lab():
-        from jobs.lab import answers
-        from jobs.lab.answers_command import bench_answers
-
-        found["answers"] = partial(bench_answers, scope=answers.QUICK if quick else answers.BRIEF)
-    found["compress"] = partial(_compress, quick=quick)
-    found["decode"] = decode
-    found["pipeline"] = partial(_pipeline, quick=quick, clips=None if quick else 32, turns=1)
-    found["cache"] = partial(bench_cache, quick=quick)
-    return found
+    clips = None if quick else 32
+    found = {name: partial(run, quick=quick) for name, run in (("compress", _compress), ("cache", _cache))}
+    found["pipeline"] = partial(_pipeline, quick=quick, clips=clips, turns=1)
+    more = _lab("all_benchmarks")
+    return {**found, **(more(quick) if more else {})}
 
 
 def _compress(folder: Path | None, quick: bool) -> list[str]:
     from jobs.bench.compress import bench_compress
 
-    if not _has_lab():
-        return bench_compress(folder, quick=quick)
-    from jobs.lab.compression_study import compression_study
-
-    return bench_compress(folder, quick=quick, study=compression_study)
+    return bench_compress(folder, quick=quick, study=_lab("compression_study"))
 
 
-def _pipeline(folder: Path | None, quick: bool, clips: int | None, turns: int | None) -> None:
+def _pipeline(folder: Path | None, quick: bool, clips: int | None, turns: int | None) -> object:
     from jobs.bench.local_run import bench_run
 
-    study = None
-    if _has_lab():
-        from jobs.lab.distribution_study import distribution_study
+    study = _lab("distribution_study")
+    study = study and partial(study, quick=quick, clips=clips, turns=turns)
+    return bench_run(folder, quick=quick, clips=clips, study=study)
 
-        study = partial(distribution_study, quick=quick, clips=clips, turns=turns)
-    bench_run(folder, quick=quick, clips=clips, study=study)
+
+def _cache(folder: Path | None, quick: bool) -> object:
+    from jobs.bench.cache import bench_cache
+
+    return bench_cache(folder, quick=quick, rivals=_lab("plain_file"))

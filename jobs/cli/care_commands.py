@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from jobs.cli.options import AsJson, Fingerprint, Output, StorageOptions, assignments, open_storage, print_result
+from jobs.cli.options import AsJson, Fingerprint, Output, StorageOptions, assignments, open_storage
+from jobs.cli.printing import print_result
 
 if TYPE_CHECKING:
     from pipeline.store.lease import Lease
     from pipeline.store.storage import Storage
 
 _FOUND = 1
+Kind = Literal["permanent", "transient"]
+Stage = Literal["probe", "decode", "encode", "answer"]
 
 
 def export(
@@ -41,12 +44,8 @@ def export(
 
 def gc(
     root: Annotated[str, typer.Argument(help="folder or URL of an output or a cache")],
-    used_by: Annotated[
-        list[str] | None, typer.Option("--used-by", help="an output that uses this cache; may be repeated")
-    ] = None,
-    gone: Annotated[
-        list[str] | None, typer.Option("--gone", help="a deleted output that used this cache; may be repeated")
-    ] = None,
+    used_by: Annotated[list[str] | None, typer.Option(help="an output that uses this cache; may be repeated")] = None,
+    gone: Annotated[list[str] | None, typer.Option(help="a deleted output that used it; may be repeated")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="remove it; default: only list what would be removed")] = False,
     storage_option: StorageOptions = None,
     as_json: AsJson = False,
@@ -77,7 +76,7 @@ def gc(
 
 def forget(
     output: Output,
-    video_id: Annotated[str, typer.Option("--video-id", help="the video")],
+    video_id: Annotated[str, typer.Option(help="the video")],
     storage_option: StorageOptions = None,
     as_json: AsJson = False,
 ) -> None:
@@ -121,11 +120,9 @@ def verify(output: Output, storage_option: StorageOptions = None, as_json: AsJso
 
 def retry(
     output: Output,
-    kind: Annotated[Literal["permanent", "transient"] | None, typer.Option(help="only failures of this kind")] = None,
+    kind: Annotated[Kind | None, typer.Option(help="only failures of this kind")] = None,
     error_type: Annotated[str | None, typer.Option("--type", help="only this error, e.g. VideoNotFoundError")] = None,
-    stage: Annotated[
-        Literal["probe", "decode", "encode", "answer"] | None, typer.Option(help="only failures of this stage")
-    ] = None,
+    stage: Annotated[Stage | None, typer.Option(help="only failures of this stage")] = None,
     storage_option: StorageOptions = None,
     as_json: AsJson = False,
 ) -> None:

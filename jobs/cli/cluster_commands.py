@@ -14,21 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.cli.options import (
-    AsJson,
-    Fork,
-    JobFile,
-    Limit,
-    Output,
-    Overrides,
-    StorageOptions,
-    open_job,
-    open_storage,
-    print_json,
-    print_result,
-    print_rows,
-    print_table,
-)
+from jobs.cli.options import AsJson, Fork, JobFile, Limit, Output, Overrides, StorageOptions, open_job, open_storage
+from jobs.cli.printing import print_json, print_result, print_rows, print_table
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -38,9 +25,7 @@ if TYPE_CHECKING:
 _FAILED = 1
 _POLL_S = 1.0
 
-Address = Annotated[
-    str | None, typer.Option(help="URL of the cluster's job API, http://HEAD:8265; default: RAY_ADDRESS")
-]
+Address = Annotated[str | None, typer.Option(help="URL of the job API, http://HEAD:8265; default: RAY_ADDRESS")]
 JobId = Annotated[str, typer.Argument(help="the job's id, as flashvid submit and flashvid list print it")]
 
 
@@ -48,15 +33,10 @@ def submit(
     job: JobFile,
     address: Address = None,
     shared: Annotated[
-        list[str] | None,
-        typer.Option(help="local folder that every node sees under the same path; may be repeated"),
+        list[str] | None, typer.Option(help="local folder that every node sees under the same path; may be repeated")
     ] = None,
-    installed: Annotated[
-        bool, typer.Option("--installed", help="run the flashvid that the cluster has, instead of sending this one")
-    ] = False,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="show the log until the job ends; exit code 1 if it fails")
-    ] = False,
+    installed: Annotated[bool, typer.Option("--installed", help="run the cluster's flashvid, send none")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="print the log until the end; exit code 1 if it fails")] = False,
     fork: Fork = False,
     overrides: Overrides = None,
     limit: Limit = None,
@@ -89,10 +69,7 @@ def submit(
 
 
 def status(
-    output: Output,
-    address: Address = None,
-    storage_option: StorageOptions = None,
-    as_json: AsJson = False,
+    output: Output, address: Address = None, storage_option: StorageOptions = None, as_json: AsJson = False
 ) -> None:
     """Show the state of an output: latest run, answers, failures. Reads its tables, without a cluster.
 

@@ -1,4 +1,4 @@
-"""What a run shows in a terminal: live progress while it works, and a table when it is done."""
+"""What a plan and a run show in a terminal: tables, and live progress."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from pipeline.plan.preview import Preview
 from pipeline.run.summary import Progress, RunSummary
+
+_GB = 1_000_000_000
 
 
 @contextmanager
@@ -50,3 +53,64 @@ def summary_rows(summary: RunSummary) -> Iterator[tuple[str, str]]:
     yield "answers in", f"{summary.output}/answers/fingerprint={summary.answers_fingerprint}"
     if summary.failures_new or summary.answers_exhausted:
         yield "failures in", f"{summary.output}/failures/fingerprint={summary.answers_fingerprint}"
+
+
+def preview_rows(found: Preview) -> Iterator[tuple[str, str]]:
+    todo = found.work
+    cached = f"{found.clips_cached} with tokens to answer from"
+    yield "clips", f"{found.clips_to_encode} to encode, {cached}, of {found.clips_total}"
+    if found.clips_unusable:
+        kinds = ", ".join(f"{count} {reason}" for reason, count in found.clips_unusable.items())
+        yield "would fail", f"{kinds}: the run puts them into failures/"
+    if found.changed_sources:
+        yield "changed sources", ", ".join(found.changed_sources)
+    if found.clips_to_encode > todo.clips_known:
+        yield "headers", f"known of {todo.clips_known} clips to encode; the others count as their mean"
+    yield "frames", f"{todo.frames:,} to decode"
+    yield "visual tokens", f"{todo.visual_tokens:,} before, {todo.kept_tokens:,} at the asked retention"
+    yield "answers", f"{todo.answers:,} to make, {found.answers_done:,} done, of {found.answers_total:,}"
+    if todo.answers_retried or found.answers_exhausted:
+        yield "failed before", f"{todo.answers_retried:,} answers are retried, {found.answers_exhausted:,} are not"
+    unsized = f", {todo.unsized_files} files of unknown size" if todo.unsized_files else ""
+    yield "to read", f"{_bytes(todo.read_bytes)} of video{unsized}"
+    yield "to write", f"about {_bytes(todo.write_bytes)}"
+    yield from _time_rows(found)
+    for actor in found.memory:
+        there = "of unknown size" if actor.bytes_there is None else f"of {_bytes(actor.bytes_there)}"
+        fits = {True: "fits", False: "DOES NOT FIT", None: "give --gpu-memory"}[actor.fits]
+        where = f"{actor.num_gpus:g} GPU" if actor.num_gpus else "no GPU"
+        needed = f"{_bytes(actor.bytes_needed)} {there}, {fits}; {actor.actors} actors, {where} each"
+        yield f"{actor.stage} memory", needed
+    if found.placement_problem:
+        yield "cluster", found.placement_problem
+    if found.changed_settings:
+        yield "refused", found.changed_settings
+
+
+def _time_rows(found: Preview) -> Iterator[tuple[str, str]]:
+    if found.duration is None:
+        return
+    lasts = found.duration
+    hours = ", ".join(
+        f"{stage} {'unknown' if value is None else _hours(value)}" for stage, value in lasts.stage_hours.items()
+    )
+    if lasts.hours is None:
+        yield "time", hours
+        given = "--decode-frames-per-second, --frames-per-second and --answers-per-second"
+        yield "rates", f"not all known yet: a run with this output measures them, or give {given}"
+    else:
+        yield "time", f"{hours}; at the same time, so about {_hours(lasts.hours)}"
+    if lasts.hours is not None and found.rates.measured_in:
+        yield "rates", f"measured in {', '.join(found.rates.measured_in)}"
+    if lasts.gpu_hours is not None:
+        yield "GPU hours", f"{lasts.gpu_hours:.2f}"
+    if lasts.cost is not None:
+        yield "cost", f"{lasts.cost:,.2f}"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / _GB:,.2f} GB" if count >= _GB / 100 else f"{count / 1e6:.2f} MB"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.1f} h" if hours >= 1 else f"{hours * 60:.1f} min" if hours >= 1 / 60 else f"{hours * 3600:.1f} s"

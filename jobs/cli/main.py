@@ -18,29 +18,24 @@ from flashvid.errors import FatalError, TransientError
 from jobs.cli.bench_commands import bench
 from jobs.cli.care_commands import export, forget, gc, retry, verify
 from jobs.cli.cluster_commands import list_jobs, logs, status, stop, submit
-from jobs.cli.convert_command import convert
-from jobs.cli.doctor_command import doctor
-from jobs.cli.evaluate_command import evaluate
-from jobs.cli.inspect_command import inspect
-from jobs.cli.job_file_commands import init, schema, validate
-from jobs.cli.models_command import models
-from jobs.cli.options import NO_SPACE, print_text
-from jobs.cli.plan_command import plan
-from jobs.cli.report_command import report
-from jobs.cli.run_commands import SIGNALLED, demo, run
+from jobs.cli.job_file_commands import convert, init, schema, validate
+from jobs.cli.printing import NO_SPACE, print_text
+from jobs.cli.results_commands import evaluate, inspect, report
+from jobs.cli.run_commands import SIGNALLED, demo, plan, run
+from jobs.cli.setup_commands import doctor, models
 
 _REFUSED, _AWAY = 2, 3
 # Paths that no file can have, such as one below a file.
 _NO_PLACE = (errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
-# Every command by its group in `flashvid --help`; `bench` is a group of its own, in bench_commands.py.
+# Every command, by its group in `flashvid --help`; each group is one file. bench_commands.py holds those of `bench`.
 COMMANDS: Mapping[str, Mapping[str, Callable[..., None]]] = {
-    "Start": {"demo": demo, "doctor": doctor, "models": models},
+    "Setup": {"doctor": doctor, "models": models},
     "Job files": {"init": init, "validate": validate, "schema": schema, "convert": convert},
-    "Runs": {"plan": plan, "run": run},
+    "Runs": {"demo": demo, "plan": plan, "run": run},
     "Runs on a cluster": {"submit": submit, "status": status, "logs": logs, "stop": stop, "list": list_jobs},
     "Results": {"evaluate": evaluate, "report": report, "inspect": inspect},
-    "Outputs": {"export": export, "verify": verify, "retry": retry, "forget": forget, "gc": gc},
+    "Care of an output": {"export": export, "verify": verify, "retry": retry, "forget": forget, "gc": gc},
 }
 
 app = typer.Typer(
@@ -52,7 +47,7 @@ app = typer.Typer(
 for _group, _commands in COMMANDS.items():
     for _name, _command in _commands.items():
         app.command(_name, rich_help_panel=_group)(_command)
-app.add_typer(bench, name="bench", rich_help_panel="Start")
+app.add_typer(bench, name="bench", rich_help_panel="Setup")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`flashvid run` and `flashvid demo`: a run with its display."""
+"""Commands that plan and run a job on this machine or a cluster: plan, run, demo."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -16,18 +16,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from jobs.cli.options import (
-    AsJson,
-    Fork,
-    JobFile,
-    Limit,
-    Overrides,
-    open_job,
-    print_json,
-    print_rows,
-    print_table,
-    print_text,
-)
+from jobs.cli.options import AsJson, Fork, JobFile, Limit, Overrides, open_job
+from jobs.cli.printing import print_json, print_rows, print_table, print_text
 
 if TYPE_CHECKING:
     from pipeline.config import JobConfig
@@ -35,6 +25,57 @@ if TYPE_CHECKING:
 
 # Exit codes of a signal: this plus its number.
 SIGNALLED = 128
+_GB = 1_000_000_000
+_MAX_PROBES = 1000
+
+
+def plan(
+    job: JobFile,
+    overrides: Overrides = None,
+    limit: Limit = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of the cluster; default: this machine's")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs of the cluster; default: this machine's")] = None,
+    gpu_memory: Annotated[float | None, typer.Option(min=0, help="GB of one GPU; default: this machine's")] = None,
+    decode_frames_per_second: Annotated[
+        float | None, typer.Option(min=0.0, help="of one decode actor; default: measured in earlier runs")
+    ] = None,
+    frames_per_second: Annotated[float | None, typer.Option(min=0.0, help="of one encode actor; likewise")] = None,
+    answers_per_second: Annotated[float | None, typer.Option(min=0.0, help="of one answer actor; likewise")] = None,
+    gpu_hour_price: Annotated[float | None, typer.Option(min=0.0, help="of one GPU, in any currency")] = None,
+    max_probes: Annotated[int, typer.Option(min=1, help="the most headers of new files to read")] = _MAX_PROBES,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run would do and take: clips, frames, tokens, answers, bytes, hours, cost, memory.
+
+    Starts no Ray and loads no weights. Reads the tables, the names of committed objects, and the headers of new files,
+    which it keeps in the output's probes/ as a run does; it writes nothing else. Files beyond --max-probes count as the
+    mean of the others.
+
+    Example: flashvid plan job.yaml --gpus 8 --gpu-memory 80 --frames-per-second 120 --answers-per-second 2.5
+    --gpu-hour-price 1.8
+    """
+    from jobs.cli.display import preview_rows
+    from pipeline.plan.estimates import Rates
+    from pipeline.plan.preview import Hardware, preview
+
+    here = Hardware.here()
+    hardware = replace(
+        here,
+        num_cpus=here.num_cpus if cpus is None else cpus,
+        num_gpus=here.num_gpus if gpus is None else gpus,
+        gpu_bytes=here.gpu_bytes if gpu_memory is None else int(gpu_memory * _GB),
+    )
+    found = preview(
+        open_job(job, overrides, limit),
+        hardware,
+        given_rates=Rates(decode_frames_per_second, frames_per_second, answers_per_second),
+        gpu_hour_price=gpu_hour_price,
+        max_probes=max_probes,
+    )
+    if as_json:
+        print_json({**asdict(found), "memory": [{**asdict(actor), "fits": actor.fits} for actor in found.memory]})
+    else:
+        print_rows(preview_rows(found))
 
 
 def run(
@@ -43,16 +84,15 @@ def run(
     address: Annotated[str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, else this machine")] = None,
     overrides: Overrides = None,
     limit: Limit = None,
-    log_json: Annotated[
-        bool,
-        typer.Option("--log-json", help="write the run's log to stderr, one JSON object per line, without secrets"),
-    ] = False,
+    log_json: Annotated[bool, typer.Option("--log-json", help="write the log to stderr as lines of JSON")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Bring a job's output up to date. The first run, a resumed run and a run with new questions are all this command.
 
     Example: flashvid run job.yaml --set compression.retention_ratio=0.1 --fork
     """
+    from jobs.cli.display import summary_rows
+
     with _resumable():
         settings = open_job(job, overrides, limit)
 
@@ -63,14 +103,14 @@ def run(
         if as_json:
             print_json(asdict(summary))
             return
-        print_rows(_rows(summary), f"run {summary.run_id}")
+        print_rows(summary_rows(summary), f"run {summary.run_id}")
         if summary.clips_planned:
             look = shlex.join(["flashvid", "report", summary.output])
             print_text(f"{look} writes an HTML page of the answers, and of the failures by cause")
 
 
 def demo(
-    output: Annotated[Path, typer.Option(help="folder for videos, job file, tokens and answers")] = Path("demo-output"),
+    output: Annotated[Path, typer.Option(help="folder for everything that it writes")] = Path("demo-output"),
 ) -> None:
     """Run a job on a few real video files with the embedded model, and show the answers.
 
@@ -82,6 +122,7 @@ def demo(
 
     import pyarrow.dataset as ds
 
+    from jobs.cli.display import summary_rows
     from jobs.demo import write_samples
 
     with _resumable():
@@ -90,17 +131,16 @@ def demo(
         job_file = output / "job.yaml"
         job_file.write_text(files("jobs").joinpath("examples/demo.yaml").read_text(encoding="utf-8"), encoding="utf-8")
         summary = _run(open_job(job_file), Console())
-        print_rows(_rows(summary), f"run {summary.run_id}")
+        print_rows(summary_rows(summary), f"run {summary.run_id}")
         answers = Path(summary.output) / "answers" / f"fingerprint={summary.answers_fingerprint}"
         columns = ["video_id", "question", "expected_answer", "response", "num_visual_tokens"]
         rows = ds.dataset(answers, format="parquet").to_table(columns=columns).sort_by("video_id").to_pylist()
-        right = [None if row["expected_answer"] is None else row["response"] == row["expected_answer"] for row in rows]
-        for row, is_right in zip(rows, right, strict=True):
-            row["right"] = "" if is_right is None else "✓" if is_right else "✗"
-        titles = {"video_id": "video", "question": "question", "expected_answer": "expected", "response": "answer"}
-        titles |= {"right": "", "num_visual_tokens": "tokens"}
-        print_table([*titles.values()], ([row[name] or "" for name in titles] for row in rows))
-        print_text(f"{right.count(True)} of {len(right) - right.count(None)} answers are right")
+        expected = [row for row in rows if row["expected_answer"] is not None]
+        right = [row for row in expected if row["response"] == row["expected_answer"]]
+        marks = ["✓" if row in right else "✗" if row in expected else "" for row in rows]
+        cells = ([*row.values(), mark] for row, mark in zip(rows, marks, strict=True))
+        print_table(("video", "question", "expected", "answer", "tokens", "right"), cells)
+        print_text(f"{len(right)} of {len(expected)} answers are right")
         print_text(f"the job file: {job_file}\nthe answers as Parquet: {answers}/shard=*/part-*.parquet")
 
 
@@ -122,19 +162,8 @@ def _run(
 
     with live_progress(console) as show:
         return run_job(
-            job,
-            fork=fork,
-            address=address,
-            on_progress=show,
-            on_notice=notice,
-            on_log=on_log or (lambda _: None),
+            job, fork=fork, address=address, on_progress=show, on_notice=notice, on_log=on_log or (lambda _: None)
         )
-
-
-def _rows(summary: RunSummary) -> Iterator[tuple[str, str]]:
-    from jobs.cli.display import summary_rows
-
-    return summary_rows(summary)
 
 
 @contextmanager

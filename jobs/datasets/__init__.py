@@ -9,43 +9,12 @@ from flashvid.errors import ConfigurationError
 from jobs.datasets import egoschema, long_video_bench, mlvu, mvbench, video_mme
 from jobs.datasets.converter import Benchmark
 
-_SHARE = "The share of right answers over all questions."
 BENCHMARKS = (
-    Benchmark("video_mme", "VideoMME", video_mme.convert, "ranked-of-four", ("duration", "domain", "category"), _SHARE),
-    Benchmark(
-        "egoschema",
-        "EgoSchema",
-        egoschema.convert,
-        "earliest",
-        (),
-        "The share of right answers. The published numbers are of all 5,031, which only the authors' server counts; "
-        "here it is of the 500 public ones.",
-    ),
-    Benchmark(
-        "long_video_bench",
-        "LongVideoBench",
-        long_video_bench.convert,
-        "first",
-        ("duration_group", "category"),
-        f"{_SHARE} lmms-eval draws an option where it finds none in a response; here such a response is wrong.",
-        max_new_tokens=32,
-    ),
-    Benchmark(
-        "mvbench",
-        "MVBench",
-        mvbench.convert,
-        "any-case",
-        ("category",),
-        "The mean over the 20 tasks, which have as many questions each.",
-    ),
-    Benchmark(
-        "mlvu",
-        "MLVU",
-        mlvu.convert,
-        "ranked-of-four",
-        ("category",),
-        "The mean over the seven tasks, however many questions each has.",
-    ),
+    Benchmark("video_mme", "VideoMME", video_mme, "ranked-of-four", ("duration", "domain", "category")),
+    Benchmark("egoschema", "EgoSchema", egoschema, "earliest", ()),
+    Benchmark("long_video_bench", "LongVideoBench", long_video_bench, "first", ("duration_group", "category"), 32),
+    Benchmark("mvbench", "MVBench", mvbench, "any-case", ("category",)),
+    Benchmark("mlvu", "MLVU", mlvu, "ranked-of-four", ("category",)),
 )
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from jobs.datasets.published import PublishedNumber, published_numbers
 
@@ -51,6 +51,15 @@ class Tables:
         return cls(tuple(videos.values())[::-1], tuple(question for _, question in pairs), left_out)
 
 
+class Converter(Protocol):
+    """A module of this package."""
+
+    COUNTED: str
+
+    def convert(self, source: Source, /) -> Tables:
+        """Return rows of both tables."""
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """One benchmark.
@@ -58,19 +67,17 @@ class Benchmark:
     Attributes:
         name: As commands take it.
         title: As papers write it.
-        convert: Annotations to tables.
+        module: Converts its annotations (`convert`), and says how it is counted (`COUNTED`).
         letters: How a response names its option (`jobs.evaluation.letters`).
         categories: By which its accuracy is usually split.
-        counted: How lmms-eval computes its one number, as a sentence.
         max_new_tokens: As lmms-eval generates.
     """
 
     name: str
     title: str
-    convert: Callable[[Source], Tables]
+    module: Converter
     letters: str
     categories: tuple[str, ...]
-    counted: str
     max_new_tokens: int = 16
 
     def published(self, job: Mapping[str, Any]) -> tuple[PublishedNumber, ...]:

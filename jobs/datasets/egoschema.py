@@ -14,6 +14,11 @@ from jobs.datasets.annotations import read_annotations, read_json
 from jobs.datasets.converter import Source, Tables, literal
 
 _NUM_OPTIONS = 5
+# How lmms-eval computes its one number.
+COUNTED = (
+    "The share of right answers. The published numbers are of all 5,031, which only the authors' server counts; here "
+    "it is of the 500 public ones."
+)
 
 
 def convert(source: Source) -> Tables:

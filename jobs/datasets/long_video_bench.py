@@ -14,6 +14,11 @@ from jobs.datasets.annotations import read_annotations
 from jobs.datasets.converter import Source, Tables, literal
 
 _NONE = "N/A"
+# How lmms-eval computes its one number.
+COUNTED = (
+    "The share of right answers over all questions. lmms-eval draws an option where it finds none in a response; here "
+    "such a response is wrong."
+)
 
 
 def convert(source: Source) -> Tables:

@@ -13,6 +13,8 @@ from jobs.datasets.converter import Source, Tables, lettered, literal
 
 _NUM_LETTERS = 4
 _CHOOSE = "\nOnly give the best option.\nBest option: ("
+# How lmms-eval computes its one number.
+COUNTED = "The mean over the seven tasks, however many questions each has."
 
 
 def convert(source: Source) -> Tables:

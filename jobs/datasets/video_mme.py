@@ -24,7 +24,10 @@ _CHOOSE = "\nAnswer with the option's letter from the given choices directly."
 _WITH_SUBTITLES = "This video's subtitles are listed below: \n{subtitles}\n"
 _NO_SUBTITLES = "No subtitles available"
 _SUFFIXES = (".mp4", ".MP4", ".mkv")
+_TIMES = re.compile(r"(\d+):(\d+):(\d+)[,.](\d+)")
 _SPOKEN = re.compile(r'<font color="white" size=".72c">(.*?)</font>')
+# How lmms-eval computes its one number.
+COUNTED = "The share of right answers over all questions."
 
 
 def convert(source: Source) -> Tables:
@@ -81,12 +84,7 @@ def spoken_lines(srt: str) -> list[tuple[float, float, str]]:
     lines: dict[tuple[float, float], str] = {}
     for entry in srt.split("\n\n"):
         parts = entry.split("\n")
-        if entry.strip() and len(parts) >= 3 and " --> " in parts[1]:
-            start, end = (_seconds(time) for time in parts[1].split(" --> "))
+        if len(parts) >= 3 and (times := _TIMES.findall(parts[1])):
+            start, end = (int(hours) * 3600 + int(minutes) * 60 + float(f"{s}.{ms}") for hours, minutes, s, ms in times)
             lines[start, end] = " ".join(parts[2:])
     return [(start, end, text) for (start, end), text in lines.items()]
-
-
-def _seconds(time: str) -> float:
-    hours, minutes, seconds = time.strip().replace(",", ".").split(":")
-    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)

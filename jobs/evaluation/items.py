@@ -1,9 +1,9 @@
-"""The questions of a run that have an expected answer, each with what was answered."""
+"""The questions of a run that have an expected answer, each with its answer."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
 from flashvid.errors import ConfigurationError
@@ -21,38 +21,30 @@ _COLUMNS = ("question", "options", "expected_answer", "response")
 
 
 def answered_items(results: Results, rule: LetterRule) -> list[Item]:
-    """Answers alone, scored against the expected answer that was recorded with them; no table is read."""
+    """Score answers against the expected answer that was recorded with them; reads no table."""
     windows = results.record["job"].get("window_s") is not None
-    return [
-        _item(
-            row["video_id"],
-            row["question_id"],
-            row,
-            row["expected_answer"],
-            row["options"],
-            rule,
-            {},
-            row["clip_id"] if windows else "",
-        )
-        for row in results.answers(_COLUMNS)
-        if row["expected_answer"] is not None
-    ]
+    found = []
+    for row in results.answers(_COLUMNS):
+        if row["expected_answer"] is not None:
+            question, window = (row["video_id"], row["question_id"]), row["clip_id"] if windows else ""
+            found.append(_item(question, row, (row["expected_answer"], row["options"]), rule, {}, window))
+    return found
 
 
 def all_items(results: Results, job: JobConfig, by: Sequence[str], rule: LetterRule) -> list[Item]:
-    """Every question of the job that has an expected answer, also those without an answer.
+    """Return every question of the job that has an expected answer, answered or not.
 
-    Expected answers and categories are the tables' of today, so that a corrected label needs no new run.
+    Expected answers and categories come from today's tables, so that a corrected label needs no new run.
 
     Args:
         results: The run's.
-        job: Whose tables count.
+        job: The job whose tables to use.
         by: Names of categories: `category` of the questions table, or columns of the videos table.
         rule: How letters are found in responses.
 
     Raises:
         InputTableError: a table can't be read.
-        ConfigurationError: a category that there is not, an expected answer that is no option, or no expected answer.
+        ConfigurationError: an unknown category, an expected answer that is not an option, or no expected answer.
     """
     videos, questions = read_tables(job)
     known = sorted({QUESTION_CATEGORY, *videos.columns})
@@ -67,18 +59,16 @@ def all_items(results: Results, job: JobConfig, by: Sequence[str], rule: LetterR
         for question in questions.for_video(video.video_id):
             if question.expected_answer is not None:
                 values = {name: value for name in by if (value := _category(name, video, question)) is not None}
-                expected = question.expected_answer
-                items += [
-                    _item(video.video_id, question.question_id, row, expected, question.options, rule, values, window)
-                    for window, row in found.of(video, question.question_id)
-                ]
+                expected, key = (question.expected_answer, question.options), (video.video_id, question.question_id)
+                answered = found.of(video, question.question_id)
+                items += [_item(key, row, expected, rule, values, window) for window, row in answered]
     if not items:
         raise ConfigurationError("no question has an expected answer: fill the questions table's column 'answer'")
     return items
 
 
 class _Found:
-    """What a run left of each question of a row: an answer or none, of each window where it cut the row into these."""
+    """What a run left of each question of a row: an answer or none, for each window if it cut the row into windows."""
 
     def __init__(self, results: Results, *, windows: bool) -> None:
         self._windows = windows
@@ -91,7 +81,7 @@ class _Found:
             self._failed[row["video_id"], row["question_id"]].add(row["clip_id"])
 
     def of(self, video: Video, question_id: str) -> list[tuple[str, Row | None]]:
-        """Windows (one without a name where there are none) and their answers."""
+        """Return windows, or one without a name, and their answers."""
         answers = self._answers[video.video_id, question_id]
         if not self._windows:
             span = (video.start_s, video.end_s)
@@ -102,26 +92,25 @@ class _Found:
 
 
 def _category(name: str, video: Video, question: Question) -> str | None:
-    value = question.category if name == QUESTION_CATEGORY else video.columns.get(name)
-    if name == QUESTION_CATEGORY and value is None:
-        value = video.columns.get(name)
+    value = question.category if name == QUESTION_CATEGORY else None
+    value = video.columns.get(name) if value is None else value
     return None if value is None else str(value)
 
 
 def _item(
-    video_id: str,
-    question_id: str,
+    question: tuple[str, str],
     row: Row | None,
-    expected: str,
-    options: Sequence[str] | None,
+    expected: tuple[str, Sequence[str] | None],
     rule: LetterRule,
-    categories: dict[str, str],
-    window: str = "",
+    categories: Mapping[str, str],
+    window: str,
 ) -> Item:
+    """Score an answer to a question (video and question id), whose expected answer comes with the options."""
     if row is None:
-        return Item(video_id, question_id, None, categories=categories, window=window)
+        return Item(*question, None, categories=categories, window=window)
     try:
-        found = score(row["response"], expected, options, rule)
+        found = score(row["response"], *expected, rule)
     except ConfigurationError as error:
-        raise ConfigurationError(error.message, f"question_id {question_id!r}, video_id {video_id!r}") from None
-    return Item(video_id, question_id, found.is_right, found.is_read, categories, window)
+        where = f"question_id {question[1]!r}, video_id {question[0]!r}"
+        raise ConfigurationError(error.message, where) from None
+    return Item(*question, found.is_right, found.is_read, categories, window)

@@ -17,18 +17,11 @@ _ANNOUNCED = (
     *(f"{which}answer is" for which in ("the ", "", "the correct ", "correct ", "the best ", "best ", "my ")),
     *(f"{which}{what} is" for what in ("option", "choice") for which in ("the correct ", "correct ")),
     *("the best option is", "best option is", "the choice is", "choice is", "my choice is"),
-    *("i choose", "i select", "i pick"),
-    *("옵션", "정답은", "답은", "답:", "答案是", "答案为", "选", "答えは"),
+    *("i choose", "i select", "i pick", "옵션", "정답은", "답은", "답:", "答案是", "答案为", "选", "答えは"),
 )
 _LEFT_OUT = (
-    "The best answer is",
-    "The correct answer is",
-    "The answer is",
-    "The answer",
-    "The best option is",
-    "The correct option is",
-    "Best answer:",
-    "Best option:",
+    *(f"The {what} is" for what in ("best answer", "correct answer", "answer")),
+    *("The answer", "The best option is", "The correct option is", "Best answer:", "Best option:"),
 )
 _MVBENCH_MARKS = ';/[]"{}()=+\\_-><@`,?!'
 

@@ -19,7 +19,7 @@ from flashvid.models import Answer, CompressedVideo, GenerationConfig, VideoMode
 from flashvid.models.llava.preprocess import LlavaFramePreprocessor
 from flashvid.presets import preset_named
 from jobs.lab.answers_model import ModelSize, write_model
-from jobs.sample_videos import write_textures
+from jobs.lab.sample_videos import write_textures
 from pipeline.clip import ClipIdentity, DecodedClip
 from pipeline.config import SamplingConfig
 from pipeline.store.storage import Storage

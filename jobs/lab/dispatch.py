@@ -22,9 +22,10 @@ from flashvid.engine.prefill import prefill_prefix, prefill_questions
 from flashvid.engine.row_sizes import RowSizes
 from flashvid.engine.types import LanguageSide
 from flashvid.models import CompressedVideo, GenerationConfig, load_model
-from jobs.bench.cost import CountOperations, cpu_seconds, single_thread
+from jobs.bench.cost import cpu_seconds, single_thread
 from jobs.bench.reports import describe_environment
 from jobs.lab.answers_model import LLAVA_7B, write_model
+from jobs.lab.operations import CountOperations
 
 # The widths are all that is small, and the vocabulary.
 _NARROW = replace(

@@ -28,8 +28,8 @@ from jobs.bench.turns import CONTROL, settled
 from jobs.lab.answers_model import BENCH, write_model
 from jobs.lab.process_tree import KINDS, Kind, run_measured
 from jobs.lab.ray_session import RaySession
+from jobs.lab.sample_videos import write_textures
 from jobs.lab.verdicts import verdict
-from jobs.sample_videos import write_textures
 from pipeline.cluster.resources import Pool, clips_per_batch
 from pipeline.config import JobConfig
 

@@ -8,8 +8,9 @@ from functools import partial
 from flashvid import CompressionConfig, compress
 from flashvid.config import MethodName
 from flashvid.methods import METHODS
-from jobs.bench.cost import SHORTEST_SECONDS, Clip, CountOperations, cpu_seconds, runs_to_fill
+from jobs.bench.cost import SHORTEST_SECONDS, Clip, cpu_seconds, runs_to_fill
 from jobs.bench.turns import ALL, Patience, take_turns, unsettled
+from jobs.lab.operations import CountOperations
 
 PATIENCE = Patience(least=3, most=10, seconds=20)
 # Runs twice a turn.

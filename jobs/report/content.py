@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import accumulate
 from math import inf
 from typing import Any
 
@@ -166,32 +167,21 @@ def _grouped(failures: Sequence[Row], output: str) -> tuple[FailureGroup, ...]:
 
 
 def _committed(storage: Storage, record: Mapping[str, Any]) -> tuple[tuple[float, int], ...]:
-    """From the times of the latest run's files; empty where the storage tells none."""
+    """Return the curve by the times of the latest run's files; empty if the storage has no times."""
     folder = f"answers/fingerprint={record['answers_fingerprint']}"
     names = [name for name in storage.names(folder) if record["run_id"] in name]
     if not 0 < len(names) <= _MOST_PARTS:
         return ()
     started = datetime.fromisoformat(record["started"])
     written = []
-    for name in names:
-        path = storage.path(name)
-        at = _time(storage.fs.info(path))
-        if at is None:
+    for path in map(storage.path, names):
+        try:
+            at: datetime = storage.fs.modified(path)
+        except NotImplementedError:
             return ()
         with storage.fs.open(path, "rb") as file:
-            written.append(((at - started).total_seconds(), pq.ParquetFile(file).metadata.num_rows))
-    curve, total = [(0.0, 0)], 0
-    for seconds, rows in sorted(written):
-        total += rows
-        curve.append((max(seconds, 0.0), total))
-    return tuple(curve)
-
-
-def _time(info: Mapping[str, Any]) -> datetime | None:
-    for name in ("mtime", "LastModified", "updated"):
-        value = info.get(name)
-        if isinstance(value, datetime):
-            return value if value.tzinfo else value.replace(tzinfo=UTC)
-        if isinstance(value, int | float):
-            return datetime.fromtimestamp(value, UTC)
-    return None
+            rows = pq.ParquetFile(file).metadata.num_rows
+        written.append((((at if at.tzinfo else at.replace(tzinfo=UTC)) - started).total_seconds(), rows))
+    written.sort()
+    totals = accumulate(rows for _, rows in written)
+    return ((0.0, 0), *((max(seconds, 0.0), total) for (seconds, _), total in zip(written, totals, strict=True)))

@@ -21,8 +21,8 @@ import yaml
 
 from jobs.report.content import ReportContent
 
-_CHART_WIDTH, _CHART_HEIGHT = 720, 180
-_LEFT, _BOTTOM = 60, 24
+# The chart's area in report.html: its left and right edge, and its lower edge.
+_LEFT, _WIDTH, _BASE = 60, 720, 156
 
 
 def render(content: ReportContent) -> str:
@@ -88,14 +88,12 @@ def _summary(content: ReportContent) -> dict[str, str]:
 def _curve(committed: Sequence[tuple[float, int]]) -> dict[str, Any]:
     """Return the chart of answers committed over time, with a step for every commit."""
     seconds, answers = committed[-1][0] or 1.0, committed[-1][1]
-    width, base = _CHART_WIDTH - _LEFT, _CHART_HEIGHT - _BOTTOM
     steps = [(at, done) for (_, before), (at, after) in pairwise(committed) for done in (before, after)]
     points = " ".join(
-        f"{_LEFT + width * at / seconds:.1f},{base - base * 0.95 * done / answers:.1f}"
+        f"{_LEFT + (_WIDTH - _LEFT) * at / seconds:.1f},{_BASE - _BASE * 0.95 * done / answers:.1f}"
         for at, done in (committed[0], *steps)
     )
-    chart = {"width": _CHART_WIDTH, "height": _CHART_HEIGHT, "left": _LEFT, "base": base}
-    return {**chart, "points": points, "answers": answers, "seconds": seconds}
+    return {"points": points, "answers": answers, "seconds": seconds}
 
 
 def _busy(end: Mapping[str, Any]) -> list[tuple[str, float, int]]:

@@ -133,6 +133,8 @@ def test_all_benchmarks_of_an_installed_wheel(installed: Path, tmp_path: Path) -
     """What is there runs, and what is not is named."""
     done = _flashvid(installed, "bench", "all", "--output", tmp_path / "bench", "--quick")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Left out: quality, answers and planning" in (tmp_path / "bench" / "all.md").read_text()
+    assert (
+        "Left out: quality, answers and planning (they need a checkout" in (tmp_path / "bench" / "all.md").read_text()
+    )
     reports = {path.name for path in (tmp_path / "bench").rglob("*.md")}
-    assert reports == {"all.md", "compress.md", "decode.md", "pipeline.md", "cache.md"}
+    assert reports == {"all.md", "compress.md", "pipeline.md", "cache.md"}

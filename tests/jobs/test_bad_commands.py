@@ -16,7 +16,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from flashvid.errors import ConfigurationError
 from jobs.cli import main
-from jobs.cli.options import write_file
+from jobs.cli.printing import write_file
 from pipeline.store.ledger import Ledger
 from pipeline.store.run_records import FORMAT_VERSION
 from pipeline.store.storage import Storage
@@ -292,7 +292,7 @@ def test_no_space_for_a_file(tmp_path: Path, replace: bool) -> None:
         to.write_text("the earlier one")
     before = contents(tmp_path)
     script = (
-        "import sys; from pathlib import Path; from jobs.cli.options import write_file; "
+        "import sys; from pathlib import Path; from jobs.cli.printing import write_file; "
         "write_file(Path(sys.argv[1]), bytes(8192), replace=sys.argv[2] == 'True')"
     )
     done = subprocess.run(

@@ -294,5 +294,5 @@ def test_a_wrong_value_on_the_command_line_is_named(tmp_path: Path, overrides: d
 
 def test_a_value_is_no_group(tmp_path: Path) -> None:
     """Setting something inside it is refused, not done in its place."""
-    with pytest.raises(ConfigurationError, match=r"videos is no group of settings, so videos\.path can't be set"):
+    with pytest.raises(ConfigurationError, match=r"videos is not a group of settings, so videos\.path can't be set"):
         load_job(write(tmp_path, GOOD), {"videos.path": "x"})

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.sample_videos import Frames, natural_clips, write_video
+from jobs.demo import natural_clips
+from jobs.lab.sample_videos import Frames, write_video
 
 _HEIGHT, _WIDTH, _FPS = 192, 320, 12
 _RED, _GREEN, _BLUE, _WHITE = (220, 40, 40), (40, 180, 70), (50, 80, 220), (240, 240, 240)

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from jobs.lab.sample_videos import write_video
 from jobs.lab.tiny_model.scenes import COLOURS, FRAME_SIZE, FRAMES_PER_STEP, Backdrop, Scene, Thing
-from jobs.sample_videos import write_video
 
 Frames = NDArray[np.uint8]
 

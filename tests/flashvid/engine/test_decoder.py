@@ -31,7 +31,7 @@ from flashvid.engine.kv_slots import KVSlots
 from flashvid.engine.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.engine.running import Together, joined
 from flashvid.errors import ConfigurationError
-from jobs.bench.cost import CountOperations
+from jobs.lab.operations import CountOperations
 from tests.oracles.reference import REFERENCE, Vector, load_vector
 from tests.oracles.reference_e2e import compare_run, run_parts
 from tests.support.company import QWEN2_7B, differing, random_decoder

@@ -15,9 +15,10 @@ import torch
 
 from flashvid import CompressionConfig, compress
 from flashvid.config import TokenSelectionMethod
-from jobs.bench.compress import Measurement, bench_compress, missed_limits
-from jobs.bench.cost import CountOperations, drifting_clip, peak_extra_bytes
-from jobs.lab.compression_study import NaiveComparison, compression_study
+from jobs.bench.compress import Measurement, bench_compress
+from jobs.bench.cost import drifting_clip
+from jobs.lab.compression_study import CountedWork, NaiveComparison, compression_study, missed_work
+from jobs.lab.operations import CountOperations, peak_extra_bytes
 from jobs.lab.thread_counts import ThreadDifferences, compare_thread_counts, selection_gap
 
 SETTINGS = [(r, 1.0, compatible) for r in (0.1, 0.25) for compatible in (False, True)]
@@ -99,21 +100,20 @@ def test_two_threads_decide_as_one() -> None:
     assert found.selected_differing == 0 or found.largest_gap > 0
 
 
-def test_what_is_beyond_its_limit_is_said() -> None:
-    good = Measurement(32, 196, 3584, 0.1, 1.0, "attn_div", False, 628, 1.7, 1.0, 1.7, 0.04, 1, 399, 1.5)
-    longer = replace(good, frames=384, times_products=1.9, operations=400)
-    assert missed_limits([good, longer]) == []
-    wrong = [
-        replace(good, times_products=1.9),
-        replace(good, operations=401),
-        replace(good, peak_extra_memory=1.6),
-        replace(good, control=0.06),
-        replace(longer, times_products=2.1),
-    ]
-    for measurement in wrong:
-        (problem,) = missed_limits([measurement])
-        assert problem.startswith(f"{measurement.frames} x 196 x 3584 at 0.10, attn_div x 1: ")
-    assert "grow" in missed_limits([replace(good, operations=200), longer])[0]
+def test_what_is_over_its_limit_is_reported() -> None:
+    """Times of full-size clips; operations, memory and the naive implementation in the study."""
+    good = Measurement(32, 196, 3584, 0.1, "attn_div x 1", 1.7, 1.0, 1.7, 0.04, 1)
+    longer = replace(good, frames=384, times_products=1.9)
+    assert good.missed() == longer.missed() == replace(good, width=64, times_products=9.0).missed() == []
+    for wrong in (replace(good, times_products=1.9), replace(good, control=0.06), replace(longer, times_products=2.1)):
+        (problem,) = wrong.missed()
+        assert problem.startswith(f"{wrong.frames} x 196 x 3584 at 0.10, attn_div x 1: ")
+    work = CountedWork(32, 196, 3584, 0.1, "attn_div x 1", 628, 399, 1.5)
+    more = replace(work, frames=384, operations=400)
+    assert missed_work([work, more]) == []
+    assert "401 operations" in missed_work([replace(work, operations=401)])[0]
+    assert "1.60 of the input in memory" in missed_work([replace(work, peak_extra_memory=1.6)])[0]
+    assert "grow" in missed_work([replace(work, operations=200), more])[0]
     same = NaiveComparison("4 x 36 x 64", 0.1, 0.1, 1.0, 0)
     assert same.missed() == []
     assert "0.80 of the naive implementation" in replace(same, seconds=0.8).missed()[0]
@@ -134,11 +134,13 @@ def test_a_checkout_has_its_naive_implementation_from_anywhere(tmp_path: Path) -
 def test_the_measurement_runs(tmp_path: Path) -> None:
     assert bench_compress(tmp_path, quick=True, study=compression_study) == []
     with (tmp_path / "compress.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        config = CompressionConfig(retention_ratio=float(row["retention_ratio"]), expansion=float(row["expansion"]))
-        budget = config.clip_budget(int(row["frames"]), int(row["tokens"]))
-        assert int(row["kept"]) == budget or row["reference_compatible"] == "True"
+        assert len(list(csv.DictReader(file))) == 12
+    with (tmp_path / "compress_work.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            expansion = float(row["settings"].split(",")[0].split()[-1])
+            config = CompressionConfig(retention_ratio=float(row["retention_ratio"]), expansion=expansion)
+            budget = config.clip_budget(int(row["frames"]), int(row["tokens"]))
+            assert int(row["kept"]) == budget or "reference mode" in row["settings"]
     with (tmp_path / "compress_naive.csv").open(encoding="utf-8") as file:
         assert [row["differing"] for row in csv.DictReader(file)] == ["0"] * 4
     text = (tmp_path / "compress.md").read_text(encoding="utf-8")

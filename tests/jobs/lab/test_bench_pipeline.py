@@ -20,6 +20,7 @@ from jobs.bench.cache import bench_cache, measure_cache
 from jobs.bench.turns import Patience
 from jobs.lab.distribution import Distribution, Turn, check_same_answers, measure_distribution, one_thread
 from jobs.lab.distribution_study import PipelineCosts, pipeline_markdown, write_figures
+from jobs.lab.plain_file import plain_file
 from jobs.lab.plain_loop import run_loop
 from jobs.lab.planning import PlanningCost, measure_planning
 from jobs.lab.process_tree import KINDS, Kind, ProcessTree, run_measured
@@ -192,7 +193,7 @@ def test_the_loop_gives_the_runs_answers(sample_videos: Path, tmp_path: Path, to
 
 def test_cached_tokens_are_smaller_than_their_values() -> None:
     """A plain file is the values, two bytes each; the store packs them, and int8 takes less than half."""
-    plain, exact, int8 = measure_cache(Patience(least=2, most=2))
+    plain, exact, int8 = measure_cache(Patience(least=2, most=2), plain_file)
     assert plain.token_bytes == 2 * 3584
     assert int8.token_bytes < 0.5 * plain.token_bytes < exact.token_bytes < plain.token_bytes
     assert [one.turns for one in (plain, exact, int8)] == [2, 2, 2]
@@ -203,7 +204,7 @@ def test_cached_tokens_are_smaller_than_their_values() -> None:
 
 def test_the_cache_is_written_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A report, figures and a picture; where a control was not reached, nothing is claimed."""
-    bench_cache(tmp_path, quick=True)
+    bench_cache(tmp_path, quick=True, rivals=plain_file)
     text = (tmp_path / "cache.md").read_text()
     assert text in capsys.readouterr().out
     with (tmp_path / "cache.csv").open() as file:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.sample_videos import natural_clips
+from jobs.demo import natural_clips
 from pipeline.run.run import run
 from pipeline.run.summary import RunSummary
 from pipeline.store import schemas

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from flashvid import CompressionConfig, compress
 from flashvid.models import GenerationConfig, load_preprocessor, resolve_model
 from flashvid.models.chat import ChatPrompt
-from jobs.sample_videos import write_video
+from jobs.lab.sample_videos import write_video
 from pipeline.config import SamplingConfig
 from pipeline.inputs.prompts import question_prompt
 from pipeline.store.fingerprint import VERSIONS

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from jobs.sample_videos import natural_clips
+from jobs.demo import natural_clips
 from pipeline.clip import DecodedClip
 from pipeline.config import SamplingConfig, StagingConfig
 from pipeline.errors import UnreadableVideoError, VideoNotFoundError

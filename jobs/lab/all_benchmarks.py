@@ -1,0 +1,29 @@
+"""What `flashvid bench all` runs in a checkout besides the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from jobs.bench.everything import Benchmark
+from jobs.bench.video_decoding import PATIENCE, QUICK, bench_decode
+from jobs.lab import answers
+from jobs.lab.answers_command import bench_answers
+from jobs.lab.sample_videos import write_textures
+
+# Frames of the video that is decoded: half a minute, and a few seconds.
+_DECODE_FRAMES, _QUICK_DECODE_FRAMES = 360, 48
+
+
+def all_benchmarks(quick: bool) -> Mapping[str, Benchmark]:
+    """Return benchmarks by name: answers, briefly, and the decoding of a generated video."""
+
+    def decode(folder: Path) -> None:
+        with TemporaryDirectory(prefix="flashvid-bench-") as name:
+            video = Path(name) / "clip.mp4"
+            write_textures(video, _QUICK_DECODE_FRAMES if quick else _DECODE_FRAMES)
+            bench_decode(video, folder, QUICK if quick else PATIENCE)
+
+    return {"answers": partial(bench_answers, scope=answers.QUICK if quick else answers.BRIEF), "decode": decode}
