@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flashvid.errors import ConfigurationError
-
 if TYPE_CHECKING:
     from jobs.bench.everything import Benchmark
 
@@ -32,6 +30,8 @@ def _lab(name: str) -> Any:  # noqa: ANN401 - a function of any kind
 def _need_lab(command: str) -> None:
     """Raise ConfigurationError where jobs/lab is not installed."""
     if find_spec("jobs.lab") is None:
+        from flashvid.errors import ConfigurationError
+
         raise ConfigurationError(
             f"flashvid bench {command} is not in the installed package: run it in a checkout of the flashvid repository"
         )

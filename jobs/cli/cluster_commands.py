@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shlex
 import time
 from collections.abc import Iterator
@@ -148,6 +147,8 @@ def _follow(client: JobSubmissionClient, job_id: str) -> None:
     async def tail() -> None:
         async for lines in client.tail_job_logs(job_id):
             typer.echo(lines, nl=False)
+
+    import asyncio
 
     asyncio.run(tail())
 

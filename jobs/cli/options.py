@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
-
-from flashvid.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pipeline.config import JobConfig
@@ -26,6 +23,10 @@ Fingerprint = Annotated[str | None, typer.Option(help="which answers to use; def
 
 def assignments(texts: list[str] | None, option: str) -> dict[str, Any]:
     """Parse `key=value` texts; values are YAML. Raises ConfigurationError that names the option."""
+    import yaml
+
+    from flashvid.errors import ConfigurationError
+
     found = {}
     for text in texts or []:
         key, equals, value = text.partition("=")

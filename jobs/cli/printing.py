@@ -1,4 +1,7 @@
-"""How commands print results, and how they write a file."""
+"""How commands print results, and how they write a file.
+
+Every command imports this file, and `flashvid --help` every command: rich and the library are imported late.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,12 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from flashvid.errors import ConfigurationError
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # There is no space at the moment: the same command may work later.
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -27,6 +28,9 @@ def print_json(content: object) -> None:
 
 def print_text(text: str, style: str = "", *, to_stderr: bool = False) -> None:
     """Print a sentence without line breaks or markup: paths may hold brackets and :colons:."""
+    from rich.console import Console
+    from rich.text import Text
+
     Console(stderr=to_stderr).print(Text(text, style=style), soft_wrap=True)
 
 
@@ -40,6 +44,10 @@ def print_result(result: Mapping[str, Any], text: str, *, as_json: bool) -> None
 
 def print_table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table; cells are text, not markup, or rich's own `Text`."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table()
     for title in titles:
         table.add_column(title, overflow="fold")
@@ -50,6 +58,10 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None
 
 def print_rows(rows: Iterable[tuple[str, str]], title: str | None = None, console: Console | None = None) -> None:
     """Print names and values as a table without headings."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(title=title, show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -70,6 +82,8 @@ def write_file(to: Path, content: bytes, *, replace: bool = False) -> None:
         ConfigurationError: the file exists, or can't be written.
         OSError: there is no space for it (`NO_SPACE`).
     """
+    from flashvid.errors import ConfigurationError
+
     try:
         if replace and to.exists() and not to.is_file():
             to.write_bytes(content)

@@ -13,8 +13,6 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from jobs.cli.options import AsJson, Fork, JobFile, Limit, Overrides, open_job
 from jobs.cli.printing import print_json, print_rows, print_table, print_text
@@ -99,7 +97,7 @@ def run(
         def log(line: str) -> None:
             print(line, file=sys.stderr, flush=True)
 
-        summary = _run(settings, Console(stderr=as_json), fork=fork, address=address, on_log=log if log_json else None)
+        summary = _run(settings, to_stderr=as_json, fork=fork, address=address, on_log=log if log_json else None)
         if as_json:
             print_json(asdict(summary))
             return
@@ -130,7 +128,7 @@ def demo(
         print_text(f"{len(videos)} sample videos in {output / 'videos'}, questions in {output / 'questions.csv'}")
         job_file = output / "job.yaml"
         job_file.write_text(files("jobs").joinpath("examples/demo.yaml").read_text(encoding="utf-8"), encoding="utf-8")
-        summary = _run(open_job(job_file), Console())
+        summary = _run(open_job(job_file))
         print_rows(summary_rows(summary), f"run {summary.run_id}")
         answers = Path(summary.output) / "answers" / f"fingerprint={summary.answers_fingerprint}"
         columns = ["video_id", "question", "expected_answer", "response", "num_visual_tokens"]
@@ -146,16 +144,21 @@ def demo(
 
 def _run(
     job: JobConfig,
-    console: Console,
     *,
+    to_stderr: bool = False,
     fork: bool = False,
     address: str | None = None,
     on_log: Callable[[str], object] | None = None,
 ) -> RunSummary:
-    """Run a job with live progress and notices on a console."""
-    # A late import: `flashvid --help` does not wait for torch and Ray.
+    """Run a job with live progress and notices."""
+    # Late imports: `flashvid --help` waits for none of them.
+    from rich.console import Console
+    from rich.text import Text
+
     from jobs.cli.display import live_progress
     from pipeline.run.run import run as run_job
+
+    console = Console(stderr=to_stderr)
 
     def notice(sentence: str) -> None:
         console.print(Text(sentence, style="yellow"))

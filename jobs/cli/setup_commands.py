@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
 from jobs.cli.options import AsJson, StorageOptions, assignments, open_job
 from jobs.cli.printing import print_json, print_rows, print_table, print_text
@@ -33,6 +32,8 @@ def doctor(
 
     Example: flashvid doctor job.yaml --address 10.0.0.1:6379
     """
+    from rich.text import Text
+
     found = list(_checks(job, address, storage_option))
     failed = sum(check.state == "failed" for check in found)
     if as_json:

@@ -10,7 +10,7 @@ from pathlib import Path
 import imageio_ffmpeg
 import pytest
 
-from jobs.sample_videos import natural_clips
+from jobs.demo import natural_clips
 from pipeline.config import JobConfig
 from pipeline.run.run import run
 from pipeline.run.summary import Progress, RunSummary

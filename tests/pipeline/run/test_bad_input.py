@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from jobs.sample_videos import natural_clips
+from jobs.demo import natural_clips
 from pipeline.errors import TooManyFailuresError
 from pipeline.run.run import run
 from tests.support.outputs import make_output
