@@ -101,19 +101,9 @@ def measure(shape: tuple[int, int, int], configs: Sequence[CompressionConfig], p
     bare, control = turns.least[_PRODUCTS][ALL], turns.controls[_PRODUCTS]
     found = []
     for number, config in enumerate(configs):
-        seconds = turns.least[str(number)][ALL]
-        found.append(
-            Measurement(
-                *shape,
-                config.retention_ratio,
-                settings_of(config),
-                seconds,
-                bare,
-                seconds / bare,
-                control,
-                turns.number[str(number)],
-            )
-        )
+        seconds, taken = turns.least[str(number)][ALL], turns.number[str(number)]
+        ratio, settings = config.retention_ratio, settings_of(config)
+        found.append(Measurement(*shape, ratio, settings, seconds, bare, seconds / bare, control, taken))
     return found
 
 

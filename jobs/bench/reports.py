@@ -105,16 +105,8 @@ def plot_bars(path: Path, values: Mapping[str, float], title: str) -> None:
 
 def _commit() -> str:
     """Return the commit of this checkout, with a + if files were changed; "unknown" for an installed package."""
-    command = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--exclude=*",
-        "--abbrev=10",
-        "--dirty=+",
-    ]
+    describe = ["describe", "--always", "--exclude=*", "--abbrev=10", "--dirty=+"]
+    command = ["git", "-C", str(Path(__file__).parent), *describe]
     try:
         # Fixed arguments, no shell.
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603

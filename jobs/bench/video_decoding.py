@@ -108,16 +108,11 @@ def _measure(video: Path, probe: Probe, patience: Patience) -> list[DecodeSpeed]
         turns = take_turns({name: arms[names[name]] for name in names}, twice=[first, last], patience=patience)
     finally:
         process.close()
-    return [
-        DecodeSpeed(
-            *names[name],
-            seconds=turns.least[name][_WALL],
-            cpu_seconds=turns.least[name][ALL],
-            turns=turns.number[name],
-            control=turns.controls[first if name == first else last],
-        )
-        for name in names
-    ]
+    speeds = []
+    for name, least in turns.least.items():
+        control, taken = turns.controls[first if name == first else last], turns.number[name]
+        speeds.append(DecodeSpeed(*names[name], least[_WALL], least[ALL], taken, control))
+    return speeds
 
 
 def _decode(decode: Callable[..., DecodedClip], video: Path, sampling: SamplingConfig) -> None:

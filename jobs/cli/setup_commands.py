@@ -38,17 +38,11 @@ def doctor(
     if as_json:
         print_json({"failed": failed, "checks": [asdict(check) for check in found]})
     else:
-        print_table(
-            ("", "check", "found"),
-            (
-                (
-                    Text(check.state, style=_STYLES[check.state]),
-                    f"{check.area}: {check.name}",
-                    f"{check.found}\n-> {check.fix}" if check.fix else check.found,
-                )
-                for check in found
-            ),
-        )
+        rows = []
+        for check in found:
+            shown = f"{check.found}\n-> {check.fix}" if check.fix else check.found
+            rows.append((Text(check.state, style=_STYLES[check.state]), f"{check.area}: {check.name}", shown))
+        print_table(("", "check", "found"), rows)
         print_text(f"{failed} of {len(found)} checks failed" if failed else f"{len(found)} checks, none failed")
     if failed:
         raise typer.Exit(_FOUND)
@@ -118,15 +112,11 @@ def describe_models() -> dict[str, Any]:
     from flashvid.models.source import NEEDED_FILES, OPTIONAL_FILES, embedded_models, resolve_model
     from flashvid.presets import PRESETS
 
-    families = [
-        {
-            "name": family.name,
-            "architectures": list(family.architectures),
-            "special_tokens": list(family.special_tokens),
-            "presets": [preset.name for preset in PRESETS.values() if preset.family == family.name],
-        }
-        for family in FAMILIES
-    ]
+    families = []
+    for family in FAMILIES:
+        lists = {"architectures": list(family.architectures), "special_tokens": list(family.special_tokens)}
+        presets = [preset.name for preset in PRESETS.values() if preset.family == family.name]
+        families.append({"name": family.name, **lists, "presets": presets})
     embedded = [
         {
             "name": name,

@@ -9,7 +9,7 @@ episodic_reasoning they hold folders of pictures in the first release, and video
 from __future__ import annotations
 
 from jobs.datasets.annotations import files_of, read_annotations
-from jobs.datasets.converter import Source, Tables, lettered, literal
+from jobs.datasets.converter import Source, Tables, lettered, question_row
 from pipeline.errors import InputTableError
 
 _FOLDERS = {
@@ -44,12 +44,7 @@ def convert(source: Source) -> Tables:
             name = f"{_FOLDERS[task]}/{row.text('video')}"
             options, asked = row.texts("candidates"), f"Question:{row.text('question')}"
             lines = [asked, "Option:", *lettered(options, "({}) {}"), "Only give the best option."]
-            question = {
-                "question_id": f"{task}-{row.number}",
-                "question": literal("\n".join(lines)),
-                "answer": row.letter_of(row.text("answer"), options),
-                "video_id": name,
-                "category": task,
-            }
+            right = row.letter_of(row.text("answer"), options)
+            question = question_row(f"{task}-{row.number}", name, "\n".join(lines), right, task)
             rows.append(({"video_id": name, "video_path": str(source.videos / name)}, question))
     return Tables.of(rows)
