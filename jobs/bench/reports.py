@@ -6,7 +6,8 @@ import csv
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -77,6 +78,36 @@ def publish(
         write_report(folder, name, text)
         write_rows(folder / f"{name}.csv", rows)
         plot_bars(folder / f"{name}.png", bars, axis)
+
+
+# Writes into a folder.
+Benchmark = Callable[[Path], object]
+
+
+def bench_all(output: Path, benchmarks: Mapping[str, Benchmark], left_out: str = "") -> dict[str, object]:
+    """Run all benchmarks, and write how long each took to `all.md`.
+
+    Args:
+        output: A folder, created if it is missing.
+        benchmarks: By name.
+        left_out: What is not run here and why, as a sentence; empty for nothing.
+
+    Returns:
+        What each benchmark returned, by name.
+    """
+    found = {}
+    lines = [f"# All benchmarks\n\n{describe_environment()}\n\n| benchmark | minutes |\n|---|---|\n"]
+    started = time.monotonic()
+    for name, run in benchmarks.items():
+        begun = time.monotonic()
+        found[name] = run(output / name)
+        lines.append(f"| [{name}]({name}/{name}.md) | {(time.monotonic() - begun) / 60:.1f} |\n")
+        write_report(output, "all", "".join(lines))
+    lines.append(f"| all | {(time.monotonic() - started) / 60:.1f} |\n")
+    lines += [f"\n{left_out}\n"] if left_out else []
+    write_report(output, "all", "".join(lines))
+    print("".join(lines))
+    return found
 
 
 def new_figure(width: float, height: float) -> Any | None:  # noqa: ANN401 - matplotlib's, which is optional

@@ -48,14 +48,14 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None
     Console().print(table)
 
 
-def print_rows(rows: Iterable[tuple[str, str]], title: str | None = None, console: Console | None = None) -> None:
+def print_rows(rows: Iterable[tuple[str, str]], title: str | None = None) -> None:
     """Print names and values as a table without headings."""
     table = Table(title=title, show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in rows:
         table.add_row(name, Text(value))
-    (console or Console()).print(table)
+    Console().print(table)
 
 
 def write_file(to: Path, content: bytes, *, replace: bool = False) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -96,10 +97,10 @@ def run(
     with _resumable():
         settings = open_job(job, overrides, limit)
 
-        def log(line: str) -> None:
-            print(line, file=sys.stderr, flush=True)
-
-        summary = _run(settings, Console(stderr=as_json), fork=fork, address=address, on_log=log if log_json else None)
+        options: dict[str, Any] = {"fork": fork, "address": address}
+        if log_json:
+            options["on_log"] = partial(print, file=sys.stderr, flush=True)
+        summary = _run(settings, Console(stderr=as_json), **options)
         if as_json:
             print_json(asdict(summary))
             return
@@ -144,14 +145,7 @@ def demo(
         print_text(f"the job file: {job_file}\nthe answers as Parquet: {answers}/shard=*/part-*.parquet")
 
 
-def _run(
-    job: JobConfig,
-    console: Console,
-    *,
-    fork: bool = False,
-    address: str | None = None,
-    on_log: Callable[[str], object] | None = None,
-) -> RunSummary:
+def _run(job: JobConfig, console: Console, **options: Any) -> RunSummary:  # noqa: ANN401 - of pipeline.run.run.run
     """Run a job with live progress and notices on a console."""
     # A late import: `flashvid --help` does not wait for torch and Ray.
     from jobs.cli.display import live_progress
@@ -161,9 +155,7 @@ def _run(
         console.print(Text(sentence, style="yellow"))
 
     with live_progress(console) as show:
-        return run_job(
-            job, fork=fork, address=address, on_progress=show, on_notice=notice, on_log=on_log or (lambda _: None)
-        )
+        return run_job(job, on_progress=show, on_notice=notice, **options)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from jobs.cli.options import AsJson, StorageOptions, assignments, open_job
-from jobs.cli.printing import print_json, print_rows, print_table, print_text
+from jobs.cli.printing import print_json, print_result, print_table, print_text
 
 if TYPE_CHECKING:
     from jobs.doctor import Check
@@ -89,11 +89,9 @@ def models(
 
     if name is not None:
         model = resolve_model(name)
-        found = {"family": model.family, "path": str(model.path)}
-        if as_json:
-            print_json({"name": name, **found})
-        else:
-            print_rows([("model", name), *found.items()])
+        family, path = model.family, str(model.path)
+        text = f"{name}: family {family}, {path}"
+        print_result({"name": name, "family": family, "path": path}, text, as_json=as_json)
         return
     listed = describe_models()
     if as_json:
