@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any, Literal
 
@@ -232,9 +233,7 @@ def _packages() -> str:
 
 
 def _decord() -> str:
-    import decord
-
-    return str(decord.__version__)
+    return str(import_module("decord").__version__)
 
 
 def _pyav() -> str:

@@ -225,23 +225,17 @@ def stored_clip(
 
 def _frames(job: JobConfig, path: str, clip: Row) -> NDArray[np.uint8]:
     """Decode the frames that were encoded. Raises ConfigurationError with the path."""
-    preprocessor = load_preprocessor(
-        job.model.name,
-        revision=job.model.revision,
-        min_pixels=job.sampling.min_pixels,
-        max_pixels=job.sampling.max_pixels,
-    )
+    model, sampling, span = job.model, job.sampling, (clip["start_s"], clip["end_s"])
+    sizes = {"min_pixels": sampling.min_pixels, "max_pixels": sampling.max_pixels}
+    preprocessor = load_preprocessor(model.name, revision=model.revision, **sizes)
     try:
         with (
             TemporaryDirectory() as folder,
             Staging(StagingConfig(directory=folder), job.storage_options).staged(path, path) as video,
         ):
+            resize_for = preprocessor.for_video
             return decode_clip(
-                video.path,
-                job.sampling,
-                clip["start_s"],
-                clip["end_s"],
-                transform_for=lambda num_frames: preprocessor.for_video(num_frames).resize,
+                video.path, sampling, *span, transform_for=lambda number: resize_for(number).resize
             ).frames
     except VideoNotFoundError:
         raise ConfigurationError("the video is not there any more: give its path with --video-path", path) from None
@@ -261,8 +255,6 @@ def _clip(results: Results, video_id: str, clip_id: str | None) -> Row:
         return next(iter(found.values()))
     if clip_id in found:
         return found[clip_id]
-    spans = "".join(
-        f"\n  {name}: {row['start_s'] or 0} s to {'the end' if row['end_s'] is None else row['end_s']}"
-        for name, row in found.items()
-    )
+    ends = {name: "the end" if row["end_s"] is None else row["end_s"] for name, row in found.items()}
+    spans = "".join(f"\n  {name}: {row['start_s'] or 0} s to {ends[name]}" for name, row in found.items())
     raise ConfigurationError(f"choose one of its clips with --clip-id:{spans}", f"video_id {video_id!r}")

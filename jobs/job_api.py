@@ -46,35 +46,26 @@ def job_api(address: str | None) -> Iterator[JobSubmissionClient]:
     try:
         import requests
         from ray.job_submission import JobSubmissionClient
-
-        client = JobSubmissionClient(where)
     except ImportError as error:
         raise ConfigurationError(f"needs pip install 'flashvid-pipeline[cluster]' ({error})") from None
-    except ConnectionError as error:
-        raise ClusterUnreachableError("no answer: is the cluster up, and the address right?", where) from error
-    except RuntimeError as error:
-        raise ConfigurationError(_first_line(error), where) from None
     try:
-        yield client
+        yield JobSubmissionClient(where)
     except (ConnectionError, requests.ConnectionError) as error:
-        raise ClusterUnreachableError(f"it does not answer any more ({error})", where) from None
+        message = f"no answer: is the cluster up, and the address right? ({error})"
+        raise ClusterUnreachableError(message, where) from None
     except RuntimeError as error:
-        # What the client makes of every refusal over HTTP; of its status, only the text is left.
-        if "status code 5" in str(error):
-            raise ClusterUnreachableError(_first_line(error), where) from None
-        raise ConfigurationError(_first_line(error), where) from None
+        # The client raises this for every refusal over HTTP, with the status only in the text.
+        away = "status code 5" in str(error)
+        raise (ClusterUnreachableError if away else ConfigurationError)(_first_line(error), where) from None
 
 
 def send(client: JobSubmissionClient, working_dir: Path, entrypoint: str, job: JobConfig) -> str:
-    """Hand in what `jobs.shipping` wrote; the job's id."""
-    return str(
-        client.submit_job(
-            entrypoint=entrypoint,
-            submission_id=f"flashvid-{secrets.token_hex(4)}",
-            runtime_env={"working_dir": str(working_dir), "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": _STOP_SECONDS}},
-            metadata={_OUTPUT: job.output, _VIDEOS: job.videos},
-        )
-    )
+    """Submit what `jobs.shipping` wrote; return the job's id."""
+    job_id = f"flashvid-{secrets.token_hex(4)}"
+    environment = {"working_dir": str(working_dir), "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": _STOP_SECONDS}}
+    metadata = {_OUTPUT: job.output, _VIDEOS: job.videos}
+    client.submit_job(entrypoint=entrypoint, submission_id=job_id, runtime_env=environment, metadata=metadata)
+    return job_id
 
 
 def our_jobs(client: JobSubmissionClient, output: str | None = None) -> list[JobDetails]:

@@ -21,28 +21,20 @@ _RUN = 'run_id=~"$run_id"'
 
 
 @dataclass(frozen=True)
-class Query:
-    """One line, or one number, of a panel."""
-
-    expression: str
-    legend: str
-
-
-@dataclass(frozen=True)
 class Panel:
     """One rectangle.
 
     Attributes:
-        title: What it answers.
-        queries: Its lines.
+        title: The question that it answers.
+        queries: Expressions by legend; each is a line, or the number.
         unit: Grafana's name of the unit.
         kind: Grafana's name of the kind of panel.
         width: Of 24 columns.
-        most: Upper end of the scale, where there is one.
+        most: Upper end of the scale, if there is one.
     """
 
     title: str
-    queries: tuple[Query, ...]
+    queries: Mapping[str, str]
     unit: str = "short"
     kind: str = "timeseries"
     width: int = 8
@@ -50,149 +42,92 @@ class Panel:
 
 
 def _per_stage(metric: str, by: str = "stage") -> str:
-    return f"sum by ({by}) (rate({metric}{{{_RUN}}}[5m]))"
+    return f"sum by ({by}) (rate(ray_flashvid_{metric}{{{_RUN}}}[5m]))"
 
 
-def _total(metric: str) -> str:
-    return f"sum({metric}{{{_RUN}}})"
+def _total(metric: str, stage: str = "") -> str:
+    where = f'{_RUN}, stage="{stage}"' if stage else _RUN
+    return f"sum(ray_flashvid_{metric}{{{where}}})"
 
 
-def _each(metric: str, stage: str) -> str:
-    return f'sum({metric}{{{_RUN}, stage="{stage}"}})'
+def _share(part: str, whole: str) -> str:
+    return f"{_total(part)} / {_total(whole)}"
 
 
 def _number(title: str, expression: str, unit: str = "short", most: float | None = None) -> Panel:
-    return Panel(title, (Query(expression, ""),), unit, "stat", width=4, most=most)
+    return Panel(title, {"": expression}, unit, "stat", width=4, most=most)
 
 
 _SECONDS = "ray_flashvid_clip_seconds"
-_DONE, _PLANNED = _total("ray_flashvid_clips_done"), _total("ray_flashvid_clips_planned")
+_DONE, _PLANNED = _total("clips_done"), _total("clips_planned")
+_LEFT = f'({_PLANNED} - {_DONE}) / sum(rate({_SECONDS}_count{{{_RUN}, stage="answer"}}[30m]))'
 _QUANTILE = f"histogram_quantile(0.95, sum by (le, stage) (rate({_SECONDS}_bucket{{{_RUN}}}[15m])))"
+_BUSY = f"avg by (stage) (flashvid:busy_share{{{_RUN}}})"
+_IN_HAND = f"sum by (stage) (ray_flashvid_clips_in_hand{{{_RUN}}})"
+_FAILED = f"sum by (stage, error_type, error_kind) (ray_flashvid_failures_committed_total{{{_RUN}}})"
+_DIED = f"sum by (stage) (ray_flashvid_process_deaths_total{{{_RUN}}})"
+
+
+def _done(stage: str) -> str:
+    return _total("clip_seconds_count", stage)
+
+
+def _in_hand(stage: str) -> str:
+    return _total("clips_in_hand", stage)
+
+
+_WAITING = {
+    "decode": f"{_total('clips_to_encode')} - {_done('decode')} - {_in_hand('decode')}",
+    "encode": f"{_total('decoded_clips')} - {_in_hand('encode')}",
+    "answer": f"{_done('encode')} + {_total('clips_cached')} - {_done('answer')} - {_in_hand('answer')}",
+}
+_IN_MEMORY = {"in memory": _total("decoded_clips"), "limit": _total("decoded_clips_limit")}
+_TOKENS = {
+    "encoded": _per_stage("tokens_encoded_total", "run_id"),
+    "kept": _per_stage("tokens_committed_total", "run_id"),
+}
+_KEPT = {
+    "behind compression": _share("visual_tokens_after_total", "visual_tokens_before_total"),
+    "over the layers": _share("visual_token_layers_after_total", "visual_token_layers_before_total"),
+}
+_SHARED = {"not prefilled again": f"1 - {_share('prompt_tokens_prefilled_total', 'prompt_tokens_total')}"}
+_BYTES = {"{{stage}} reads": _per_stage("bytes_read_total"), "{{stage}} writes": _per_stage("bytes_written_total")}
 
 ROWS: Mapping[str, tuple[Panel, ...]] = {
     "The run": (
         _number("Clips done", f"{_DONE} / {_PLANNED}", "percentunit", most=1),
-        _number(
-            "Time left", f'({_PLANNED} - {_DONE}) / sum(rate({_SECONDS}_count{{{_RUN}, stage="answer"}}[30m]))', "s"
-        ),
-        _number("Answers committed", _total("ray_flashvid_answers_committed_total")),
-        _number("Failures", _total("ray_flashvid_failures_committed_total")),
-        _number(
-            "Clips whose tokens were there", f"{_total('ray_flashvid_clips_cached')} / {_PLANNED}", "percentunit", 1
-        ),
-        _number("Clips that failed before", _total("ray_flashvid_clips_tried_again")),
+        _number("Time left", _LEFT, "s"),
+        _number("Answers committed", _total("answers_committed_total")),
+        _number("Failures", _total("failures_committed_total")),
+        _number("Clips whose tokens were there", _share("clips_cached", "clips_planned"), "percentunit", 1),
+        _number("Clips that failed before", _total("clips_tried_again")),
     ),
     "Where the time goes": (
-        Panel("Clips a second", (Query(_per_stage(f"{_SECONDS}_count"), "{{stage}}"),), "cps"),
-        Panel(
-            "Share of the time that actors are busy",
-            (Query(f"avg by (stage) (flashvid:busy_share{{{_RUN}}})", "{{stage}}"),),
-            "percentunit",
-            most=1,
-        ),
-        Panel("Seconds of work on a clip, 95th percentile", (Query(_QUANTILE, "{{stage}}"),), "s"),
-        Panel(
-            "Clips in the hands of a stage",
-            (Query(f"sum by (stage) (ray_flashvid_clips_in_hand{{{_RUN}}})", "{{stage}}"),),
-        ),
-        Panel(
-            "Clips that wait for a stage",
-            (
-                Query(
-                    f"{_total('ray_flashvid_clips_to_encode')} - {_each(f'{_SECONDS}_count', 'decode')}"
-                    f" - {_each('ray_flashvid_clips_in_hand', 'decode')}",
-                    "decode",
-                ),
-                Query(
-                    f"{_total('ray_flashvid_decoded_clips')} - {_each('ray_flashvid_clips_in_hand', 'encode')}",
-                    "encode",
-                ),
-                Query(
-                    f"{_each(f'{_SECONDS}_count', 'encode')} + {_total('ray_flashvid_clips_cached')}"
-                    f" - {_each(f'{_SECONDS}_count', 'answer')} - {_each('ray_flashvid_clips_in_hand', 'answer')}",
-                    "answer",
-                ),
-            ),
-        ),
-        Panel(
-            "Clips whose frames are in memory",
-            (
-                Query(_total("ray_flashvid_decoded_clips"), "in memory"),
-                Query(_total("ray_flashvid_decoded_clips_limit"), "limit"),
-            ),
-        ),
+        Panel("Clips a second", {"{{stage}}": _per_stage("clip_seconds_count")}, "cps"),
+        Panel("Share of the time that actors are busy", {"{{stage}}": _BUSY}, "percentunit", most=1),
+        Panel("Seconds of work on a clip, 95th percentile", {"{{stage}}": _QUANTILE}, "s"),
+        Panel("Clips in the hands of a stage", {"{{stage}}": _IN_HAND}),
+        Panel("Clips that wait for a stage", _WAITING),
+        Panel("Clips whose frames are in memory", _IN_MEMORY),
     ),
     "What is saved": (
-        Panel(
-            "Visual tokens a second",
-            (
-                Query(_per_stage("ray_flashvid_tokens_encoded_total", "run_id"), "encoded"),
-                Query(_per_stage("ray_flashvid_tokens_committed_total", "run_id"), "kept"),
-            ),
-        ),
-        Panel(
-            "Share of the visual tokens that is kept",
-            (
-                Query(
-                    f"{_total('ray_flashvid_visual_tokens_after_total')}"
-                    f" / {_total('ray_flashvid_visual_tokens_before_total')}",
-                    "behind compression",
-                ),
-                Query(
-                    f"{_total('ray_flashvid_visual_token_layers_after_total')}"
-                    f" / {_total('ray_flashvid_visual_token_layers_before_total')}",
-                    "over the layers",
-                ),
-            ),
-            "percentunit",
-            most=1,
-        ),
-        Panel(
-            "Share of the prompts' tokens that questions share",
-            (
-                Query(
-                    f"1 - {_total('ray_flashvid_prompt_tokens_prefilled_total')}"
-                    f" / {_total('ray_flashvid_prompt_tokens_total')}",
-                    "not prefilled again",
-                ),
-            ),
-            "percentunit",
-            most=1,
-        ),
+        Panel("Visual tokens a second", _TOKENS),
+        Panel("Share of the visual tokens that is kept", _KEPT, "percentunit", most=1),
+        Panel("Share of the prompts' tokens that questions share", _SHARED, "percentunit", most=1),
     ),
     "What goes wrong": (
-        Panel(
-            "Failures by type",
-            (
-                Query(
-                    f"sum by (stage, error_type, error_kind) (ray_flashvid_failures_committed_total{{{_RUN}}})",
-                    "{{stage}}: {{error_type}} ({{error_kind}})",
-                ),
-            ),
-        ),
-        Panel(
-            "Clips that lost their process",
-            (Query(f"sum by (stage) (ray_flashvid_process_deaths_total{{{_RUN}}})", "{{stage}}"),),
-        ),
+        Panel("Failures by type", {"{{stage}}: {{error_type}} ({{error_kind}})": _FAILED}),
+        Panel("Clips that lost their process", {"{{stage}}": _DIED}),
         Panel(
             "Requests to storage that were repeated, a second",
-            (Query(_per_stage("ray_flashvid_requests_repeated_total"), "{{stage}}"),),
+            {"{{stage}}": _per_stage("requests_repeated_total")},
             "reqps",
         ),
     ),
     "Bytes": (
-        Panel(
-            "Frames decoded a second", (Query(_per_stage("ray_flashvid_frames_decoded_total", "run_id"), "{{run_id}}"),)
-        ),
-        Panel("Video files", (Query(_per_stage("ray_flashvid_video_bytes_total", "run_id"), "fetched"),), "Bps"),
-        Panel(
-            "Output and cache",
-            (
-                Query(_per_stage("ray_flashvid_bytes_read_total"), "{{stage}} reads"),
-                Query(_per_stage("ray_flashvid_bytes_written_total"), "{{stage}} writes"),
-            ),
-            "Bps",
-        ),
+        Panel("Frames decoded a second", {"{{run_id}}": _per_stage("frames_decoded_total", "run_id")}),
+        Panel("Video files", {"fetched": _per_stage("video_bytes_total", "run_id")}, "Bps"),
+        Panel("Output and cache", _BYTES, "Bps"),
     ),
 }
 
@@ -247,8 +182,8 @@ def _panel(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
         "fieldConfig": {"defaults": scale, "overrides": []},
         "options": {"reduceOptions": {"calcs": ["lastNotNull"]}} if panel.kind == "stat" else {},
         "targets": [
-            {"refId": chr(ord("A") + index), "expr": query.expression, "legendFormat": query.legend}
-            for index, query in enumerate(panel.queries)
+            {"refId": chr(ord("A") + index), "expr": expression, "legendFormat": legend}
+            for index, (legend, expression) in enumerate(panel.queries.items())
         ],
     }
 

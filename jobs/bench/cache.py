@@ -32,6 +32,7 @@ _STEPS, _SIDE, _WIDTH, _KEPT = 32, 14, 3584, 628
 _PATIENCE, _QUICK = Patience(least=20, most=100, seconds=60), Patience(least=3, most=3)
 # The kind that runs twice.
 _CONTROL_KIND = "bfloat16"
+_TIMED = ("write", "read", "write, CPU", "read, CPU")
 
 
 @dataclass(frozen=True)
@@ -115,23 +116,16 @@ def measure_cache(patience: Patience, rivals: Rivals | None = None) -> list[Cach
                 write, read = spent(partial(kind.write, number)), spent(partial(kind.read, number))
                 sizes[name] = kind.file(number).stat().st_size
                 kind.file(number).unlink()
-            steps = {"write": write.wall, "read": read.wall, "write, CPU": write.cpu, "read, CPU": read.cpu}
+            steps = dict(zip(_TIMED, (write.wall, read.wall, write.cpu, read.cpu), strict=True))
             return {ALL: write.cpu + read.cpu, **steps}
 
         turns = take_turns({name: partial(run, name) for name in kinds}, twice=[_CONTROL_KIND], patience=patience)
-        return [
-            CacheSpeed(
-                name,
-                sizes[name] / _KEPT,
-                megabytes / least["write"],
-                megabytes / least["read"],
-                megabytes / least["write, CPU"],
-                megabytes / least["read, CPU"],
-                turns.number[name],
-                turns.controls[_CONTROL_KIND],
-            )
-            for name, least in turns.least.items()
-        ]
+    control, speeds = turns.controls[_CONTROL_KIND], []
+    for name, least in turns.least.items():
+        write, read, write_cpu, read_cpu = (megabytes / least[step] for step in _TIMED)
+        size, taken = sizes[name] / _KEPT, turns.number[name]
+        speeds.append(CacheSpeed(name, size, write, read, write_cpu, read_cpu, taken, control))
+    return speeds
 
 
 def _stored(folder: Path, video: CompressedVideo, cache_dtype: CacheDtype | None) -> Kind:

@@ -64,13 +64,12 @@ class Measurement:
     def missed(self) -> list[str]:
         """Return what is over its limit, in words; small clips, whose times mean nothing, have no limit."""
         limit = _TIMES_PRODUCTS_OF_32_FRAMES if self.frames <= 32 else _TIMES_PRODUCTS
-        found = []
+        where, problems = f"{self.clip} at {self.retention_ratio:.2f}, {self.settings}", []
         if not self.control <= CONTROL:
-            found.append(f"the A/A control is {self.control:.1%}")
+            problems.append(f"{where}: the A/A control is {self.control:.1%}")
         if not self.times_products <= limit:
-            found.append(f"{self.times_products:.2f} times the bare products, limit {limit}")
-        of_full_size = (self.frames, self.tokens, self.width) in SHAPES
-        return [f"{self.clip} at {self.retention_ratio:.2f}, {self.settings}: {what}" for what in found if of_full_size]
+            problems.append(f"{where}: {self.times_products:.2f} times the bare products, limit {limit}")
+        return problems if (self.frames, self.tokens, self.width) in SHAPES else []
 
 
 def settings_of(config: CompressionConfig) -> str:
@@ -101,19 +100,9 @@ def measure(shape: tuple[int, int, int], configs: Sequence[CompressionConfig], p
     bare, control = turns.least[_PRODUCTS][ALL], turns.controls[_PRODUCTS]
     found = []
     for number, config in enumerate(configs):
-        seconds = turns.least[str(number)][ALL]
-        found.append(
-            Measurement(
-                *shape,
-                config.retention_ratio,
-                settings_of(config),
-                seconds,
-                bare,
-                seconds / bare,
-                control,
-                turns.number[str(number)],
-            )
-        )
+        seconds, taken = turns.least[str(number)][ALL], turns.number[str(number)]
+        ratio, settings = config.retention_ratio, settings_of(config)
+        found.append(Measurement(*shape, ratio, settings, seconds, bare, seconds / bare, control, taken))
     return found
 
 

@@ -39,15 +39,9 @@ def bench_run(
         samples = sorted(CLIPS.glob("*.mp4"))
         for number in range(clips or (_QUICK_CLIPS if quick else _CLIPS)):
             shutil.copyfile(samples[number % len(samples)], folder / "videos" / f"{number:04d}.mp4")
-        job = {
-            "videos": str(folder / "videos"),
-            "questions": QUESTIONS,
-            "output": str(folder / "output"),
-            "model": {"name": "tiny"},
-            "sampling": {"num_frames": NUM_FRAMES},
-            "generation": {"max_new_tokens": 8},
-        }
-        summary = run(JobConfig.model_validate(job))
+        places = {"videos": str(folder / "videos"), "questions": QUESTIONS, "output": str(folder / "output")}
+        settings = {"sampling": {"num_frames": NUM_FRAMES}, "generation": {"max_new_tokens": 8}}
+        summary = run(JobConfig.model_validate({**places, **settings, "model": {"name": "tiny"}}))
     actors = Counter(worker.stage for worker in summary.workers)
     seconds = {stage: total / summary.clips_planned for stage, total in summary.stage_seconds.items()}
     busy = {stage: total / actors[stage] / summary.seconds for stage, total in summary.stage_seconds.items()}

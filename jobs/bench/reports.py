@@ -6,7 +6,8 @@ import csv
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -79,6 +80,36 @@ def publish(
         plot_bars(folder / f"{name}.png", bars, axis)
 
 
+# Writes into a folder.
+Benchmark = Callable[[Path], object]
+
+
+def bench_all(output: Path, benchmarks: Mapping[str, Benchmark], left_out: str = "") -> dict[str, object]:
+    """Run all benchmarks, and write how long each took to `all.md`.
+
+    Args:
+        output: A folder, created if it is missing.
+        benchmarks: By name.
+        left_out: What is not run here and why, as a sentence; empty for nothing.
+
+    Returns:
+        What each benchmark returned, by name.
+    """
+    found = {}
+    lines = [f"# All benchmarks\n\n{describe_environment()}\n\n| benchmark | minutes |\n|---|---|\n"]
+    started = time.monotonic()
+    for name, run in benchmarks.items():
+        begun = time.monotonic()
+        found[name] = run(output / name)
+        lines.append(f"| [{name}]({name}/{name}.md) | {(time.monotonic() - begun) / 60:.1f} |\n")
+        write_report(output, "all", "".join(lines))
+    lines.append(f"| all | {(time.monotonic() - started) / 60:.1f} |\n")
+    lines += [f"\n{left_out}\n"] if left_out else []
+    write_report(output, "all", "".join(lines))
+    print("".join(lines))
+    return found
+
+
 def new_figure(width: float, height: float) -> Any | None:  # noqa: ANN401 - matplotlib's, which is optional
     """Return a figure of that size in inches, or None without matplotlib, which is then reported."""
     if find_spec("matplotlib") is None:
@@ -105,16 +136,8 @@ def plot_bars(path: Path, values: Mapping[str, float], title: str) -> None:
 
 def _commit() -> str:
     """Return the commit of this checkout, with a + if files were changed; "unknown" for an installed package."""
-    command = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--exclude=*",
-        "--abbrev=10",
-        "--dirty=+",
-    ]
+    describe = ["describe", "--always", "--exclude=*", "--abbrev=10", "--dirty=+"]
+    command = ["git", "-C", str(Path(__file__).parent), *describe]
     try:
         # Fixed arguments, no shell.
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603

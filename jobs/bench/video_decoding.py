@@ -12,9 +12,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
 
-import numpy as np
-from numpy.typing import NDArray
-
 from jobs.bench.cost import spent
 from jobs.bench.reports import describe_environment, markdown_table, publish
 from jobs.bench.turns import ALL, Arm, Patience, take_turns, unsettled
@@ -108,25 +105,16 @@ def _measure(video: Path, probe: Probe, patience: Patience) -> list[DecodeSpeed]
         turns = take_turns({name: arms[names[name]] for name in names}, twice=[first, last], patience=patience)
     finally:
         process.close()
-    return [
-        DecodeSpeed(
-            *names[name],
-            seconds=turns.least[name][_WALL],
-            cpu_seconds=turns.least[name][ALL],
-            turns=turns.number[name],
-            control=turns.controls[first if name == first else last],
-        )
-        for name in names
-    ]
+    speeds = []
+    for name, least in turns.least.items():
+        control, taken = turns.controls[first if name == first else last], turns.number[name]
+        speeds.append(DecodeSpeed(*names[name], least[_WALL], least[ALL], taken, control))
+    return speeds
 
 
 def _decode(decode: Callable[..., DecodedClip], video: Path, sampling: SamplingConfig) -> None:
-    decode(str(video), sampling, None, None, transform_for=lambda _: _thumbnails)
-
-
-def _thumbnails(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Take a few pixels, at almost no cost: resizing is not measured."""
-    return frames[:, ::32, ::32].copy()
+    # Take a few pixels, at almost no cost: resizing is not measured.
+    decode(str(video), sampling, None, None, transform_for=lambda _: lambda frames: frames[:, ::32, ::32].copy())
 
 
 def _report(video: Path, automatic: str, speeds: Sequence[DecodeSpeed]) -> str:

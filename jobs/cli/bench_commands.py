@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from jobs.bench.everything import Benchmark
+    from jobs.bench.reports import Benchmark
 
 # Exit code: something is over its limit.
 _OVER = 1
@@ -166,7 +166,7 @@ def everything(
 
     Example: flashvid bench all --output bench --quick
     """
-    from jobs.bench.everything import bench_all
+    from jobs.bench.reports import bench_all
 
     needs = "quality, answers and planning (they need a checkout of the repository), decode (it needs a video of yours)"
     needs = "quality, answers and planning (they need a checkout of the repository), decode (it needs a video of yours)"

@@ -79,8 +79,7 @@ def status(
     from jobs.job_api import job_api, our_jobs
     from pipeline.care.status import output_status
 
-    found = output_status(open_storage(output, storage_option))
-    ray_jobs: list[dict[str, Any]] | None = None
+    found, ray_jobs = output_status(open_storage(output, storage_option)), None
     if address is not None:
         with job_api(address) as client:
             ray_jobs = [_described(job) for job in our_jobs(client, output)]

@@ -24,12 +24,10 @@ def live_progress(console: Console) -> Iterator[Callable[[Progress], None]]:
 
         def show(progress: Progress) -> None:
             rate = f"{progress.clips_done / progress.seconds:.2f}/s" if progress.seconds else ""
-            failures = f"{progress.failures} failures"
-            for task, done, total, detail in (
-                (clips, progress.clips_done, progress.clips_planned, rate),
-                (answers, progress.answers_done, progress.answers_planned, failures),
-            ):
-                bars.update(task, completed=done, total=total, detail=detail, visible=True)
+            done, total = progress.clips_done, progress.clips_planned
+            bars.update(clips, completed=done, total=total, detail=rate, visible=True)
+            done, total, failures = progress.answers_done, progress.answers_planned, f"{progress.failures} failures"
+            bars.update(answers, completed=done, total=total, detail=failures, visible=True)
 
         yield show
 
@@ -88,20 +86,18 @@ def preview_rows(found: Preview) -> Iterator[tuple[str, str]]:
 
 
 def _time_rows(found: Preview) -> Iterator[tuple[str, str]]:
-    if found.duration is None:
+    if (lasts := found.duration) is None:
         return
-    lasts = found.duration
-    hours = ", ".join(
-        f"{stage} {'unknown' if value is None else _hours(value)}" for stage, value in lasts.stage_hours.items()
-    )
+    stages = {stage: "unknown" if value is None else _hours(value) for stage, value in lasts.stage_hours.items()}
+    hours = ", ".join(f"{stage} {value}" for stage, value in stages.items())
     if lasts.hours is None:
         yield "time", hours
         given = "--decode-frames-per-second, --frames-per-second and --answers-per-second"
         yield "rates", f"not all known yet: a run with this output measures them, or give {given}"
     else:
         yield "time", f"{hours}; at the same time, so about {_hours(lasts.hours)}"
-    if lasts.hours is not None and found.rates.measured_in:
-        yield "rates", f"measured in {', '.join(found.rates.measured_in)}"
+        if found.rates.measured_in:
+            yield "rates", f"measured in {', '.join(found.rates.measured_in)}"
     if lasts.gpu_hours is not None:
         yield "GPU hours", f"{lasts.gpu_hours:.2f}"
     if lasts.cost is not None:

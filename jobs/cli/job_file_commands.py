@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 _REFUSED = 2
 _QUESTION = "What happens in this video?"
-_RETENTION = 0.25
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -234,13 +233,5 @@ def job_text(benchmark: Benchmark, preset: str) -> str:
     model = PAPER_MODELS[preset]
     pixels = f"  min_pixels: {model.pixels[0]}\n  max_pixels: {model.pixels[1]}\n" if model.pixels else ""
     template = Template(files("jobs").joinpath("examples/benchmark.template").read_text(encoding="utf-8"))
-    return template.substitute(
-        vars(benchmark),
-        counted=benchmark.module.COUNTED,
-        preset=preset,
-        model=model.title,
-        hub_id=model.hub_id,
-        pixels=pixels,
-        num_frames=model.num_frames,
-        retention=_RETENTION,
-    )
+    of_model = {"model": model.title, "hub_id": model.hub_id, "num_frames": model.num_frames, "pixels": pixels}
+    return template.substitute(vars(benchmark), counted=benchmark.module.COUNTED, preset=preset, **of_model)

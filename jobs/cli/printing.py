@@ -10,12 +10,9 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 # There is no space at the moment: the same command may work later.
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -56,7 +53,7 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None
     Console().print(table)
 
 
-def print_rows(rows: Iterable[tuple[str, str]], title: str | None = None, console: Console | None = None) -> None:
+def print_rows(rows: Iterable[tuple[str, str]], title: str | None = None) -> None:
     """Print names and values as a table without headings."""
     from rich.console import Console
     from rich.table import Table
@@ -67,7 +64,7 @@ def print_rows(rows: Iterable[tuple[str, str]], title: str | None = None, consol
     table.add_column(overflow="fold")
     for name, value in rows:
         table.add_row(name, Text(value))
-    (console or Console()).print(table)
+    Console().print(table)
 
 
 def write_file(to: Path, content: bytes, *, replace: bool = False) -> None:

@@ -15,8 +15,7 @@ from jobs.cli.printing import print_json, print_result, print_table, print_text,
 
 if TYPE_CHECKING:
     from jobs.datasets.published import PublishedNumber
-    from jobs.evaluation.accuracy import Accuracy, Comparison, Evaluation, Item
-    from jobs.evaluation.bootstrap import Interval
+    from jobs.evaluation.accuracy import Accuracy, Comparison, Evaluation, Interval, Item
     from pipeline.store.results import Results
 
 Unanswered = Literal["wrong", "left-out"]
@@ -48,8 +47,7 @@ def evaluate(
     """
     from flashvid.errors import ConfigurationError
     from jobs.datasets import benchmark_named
-    from jobs.evaluation.accuracy import compare
-    from jobs.evaluation.accuracy import evaluate as add_up
+    from jobs.evaluation import accuracy
     from jobs.evaluation.items import all_items, answered_items
     from jobs.evaluation.letters import LETTER_RULES
     from pipeline.store.results import Results
@@ -70,8 +68,8 @@ def evaluate(
         return results, all_items(results, open_job(job) if job else results.job, categories, rule)
 
     results, items = items_of(output, fingerprint)
-    found = add_up(items, unanswered)
-    comparison = compare(items, items_of(against, against_fingerprint)[1], unanswered) if against else None
+    found = accuracy.evaluate(items, unanswered)
+    comparison = accuracy.compare(items, items_of(against, against_fingerprint)[1], unanswered) if against else None
     published = asked.published(results.record["job"]) if asked else ()
     if as_json:
         described = {"output": output, "fingerprint": results.fingerprint, "letters": rule_name, **asdict(found)}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -94,10 +95,10 @@ def run(
     with _resumable():
         settings = open_job(job, overrides, limit)
 
-        def log(line: str) -> None:
-            print(line, file=sys.stderr, flush=True)
-
-        summary = _run(settings, to_stderr=as_json, fork=fork, address=address, on_log=log if log_json else None)
+        options: dict[str, Any] = {"fork": fork, "address": address}
+        if log_json:
+            options["on_log"] = partial(print, file=sys.stderr, flush=True)
+        summary = _run(settings, to_stderr=as_json, **options)
         if as_json:
             print_json(asdict(summary))
             return
@@ -142,15 +143,8 @@ def demo(
         print_text(f"the job file: {job_file}\nthe answers as Parquet: {answers}/shard=*/part-*.parquet")
 
 
-def _run(
-    job: JobConfig,
-    *,
-    to_stderr: bool = False,
-    fork: bool = False,
-    address: str | None = None,
-    on_log: Callable[[str], object] | None = None,
-) -> RunSummary:
-    """Run a job with live progress and notices."""
+def _run(job: JobConfig, *, to_stderr: bool = False, **options: Any) -> RunSummary:  # noqa: ANN401 - of the run
+    """Run a job with live progress and notices, and with options of `pipeline.run.run.run`."""
     # Late imports: `flashvid --help` waits for none of them.
     from rich.console import Console
     from rich.text import Text
@@ -164,9 +158,7 @@ def _run(
         console.print(Text(sentence, style="yellow"))
 
     with live_progress(console) as show:
-        return run_job(
-            job, fork=fork, address=address, on_progress=show, on_notice=notice, on_log=on_log or (lambda _: None)
-        )
+        return run_job(job, on_progress=show, on_notice=notice, **options)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.cli.options import AsJson, StorageOptions, assignments, open_job
-from jobs.cli.printing import print_json, print_rows, print_table, print_text
+from jobs.cli.printing import print_json, print_result, print_table, print_text
 
 if TYPE_CHECKING:
     from jobs.doctor import Check
@@ -39,17 +39,11 @@ def doctor(
     if as_json:
         print_json({"failed": failed, "checks": [asdict(check) for check in found]})
     else:
-        print_table(
-            ("", "check", "found"),
-            (
-                (
-                    Text(check.state, style=_STYLES[check.state]),
-                    f"{check.area}: {check.name}",
-                    f"{check.found}\n-> {check.fix}" if check.fix else check.found,
-                )
-                for check in found
-            ),
-        )
+        rows = []
+        for check in found:
+            shown = f"{check.found}\n-> {check.fix}" if check.fix else check.found
+            rows.append((Text(check.state, style=_STYLES[check.state]), f"{check.area}: {check.name}", shown))
+        print_table(("", "check", "found"), rows)
         print_text(f"{failed} of {len(found)} checks failed" if failed else f"{len(found)} checks, none failed")
     if failed:
         raise typer.Exit(_FOUND)
@@ -96,11 +90,9 @@ def models(
 
     if name is not None:
         model = resolve_model(name)
-        found = {"family": model.family, "path": str(model.path)}
-        if as_json:
-            print_json({"name": name, **found})
-        else:
-            print_rows([("model", name), *found.items()])
+        family, path = model.family, str(model.path)
+        text = f"{name}: family {family}, {path}"
+        print_result({"name": name, "family": family, "path": path}, text, as_json=as_json)
         return
     listed = describe_models()
     if as_json:
@@ -119,15 +111,11 @@ def describe_models() -> dict[str, Any]:
     from flashvid.models.resolve import NEEDED_FILES, OPTIONAL_FILES, embedded_models, resolve_model
     from flashvid.presets import PRESETS
 
-    families = [
-        {
-            "name": family.name,
-            "architectures": list(family.architectures),
-            "special_tokens": list(family.special_tokens),
-            "presets": [preset.name for preset in PRESETS.values() if preset.family == family.name],
-        }
-        for family in FAMILIES.values()
-    ]
+    families = []
+    for family in FAMILIES.values():
+        lists = {"architectures": list(family.architectures), "special_tokens": list(family.special_tokens)}
+        presets = [preset.name for preset in PRESETS.values() if preset.family == family.name]
+        families.append({"name": family.name, **lists, "presets": presets})
     embedded = [
         {
             "name": name,

@@ -93,3 +93,11 @@ def literal(text: str) -> str:
 def lettered(options: Sequence[str], shape: str) -> list[str]:
     """Return options with their letters: shape "({}) {}" gives "(A) red"."""
     return [shape.format(chr(ord("A") + index), option) for index, option in enumerate(options)]
+
+
+def question_row(
+    question_id: str, video_id: str, question: str, answer: str | None, category: object = None, **options: list[str]
+) -> Row:
+    """Return a row of the questions table, whose text is a template that renders as `question`."""
+    row = {"question_id": question_id, "video_id": video_id, "question": literal(question), "answer": answer}
+    return {**row, "category": category, **options}

@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from jobs.datasets.annotations import read_annotations, read_json
-from jobs.datasets.converter import Source, Tables, literal
+from jobs.datasets.converter import Source, Tables, question_row
 
 _NUM_OPTIONS = 5
 # How lmms-eval computes its one number.
@@ -35,13 +35,8 @@ def convert(source: Source) -> Tables:
             options = [re.sub(r"^[A-E]\. ?", "", option) for option in row.texts("option")]
         else:
             options = [row.text(f"option {index}") for index in range(_NUM_OPTIONS)]
-        question = {
-            "question_id": name,
-            "question": literal(row.text("question")),
-            # The pipeline's own prompt: letters, and the request for one.
-            "options": options,
-            "answer": None if right in (None, "", "None") else row.letter(right, _NUM_OPTIONS),
-            "video_id": name,
-        }
+        answer = None if right in (None, "", "None") else row.letter(right, _NUM_OPTIONS)
+        # With options, the prompt is the pipeline's own: letters, and the request for one.
+        question = question_row(name, name, row.text("question"), answer, options=options)
         rows.append(({"video_id": name, "video_path": str(source.videos / f"{name}.mp4")}, question))
     return Tables.of(rows)

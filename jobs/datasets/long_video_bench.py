@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from jobs.datasets.annotations import read_annotations
-from jobs.datasets.converter import Source, Tables, literal
+from jobs.datasets.converter import Source, Tables, question_row
 
 _NONE = "N/A"
 # How lmms-eval computes its one number.
@@ -31,15 +31,9 @@ def convert(source: Source) -> Tables:
         options = [str(option) for option in given if option not in (None, _NONE)]
         name = str(row.get("video_id") or path)
         video = {"video_id": name, "video_path": str(source.videos / path), "duration_group": row.get("duration_group")}
-        question = {
-            "question_id": row.text("id"),
-            "question": literal(row.text("question")),
-            # The pipeline's own prompt: letters, and the request for one.
-            "options": options,
-            # The test split's answers are not public, and are numbered -1.
-            "answer": None if right in (None, -1, "-1") else row.letter(right, len(options)),
-            "video_id": name,
-            "category": row.get("question_category"),
-        }
-        rows.append((video, question))
+        # The test split's answers are not public, and are numbered -1.
+        answer = None if right in (None, -1, "-1") else row.letter(right, len(options))
+        # With options, the prompt is the pipeline's own: letters, and the request for one.
+        asked, category = row.text("question"), row.get("question_category")
+        rows.append((video, question_row(row.text("id"), name, asked, answer, category, options=options)))
     return Tables.of(rows)

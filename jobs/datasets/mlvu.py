@@ -9,7 +9,7 @@ free text have no candidates, and are left out as there.
 from __future__ import annotations
 
 from jobs.datasets.annotations import Annotation, files_of, read_annotations
-from jobs.datasets.converter import Source, Tables, lettered, literal
+from jobs.datasets.converter import Source, Tables, lettered, question_row
 
 _NUM_LETTERS = 4
 _CHOOSE = "\nOnly give the best option.\nBest option: ("
@@ -29,13 +29,8 @@ def convert(source: Source) -> Tables:
             name = str(row.get("video_name") or f"{file.stem}/{row.text('video')}")
             task = str(row.get("task_type") or row.text("question_type"))
             asked, right = _question(row)
-            question = {
-                "question_id": str(row.get("question_id") or f"{task}-{row.number}"),
-                "question": literal(asked + _CHOOSE),
-                "answer": right,
-                "video_id": name,
-                "category": task,
-            }
+            question_id = str(row.get("question_id") or f"{task}-{row.number}")
+            question = question_row(question_id, name, asked + _CHOOSE, right, task)
             rows.append(({"video_id": name, "video_path": str(source.videos / name)}, question))
     return Tables.of(rows, left_out)
 

@@ -9,25 +9,24 @@ episodic_reasoning they hold folders of pictures in the first release, and video
 from __future__ import annotations
 
 from jobs.datasets.annotations import files_of, read_annotations
-from jobs.datasets.converter import Source, Tables, lettered, literal
+from jobs.datasets.converter import Source, Tables, lettered, question_row
 from pipeline.errors import InputTableError
 
-_FOLDERS = {
-    **dict.fromkeys(("object_interaction", "action_sequence", "action_prediction"), "star/Charades_segment"),
-    **dict.fromkeys(
-        ("moving_count", "moving_direction", "moving_attribute", "counterfactual_inference", "object_existence"),
-        "clevrer/video_validation",
-    ),
-    **dict.fromkeys(("character_order", "object_shuffle", "state_change", "action_count"), "perception/videos"),
-    "action_localization": "sta/sta_video_segment",
-    "fine_grained_pose": "nturgbd_convert",
-    "egocentric_navigation": "vlnqa",
-    "episodic_reasoning": "tvqa/video_fps3_hq_segment",
-    "fine_grained_action": "Moments_in_Time_Raw/videos",
-    "scene_transition": "scene_qa/video",
-    "action_antonym": "ssv2_video_mp4",
-    "unexpected_action": "FunQA_test/test",
+_TASKS = {
+    "star/Charades_segment": "object_interaction action_sequence action_prediction",
+    "clevrer/video_validation": "moving_count moving_direction moving_attribute counterfactual_inference "
+    "object_existence",
+    "perception/videos": "character_order object_shuffle state_change action_count",
+    "sta/sta_video_segment": "action_localization",
+    "nturgbd_convert": "fine_grained_pose",
+    "vlnqa": "egocentric_navigation",
+    "tvqa/video_fps3_hq_segment": "episodic_reasoning",
+    "Moments_in_Time_Raw/videos": "fine_grained_action",
+    "scene_qa/video": "scene_transition",
+    "ssv2_video_mp4": "action_antonym",
+    "FunQA_test/test": "unexpected_action",
 }
+_FOLDERS = {task: folder for folder, tasks in _TASKS.items() for task in tasks.split()}
 # How lmms-eval computes its one number.
 COUNTED = "The mean over the 20 tasks, which have as many questions each."
 
@@ -44,12 +43,7 @@ def convert(source: Source) -> Tables:
             name = f"{_FOLDERS[task]}/{row.text('video')}"
             options, asked = row.texts("candidates"), f"Question:{row.text('question')}"
             lines = [asked, "Option:", *lettered(options, "({}) {}"), "Only give the best option."]
-            question = {
-                "question_id": f"{task}-{row.number}",
-                "question": literal("\n".join(lines)),
-                "answer": row.letter_of(row.text("answer"), options),
-                "video_id": name,
-                "category": task,
-            }
+            right = row.letter_of(row.text("answer"), options)
+            question = question_row(f"{task}-{row.number}", name, "\n".join(lines), right, task)
             rows.append(({"video_id": name, "video_path": str(source.videos / name)}, question))
     return Tables.of(rows)

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from jobs.datasets.annotations import read_annotations
-from jobs.datasets.converter import Row, Source, Tables, literal
+from jobs.datasets.converter import Row, Source, Tables, question_row
 from pipeline.errors import InputTableError, UnreadableVideoError
 from pipeline.plan.probe import read_probe
 
@@ -38,16 +38,13 @@ def convert(source: Source) -> Tables:
         video: Row = {"video_id": name, "video_path": str(_video(source.videos, name))}
         video.update({column: row.get(column) for column in ("duration", "domain", "sub_category")})
         asked = [_TASK, row.text("question"), *options]
-        prompt = literal("\n".join([*asked, _CHOOSE]))
+        answer = None if right is None else row.letter(right, len(options))
+        end = _CHOOSE if source.subtitles is None else "The best answer is:"
+        question = question_row(
+            row.text("question_id"), name, "\n".join([*asked, end]), answer, category=row.get("task_type")
+        )
         if source.subtitles is not None:
-            prompt = _WITH_SUBTITLES + literal("\n".join([*asked, "The best answer is:"]))
-        question = {
-            "question_id": row.text("question_id"),
-            "question": prompt,
-            "answer": None if right is None else row.letter(right, len(options)),
-            "video_id": name,
-            "category": row.get("task_type"),
-        }
+            question["question"] = _WITH_SUBTITLES + question["question"]
         rows.append((video, question))
     tables = Tables.of(rows)
     if source.subtitles is not None:

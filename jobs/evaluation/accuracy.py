@@ -7,10 +7,19 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-
-from jobs.evaluation.bootstrap import Interval, ratio_interval
+from numpy.typing import NDArray
 
 Unanswered = Literal["wrong", "left-out"]
+_RESAMPLES, _SEED = 4000, 0
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -105,14 +114,9 @@ def evaluate(items: Sequence[Item], unanswered: Unanswered = "wrong") -> Evaluat
     counted = _counted(items, unanswered)
     names = list(dict.fromkeys(name for item in counted for name in item.categories))
     by_category = {name: _by_value(counted, name) for name in names}
-    return Evaluation(
-        overall=_accuracy(counted),
-        by_category=by_category,
-        mean_over={name: _mean(list(values.values())) for name, values in by_category.items()},
-        unanswered=sum(item.is_right is None for item in items),
-        unanswered_count_as=unanswered,
-        unread=sum(not item.is_read for item in items),
-    )
+    means = {name: _mean(list(values.values())) for name, values in by_category.items()}
+    missing, unread = sum(item.is_right is None for item in items), sum(not item.is_read for item in items)
+    return Evaluation(_accuracy(counted), by_category, means, missing, unanswered, unread)
 
 
 def compare(items: Sequence[Item], others: Sequence[Item], unanswered: Unanswered = "wrong") -> Comparison:
@@ -128,15 +132,10 @@ def compare(items: Sequence[Item], others: Sequence[Item], unanswered: Unanswere
     if not pairs:
         return Comparison(0, None, None, None, 0, 0)
     right = np.array([[bool(item.is_right), bool(other.is_right)] for item, other in pairs], dtype=np.float64)
-    mean, other_mean = right.mean(axis=0)
-    return Comparison(
-        questions=len(pairs),
-        accuracy=float(mean),
-        other_accuracy=float(other_mean),
-        difference=_interval([item for item, _ in pairs], right[:, 0] - right[:, 1]),
-        only_first=int((right[:, 0] > right[:, 1]).sum()),
-        only_other=int((right[:, 0] < right[:, 1]).sum()),
-    )
+    difference, (mean, other_mean) = right[:, 0] - right[:, 1], right.mean(axis=0)
+    interval = _interval([item for item, _ in pairs], difference)
+    only = int((difference > 0).sum()), int((difference < 0).sum())
+    return Comparison(len(pairs), float(mean), float(other_mean), interval, *only)
 
 
 def _counted(items: Sequence[Item], unanswered: Unanswered) -> list[Item]:
@@ -163,3 +162,29 @@ def _interval(items: Sequence[Item], values: np.ndarray[tuple[int], np.dtype[np.
 def _mean(accuracies: Sequence[Accuracy]) -> float | None:
     values = [each.accuracy.value for each in accuracies if each.accuracy is not None]
     return float(np.mean(values)) if values else None
+
+
+def ratio_interval(clips: NDArray[np.int64], above: NDArray[np.float64], below: NDArray[np.float64]) -> Interval:
+    """Ratio of two sums over the same questions, with its interval from a paired bootstrap over clips.
+
+    Args:
+        clips: `[n]` which clip a question is about.
+        above: `[n]` what is added up in the numerator: 1 where a method is right.
+        below: `[n]` in the denominator: 1 where full tokens are right for a relative accuracy, all ones for an
+            absolute one.
+
+    Returns:
+        NaN throughout if the denominator is zero.
+    """
+    _, places = np.unique(clips, return_inverse=True)
+    per_clip = np.stack([np.bincount(places, weights=values) for values in (above, below)])
+    number = per_clip.shape[1]
+    drawn = np.random.default_rng(_SEED).integers(number, size=(_RESAMPLES, number))
+    sums = per_clip[:, drawn].sum(axis=-1)
+    total = per_clip.sum(axis=-1)
+    # A resample in which full tokens are never right says nothing; with more than a few clips there is none.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = sums[0] / sums[1]
+        value = float(total[0] / total[1])
+    low, high = np.nanpercentile(ratios, (2.5, 97.5)) if np.isfinite(ratios).any() else (np.nan, np.nan)
+    return Interval(value, float(low), float(high))

@@ -73,8 +73,6 @@ def plain_words(text: str) -> str:
 
 
 def _repeated(response: str, options: Sequence[str]) -> str | None:
-    words = plain_words(response)
-    same = [
-        letter for letter, option in zip(option_letters(options), options, strict=True) if plain_words(option) == words
-    ]
-    return same[0] if len(same) == 1 else None
+    """Return the letter of the one option that has the response's words."""
+    texts, words = [plain_words(option) for option in options], plain_words(response)
+    return option_letters(options)[texts.index(words)] if texts.count(words) == 1 else None

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from jobs.bench.everything import Benchmark
+from jobs.bench.reports import Benchmark
 from jobs.bench.video_decoding import PATIENCE, QUICK, bench_decode
 from jobs.lab import answers
 from jobs.lab.answers_command import bench_answers

@@ -10,7 +10,7 @@ import numpy as np
 from pyarrow import csv
 
 from jobs.bench.reports import new_figure, write_rows
-from jobs.evaluation.bootstrap import ratio_interval
+from jobs.evaluation.accuracy import ratio_interval
 from jobs.lab.measurement import FULL, Measurement
 
 ALL = "all"

@@ -122,17 +122,9 @@ def collect(
     # A page is read anywhere: a command to copy from it names a local output by its whole path.
     place = storage.root if storage.is_local else storage.url
     ended = [end for start, end in RunRecords(storage).ended() if start["answers_fingerprint"] == results.fingerprint]
-    return ReportContent(
-        output=place,
-        record=record,
-        runs=tuple(ended),
-        failures=_grouped(failures, place),
-        clips=tuple(clips),
-        answers=len(answers),
-        clips_left_out=max(0, len(clip_ids) - max_clips),
-        pictures=pictures,
-        committed=_committed(storage, record),
-    )
+    groups, left_out = _grouped(failures, place), max(0, len(clip_ids) - max_clips)
+    curve = _committed(storage, record)
+    return ReportContent(place, record, tuple(ended), groups, tuple(clips), len(answers), left_out, pictures, curve)
 
 
 def _clip(answers: Sequence[Row], failures: Sequence[Row], picture: Mapping[str, Any] | None) -> Mapping[str, Any]:

@@ -76,16 +76,10 @@ def _picture(tokens: Storage, fingerprint: str, answer: Row) -> Mapping[str, Any
     steps, patch_rows, patch_columns = row["grid_thw"]
     step = min(frame // -(-frames // steps), steps - 1)
     per_step = len(row["assignment"]) // steps
-    kept = set(row["indices"])
-    states = [
-        2 if place in kept else 1 if row["assignment"][place] >= 0 else 0
-        for place in range(step * per_step, (step + 1) * per_step)
-    ]
-    merge = round((patch_rows * patch_columns / per_step) ** 0.5)
-    return {
-        "jpeg": base64.b64encode(row["thumbnails"][thumbnails // 2]).decode(),
-        "columns": patch_columns // merge,
-        "states": "".join(map(str, states)),
-        "before": len(row["assignment"]),
-        "after": row["num_tokens"],
-    }
+    kept, assignment = set(row["indices"]), row["assignment"]
+    places = range(step * per_step, (step + 1) * per_step)
+    states = "".join("2" if place in kept else "1" if assignment[place] >= 0 else "0" for place in places)
+    columns = patch_columns // round((patch_rows * patch_columns / per_step) ** 0.5)
+    jpeg = base64.b64encode(row["thumbnails"][thumbnails // 2]).decode()
+    counts = {"before": len(assignment), "after": row["num_tokens"]}
+    return {"jpeg": jpeg, "columns": columns, "states": states, **counts}

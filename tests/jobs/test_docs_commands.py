@@ -72,6 +72,8 @@ ELSEWHERE = {
     "flashvid bench quality --output quality": "test_bench_quality.py",
     "flashvid bench all --output DIR": "test_bench_results.py",  # with other benchmarks
     "flashvid bench pipeline --clips 512 --turns 1": "test_bench_pipeline.py",  # what it measures, one by one
+    "pip install .": "test_release.py",
+    "python -m tests.oracles.reference_vectors DIR": "test_compression_vectors.py",
     "make gpu-check": "test_gpu_check.py",
     "python -m jobs.lab.roofline docs/performance.md": "test_roofline.py",
     "python -m jobs.lab.arm_profile D 16": "test_bench_answers.py",

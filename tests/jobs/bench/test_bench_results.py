@@ -13,8 +13,15 @@ from typer.testing import CliRunner
 
 from flashvid.errors import ConfigurationError
 from jobs.bench import reports
-from jobs.bench.everything import bench_all
-from jobs.bench.reports import NO_PLOTS, describe_environment, environment_columns, plot_bars, write_report, write_rows
+from jobs.bench.reports import (
+    NO_PLOTS,
+    bench_all,
+    describe_environment,
+    environment_columns,
+    plot_bars,
+    write_report,
+    write_rows,
+)
 from jobs.cli import bench_commands
 from jobs.cli.main import app
 

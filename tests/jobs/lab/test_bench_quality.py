@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flashvid import InnerPruningConfig
-from jobs.evaluation.bootstrap import ratio_interval
+from jobs.evaluation.accuracy import ratio_interval
 from jobs.lab import quality, worker
 from jobs.lab.arms import METHOD_ARMS, RETENTIONS, VARIANT_ARMS, ratio_for
 from jobs.lab.measurement import FULL, Measurement

@@ -54,4 +54,4 @@ def test_a_run_that_has_not_ended(output: JobConfig) -> None:
     RunRecords(storage).start("20260101T000002-bbbbbbbb", output, job_fingerprints(output))
     rows = status(output)
     assert rows["latest run"].startswith("20260101T000002-bbbbbbbb: ")
-    assert rows["answers"] == "3; of 4 in the last that ended"
+    assert rows["answers"] == "3; of 4 in the last ended run"
