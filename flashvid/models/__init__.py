@@ -33,7 +33,7 @@ _MODULES = {
     "flashvid.models.video_model": ["VideoModel"],
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
-__all__ = [*sorted(_WHERE)]
+__all__ = sorted(_WHERE)  # noqa: PLE0605 - a list of the keys
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the exported object, typed above
