@@ -19,25 +19,40 @@ def _flashvid(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("job", "part"),
+    ("job", "part", "in_a_process"),
     [
-        ("videos: v\nquestions: [What]\noutput: o\nmodel: {name: tiny-random}\nretention_ratoi: 0.1\n", "line 5"),
-        ("videos: v\nquestions: [What]\noutput: o\nmodel: {name: tiny-random}\n", "no such file or folder"),
-        ("videos: .\nquestions: [What]\noutput: o\nmodel: {name: nowhere}\n", "no such model directory"),
+        ("videos: v\nquestions: [What]\noutput: o\nmodel: {name: tiny-random}\nretention_ratoi: 0.1\n", "line 5", True),
+        ("videos: v\nquestions: [What]\noutput: o\nmodel: {name: tiny-random}\n", "no such file or folder", False),
+        ("videos: .\nquestions: [What]\noutput: o\nmodel: {name: nowhere}\n", "no such model directory", False),
     ],
     ids=["unknown key", "no videos", "no model"],
 )
-def test_a_refused_job_is_one_message(tmp_path: Path, job: str, part: str) -> None:
+def test_a_refused_job_is_one_message(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    job: str,
+    part: str,
+    in_a_process: bool,
+) -> None:
     """Exit code 2, what is wrong on stderr, no traceback, nothing written."""
     # Paths longer than a line: no message may be broken in two by them.
     folder = tmp_path / ("long" * 20)
     folder.mkdir()
     job_file = folder / "job.yaml"
     job_file.write_text(job)
-    done = _flashvid("run", job_file)
-    assert done.returncode == 2
-    assert part in done.stderr
-    assert "Traceback" not in done.stderr
+    if in_a_process:
+        done = _flashvid("run", job_file)
+        code, said = done.returncode, done.stderr
+    else:
+        # The same from here on: what the process of the first one is for is what `main` does before and after.
+        monkeypatch.setattr(sys, "argv", ["flashvid", "run", str(job_file)])
+        with pytest.raises(SystemExit) as ended:
+            main.main()
+        code, said = ended.value.code, capsys.readouterr().err
+    assert code == 2
+    assert part in said
+    assert "Traceback" not in said
     assert not (folder / "o").exists()
 
 

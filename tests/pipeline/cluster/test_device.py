@@ -29,7 +29,8 @@ pytestmark = [
 ]
 
 
-@ray.remote(num_cpus=0, runtime_env=OUTSIDE)
+# A process that had a GPU would end with its task, and the next one would import everything again.
+@ray.remote(num_cpus=0, runtime_env=OUTSIDE, max_calls=0)
 def build(stage: str, settings: StageSettings) -> None:
     """The constructor of a stage, as Ray Data calls it."""
     if stage == "encode":
@@ -38,7 +39,7 @@ def build(stage: str, settings: StageSettings) -> None:
         AnswerStage(settings)
 
 
-@ray.remote(num_cpus=0, runtime_env=OUTSIDE)
+@ray.remote(num_cpus=0, runtime_env=OUTSIDE, max_calls=0)
 def chosen() -> str | None:
     """What a process is given."""
     return reserved_device()
