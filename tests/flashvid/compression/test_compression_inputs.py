@@ -22,8 +22,8 @@ def test_impossible_values_are_refused(name: str, value: float) -> None:
     [
         (torch.ones(3, 4), torch.ones(3), r"features must be \[T, N, D\], not of shape \[3, 4\]"),
         (torch.ones(2, 3, 4), torch.ones(2, 3, 1), r"scores must be \[T, N\]"),
-        (torch.ones(2, 3, 4), torch.ones(3, 2), "disagree"),
-        (torch.ones(2, 3, 4), torch.ones(2, 4), "disagree"),
+        (torch.ones(2, 3, 4), torch.ones(3, 2), "differ in frames or tokens"),
+        (torch.ones(2, 3, 4), torch.ones(2, 4), "differ in frames or tokens"),
         (torch.ones(2, 3, 4, dtype=torch.int64), torch.ones(2, 3), "features must be floating point"),
         (torch.ones(2, 3, 4), torch.ones(2, 3, dtype=torch.int32), "scores must be floating point"),
         (torch.ones(2, 3, 4).to(torch.float8_e4m3fn), torch.ones(2, 3), "features must be floating point of"),

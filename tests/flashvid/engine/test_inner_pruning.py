@@ -228,5 +228,5 @@ def test_a_question_needs_a_token(model: VideoModel) -> None:
     decoder, none = model.language.decoder, torch.zeros(2, dtype=torch.bool)
     prefix = SharedPrefix(decoder.embed((1, 2)), torch.arange(2).expand(3, -1), none, none)
     shared = prefill_prefix(decoder, prefix, None)
-    with pytest.raises(ConfigurationError, match="a token behind its video"):
+    with pytest.raises(ConfigurationError, match="a token after its video"):
         prefill_questions(decoder, shared, [QuestionSuffix((), torch.empty(3, 0, dtype=torch.int64), 2)], None)
