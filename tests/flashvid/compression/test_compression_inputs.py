@@ -1,4 +1,4 @@
-"""What cannot be compressed is refused before anything is done: tensors, values, grids, what the reference dies of."""
+"""Invalid tensors, values and grids, and cases in which the reference crashes, are errors before any work."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_references_division_by_zero_is_a_configuration_error() -> None:
 
 
 def test_the_references_overflow_is_refused() -> None:
-    """Chains of eight equal tokens, which it makes four times as long."""
+    """Chains of eight equal tokens, whose sum the reference divides by two, overflow float16."""
     features = (6e4 * torch.eye(16)).to(torch.float16).repeat(8, 1, 1)
     scores = torch.ones(8, 16)
     config = CompressionConfig(retention_ratio=0.06, alpha=0.0, do_segment=False, reference_compatible=True)
