@@ -297,11 +297,11 @@ def test_only_full_layers_grow() -> None:
         section.lengths, section.fullest = torch.tensor(lengths), 192
     full = slots.full()
     assert full == {(1,): [0, 2], (0,): [1]}
-    behind, front = slots.take_grown(full)
-    assert behind.size == ((range(2), 192), (range(2, 3), 448))
+    later, front = slots.take_grown(full)
+    assert later.size == ((range(2), 192), (range(2, 3), 448))
     assert front.size == ((range(2), 448), (range(2, 3), 192))
-    assert [one.lengths for one in (behind, front)] == [[(150, 150, 192)] * 2, [(192, 192, 100)]]
-    assert torch.equal(behind.keys(2, 1, 100), keys[:, :100])
+    assert [one.lengths for one in (later, front)] == [[(150, 150, 192)] * 2, [(192, 192, 100)]]
+    assert torch.equal(later.keys(2, 1, 100), keys[:, :100])
     assert len(slots) == 0
 
 

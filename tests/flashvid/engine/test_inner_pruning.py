@@ -199,11 +199,11 @@ def test_work_is_counted_as_it_is_done(
             assert answer.token_layers.prompt == num_own * 3
             assert answer.token_layers.visual == num_video * 3
         else:
-            first, behind = pruning.pruning_layer, 3 - pruning.pruning_layer
+            first, later = pruning.pruning_layer, 3 - pruning.pruning_layer
             kept = math.ceil(num_video * pruning.llm_retention_ratio)
-            assert answer.token_layers.shared == answer.num_shared_tokens * first + num_before * behind
-            assert answer.token_layers.prompt == num_own * first + (kept + num_own) * behind
-            assert answer.token_layers.visual == num_video * first + kept * behind
+            assert answer.token_layers.shared == answer.num_shared_tokens * first + num_before * later
+            assert answer.token_layers.prompt == num_own * first + (kept + num_own) * later
+            assert answer.token_layers.visual == num_video * first + kept * later
         assert answer.token_layers.generated == 0
 
 
