@@ -207,7 +207,7 @@ def _attend_together(
 
 def _causal_mask(implementation: str, length: int, total: int, like: Tensor) -> Tensor | None:
     """Return the mask of the newest `length` of `total` tokens for an implementation; None if it needs none."""
-    # Without a mask, flash attention is causal; sdpa is only if nothing is cached.
+    # Without a mask, flash attention is causal, and sdpa is causal only if nothing is cached.
     if length == 1 or "flash" in implementation or (implementation == "sdpa" and length == total):
         return None
     seen = torch.ones(length, total, dtype=torch.bool, device=like.device).tril(total - length)

@@ -100,7 +100,7 @@ def prefill_prefix(decoder: Decoder, prefix: SharedPrefix, pruning: InnerPruning
 def prefill_questions(
     decoder: Decoder, shared: PrefilledPrefix, suffixes: Sequence[QuestionSuffix], pruning: InnerPruningConfig | None
 ) -> list[PrefilledPrompts]:
-    """Run at most as many questions as a decoding step has rows, on top of the prefix they share.
+    """Run at most as many questions as a decode step has rows, on top of the prefix they share.
 
     Layers read their weights once for all questions. The result of each question is bit-identical whatever its batch.
 
