@@ -122,6 +122,8 @@ class _Places:
         tensors = self.section.keys[index], self.section.values[index]
         for tensor, new in zip(tensors, (keys, values), strict=True):
             tensor[self._slot_of, :, self._place_of] = new
+        if self._num_keys == self.section.capacity:
+            return tensors
         keys, values = (tensor[:, :, : self._num_keys] for tensor in tensors)
         return keys, values
 
@@ -193,16 +195,17 @@ def _attend_together(
         `[S, G, L, d]`.
     """
     slots, groups, length, _ = queries.shape
-    if queries.device.type == "cpu" and length == 1:
+    padded = queries.device.type == "cpu" and (length == 1 or slots * groups == 1)
+    if padded and length == 1:
         queries = functional.pad(queries, (0, 0, 0, 1))
-    if queries.device.type == "cpu" and slots * groups == 1:
+    if padded and slots * groups == 1:
         queries, keys, values, mask = (tensor.expand(2, *tensor.shape[1:]) for tensor in (queries, keys, values, mask))
     if eager:
         scores = queries @ keys.transpose(-1, -2) * scaling + mask
         output = scores.softmax(dim=-1, dtype=torch.float32).to(queries.dtype) @ values
     else:
         output = functional.scaled_dot_product_attention(queries, keys, values, mask, scale=scaling)
-    return output[:slots, :, :length]
+    return output[:slots, :, :length] if padded else output
 
 
 def _causal_mask(implementation: str, length: int, total: int, like: Tensor) -> Tensor | None:
