@@ -1,1 +1,1 @@
-"""Compression of visual tokens: FlashVID, its parts, and its rivals under one interface."""
+"""Compression of visual tokens: FlashVID, its parts, and other published methods under one interface."""

@@ -1,4 +1,4 @@
-"""The one entry to compression: check what comes in, and hand it to the method that the settings name."""
+"""The entry point of compression: checks the input and calls the method that the settings name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flashvid.errors import InvalidFeaturesError
 from flashvid.method_registry import METHODS
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-# Products of two features, a score and the reference's 1e6, summed over a model's width, still fit float32.
+# Products of two features, a score and the reference's 1e6, summed over a model's width, fit float32 up to this value.
 LARGEST_MAGNITUDE = 1e9
 
 
@@ -23,25 +23,25 @@ def compress(
 ) -> CompressionResult:
     """Compress the visual tokens of one video.
 
-    The same input gives the same bytes, run after run, on one machine with one number of threads. The arguments
-    are not changed, and no gradient is recorded.
+    The same input gives the same bytes on one machine with one number of threads. The arguments are not changed, and
+    no gradient is recorded.
 
     Args:
-        features: `[T, N, D]`, any floating dtype and device: what the projector gives to the LLM.
+        features: `[T, N, D]`, any floating dtype and device: the projector's output for the LLM.
         scores: `[T, N]`, floating, on the same device: the attention each token receives in the vision tower.
         config: The settings.
-        grid_hw: Rows and columns of a frame's tokens, for methods that look at neighbours; a square when omitted.
+        grid_hw: Rows and columns of a frame's tokens, for methods that use neighbours; by default a square.
 
     Returns:
-        `config.clip_budget(T, N)` tokens exactly; a budget of all T * N keeps every token as it is. With
-        `reference_compatible` it is `T * config.budget(N)` and at most T more, since there the clusters of each
-        frame are rounded up.
+        Exactly `config.clip_budget(T, N)` tokens; a budget of all T * N keeps every token unchanged. With
+        `reference_compatible`, `T * config.budget(N)` tokens and at most T more, since the clusters of each frame are
+        rounded up.
 
     Raises:
-        InvalidFeaturesError: The tensors have a wrong shape, dtype, layout or device, are empty, or hold values that
-            are not finite or beyond 1e9; or the grid is not one of N tokens.
-        ConfigurationError: `reference_compatible` with a temporal threshold of 1 or more and tokens to merge,
-            where the reference divides by zero.
+        InvalidFeaturesError: The tensors have a wrong shape, dtype, layout or device, are empty, or contain values that
+            are not finite or beyond 1e9; or the grid does not have N tokens.
+        ConfigurationError: `reference_compatible` with a temporal threshold of 1 or more and tokens to merge, where
+            the reference divides by zero.
     """
     check_inputs(features, scores)
     num_tokens = features.shape[1]
@@ -60,12 +60,12 @@ def _checked_grid(grid_hw: tuple[int, int], num_tokens: int) -> tuple[int, int]:
     except (TypeError, ValueError):
         raise InvalidFeaturesError(f"grid_hw must be two whole numbers, rows and columns, not {grid_hw!r}") from None
     if min(rows, columns) < 1 or rows * columns != num_tokens:
-        raise InvalidFeaturesError(f"a grid of {rows} x {columns} tokens does not make {num_tokens}")
+        raise InvalidFeaturesError(f"grid_hw {rows} x {columns} must have as many tokens as a frame, {num_tokens}")
     return rows, columns
 
 
 def check_inputs(features: Tensor, scores: Tensor) -> None:
-    """Refuse what cannot be compressed; see `compress`.
+    """Check that features and scores can be compressed; see `compress`.
 
     Raises:
         InvalidFeaturesError: See `compress`.
@@ -81,15 +81,16 @@ def check_inputs(features: Tensor, scores: Tensor) -> None:
             raise InvalidFeaturesError(f"{name} are empty: shape {list(tensor.shape)}")
     if features.shape[:2] != scores.shape:
         raise InvalidFeaturesError(
-            f"features {list(features.shape)} and scores {list(scores.shape)} disagree on frames or tokens"
+            f"features {list(features.shape)} and scores {list(scores.shape)} differ in frames or tokens: give one "
+            "score for each token"
         )
     if features.device != scores.device:
-        raise InvalidFeaturesError(f"features are on {features.device}, scores on {scores.device}")
+        raise InvalidFeaturesError(f"features are on {features.device}, scores on {scores.device}: move them to one")
     for name, tensor in (("features", features), ("scores", scores)):
         if tensor.layout != torch.strided or tensor.is_meta:
             kind = "a meta tensor" if tensor.is_meta else tensor.layout
             raise InvalidFeaturesError(f"{name} must be a dense tensor with values, not {kind}")
-        # One pass and no copy; NaN comes through.
+        # One pass without a copy; NaN propagates.
         extremes = [float(extreme) for extreme in tensor.detach().aminmax()]
         if not all(math.isfinite(extreme) for extreme in extremes):
             raise InvalidFeaturesError(f"{name} contain NaN or infinite values")

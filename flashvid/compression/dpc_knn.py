@@ -1,4 +1,4 @@
-"""DPC-kNN: merge the candidates of each frame into a number of clusters (paper: spatial part of TSTM; spec 4)."""
+"""DPC-kNN: merge the candidates of each frame into clusters (docs/flashvid.md, section 4)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 from flashvid.compression.ranking import Counts, first_ranked
 
 MAX_NEIGHBOURS = 7
-# Squared distances come from inner products, wrong by about this share of the largest squared length. Frames where
-# neighbours are not this many times farther apart are done again in float64 (which the reference does not), in so
-# many parts that memory is bounded.
+# Squared distances are computed from inner products, with an error of about ROUNDING times the largest squared length.
+# Frames whose nearest neighbours are not TIMES_ROUNDING times farther apart are computed again in float64 (unlike in
+# the reference), in FLOAT64_PARTS parts to limit memory.
 ROUNDING = 8 * torch.finfo(torch.float32).eps
 TIMES_ROUNDING = 100
 FLOAT64_PARTS = 8
@@ -22,7 +22,7 @@ FLOAT64_PARTS = 8
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Rows for the tokens of F frames of different sizes in one matrix `[P, D]`.
+    """Row layout of the tokens of F frames of different sizes in one matrix `[P, D]`.
 
     Frames are in descending order of size. They are split in two parts, larger and smaller frames, where that saves
     most, and each part is padded to its largest frame: its frames are multiplied together, with little padding.
@@ -41,7 +41,7 @@ class Layout:
 
     @classmethod
     def of(cls, sizes: Counts) -> Layout:
-        """For frames of these sizes, `[F]`, descending, of which there is at least one."""
+        """Return the layout of at least one frame with these sizes, `[F]`, descending."""
         num_large = np.arange(1, len(sizes) + 1)
         small = np.append(sizes[1:], 0)
         cost = num_large * sizes[0] ** 2 + num_large[::-1] * small**2 - small**2
@@ -51,11 +51,11 @@ class Layout:
 
     @property
     def num_rows(self) -> int:
-        """P."""
+        """Return P."""
         return int(self.padded.sum())
 
     def blocks(self, tokens: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """The parts of a matrix `[P, D]`: their frames, and a view `[f, m, D]` of their rows."""
+        """Yield the parts of a matrix `[P, D]`: their frames, and a view `[f, m, D]` of their rows."""
         for frames in (slice(0, self.num_large), slice(self.num_large, len(self.sizes))):
             padded = self.padded[frames]
             if len(padded) > 0:
@@ -77,9 +77,9 @@ class Clusters:
 
 
 def inner_products(tokens: Tensor, layout: Layout) -> Tensor:
-    """Within each frame: `[P, D]`, **changed** as `dpc_knn` says, to `[F, m, m]`, symmetric to the last bit.
+    """Return the inner products within each frame: `[P, D]` to `[F, m, m]`, symmetric to the last bit.
 
-    Beyond the tokens of a frame there may be anything finite.
+    The input is **changed** as in `dpc_knn`. Entries beyond the tokens of a frame are arbitrary finite values.
     """
     most = int(layout.sizes[0])
     products = tokens.new_zeros(len(layout.sizes), most, most)
@@ -87,20 +87,20 @@ def inner_products(tokens: Tensor, layout: Layout) -> Tensor:
         size = own.shape[1]
         own.sub_(own[:, :1].clone())
         torch.bmm(own, own.mT, out=products[frames, :size, :size])
-    # Rounding would decide between mutual neighbours.
+    # Otherwise rounding would decide between mutual neighbours.
     return torch.maximum(products, products.mT)
 
 
 def squared_distances(products: Tensor, width: int, beyond: Tensor) -> Tensor:
-    """Between the tokens of a frame, over the width.
+    """Return the squared distances between the tokens of a frame, divided by the width.
 
     Args:
         products: `[F, m, m]`, symmetric, finite: inner products.
         width: D.
-        beyond: `[F, m]`: 0 for a token of the frame, infinity for what is none.
+        beyond: `[F, m]`: 0 for a token of the frame, infinity for padding.
 
     Returns:
-        `[F, m, m]`, symmetric, 0 to itself, infinite to and from what is no token of the frame.
+        `[F, m, m]`, symmetric, 0 on the diagonal, infinite to and from padding.
     """
     squares = products.diagonal(dim1=1, dim2=2) + beyond
     distances = (squares.unsqueeze(1) + squares.unsqueeze(2)).sub_(products, alpha=2).div_(width).clamp_min_(0)
@@ -109,7 +109,7 @@ def squared_distances(products: Tensor, width: int, beyond: Tensor) -> Tensor:
 
 
 def neighbour_spread(distances: Tensor, num_neighbours: Counts) -> Tensor:
-    """The mean of the smallest squared distances, to itself included.
+    """Return the mean of each token's smallest squared distances, that to itself included.
 
     Args:
         distances: `[F, m, m]`, squared.
@@ -127,16 +127,16 @@ def neighbour_spread(distances: Tensor, num_neighbours: Counts) -> Tensor:
 def distances_and_scores(
     tokens: Tensor, layout: Layout, num_neighbours: Counts, *, reference_compatible: bool
 ) -> tuple[Tensor, Tensor]:
-    """How far tokens are from each other, and how good a centre each makes: dense, and far from anything denser.
+    """Return the distances between tokens, and each token's score as a centre: dense, and far from denser tokens.
 
     Args:
         tokens: `[P, D]`, see `dpc_knn`.
-        layout: Its rows.
-        num_neighbours: `[F]`, from 1: those whose distances make a token's density, itself included.
+        layout: Row layout of the tokens.
+        num_neighbours: `[F]`, from 1: neighbours that determine a token's density, itself included.
         reference_compatible: See `dpc_knn`.
 
     Returns:
-        `[F, m, m]`, infinite to and from what is no token of its frame; and `[F, m]`, minus infinity for that.
+        `[F, m, m]`: distances, infinite to and from padding; and `[F, m]`: scores, minus infinity for padding.
     """
     device, width, most = tokens.device, tokens.shape[-1], int(layout.sizes[0])
     outside = torch.from_numpy(np.arange(most) >= layout.sizes[:, None]).to(device)
@@ -150,7 +150,7 @@ def distances_and_scores(
         if len(frames) > 0:
             again = torch.from_numpy(frames).to(device)
             products = exact_products(tokens, layout.first_rows[frames], most)
-            # What float64 is for is their difference.
+            # Only the differences need float64.
             exact = squared_distances(products, width, beyond[again]).to(distances.dtype)
             spread[again] = neighbour_spread(exact, num_neighbours[frames])
             distances[again] = exact
@@ -158,42 +158,42 @@ def distances_and_scores(
     density = torch.exp(-spread) if reference_compatible else -spread
     not_denser = density.unsqueeze(1) <= density.unsqueeze(2)
     separation = distances.masked_fill(not_denser, torch.inf).amin(dim=-1)
-    # What nothing is denser than.
+    # The densest token of a frame has the largest distance as its separation.
     separation = torch.minimum(separation, largest.sqrt_().unsqueeze(-1))
     scores = separation * density if reference_compatible else separation.log_() + density
     return distances, scores.masked_fill_(outside, -torch.inf)
 
 
 def exact_products(tokens: Tensor, first_rows: Counts, size: int) -> Tensor:
-    """Inner products in float64 within the `size` rows from each of `[f]` rows of `[P, D]` on: `[f, size, size]`."""
+    """Return float64 inner products within the `size` rows from each first row of `[P, D]`: `[f, size, size]`."""
     rows = (first_rows[:, None] + np.arange(size)).clip(max=len(tokens) - 1)
     products = tokens.new_empty(len(rows), size, size, dtype=torch.float64)
     places, step = torch.from_numpy(rows).to(tokens.device), -(-len(rows) // FLOAT64_PARTS)
     for part, out in zip(torch.split(places, step), torch.split(products, step), strict=True):
         own = tokens[part].double()
         torch.bmm(own, own.mT, out=out)
-        del own  # before the next one is made
+        del own  # frees it before the next one is made
     return products
 
 
 def rank_as_reference(scores: Tensor, sizes: Counts, counts: Counts) -> Tensor:
-    """The best tokens of each frame, ties as `torch.topk` has them, which depend on how many there are.
+    """Return the best tokens of each frame with ties in the order of `torch.topk`, which depends on the input's size.
 
-    So frames with ties are ranked again, those with as many tokens and clusters together: what ties, and with it the
-    number of these calls, is a matter of densities that underflow, and of equal tokens.
+    Frames with ties are ranked again, together with frames of the same numbers of tokens and clusters. Ties come from
+    equal tokens and from densities that underflow.
 
     Args:
-        scores: `[F, m]`, minus infinity beyond the tokens of a frame.
-        sizes: `[F]`, tokens of each frame.
-        counts: `[F]`, clusters of each frame, from 1.
+        scores: `[F, m]`, minus infinity for padding.
+        sizes: `[F]`: tokens of each frame.
+        counts: `[F]`: clusters of each frame, from 1.
 
     Returns:
-        `[F, max(counts)]` int64, best first; beyond the clusters of a frame there may be anything.
+        `[F, max(counts)]` int64, best first; entries beyond the clusters of a frame are arbitrary.
     """
     most = int(counts.max())
     ranked, order = scores.sort(descending=True, stable=True)
     centers = order[:, :most]
-    # Of every frame, the places at which the next token is as good, and at least the first of the two a centre.
+    # True at the ranks of each frame whose next token has the same score, if at least the first of the two is a centre.
     ties = (ranked[:, 1:] == ranked[:, :-1]).cpu().numpy()
     ties &= np.arange(ties.shape[1]) < np.minimum(counts, sizes - 1)[:, None]
     tied = np.flatnonzero(ties.any(axis=1))
@@ -204,17 +204,20 @@ def rank_as_reference(scores: Tensor, sizes: Counts, counts: Counts) -> Tensor:
 
 
 def dpc_knn(tokens: Tensor, layout: Layout, cluster_counts: Counts, *, reference_compatible: bool) -> Clusters:
-    """Cluster the tokens of each frame around those that are dense and far from anything denser.
+    """Cluster the tokens of each frame around centres that are dense and far from denser tokens.
 
-    A token counts among its own neighbours. The reference blurs densities with random noise; here there is none.
+    A token counts among its own neighbours. The reference adds random noise to densities; this function does not.
 
     Args:
-        tokens: `[P, D]`, floating, **changed**: moved so that each frame's first token is 0, which distances do
-                not see and rounding does. Rows that only pad may hold anything finite.
-        layout: Its rows.
+        tokens: `[P, D]`, floating, **changed**: shifted so that each frame's first token is 0, which keeps distances
+            and reduces rounding errors. Padding rows may hold any finite values.
+        layout: Row layout of the tokens.
         cluster_counts: `[F]`, from 1 to the frame's tokens.
-        reference_compatible: As in the reference, densities underflow to 0 where tokens are far apart. Otherwise the
-            same scores are compared as logarithms.
+        reference_compatible: As in the reference, densities underflow to 0 where tokens are far apart. Otherwise
+            logarithms of the same scores are compared.
+
+    Returns:
+        The clusters of all frames.
     """
     device, most, most_clusters = tokens.device, int(layout.sizes[0]), int(cluster_counts.max())
     num_neighbours = cluster_counts.clip(max=MAX_NEIGHBOURS)
@@ -222,12 +225,12 @@ def dpc_knn(tokens: Tensor, layout: Layout, cluster_counts: Counts, *, reference
     if reference_compatible:
         centers = rank_as_reference(scores, layout.sizes, cluster_counts)
     else:
-        # Minus infinity is also a score of its own, but what is no token comes after those that are.
+        # A token's score may be minus infinity too, but padding comes after the tokens, so tokens win the tie.
         centers = first_ranked(scores, most_clusters, largest=True, reference_compatible=False)
 
     is_center = np.arange(most_clusters) < cluster_counts[:, None]
     to_center = distances[torch.from_numpy(np.arange(len(distances))[:, None]).to(device), centers]
-    # A centre is its own, also where another is at the same place.
+    # A centre belongs to its own cluster, also where another centre is at the same place.
     to_center.scatter_(2, centers.unsqueeze(2), -1.0)
     to_center.masked_fill_(torch.from_numpy(~is_center[:, :, None]).to(device), torch.inf)
     first_clusters = (np.cumsum(cluster_counts) - cluster_counts)[:, None]

@@ -1,4 +1,4 @@
-"""DySeg: cut a video into segments of similar frames (paper: dynamic segmentation; spec 1)."""
+"""DySeg: cut a video into segments of similar frames (docs/flashvid.md, section 1)."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Segments:
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> Segments:
-        """The segments with these lengths, their tensor on `device`."""
+        """Return the segments with these lengths, with their tensor on `device`."""
         sizes = np.array(lengths, dtype=np.int64)
         numbers = np.arange(len(lengths)).repeat(sizes)
         return cls(tuple(lengths), sizes, numbers, torch.from_numpy(numbers).to(device))
 
 
 def transition_similarities(frame_features: Tensor, *, reference_compatible: bool) -> Tensor:
-    """Cosine between each frame's mean feature and the next one's: `[T, D]` to `[T - 1]`, same dtype."""
+    """Return the cosine of each frame's mean feature with the next one: `[T, D]` to `[T - 1]`, same dtype."""
     lengths = torch.linalg.vector_norm(frame_features, dim=-1, keepdim=True)
     units: Tensor = frame_features / (lengths if reference_compatible else lengths.clamp_min(SMALLEST_LENGTH))
     return (units[:-1] * units[1:]).sum(dim=-1)
@@ -54,14 +54,14 @@ def cut_segments(
     complementary: bool,
     reference_compatible: bool,
 ) -> tuple[int, ...]:
-    """Lengths of the segments between the transitions that are cut.
+    """Return the lengths of the segments between the transitions that are cut.
 
     Args:
         similarities: `[T - 1]`, one per transition from a frame to the next.
         threshold: Transitions strictly below it are cut.
         min_segment_num: Fewer segments than this are cut further, at the least similar transitions.
         complementary: Whether `min_segment_num` is enforced.
-        reference_compatible: A cut transition may be cut again, which makes a segment of length zero.
+        reference_compatible: A cut transition may be cut again, which gives a segment of length zero.
 
     Returns:
         Lengths, adding up to T. Only with `reference_compatible` may some be 0.
@@ -70,8 +70,8 @@ def cut_segments(
     cuts = is_cut.nonzero().flatten().tolist()
     missing = min_segment_num - len(cuts) - 1
     if complementary and missing > 0:
-        # The reference marks what is cut with 1.0 and may come back to it. Otherwise infinity comes last, and the
-        # count stops before it.
+        # The reference marks cut transitions with 1.0 and may cut them again. Otherwise they are infinite, hence last,
+        # and the count stops before them.
         ranked = similarities.masked_fill(is_cut, 1.0 if reference_compatible else torch.inf)
         missing = min(missing, len(similarities) - (0 if reference_compatible else len(cuts)))
         extra = first_ranked(ranked, missing, largest=False, reference_compatible=reference_compatible)
@@ -81,11 +81,11 @@ def cut_segments(
 
 
 def segment_frames(frame_features: Tensor, config: CompressionConfig) -> Segments:
-    """The segments of a video.
+    """Return the segments of a video.
 
     Args:
-        frame_features: `[T, D]`, floating: the mean of each frame's tokens. The reference works in the features'
-            dtype; otherwise at least in float32.
+        frame_features: `[T, D]`, floating: the mean of each frame's tokens, in the features' dtype for the reference,
+            else at least in float32.
         config: `do_segment`, `segment_threshold`, `min_segment_num`, `complementary_segment` are used.
     """
     if not config.do_segment:

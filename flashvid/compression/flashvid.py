@@ -1,4 +1,4 @@
-"""FlashVID: DySeg, ADTS, TSTM, DPC-kNN, assembly (arXiv 2602.08024; spec 0-5)."""
+"""FlashVID: DySeg, ADTS, TSTM, DPC-kNN, assembly (arXiv 2602.08024; docs/flashvid.md, sections 0 to 5)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from flashvid.errors import ConfigurationError
 
 
 def compress_flashvid(clip: ClipFeatures, config: CompressionConfig, *, first_frame: int = 0) -> CompressionResult:
-    """FlashVID as a whole; see `flashvid.compress`.
+    """Compress a clip with the whole of FlashVID; see `flashvid.compress`.
 
     Args:
         clip: A clip, or whole segments of one.
         config: The settings.
-        first_frame: Where in its clip `clip` begins: fractions of a token left over by frames before count here.
+        first_frame: Frame of the whole clip at which `clip` begins; fractions of a token carry over from there.
 
     Raises:
         ConfigurationError: `reference_compatible` with a temporal threshold of 1 or more and tokens to merge,
@@ -59,7 +59,7 @@ def compress_flashvid(clip: ClipFeatures, config: CompressionConfig, *, first_fr
         free[selected] = False
         free = free.view(num_frames, num_tokens)
         if config.reference_compatible:
-            # It offers every token of a frame that is a segment of its own, selected ones a second time.
+            # In a frame that is a segment of its own every token is a candidate, selected ones a second time.
             free |= torch.from_numpy((segments.sizes == 1)[segments.numbers]).to(features.device).unsqueeze(-1)
         borders = np.append(0, np.cumsum(segments.sizes))
         min_roots = np.diff(kept[borders])
@@ -79,27 +79,27 @@ def compress_flashvid(clip: ClipFeatures, config: CompressionConfig, *, first_fr
 
 
 def compress_adts(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
-    """FlashVID's first part alone: the whole budget goes to the selection (ablation of the paper)."""
+    """Compress with FlashVID's ADTS alone: the whole budget goes to the selection (ablation of the paper)."""
     return compress_flashvid(clip, config.model_copy(update={"alpha": 1.0}))
 
 
 def compress_tstm(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
-    """FlashVID's second part alone: the whole budget goes to merging (ablation of the paper)."""
+    """Compress with FlashVID's TSTM alone: the whole budget goes to merging (ablation of the paper)."""
     return compress_flashvid(clip, config.model_copy(update={"alpha": 0.0}))
 
 
 def _budget_up_to(
     first_frame: int, num_frames: int, num_tokens: int, config: CompressionConfig
 ) -> tuple[Counts, Counts]:
-    """The budget from the clip's first frame up to each border between frames, and ADTS's part: `[T + 1]` each.
+    """Return the budget from the clip's first frame up to each border between frames, and ADTS's part: `[T + 1]` each.
 
-    What frames or segments get is the difference over them. Frames then differ by a token or two, any run of frames
-    has its due to within one token, and the budget of a frame does not depend on what follows.
+    Frames or segments get the difference over them. Frames then differ by a token or two, the budget of consecutive
+    frames is exact to within one token, and the budget of a frame does not depend on later frames.
     """
     borders = np.arange(first_frame, first_frame + num_frames + 1)
     if config.reference_compatible:
         return borders * config.budget(num_tokens), borders * config.n_select(num_tokens)
-    # In this order, so that ceil sees what `clip_budget` does.
+    # In the order of `clip_budget`, so that ceil gets the same number.
     asked = np.ceil(config.retention_ratio * config.expansion * borders * num_tokens)
     kept = np.minimum(asked, borders * num_tokens).astype(np.int64)
     return kept, np.ceil(kept * config.alpha).astype(np.int64)
@@ -113,7 +113,7 @@ def _select(
     per_frame: Counts,
     config: CompressionConfig,
 ) -> Tensor:
-    """ADTS: so many tokens of each frame, as indices in the clip, ascending."""
+    """Select `per_frame` tokens of each frame with ADTS, and return their indices in the clip, ascending."""
     num_frames, num_tokens, _ = features.shape
     per_frame = np.minimum(per_frame, num_tokens)
     most = int(per_frame.max())
@@ -129,20 +129,20 @@ def _select(
     firsts = np.arange(num_frames)[:, None] * num_tokens
     indices = picks + torch.from_numpy(firsts).to(picks.device)
     if (per_frame < most).any():
-        # Fewer picks are the first of more, so a frame that gets one fewer leaves out its last.
+        # Fewer picks are the first of more, so a frame with a smaller budget drops its last ones.
         indices = indices[torch.from_numpy(np.arange(most) < per_frame[:, None]).to(features.device)]
     return indices.flatten().sort().values
 
 
 def _clusters_per_frame(roots: Counts, segments: Segments, totals: Counts, config: CompressionConfig) -> Counts:
-    """How many merged tokens each frame gets, none more than it has roots: `[T]`."""
+    """Return the number of merged tokens of each frame, at most its number of roots: `[T]`."""
     if config.reference_compatible:
-        # One share for all frames of a segment, rounded up in each: in double precision, as Python has it.
+        # One share for all frames of a segment, rounded up in each, in double precision as in Python.
         shares = totals / sum_by_group(roots, segments.numbers, len(totals)).clip(min=1)
         shared: Counts = np.minimum(np.ceil(roots * shares[segments.numbers]).astype(np.int64), roots)
         return shared
-    # Every frame with roots gets one token, and the rest goes by their further roots. Where there are not that many,
-    # frames with more roots come first and others lose theirs.
+    # Every frame with roots gets one token, and the rest is split in proportion to the other roots. If there are too
+    # few tokens for that, the whole budget is split in proportion to the roots.
     occupied = sum_by_group((roots > 0).astype(np.int64), segments.numbers, len(totals))
     enough = totals >= occupied
     first = ((roots > 0) & enough[segments.numbers]).astype(np.int64)
@@ -157,20 +157,20 @@ def _merge(
     totals: Counts,
     config: CompressionConfig,
 ) -> Rows:
-    """DPC-kNN on the roots of every frame, and the merged tokens.
+    """Cluster the roots of every frame with DPC-kNN, and return the merged tokens.
 
     Args:
         features: `[T, N, D]`, float32 or float64.
         free: `[T, N]` bool: tokens to merge.
-        forest: Their trees.
-        segments: Of the T frames.
+        forest: Trees of the free tokens.
+        segments: Segments of the T frames.
         totals: `[S]`: merged tokens of each segment.
         config: The settings.
     """
     device = features.device
     root_counts = forest.is_root.sum(dim=1).cpu().numpy()
     cluster_counts = _clusters_per_frame(root_counts, segments, totals, config)
-    # Frames with something to cluster, the largest first.
+    # Frames with clusters, the largest first.
     frames = np.lexsort((-root_counts, cluster_counts == 0))[: np.count_nonzero(cluster_counts)]
     if len(frames) == 0:
         return Rows.kept(torch.empty(0, dtype=torch.int64, device=device))

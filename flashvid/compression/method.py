@@ -1,4 +1,4 @@
-"""What compression methods share: budgets by frame, and results of keeping tokens or of plain means."""
+"""Helpers of compression methods: budgets by frame, and results that keep tokens or average them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from flashvid.compression.result import ClipFeatures, CompressionResult, Rows, a
 
 
 def frame_budgets(budget: int, num_frames: int) -> list[int]:
-    """A clip's budget, spread over its frames as evenly as whole tokens can be: `num_frames` counts."""
+    """Return a clip's budget, split over its frames as evenly as possible: `num_frames` counts."""
     borders = [budget * frame // num_frames for frame in range(num_frames + 1)]
     return [end - start for start, end in pairwise(borders)]
 
 
 def first_of_each_frame(ranked: Tensor, budget: int) -> Tensor:
-    """Indices in the clip of the best tokens of every frame.
+    """Return the indices in the clip of the best tokens of every frame.
 
     Args:
         ranked: `[T, N]` int64, positions in each frame, best first.
-        budget: Tokens of the clip; see `frame_budgets`.
+        budget: Tokens of the clip, split over frames by `frame_budgets`.
 
     Returns:
         `[budget]` int64, ascending.
@@ -35,12 +35,12 @@ def first_of_each_frame(ranked: Tensor, budget: int) -> Tensor:
 
 
 def keep(clip: ClipFeatures, indices: Tensor) -> CompressionResult:
-    """The result of keeping some tokens as they are, and nothing of the others; `indices` `[M]` int64, ascending."""
+    """Return the result that keeps the tokens at `indices`, `[M]` int64, ascending, and drops the others."""
     return assemble(widened(clip.features), [Rows.kept(indices)], (len(clip.features),), clip.features.dtype)
 
 
 def merge_into(clip: ClipFeatures, kept: Tensor, owner: Tensor) -> CompressionResult:
-    """The result of merging every token into one that is kept: plain means.
+    """Return the result that merges tokens into kept ones by plain means.
 
     Args:
         clip: The tokens.

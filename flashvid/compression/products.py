@@ -1,4 +1,4 @@
-"""Inner products of the tokens of a frame, and of their lengths: where nearly all the time goes."""
+"""Inner products and lengths of the tokens of a frame: nearly all of the running time."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ SMALLEST_LENGTH = 1e-12
 
 
 def gram(tokens: Tensor) -> Tensor:
-    """All inner products within each frame: `[F, m, D]` to `[F, m, m]`, symmetric to the last bit.
+    """Return all inner products within each frame: `[F, m, D]` to `[F, m, m]`, symmetric to the last bit.
 
-    A plain matrix product may round [i, j] and [j, i] differently, and would then decide which of two mutual
-    neighbours is nearer. One quarter is mirrored from another, which also saves its cost.
+    A plain matmul may round [i, j] and [j, i] differently, and rounding would then decide which of two mutual
+    neighbours is nearer. One quarter is mirrored from another, which also saves its computation.
     """
     num_tokens = tokens.shape[1]
     halves = [num_tokens // 2, num_tokens - num_tokens // 2]
@@ -23,12 +23,12 @@ def gram(tokens: Tensor) -> Tensor:
     torch.bmm(upper, tokens.mT, out=top)
     torch.bmm(lower, lower.mT, out=right)
     left.copy_(top[:, :, halves[0] :].mT)
-    # The two quarters on the diagonal still are plain products.
+    # The two quarters on the diagonal are still plain matmuls.
     return torch.maximum(products, products.mT)
 
 
 def inverse_lengths(tokens: Tensor, *, reference_compatible: bool) -> Tensor:
-    """What to multiply vectors with to make them 1 long: `[..., D]` to `[...]`, same dtype.
+    """Return the inverse lengths of vectors: `[..., D]` to `[...]`, same dtype.
 
     The reference has no epsilon, so its cosine with a zero vector is NaN (infinity times zero). Otherwise it is 0.
     """

@@ -1,7 +1,6 @@
-"""Orders and shares with one rule for ties, for many groups at once.
+"""Rankings, and proportional shares for many groups at once, with one rule for ties.
 
-Budgets are counts of frames and segments: they are worked out on the host, where the lengths of segments are anyway,
-and cost a device nothing.
+Budgets are counts per frame and segment. They are computed on the host, where the lengths of segments already are.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ Counts = NDArray[np.int64]
 
 
 def first_ranked(values: Tensor, count: int, *, largest: bool, reference_compatible: bool) -> Tensor:
-    """Positions of the `count` largest (or smallest) values along the last dimension, best first.
+    """Return the positions of the `count` largest (or smallest) values along the last dimension, best first.
 
-    Ties go to the lowest position. The reference leaves them to `torch.topk`, so what it does with ties can only
-    be reproduced by calling that: its order is deterministic but follows no rule.
+    Ties go to the lowest position. With `reference_compatible` they are in the order of `torch.topk`, which the
+    reference calls: deterministic, but without a documented rule.
     """
     if reference_compatible:
         return values.topk(count, largest=largest).indices
@@ -25,7 +24,7 @@ def first_ranked(values: Tensor, count: int, *, largest: bool, reference_compati
 
 
 def sum_by_group(values: Counts, groups: Counts, num_groups: int) -> Counts:
-    """`[n]` integers added up by their group: `[num_groups]`."""
+    """Return the sums of `[n]` integers by group: `[num_groups]`."""
     sums = np.zeros(num_groups, dtype=np.int64)
     np.add.at(sums, groups, values)
     return sums

@@ -1,4 +1,4 @@
-"""What every compression method gets and returns, and how the parts of a result are put in order."""
+"""Input and output of every compression method, and the assembly of a result from its parts."""
 
 from __future__ import annotations
 
@@ -67,26 +67,26 @@ class Rows:
 
     @classmethod
     def kept(cls, indices: Tensor) -> Rows:
-        """Tokens that stay as they are: `[m]` int64."""
+        """Return the rows of tokens that are kept unchanged: `[m]` int64."""
         rows = torch.arange(len(indices), device=indices.device)
         return cls(indices, indices, rows, torch.ones(len(indices), device=indices.device))
 
 
 def widened(features: Tensor) -> Tensor:
-    """In float32 at least, and contiguous: sums over frames and tokens do not fit halves."""
+    """Return features in float32 or wider, and contiguous: sums over frames and tokens overflow 16-bit dtypes."""
     return features.to(torch.promote_types(features.dtype, torch.float32)).contiguous()
 
 
 def assemble(
     features: Tensor, parts: Sequence[Rows], segment_lengths: tuple[int, ...], dtype: torch.dtype
 ) -> CompressionResult:
-    """Sort the rows by index (of equal ones, those of the first part come first) and take their sums.
+    """Sort the rows by index (at equal indices, earlier parts first) and compute their weighted sums.
 
     Args:
         features: `[T, N, D]`, float32 or float64, contiguous.
-        parts: What the result is made of.
+        parts: Rows of the result.
         segment_lengths: Frames per segment.
-        dtype: Of the result.
+        dtype: Dtype of the result.
 
     Raises:
         InvalidFeaturesError: A sum does not fit `dtype`.
@@ -99,7 +99,7 @@ def assemble(
     members = torch.cat([part.members for part in parts])
     weights = torch.cat([part.weights for part in parts])
     tokens = sum_bags(inputs, members, slots, num_rows, weights).to(dtype)
-    # Only the reference's sums, in half precision, can grow beyond its range.
+    # Only sums of the reference can exceed the range, and only in 16-bit dtypes.
     if dtype in (torch.float16, torch.bfloat16) and not bool(tokens.isfinite().all()):
         raise InvalidFeaturesError(f"features overflow {dtype} when summed over frames: use float32")
     assignment = indices.new_full((len(inputs),), num_rows)

@@ -1,4 +1,4 @@
-"""Long videos: compress block by block, in memory bounded by the longest segment allowed. See docs/streaming.md."""
+"""Compression of long videos block by block, in memory bounded by the longest segment; see docs/streaming.md."""
 
 from __future__ import annotations
 
@@ -33,35 +33,34 @@ class StreamedSegment:
 def compress_stream(
     blocks: Iterable[tuple[Tensor, Tensor]], config: CompressionConfig, *, max_segment_frames: int
 ) -> Iterator[StreamedSegment]:
-    """Compress a video of any length, segment by segment, as each one closes.
+    """Compress a video of any length, segment by segment as each one ends.
 
-    Where hard cuts (transitions below `segment_threshold`) decide the segments, and none is longer than
-    `max_segment_frames`, the segments put together equal `compress(..., complementary_segment=False)` of the whole
-    clip: same indices and assignment, and tokens up to rounding. Budgets are exact from the first frame on, so the
-    whole stream has exactly `config.clip_budget` tokens. It differs where
+    If hard cuts (transitions below `segment_threshold`) alone define the segments, and none is longer than
+    `max_segment_frames`, the joined segments equal `compress(..., complementary_segment=False)` of the whole clip:
+    same indices and assignment, and tokens up to rounding. Budgets are exact from the first frame on, so the whole
+    stream has exactly `config.clip_budget` tokens. Results differ in these cases:
 
-    - `complementary_segment` would cut further: that takes the whole clip, and is left out;
-    - a segment reaches `max_segment_frames`: it is cut there, and no tree reaches over the cut;
-    - `do_segment` is off: then only those cuts are left.
+    - `complementary_segment` is ignored, because it needs the whole clip;
+    - a segment that reaches `max_segment_frames` is cut there, and no tree extends over the cut;
+    - without `do_segment`, these are the only cuts.
 
     Args:
-        blocks: `(features [t, N, D], scores [t, N])` of any number of frames each, in order; N, D, dtype and
-            device stay the same. See `compress` for what they may hold. A block may be overwritten as soon as the
-            next one is asked for.
-        config: The settings; `method` has to be "flashvid", `event_relevance` "segment".
-        max_segment_frames: Frames of the longest segment; memory is that of compressing so many and one block.
+        blocks: `(features [t, N, D], scores [t, N])` of any number of frames each, in order, with the same N, D, dtype
+            and device. See `compress` for valid values. A block may be overwritten once the next one is requested.
+        config: The settings; `method` must be "flashvid", `event_relevance` "segment".
+        max_segment_frames: Frames of the longest segment. Memory is that of compressing this many, plus one block.
 
     Returns:
-        An iterator over segments in order. Every frame is in one.
+        An iterator over segments in order. Every frame is in one segment.
 
     Raises:
-        ConfigurationError: A setting that needs the whole clip, or `max_segment_frames` below 1.
-        InvalidFeaturesError: See `compress`; also where blocks do not fit each other.
+        ConfigurationError: A setting needs the whole clip, or `max_segment_frames` is below 1.
+        InvalidFeaturesError: See `compress`; also if blocks differ in N, D or dtype.
     """
     if not isinstance(max_segment_frames, int) or max_segment_frames < 1:
-        raise ConfigurationError(f"max_segment_frames must be a whole number from 1, not {max_segment_frames}")
+        raise ConfigurationError(f"max_segment_frames must be a whole number from 1, not {max_segment_frames!r}")
     if config.method != "flashvid":
-        raise ConfigurationError(f"compress_stream knows the method flashvid, not {config.method}")
+        raise ConfigurationError(f"compress_stream supports only method flashvid, not {config.method}")
     if config.event_relevance == "clip":
         raise ConfigurationError('event_relevance "clip" needs the whole clip: use "segment" with compress_stream')
     return _segments(blocks, config, max_segment_frames)
@@ -70,7 +69,7 @@ def compress_stream(
 def _segments(
     blocks: Iterable[tuple[Tensor, Tensor]], config: CompressionConfig, max_segment_frames: int
 ) -> Iterator[StreamedSegment]:
-    """`compress_stream`, whose arguments are checked when it is called, not when it is first asked."""
+    """Compress the blocks; separate from `compress_stream` so that its arguments are checked when it is called."""
     whole = config.model_copy(update={"do_segment": False})
     # Features `[N, D]` and scores `[N]` of each frame of the open segment.
     held: list[tuple[Tensor, Tensor]] = []
@@ -104,10 +103,10 @@ def _segments(
 
 
 def joined(segments: Iterable[StreamedSegment], tokens_per_frame: int) -> CompressionResult:
-    """All segments of a stream as one result, as `compress` gives it of a whole clip.
+    """Join all segments of a stream into one result, like that of `compress` for a whole clip.
 
     Args:
-        segments: From `compress_stream`: at least one, in order, none missing.
+        segments: All segments from `compress_stream`, in order, at least one.
         tokens_per_frame: N.
 
     Raises:
@@ -130,7 +129,7 @@ def joined(segments: Iterable[StreamedSegment], tokens_per_frame: int) -> Compre
 
 
 def _hard_cuts(features: Tensor, last_mean: Tensor | None, config: CompressionConfig) -> tuple[list[bool], Tensor]:
-    """Whether there is a cut before each frame of a block, and the mean of its last frame."""
+    """Return whether there is a cut before each frame of a block, and the mean of its last frame, `[1, D]`."""
     if not config.reference_compatible:
         features = features.to(torch.promote_types(features.dtype, torch.float32))
     means = features.detach().mean(dim=1)

@@ -1,4 +1,4 @@
-"""TSTM: merge tokens that stay alike from frame to frame into trees (paper: TSTM; spec 3)."""
+"""TSTM: merge tokens that stay similar from frame to frame into trees (docs/flashvid.md, section 3)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional
 from flashvid.compression.dyseg import Segments
 from flashvid.compression.ranking import Counts, sum_by_group
 
-# What the reference writes where no link is possible, and the least it lets the floor lower its threshold to.
+# The similarity that the reference writes where no link is possible, and the least value of its raised threshold.
 REFERENCE_NO_LINK = -1.0
 REFERENCE_LEAST_THRESHOLD = -1.0 + 1e-6
 
@@ -47,13 +47,13 @@ class Forest:
 
 
 def sum_bags(features: Tensor, members: Tensor, bags: Tensor, num_bags: int, weights: Tensor) -> Tensor:
-    """Weighted sums of tokens, without a copy of the tokens and in the same order every time.
+    """Return weighted sums of tokens, without a copy of the tokens and always in the same order.
 
     Args:
         features: `[R, D]`, float32 or float64.
         members: `[p]` int64 into R; may repeat.
-        bags: `[p]` int64: the sum each member goes to.
-        num_bags: How many sums; those without members are 0.
+        bags: `[p]` int64: the sum that each member contributes to.
+        num_bags: Number of sums; a sum without members is 0.
         weights: `[p]` floating.
 
     Returns:
@@ -68,21 +68,21 @@ def sum_bags(features: Tensor, members: Tensor, bags: Tensor, num_bags: int, wei
 def find_links(
     features: Tensor, inverse_lengths: Tensor, free: Tensor, segments: Segments, *, reference_compatible: bool
 ) -> Links:
-    """The most similar free token of the frame before, for every free token; the first one on ties.
+    """Find the most similar free token of the frame before, for every free token; ties go to the lowest index.
 
     Args:
         features: `[T, N, D]`, float32 or float64.
         inverse_lengths: `[T, N]`, see `inverse_lengths`.
         free: `[T, N]` bool: not selected by ADTS.
-        segments: The first frame of each has no links.
-        reference_compatible: Mark impossible links with -1, the reference's way, rather than minus infinity.
+        segments: Segments of the T frames; the first frame of each has no links.
+        reference_compatible: Mark impossible links with -1, as the reference does, instead of minus infinity.
     """
     no_link = REFERENCE_NO_LINK if reference_compatible else -torch.inf
     similarity, parent = features.new_full(free.shape, no_link), torch.zeros_like(free, dtype=torch.int64)
-    # The first frame has none before it.
+    # The first frame has no frame before it.
     before, later = slice(None, -1), slice(1, None)
     scale = inverse_lengths.where(free, 0.0)[before].unsqueeze(1)
-    # Nothing is linked to what is not free: the logarithm of false is minus infinity. Adding it is many times faster
+    # No token links to one that is not free: the logarithm of false is minus infinity. Adding it is many times faster
     # than filling by a mask.
     cosines = torch.bmm(features[later], features[before].mT).mul_(scale).add_(free[before].log().unsqueeze(1))
     best = similarity[later]
@@ -90,7 +90,7 @@ def find_links(
     follows = torch.from_numpy(np.diff(segments.numbers)[:, None] == 0).to(free.device)
     best.mul_(inverse_lengths[later]).masked_fill_(~(free[later] & follows), no_link)
     if reference_compatible:
-        # Also where the whole frame before is not free.
+        # Needed where no token of the frame before is free.
         best.clamp_min_(no_link)
     return Links(similarity, parent)
 
@@ -98,12 +98,12 @@ def find_links(
 def choose_links(
     similarity: Tensor, segments: Segments, threshold: float, min_roots: Counts, *, reference_compatible: bool
 ) -> Tensor:
-    """Which tokens join their parent: those above the threshold, fewer if too few tokens would remain.
+    """Return which tokens join their parent: those above the threshold, or fewer if too few tokens would remain.
 
     Args:
         similarity: `[T, N]`, see `Links`.
-        segments: Of the T frames.
-        threshold: Strictly more similar tokens are linked.
+        segments: Segments of the T frames.
+        threshold: Tokens with a strictly higher similarity are linked.
         min_roots: `[S]`: the least number of tokens without a link in each segment, selected ones included.
             Where the threshold leaves fewer, it is raised to the similarity at that rank.
         reference_compatible: Keep the raised threshold above the marker of impossible links.
@@ -119,17 +119,17 @@ def choose_links(
     # Segment after segment, and within each the largest similarity first; ties in the order of the tokens.
     order = values.sort(descending=True, stable=True).indices
     order = order[groups[order].sort(stable=True).indices]
-    # Of every frame, `[T, 1]`, from here on.
+    # Per frame, `[T, 1]`, from here on.
     last_link = (np.cumsum(sizes) - min_roots - 1).clip(0, len(values) - 1)[segments.numbers, None]
     raised = values[order[torch.from_numpy(last_link).to(values.device)]]
     if reference_compatible:
         raised = raised.clamp_min(REFERENCE_LEAST_THRESHOLD)
-        # Below its marker, the marker itself would count as a link.
+        # With a threshold below the marker, the marker itself would count as a link.
         threshold = max(threshold, REFERENCE_NO_LINK)
-    # Where the threshold will do, and where nothing may be linked.
+    # The threshold where it leaves enough roots, infinity where no link is permitted, NaN elsewhere.
     fixed = np.where(num_links <= max_links, threshold, np.where(max_links <= 0, np.inf, np.nan))
     fixed = fixed[segments.numbers, None]
-    # Strictly again, so the token at that rank itself stays: one link fewer than the floor permits.
+    # Strict, so the token at that rank itself stays a root: one link fewer than the floor permits.
     thresholds = raised.where(torch.from_numpy(np.isnan(fixed)).to(raised.device), torch.from_numpy(fixed).to(raised))
     return similarity > thresholds
 
@@ -151,10 +151,10 @@ def grow_forest(
         features: `[T, N, D]`, float32 or float64.
         inverse_lengths: `[T, N]`, see `inverse_lengths`.
         free: `[T, N]` bool: not selected by ADTS. Other tokens neither link nor are linked to.
-        segments: Of the T frames.
-        threshold: The temporal threshold; from 1 on nothing is linked.
+        segments: Segments of the T frames.
+        threshold: The temporal threshold; from 1 on no token is linked.
         min_roots: `[S]`, see `choose_links`.
-        dtype: What similarities are rounded to: the reference has them in the dtype of its model.
+        dtype: Dtype that similarities are rounded to; the model's dtype for the reference.
         reference_compatible: See `Forest.divisor`.
     """
     root = torch.arange(free.numel(), device=features.device)
@@ -171,6 +171,6 @@ def grow_forest(
     # Each step doubles how far up the tree a token points.
     for _ in range((max(segments.lengths) - 1).bit_length()):
         root = root[root]
-    # A root points to itself: before those steps its direct children do too, afterwards its whole tree.
+    # A root points to itself. Before these steps only its direct children point to it too, afterwards its whole tree.
     divisor = (above if reference_compatible else root).bincount(minlength=len(root))
     return Forest(free & ~linked, root, divisor)

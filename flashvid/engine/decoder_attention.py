@@ -1,4 +1,4 @@
-"""How a decoder's newest tokens attend: one sequence's on top of its cache, or those of many slots together."""
+"""Causal attention of a decoder's newest tokens: of one sequence with its cache, or of many slots in one call."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward
 
 from flashvid.engine.kv_slots import ROOM, KVSlots, Section
 
-# Queries of a slot that are run together with those of others, at most: more are worth a call of their own, without a
-# mask that is as large as all of them times their keys.
+# Most queries of a slot that share a call with other slots. A slot with more gets a call of its own, which needs no
+# mask of all queries times all keys.
 _MOST_PADDED = 256
-# A layer's number and attention module, rotated queries `[L, H, d]`, keys and values `[L, G, d]` of the new tokens,
-# which it adds to the caches; what these attend to `[L, H * d]`. Tokens behind those of the sequences get zeros.
+# Takes a layer's number and attention module, and rotated queries `[L, H, d]`, keys and values `[L, G, d]` of the new
+# tokens. It adds keys and values to the caches and returns `[L, H * d]`, zeros for padding after the sequences.
 Attend = Callable[[int, nn.Module, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class SlotTokens:
-    """Tokens that are added to slots.
+    """Numbers of tokens that are added to slots.
 
     Attributes:
-        slots: To which; more than one token for each only if they have just begun, for as many.
-        counts: To each slot how many, at least one.
-        padded: So many, or more, that a slot's queries are filled up to. What is computed may depend on it in its last
-            bits, so it has to follow from each slot's own tokens. 1 for decoding.
+        slots: The slots. More than one token is added only right after `KVSlots.begin`, with that many tokens.
+        counts: Tokens added to each slot, at least one.
+        padded: Number of queries that each slot is padded to, at least its count; 1 in a decode step. The last bits of
+            a result may depend on it, so it must follow from each slot's own tokens.
     """
 
     slots: KVSlots
@@ -40,13 +40,13 @@ class SlotTokens:
 
 
 class SlotAttention:
-    """Causal attention of the newest tokens of slots, one call for all slots that are in the same tensors."""
+    """Causal attention of the newest tokens of slots, with one call for all slots in the same tensors."""
 
     def __init__(self, implementation: str, batches: Sequence[SlotTokens]) -> None:
         self._alone = CausalAttention(implementation)
         self._is_eager = implementation == "eager"
         self._batches = batches
-        # Of each batch, in the section that is being run.
+        # For each batch, in the section of the current layer.
         self._places: list[_Places] = []
 
     def __call__(self, layer: int, attention: nn.Module, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -70,14 +70,14 @@ class SlotAttention:
         return attended[0] if len(attended) == 1 else torch.cat(attended)
 
     def _in(self, layer: int, heads_per_group: int) -> list[_Places]:
-        """The places in a layer's section; where a section begins, the slots grow by the tokens."""
+        """Return the places in a layer's section; in its first layer, the slots grow by the tokens."""
         if not self._places or layer not in self._places[0].section.layers:
             self._places = [_Places(batch.slots.section(layer), batch, heads_per_group) for batch in self._batches]
         return self._places
 
 
 class _Places:
-    """Where a batch's tokens stand in the slots of a section, which grow by them."""
+    """Positions of a batch's new tokens in the slots of a section, which grow by these tokens."""
 
     def __init__(self, section: Section, batch: SlotTokens, heads_per_group: int) -> None:
         self.section = section
@@ -91,7 +91,7 @@ class _Places:
             self._slot_of, self._place_of = self._each, before
             section.lengths = before + 1
         else:
-            # They have just begun, for these tokens: what is left for the answer is empty.
+            # The slots have just begun with these tokens, so their room for the answer is empty.
             self._num_keys -= ROOM
             if section.fullest + batch.padded > self._num_keys:
                 raise ValueError(
@@ -109,7 +109,7 @@ class _Places:
         if batch.padded > _MOST_PADDED:
             self.lengths: list[int] = section.lengths.tolist()
         else:
-            # What fills up sees something, too: a row of nothing is not a number.
+            # Padding queries see keys, too: softmax over a fully masked row is NaN.
             last = before[:, None] + torch.arange(batch.padded, device=device)
             hidden = torch.arange(self._num_keys, device=device) > last[..., None]
             mask = section.keys[0].new_zeros(hidden.shape).masked_fill_(hidden, -math.inf)
@@ -117,18 +117,20 @@ class _Places:
             self.mask = mask[:, None] if self._is_single else mask[:, None].expand(rows).flatten(1, 2)[:, None]
 
     def put(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put the tokens' keys and values `[L, G, d]` into a layer; those to be looked at, `[S, G, K, d]` each."""
+        """Write the tokens' keys and values `[L, G, d]` into a layer, and return all to attend to, `[S, G, K, d]`."""
         index = layer - self.section.layers[0]
         tensors = self.section.keys[index], self.section.values[index]
         for tensor, new in zip(tensors, (keys, values), strict=True):
             tensor[self._slot_of, :, self._place_of] = new
+        if self._num_keys == self.section.capacity:
+            return tensors
         keys, values = (tensor[:, :, : self._num_keys] for tensor in tensors)
         return keys, values
 
     def padded(self, queries: Tensor) -> Tensor:
-        """Packed queries `[L, H, d]` as `[S, G, H / G * padded, d]`.
+        """Return packed queries `[L, H, d]` as `[S, G, H / G * padded, d]`.
 
-        The heads of a group have the same keys: as if they were tokens of one head, nothing is read twice.
+        The heads of a group have the same keys, so they become queries of one head, and keys are read once.
         """
         tokens, heads, width = queries.shape
         if self._is_single:
@@ -139,7 +141,7 @@ class _Places:
         return grouped.permute(0, 2, 3, 1, 4).flatten(2, 3)
 
     def unpadded(self, output: Tensor) -> Tensor:
-        """The opposite: packed `[L, H * d]`."""
+        """Reverse `padded`: return the output `[S, G, H / G * padded, d]` as packed `[L, H * d]`."""
         if self._is_single:
             return output.flatten(1)
         slots, groups, _, width = output.shape
@@ -148,24 +150,24 @@ class _Places:
 
 
 class CausalAttention:
-    """Causal attention of one sequence's newest tokens to all of its own, at its own length."""
+    """Causal attention of one sequence's newest tokens to all of its tokens, without padding."""
 
     def __init__(self, implementation: str) -> None:
         self._implementation = implementation
         self._function: Any = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-        # One mask for all layers of a length: out of a bool, torch would make another in every layer.
+        # One float mask for all layers of a length: torch would convert a bool mask in every layer.
         self._masks: dict[tuple[int, int], Tensor | None] = {}
 
     def __call__(self, attention: nn.Module, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """The newest L tokens `[H, L, d]` to all `[G, P + L, d]`; `[L, H * d]`."""
+        """Return `[L, H * d]` for the newest L queries `[H, L, d]` and all keys and values `[G, P + L, d]`."""
         shape = (queries.shape[1], keys.shape[1])
         if shape not in self._masks:
             self._masks[shape] = _causal_mask(self._implementation, *shape, queries)
         mask, scaling = self._masks[shape], cast("float", attention.scaling)
         batch = queries.unsqueeze(0), keys.unsqueeze(0), values.unsqueeze(0)
         if mask is not None and self._implementation == "sdpa" and queries.device.type == "cpu":
-            # Transformers repeats every key and value for its group of queries here, since masked kernels of CUDA want
-            # that; the CPU's does not, and the sums are the same bits.
+            # Transformers repeats keys and values for their groups of queries, which masked CUDA kernels need. The CPU
+            # kernel does not, and gives the same bits.
             grouped = functional.scaled_dot_product_attention(*batch, mask, scale=scaling, enable_gqa=True)
             return grouped.transpose(1, 2).reshape(queries.shape[1], -1)
         output, _ = self._function(attention, *batch, mask, scaling=scaling, dropout=0.0)
@@ -193,24 +195,25 @@ def _attend_together(
         `[S, G, L, d]`.
     """
     slots, groups, length, _ = queries.shape
-    if queries.device.type == "cpu" and length == 1:
+    padded = queries.device.type == "cpu" and (length == 1 or slots * groups == 1)
+    if padded and length == 1:
         queries = functional.pad(queries, (0, 0, 0, 1))
-    if queries.device.type == "cpu" and slots * groups == 1:
+    if padded and slots * groups == 1:
         queries, keys, values, mask = (tensor.expand(2, *tensor.shape[1:]) for tensor in (queries, keys, values, mask))
     if eager:
         scores = queries @ keys.transpose(-1, -2) * scaling + mask
         output = scores.softmax(dim=-1, dtype=torch.float32).to(queries.dtype) @ values
     else:
         output = functional.scaled_dot_product_attention(queries, keys, values, mask, scale=scaling)
-    return output[:slots, :, :length]
+    return output[:slots, :, :length] if padded else output
 
 
 def _causal_mask(implementation: str, length: int, total: int, like: Tensor) -> Tensor | None:
-    """Which of `total` keys each of the newest `length` tokens sees, as an attention implementation wants it."""
-    # Without a mask, sdpa and flash attention are causal; but sdpa only if nothing is cached.
+    """Return the mask of the newest `length` of `total` tokens for an implementation; None if it needs none."""
+    # Without a mask, flash attention is causal, and sdpa is causal only if nothing is cached.
     if length == 1 or "flash" in implementation or (implementation == "sdpa" and length == total):
         return None
     seen = torch.ones(length, total, dtype=torch.bool, device=like.device).tril(total - length)
-    # Transformers' own eager masks hold the least number, sdpa makes an infinite one of False.
+    # As in transformers: its eager masks contain the smallest number, and sdpa converts False to minus infinity.
     unseen = torch.finfo(like.dtype).min if implementation == "eager" else -math.inf
     return like.new_zeros(length, total).masked_fill_(~seen, unseen)[None, None]

@@ -1,7 +1,7 @@
-"""One layer of a Hugging Face decoder in as few operations as it takes.
+"""One layer of a Hugging Face decoder in few operations.
 
-What a decoding step costs on a GPU is reading the weights, or, where Python can't keep up, the number of operations. So
-projections that read the same states are one product, queries and keys are rotated together, and a norm is one call.
+On a GPU, a decode step takes as long as reading the weights, or as launching its operations if Python is slower. So
+projections that read the same states are one matmul, queries and keys are rotated together, and a norm is one call.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from torch.nn import functional
 from flashvid.engine.decoder_attention import Attend
 from flashvid.engine.row_sizes import Product
 
-# Values that torch computes in one thread on a CPU (its grain size).
+# Most values that torch computes in one thread on a CPU (its grain size).
 _UNCUT = 32768
-# Cosines, and sines of which the first half is negated, `[L, 1, d]` each.
+# Cosines, and sines whose first half is negated, `[L, 1, d]` each.
 Rotary = tuple[Tensor, Tensor]
 
 
 class DecoderLayer:
-    """A layer of Qwen2's kind: norm, attention, norm, gated feed-forward."""
+    """A layer with the structure of Qwen2: norm, attention, norm, gated feed-forward."""
 
     def __init__(self, index: int, layer: nn.Module) -> None:
-        """Take a layer; its projections' weights become parts of larger tensors, with the same values.
+        """Take a layer; its projections' weights become views of larger tensors with the same values.
 
         Args:
-            index: Which one it is.
-            layer: Qwen2DecoderLayer or one like it.
+            index: Number of the layer.
+            layer: Qwen2DecoderLayer or a layer with the same structure.
         """
-        # The classes differ between the families, and not in what is used of them.
+        # The classes differ between families; the attributes used here do not.
         modules = cast("Any", layer)
         self._index = index
         self._attention, self._mlp = modules.self_attn, modules.mlp
@@ -52,20 +52,20 @@ class DecoderLayer:
 
     @property
     def products(self) -> list[Product]:
-        """What rows go through, and its width."""
+        """Return every function that rows go through, with the width of its input."""
         outward, inward = self._attention.o_proj, self._qkv[0].shape[1]
         feed_forward = partial(self._feed_forward, by_rows=True)
         return [(self._project, inward), (outward, outward.in_features), (feed_forward, inward)]
 
     def __call__(self, hidden: Tensor, rotary: Rotary, attend: Attend, rows: int | None) -> tuple[Tensor, Tensor]:
-        """Packed tokens `[L, D]` to new states, and the rotated queries `[L, H, d]`.
+        """Return the states `[L, D]` after the layer, and the rotated queries `[L, H, d]`.
 
         Args:
-            hidden: States before the layer.
-            rotary: Of the tokens' positions.
-            attend: How they attend.
-            rows: Of the matrix products, one behind the other; None makes one of all, in which a row's last bits may
-                hang on its place.
+            hidden: `[L, D]`: states before the layer, of packed tokens.
+            rotary: Rotary embedding of the tokens' positions.
+            attend: Attention of the tokens.
+            rows: Rows of each matmul, block after block. None runs all rows in one matmul; the last bits of a row may
+                then depend on its place.
         """
         feed_forward = partial(self._feed_forward, by_rows=rows is not None)
         projected = _in_blocks(self._project, rms_norm(self._norms[0], hidden), rows)
@@ -76,7 +76,7 @@ class DecoderLayer:
         return hidden + _in_blocks(feed_forward, rms_norm(self._norms[1], hidden), rows), queries
 
     def _project(self, states: Tensor) -> Tensor:
-        """Queries, keys and values of all heads: `[L, (H + 2 G) * d]`."""
+        """Return queries, keys and values of all heads: `[L, (H + 2 G) * d]`."""
         return functional.linear(states, *self._qkv)
 
     def _feed_forward(self, states: Tensor, *, by_rows: bool) -> Tensor:
@@ -85,24 +85,23 @@ class DecoderLayer:
         return cast("Tensor", self._mlp.down_proj(activated * up))
 
     def _rotated(self, heads: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries `[L, H, d]`, keys and values `[L, G, d]`."""
+        """Return rotated queries `[L, H, d]`, rotated keys and values `[L, G, d]`."""
         turning, values = torch.split_with_sizes(heads, [self._queries + self._keys, self._keys], dim=1)
         if self._head_norm is not None:
             weight, epsilon = self._head_norm
             turning = functional.rms_norm(turning, (self._width,), None, epsilon) * weight
         cos, sin = rotary
-        # Half a head's width away stands what each value is turned with.
+        # Each value is rotated with the one half a head's width away.
         turned = torch.addcmul(turning * cos, turning.roll(self._width // 2, dims=-1), sin)
         queries, keys = torch.split_with_sizes(turned, [self._queries, self._keys], dim=1)
         return queries, keys, values
 
 
 def activated_by_rows(activation: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
-    """An activation of states `[L, D]`, the same bits for a row wherever it stands.
+    """Return an activation of states `[L, D]`, with the same bits for a row wherever it is.
 
-    They are a part of wider rows, so that torch goes through them row by row. On a CPU an activation of many values is
-    cut between threads, in the middle of rows too, and the values at a cut are computed by other instructions. Of few
-    values it is not.
+    The states are a view into wider rows, so torch computes row by row. On a CPU it splits many values between threads,
+    also within rows, and computes the values next to a split with other instructions. It does not split few values.
     """
     if states.device.type != "cpu" or states.numel() <= _UNCUT:
         return activation(states)
@@ -110,14 +109,14 @@ def activated_by_rows(activation: Callable[[Tensor], Tensor], states: Tensor) ->
 
 
 def rms_norm(norm: nn.Module, states: Tensor) -> Tensor:
-    """What a module of Hugging Face's does in eight operations: in float32, and weighted in the states' dtype."""
+    """Apply a Hugging Face RMSNorm, in two operations instead of eight: in float32, weighted in the states' dtype."""
     settings = cast("Any", norm)
     normed = functional.rms_norm(states, states.shape[-1:], None, settings.variance_epsilon)
     return cast("Tensor", settings.weight * normed)
 
 
 def _fused(projections: Sequence[Any]) -> tuple[Tensor, Tensor | None]:
-    """Weights and biases one below the other; the modules keep views of them, so that there is no second copy."""
+    """Concatenate weights, and biases, by rows; the modules keep views of the result, so there is no second copy."""
     fused: list[Tensor | None] = []
     for name in ("weight", "bias"):
         parts = [getattr(projection, name) for projection in projections]
@@ -135,7 +134,7 @@ def _fused(projections: Sequence[Any]) -> tuple[Tensor, Tensor | None]:
 
 
 def _as_one(parts: Sequence[Tensor]) -> Tensor | None:
-    """Tensors that lie one behind the other in one memory already, since another decoder was made of them."""
+    """Return tensors as one if they are already adjacent in memory, fused by an earlier decoder; else None."""
     first, size = parts[0], sum(len(part) for part in parts)
     expected = first.storage_offset()
     for part in parts:
@@ -146,7 +145,7 @@ def _as_one(parts: Sequence[Tensor]) -> Tensor | None:
 
 
 def _in_blocks(module: Callable[[Tensor], Tensor], states: Tensor, rows: int | None) -> Tensor:
-    """What a module makes of states `[L, D]`, so many rows at a time."""
+    """Return a module's output for states `[L, D]`, computed `rows` rows at a time."""
     if rows is None or len(states) <= rows:
         return module(states)
     return torch.cat([module(block) for block in torch.split(states, rows)])

@@ -1,9 +1,8 @@
-"""Prompts to generated tokens, many at a time: questions join a batch, decode together, and leave it when they end.
+"""Prompts to generated tokens with continuous batching: requests join a batch, decode together, and leave at the end.
 
-What is generated for a question does not depend on which others are in the batch, bit for bit on one machine with one
-number of threads: a prefix is prefilled alone, the matrix products of questions and of decoding steps have numbers of
-rows that give the same bits (row_sizes.py), and attention runs over each sequence by itself, at a size that follows
-from its own length.
+What is generated for a request is bit-identical whatever its batch, on one machine with one number of threads: a prefix
+is prefilled alone, the matmuls of questions and decode steps have row counts that give the same bits (row_sizes.py),
+and attention runs over each sequence alone, at a size that follows from its own length.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from flashvid.engine.running import Answering, Generated, Prompt, SharedPrompts,
 from flashvid.engine.sampling import TokenSampler
 from flashvid.engine.types import TokenLayers
 
-# Share of the answers that are still running when others begin. At a quarter of the rows a pass over the weights for
-# new questions costs each of them little, and rows that wait for it are few.
+# Largest share of the answers still running when others are admitted. With a quarter of the rows free, one pass over
+# the weights is shared by enough new questions, and few rows wait for it.
 _REFILL_BELOW = 0.75
-# After running out of memory, until more answers at a time are tried again; twice as many each time that fails.
+# Admissions after running out of memory until larger batches are tried again; doubled each time that fails.
 _REFILLS_TO_RECOVER = 64
 
 

@@ -1,4 +1,4 @@
-"""Answers as JSON: which tokens may come next so that an answer satisfies a schema."""
+"""JSON answers: restricts the next token to those that let an answer satisfy a schema."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from llguidance import LLTokenizer
     from llguidance._lib import JsonCompileOptions  # a type only, in its type information
 
-# One way to write a value: a model that likes blanks can't spend its tokens on them. Keywords that would not be
-# enforced are refused, whatever the schema itself asks for.
+# One way to write a value, so that a model cannot spend its tokens on blanks. Keywords that cannot be enforced are
+# errors, even if the schema sets its own options.
 _WRITING: JsonCompileOptions = {
     "item_separator": ", ",
     "key_separator": ": ",
@@ -28,72 +28,72 @@ _WRITING: JsonCompileOptions = {
 
 
 class JsonGrammar:
-    """A schema as a tokenizer's tokens can write it. Answers begin from it and leave it as it is."""
+    """A schema compiled for a tokenizer. Answers begin from it and do not change it."""
 
     def __init__(self, schema: str, tokenizer: LLTokenizer) -> None:
         """Compile a schema.
 
         Args:
-            schema: JSON text, as `schema_text` gives it.
-            tokenizer: Of the model, with the tokens that end an answer.
+            schema: JSON text, as returned by `schema_text`.
+            tokenizer: The model's tokenizer, with the tokens that end an answer.
 
         Raises:
-            ConfigurationError: the schema is invalid, asks for what can't be enforced, or is too complex.
+            ConfigurationError: The schema is invalid, has a keyword that cannot be enforced, or is too complex.
         """
         self._begun = llguidance.LLMatcher(tokenizer, _grammar(schema), log_level=0)
         _check(self._begun)
 
     def begin(self) -> JsonAnswer:
-        """An answer without any token yet."""
+        """Return an answer without tokens."""
         return JsonAnswer(self._begun.deep_copy())
 
 
 class JsonAnswer:
-    """How far one answer has come: a state of its own, whatever else is answered beside it."""
+    """State of one answer, independent of other answers."""
 
     def __init__(self, matcher: llguidance.LLMatcher) -> None:
         self._matcher = matcher
 
     @property
     def is_complete(self) -> bool:
-        """Whether the JSON is whole and nothing can be added to it."""
+        """Return whether the JSON is complete, so that no token can follow."""
         return self._matcher.is_stopped() and not self._matcher.is_error()
 
     def masked(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits `[V]` with minus infinity for every token that must not come next.
+        """Return logits `[V]` with minus infinity for every token that is not allowed next.
 
         Raises:
-            ConfigurationError: the schema has become too complex, or the tokenizer has no token to go on with.
+            ConfigurationError: The schema has become too complex, or the tokenizer has no token to continue with.
         """
         import torch
 
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         _check(self._matcher)
-        # A model may have more rows of logits than its tokenizer has tokens: nothing is written with those.
+        # A model may have more logits than its tokenizer has tokens; the extra ones are never allowed.
         allowed = np.zeros(len(logits), dtype=bool)
         stored = np.unpackbits(bits, bitorder="little")[: len(logits)]
         allowed[: len(stored)] = stored
         return logits.masked_fill(~torch.from_numpy(allowed).to(logits.device), -torch.inf)
 
     def append(self, token: int) -> None:
-        """Go on with a token that was allowed.
+        """Append an allowed token.
 
         Raises:
-            ConfigurationError: see `masked`.
+            ConfigurationError: See `masked`.
         """
         self._matcher.consume_token(token)
         _check(self._matcher)
 
 
 def schema_text(schema: object) -> str:
-    """A JSON schema, as a mapping or as JSON text, as text; the order of its keys is that of the answers' properties.
+    """Return a JSON schema, a mapping or JSON text, as text; the order of its keys is that of the answers' properties.
 
     Raises:
-        ValueError: no JSON object, no JSON schema, or one with a keyword that can't be enforced; says what.
+        ValueError: The schema is not a JSON object, not a JSON schema, or has a keyword that cannot be enforced.
     """
     try:
         content = json.loads(schema) if isinstance(schema, str) else schema
-        # As text and back: what JSON does not have, dates and sets for instance, is found here.
+        # This finds values that JSON does not have, such as dates and sets.
         text = json.dumps(content, ensure_ascii=False, allow_nan=False)
     except (ValueError, TypeError) as error:
         raise ValueError(f"the JSON schema is not JSON: {error}") from None

@@ -1,4 +1,4 @@
-"""Keys and values of one sequence while it is prefilled: layers may differ in length, and a beginning may be shared."""
+"""KV cache of one sequence during prefill: layers may differ in length, and sequences may share a beginning."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from torch import Tensor
 
 
 class KVCache:
-    """The cache of one sequence in every layer of a decoder."""
+    """KV cache of one sequence in every layer of a decoder."""
 
     def __init__(self, num_layers: int) -> None:
         self._layers = [LayerCache() for _ in range(num_layers)]
 
     def __getitem__(self, layer: int) -> LayerCache:
-        """One layer's keys and values."""
+        """Return one layer's keys and values."""
         return self._layers[layer]
 
     def add(self, layer: LayerCache) -> None:
-        """Another layer behind the others."""
+        """Append a layer."""
         self._layers.append(layer)
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Tokens in each layer."""
+        """Return the number of tokens in each layer."""
         return tuple(layer.length for layer in self._layers)
 
     def fork(self) -> Self:
-        """A second sequence with the same beginning, whose memory is shared until either grows."""
+        """Return a second sequence with the same tokens; both share memory until either grows."""
         forked = type(self)(0)
         forked._layers = [LayerCache(layer.tokens) for layer in self._layers]
         return forked

@@ -1,4 +1,4 @@
-"""Caches of answers that are computed together: in every layer one tensor for all, which one attention call reads."""
+"""KV caches of answers that decode together: one tensor per layer for all of them, read by one attention call."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from torch.nn import functional
 
 from flashvid.engine.kv_cache import KVCache, LayerCache
 
-# Tokens by which slots are rounded up, and which are left for the answer at first. What attention computes may depend
-# on a slot's size in its last bits, so that has to follow from the one answer in it: from its prompt's length, and from
-# how many tokens it has generated.
+# Slots are rounded up to a multiple of this many tokens, and begin with as much room for the answer. The last bits of
+# attention may depend on a slot's size, so the size must follow from the slot's own answer: from the length of its
+# prompt and the number of tokens generated.
 ROOM = 64
-# By so many slots grow, each when it is full: seldom, since those that are not have to be told apart from it.
+# Tokens by which a full slot grows: many, since full slots have to be separated from the others.
 _GROWTH = 256
 
 
 def slot_size(tokens: int) -> int:
-    """What a slot that begins with so many tokens has room for, until it grows."""
+    """Return the tokens that a slot has room for if it begins with `tokens`, until it grows."""
     return -(-tokens // ROOM) * ROOM + ROOM
 
 
 def grown_size(tokens: int, whole: int) -> int:
-    """And what it comes to have room for, until `whole` tokens are in it."""
+    """Return the tokens that a slot has room for when it has grown from `tokens` to `whole` tokens."""
     size = slot_size(tokens)
     return size + -(-max(0, whole - size) // _GROWTH) * _GROWTH
 
 
 @dataclass(eq=False)
 class Section:
-    """Neighbouring layers in which a slot holds the same tokens.
+    """Consecutive layers in which a slot holds the same tokens.
 
     Attributes:
-        layers: Which.
-        keys: Of each layer `[S, G, C, d]`, rotated.
-        values: Likewise.
+        layers: The layers.
+        keys: For each layer `[S, G, C, d]`, rotated.
+        values: For each layer `[S, G, C, d]`.
         lengths: `[S]` int64: tokens in each slot.
-        fullest: At least the largest of them.
+        fullest: Upper bound of `lengths`, known without asking the device.
     """
 
     layers: range
@@ -50,63 +50,63 @@ class Section:
 
     @property
     def capacity(self) -> int:
-        """Tokens that a slot has room for."""
+        """Return the tokens that a slot has room for."""
         return self.keys[0].shape[2]
 
     @property
     def tensors(self) -> list[list[Tensor]]:
-        """Keys and values."""
+        """Return keys and values."""
         return [self.keys, self.values]
 
 
 class KVSlots:
-    """Caches of several answers, a slot each, of equal size.
+    """KV caches of several answers in slots of equal size.
 
-    What is computed in a slot depends neither on how many there are, nor on what is in them, nor on which it is.
+    What is computed in a slot does not depend on its index, nor on the number or the contents of the other slots.
     """
 
     def __init__(self, like: Tensor) -> None:
-        """No slots yet: `begin` makes them.
+        """Start without slots; `begin` makes them.
 
         Args:
-            like: `[G, 0, d]`: no token's keys or values.
+            like: `[G, 0, d]`: keys or values of zero tokens.
         """
         self._like = like
         self._sections: list[Section] = []
-        # Slots that have left and whose memory is still ours.
+        # Slots that have left, whose memory is not yet freed.
         self._spacious = 0
 
     def begin(self, layers: range, cache: KVCache, slots: int, tokens: int) -> None:
-        """Copy what some layers hold of a sequence into every slot.
+        """Copy the cache of a sequence in some layers into every slot.
 
         Args:
-            layers: The next ones: those behind the layers that have begun already.
-            cache: Of the sequence; left as it is. It may be empty.
-            slots: How many.
-            tokens: That are about to be added, at most; there is room for some more.
+            layers: The layers that follow those begun so far.
+            cache: The sequence's cache; not changed. It may be empty.
+            slots: Number of slots.
+            tokens: Most tokens about to be added; the slots have room for some more.
         """
         length = cache[layers[0]].length
         room = slot_size(length + tokens) - length
         begun: tuple[list[Tensor], list[Tensor]] = ([], [])
         for layer in layers:
             for tensors, part in zip(begun, cache[layer].tokens or (self._like, self._like), strict=True):
-                # Zeros behind the tokens: what stands there is masked, and not a number times nothing is not a number.
+                # Zero-fill the padding. It is masked, but NaN * 0 is still NaN.
                 tensors.append(functional.pad(part, (0, 0, 0, room)).repeat(slots, 1, 1, 1))
         lengths = torch.full((slots,), length, device=self._like.device)
         self._sections.append(Section(layers, *begun, lengths, length))
 
     def __len__(self) -> int:
-        """Slots."""
+        """Return the number of slots."""
         return len(self._sections[0].lengths)
 
     @property
     def size(self) -> tuple[tuple[range, int], ...]:
-        """Tokens that a slot has room for, by layers."""
+        """Return the tokens that a slot has room for, by layers."""
         return tuple((section.layers, section.capacity) for section in self._sections)
 
     @property
     def lengths(self) -> list[tuple[int, ...]]:
-        """Of each slot, the tokens in each layer."""
+        """Return for each slot the number of tokens in each layer."""
         by_section = [section.lengths.tolist() for section in self._sections]
         repeats = [len(section.layers) for section in self._sections]
         return [
@@ -115,11 +115,11 @@ class KVSlots:
         ]
 
     def section(self, layer: int) -> Section:
-        """The one with that layer."""
+        """Return the section that contains a layer."""
         return next(section for section in self._sections if layer in section.layers)
 
     def cache(self, slot: int) -> KVCache:
-        """A slot's tokens as a cache that shares their memory: for as long as nothing happens to the slots."""
+        """Return a slot's tokens as a cache that shares their memory; valid until the slots change."""
         cache = KVCache(0)
         for section in self._sections:
             length = int(section.lengths[slot])
@@ -128,12 +128,12 @@ class KVSlots:
         return cache
 
     def keys(self, layer: int, slot: int, length: int) -> Tensor:
-        """The first keys of a slot in a layer: `[G, length, d]`."""
+        """Return the first keys of a slot in a layer: `[G, length, d]`."""
         section = self.section(layer)
         return section.keys[layer - section.layers[0]][slot, :, :length]
 
     def leave(self, slot: int) -> None:
-        """Leave one out; the last one takes its place. Memory is given back for a quarter of the slots at a time."""
+        """Remove a slot; the last one takes its place. Memory is freed for a quarter of the slots at a time."""
         last = len(self) - 1
         self._spacious += 1
         is_compact = 4 * last < 3 * (last + self._spacious)
@@ -150,16 +150,16 @@ class KVSlots:
             self._spacious = 0
 
     def join(self, other: KVSlots) -> None:
-        """Take over the slots of another, behind one's own.
+        """Append the slots of another object.
 
         Args:
-            other: Of the same `size`; not to be used any more.
+            other: Slots of the same `size`; must not be used afterwards.
 
         Raises:
-            ValueError: it is of another.
+            ValueError: The sizes differ.
         """
         if other.size != self.size:
-            raise ValueError("slots that join must be of one size")
+            raise ValueError(f"slots that join must have one size, not {self.size} and {other.size}")
         for section, more in zip(self._sections, other._sections, strict=True):
             for layers, added in zip(section.tensors, more.tensors, strict=True):
                 for index in range(len(layers)):
@@ -169,10 +169,10 @@ class KVSlots:
         self._spacious = 0
 
     def full(self) -> dict[tuple[int, ...], list[int]]:
-        """The slots without room for another token in some layer, by the numbers of the sections that have none."""
+        """Return the slots without room for another token in some layer, by the numbers of their full sections."""
         sections: dict[int, list[int]] = {}
         for number, section in enumerate(self._sections):
-            # Most steps nobody is, and then no device is asked.
+            # In most steps no slot is full; then the device is not asked.
             if section.fullest >= section.capacity:
                 lengths = section.lengths.tolist()
                 section.fullest = max(lengths)
@@ -185,7 +185,7 @@ class KVSlots:
         return found
 
     def take_grown(self, full: Mapping[tuple[int, ...], Sequence[int]]) -> list[KVSlots]:
-        """Take slots out into slots of their own, with more room in the layers that have none; `full` as it comes."""
+        """Move full slots, as `full` returned them, into slots of their own with more room in the full layers."""
         taken = [self._grown(slots, sections) for sections, slots in full.items()]
         for slot in sorted((slot for slots in full.values() for slot in slots), reverse=True):
             self.leave(slot)

@@ -1,8 +1,8 @@
-"""The prefill of prompts in two parts: the prefix once for all questions of a clip, then these on top of it, together.
+"""Prefill in two parts: the prefix once for all questions of a clip, then the questions on top of it, together.
 
-Without inner pruning the whole prefix is shared. With it, the question decides which visual tokens the layers behind
-the pruning get, so these layers share only what stands before the first prunable token; of the rest, the states
-before the pruning layer are kept. In exact arithmetic this is the published method (spec 6).
+Without inner pruning the whole prefix is shared. With it, the question decides which visual tokens the layers after the
+pruning get, so these layers share only the tokens before the first prunable one; of the other tokens, the states before
+the pruning layer are kept. In exact arithmetic this is the published method (docs/flashvid.md, section 6).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from flashvid.engine.lm_input import QuestionSuffix, SharedPrefix
 from flashvid.engine.pruning import kept_positions, last_query_attention
 from flashvid.errors import ConfigurationError
 
-# Questions whose lengths are rounded up to the same multiple share tensors: few different ones, little filling.
+# Questions with the same length after rounding up to a multiple of this share tensors: few groups, little padding.
 _PADDING = 32
 
 
@@ -32,9 +32,9 @@ class PrefilledPrefix:
     """A prefix that has been run as far as it is the same for every question.
 
     Attributes:
-        prefix: What was run.
-        cache: In layers before the pruning the whole prefix, behind it the tokens before the first prunable one.
-        waiting: `[P - first prunable, D]`: the other tokens' states before the pruning layer.
+        prefix: The prefix.
+        cache: In layers before the pruning the whole prefix, in later layers the tokens before the first prunable one.
+        waiting: `[P - first prunable, D]`: states of the other tokens before the pruning layer.
         token_layers: Tokens times layers that were run.
     """
 
@@ -49,11 +49,11 @@ class PrefilledPrompt:
     """A whole prompt that has been run.
 
     Attributes:
-        question: Which one of those given.
-        logits: `[V]`: of the first generated token.
+        question: Index among the questions given.
+        logits: `[V]`: logits of the first generated token.
         kept: Positions of the prompt that reached the last layer: ascending int64, on the CPU.
         token_layers: Tokens times layers that were run for this question alone.
-        visual_token_layers: Visual tokens of the whole prompt times the layers that had them.
+        visual_token_layers: Visual tokens of the whole prompt times the layers that ran on them.
     """
 
     question: int
@@ -65,11 +65,11 @@ class PrefilledPrompt:
 
 @dataclass(frozen=True, eq=False)
 class PrefilledPrompts:
-    """Prompts that are in the slots of the same tensors.
+    """Prompts in slots of the same tensors.
 
     Attributes:
-        slots: Each prompt without what was pruned.
-        prompts: Slot by slot.
+        slots: The KV caches, without pruned tokens.
+        prompts: The prompts, slot by slot.
     """
 
     slots: KVSlots
@@ -100,7 +100,7 @@ def prefill_prefix(decoder: Decoder, prefix: SharedPrefix, pruning: InnerPruning
 def prefill_questions(
     decoder: Decoder, shared: PrefilledPrefix, suffixes: Sequence[QuestionSuffix], pruning: InnerPruningConfig | None
 ) -> list[PrefilledPrompts]:
-    """Run at most as many questions as a decoding step has rows, on top of the prefix they share.
+    """Run at most as many questions as a decode step has rows, on top of the prefix they share.
 
     Layers read their weights once for all questions. The result of each question is bit-identical whatever its batch.
 
@@ -117,7 +117,7 @@ def prefill_questions(
         ConfigurationError: A question has no token.
     """
     if not all(suffix.ids for suffix in suffixes):
-        raise ConfigurationError("a prompt must have a token behind its video: the chat template adds none")
+        raise ConfigurationError("a prompt must have a token after its video: the chat template adds none")
     prefix, split = shared.prefix, _pruning_layer(decoder, pruning)
     by_length: dict[int, list[int]] = {}
     for question, suffix in enumerate(suffixes):

@@ -1,7 +1,6 @@
-"""Pruning inside the LLM: from one layer on, the visual tokens that the last token hardly attends to are dropped.
+"""Pruning inside the LLM: from one layer on, drop the visual tokens that the last token attends to least.
 
-Pure functions of tensors; the decoder that calls them is in `flashvid.models`. Source: paper, hybrid compression;
-spec 6.
+Source: hybrid compression in the paper; docs/flashvid.md, section 6.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from torch import Tensor
 
 
 def last_query_attention(query: Tensor, keys: Tensor, scaling: float) -> Tensor:
-    """Attention of one query to every key, averaged over the heads (spec 6).
+    """Return the attention of one query to every key, averaged over the heads.
 
     Args:
-        query: `[H, d]`, floating, rotated: the last position's.
-        keys: `[G, L, d]`, rotated; G divides H, and each is the key of H / G neighbouring heads.
-        scaling: Multiplies the products.
+        query: `[H, d]`, floating, rotated: the query of the last position.
+        keys: `[G, L, d]`, rotated; G divides H, and each serves H / G consecutive heads.
+        scaling: Multiplies the dot products.
 
     Returns:
         `[L]` float32, adding up to 1.
@@ -29,7 +28,7 @@ def last_query_attention(query: Tensor, keys: Tensor, scaling: float) -> Tensor:
 
 
 def kept_positions(attention: Tensor, is_prunable: Tensor, llm_retention_ratio: float) -> Tensor:
-    """Which positions go on: the prunable ones with the most attention, and all that are not prunable (spec 6).
+    """Return the positions to keep: the prunable ones with the most attention, and all that are not prunable.
 
     Args:
         attention: `[L]`, floating.

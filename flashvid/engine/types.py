@@ -1,4 +1,4 @@
-"""What goes into the engine and what comes out, and what it needs of a family's language side."""
+"""Inputs and outputs of the engine, and the interface of a family's language side."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ FinishReason = Literal["stop", "length", "choice"]
 
 @dataclass(frozen=True, eq=False)
 class VisualFeatures:
-    """Every visual token of a clip, as the language model would get them without compression.
+    """Every visual token of a clip, as the LLM would get them without compression.
 
     Attributes:
-        features: `[T, N, D]` in the model's dtype: vision tower and projector.
-        scores: `[T, N]` float32: the attention each token receives in the last vision block (spec 7).
+        features: `[T, N, D]` in the model's dtype: output of vision tower and projector.
+        scores: `[T, N]` float32: the attention each token receives in the last vision block (docs/flashvid.md,
+            section 7).
         grid_thw: Temporal steps, and rows and columns of patches (before they are merged into tokens).
         frame_timestamps: `[F]` float64, seconds.
-        deepstack: Features of earlier vision layers, each `[T * N, D]`, that the first decoder layers add (spec 8).
+        deepstack: Features of earlier vision layers, `[T * N, D]` each, that the first decoder layers add
+            (docs/flashvid.md, section 8).
     """
 
     features: Tensor
@@ -42,7 +44,7 @@ class VisualFeatures:
 
     @property
     def grid_hw(self) -> tuple[int, int]:
-        """Rows and columns of tokens in a temporal step."""
+        """Return the rows and columns of tokens in a temporal step."""
         _, rows, columns = self.grid_thw
         merge_size = math.isqrt(rows * columns // self.features.shape[1])
         return rows // merge_size, columns // merge_size
@@ -50,16 +52,16 @@ class VisualFeatures:
 
 @dataclass(frozen=True, eq=False)
 class CompressedVideo:
-    """The visual tokens of a clip that are kept; all that answering needs to know of the video.
+    """The visual tokens of a clip that are kept: all that answering needs of the video.
 
     Attributes:
         tokens: `[M, D]`.
-        indices: `[M]` int64, ascending: where each token stands among the T * N tokens.
+        indices: `[M]` int64, ascending: index of each token among the T * N tokens.
         assignment: `[T * N]` int64: the slot (0 to M - 1) each token was kept as or merged into, -1 if dropped.
         grid_thw: As in `VisualFeatures`.
         frame_timestamps: `[F]` float64, seconds.
         segment_lengths: Temporal steps per segment.
-        deepstack: As in `VisualFeatures`, at the kept indices only, each `[M, D]`: neither merged nor averaged.
+        deepstack: As in `VisualFeatures`, at the kept indices only, `[M, D]` each: neither merged nor averaged.
     """
 
     tokens: Tensor
@@ -72,7 +74,7 @@ class CompressedVideo:
 
     @classmethod
     def of(cls, visual: VisualFeatures, result: CompressionResult) -> CompressedVideo:
-        """A clip and what a compression kept of it."""
+        """Return the tokens of a clip that a compression kept."""
         return cls(
             result.tokens,
             result.indices,
@@ -86,14 +88,14 @@ class CompressedVideo:
 
 @dataclass(frozen=True, eq=False)
 class ClipQuestions:
-    """A video and what is asked about it.
+    """A video and the questions about it.
 
     Attributes:
-        compressed: The video; None for questions about none.
-        questions: What the user asks, without the video.
-        options: For each question its choices, or None; used where `choice` is by likelihood.
-        keys: For each question a name of its random stream, unique among clips; made of the clip's tokens and its own
-            text when omitted, so that a question asked twice draws the same.
+        compressed: The video; None for questions without a video.
+        questions: The texts of the questions.
+        options: For each question its choices, or None; used if `choice` is "likelihood".
+        keys: For each question the name of its random stream, unique among clips. By default it is made of the clip's
+            tokens and the question's text, so that a question asked twice draws the same.
     """
 
     compressed: CompressedVideo | None
@@ -107,11 +109,11 @@ class TokenLayers:
     """Work of the decoder: tokens times the layers they ran through.
 
     Attributes:
-        shared: Once for all questions asked together in the same words before the video.
-        prompt: For this question's prompt, on top of what is shared: with inner pruning also the visual tokens it kept.
-        generated: For the tokens of this answer, or of its options.
-        visual: Of its prompt's visual tokens alone, shared or not: divided by the number of layers, how many of them a
-            layer saw on average.
+        shared: Work for the shared prefix, done once for all questions with the same text before the video.
+        prompt: Work for the rest of this question's prompt; with inner pruning also for the visual tokens it kept.
+        generated: Work for the tokens of this answer, or of its options.
+        visual: Work for the visual tokens of the prompt alone, shared or not. Divided by the number of layers, it is
+            the average number of visual tokens per layer.
     """
 
     shared: int
@@ -124,18 +126,17 @@ class TokenLayers:
 class Answer:
     """The answer to one question, with its accounting.
 
-    Of the prompt, `num_shared_tokens` were prefilled once for all questions asked together, the rest for this one.
-
     Attributes:
-        response: The generated text, up to a stop text; or the likeliest option.
-        finish_reason: "stop" if the model or a stop text ended its turn or its JSON is whole, "length" if
+        response: The generated text up to a stop text, or the likeliest option.
+        finish_reason: "stop" if the model or a stop text ended the answer or its JSON is complete, "length" if
             `max_new_tokens` ended it, "choice" if it is an option.
         num_visual_tokens: Visual tokens in the prompt.
         num_prompt_tokens: Tokens in the prompt, visual ones included.
-        num_shared_tokens: Of those, the tokens up to the last visual one; none without a video.
+        num_shared_tokens: Tokens of the prompt up to the last visual one, prefilled once for all questions asked
+            together; 0 without a video.
         num_generated_tokens: Tokens generated, an end token included; 0 for an option.
-        token_layers: What the decoder did for it.
-        option_scores: For `choice` by likelihood: the log-likelihood of every option, the sum over its tokens.
+        token_layers: Work of the decoder.
+        option_scores: With `choice` "likelihood": the log-likelihood of every option, summed over its tokens.
     """
 
     response: str
@@ -150,11 +151,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class ScoredText:
-    """How likely a text is as the continuation of a prompt.
+    """The likelihood of a text as the continuation of a prompt.
 
     Attributes:
-        ids: Its S tokens.
-        log_likelihoods: Of each of them, given the prompt and the tokens before it; natural logarithms.
+        ids: The S tokens of the text.
+        log_likelihoods: Natural logarithm of the likelihood of each token, given the prompt and the tokens before it.
     """
 
     ids: tuple[int, ...]
@@ -162,7 +163,7 @@ class ScoredText:
 
     @property
     def log_likelihood(self) -> float:
-        """Of the whole text: the sum over its tokens."""
+        """Return the log-likelihood of the whole text: the sum over its tokens."""
         return math.fsum(self.log_likelihoods)
 
 
@@ -170,53 +171,53 @@ class Chat(Protocol):
     """A tokenizer with a chat template: questions to token ids, answers to text.
 
     Attributes:
-        end_tokens: Ids that end an answer.
+        end_tokens: Token ids that end an answer.
     """
 
     end_tokens: frozenset[int]
 
     @property
     def constraint(self) -> LLTokenizer:
-        """The tokenizer as JSON grammars use it."""
+        """Return the tokenizer in the form that JSON grammars use."""
 
     def around_video(
         self, question: str, system_prompt: str, template: str | None = None
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Token ids of a question's prompt before and after its visual tokens."""
+        """Return the token ids of a question's prompt before and after its visual tokens."""
 
     def without_video(self, question: str, system_prompt: str, template: str | None = None) -> tuple[int, ...]:
-        """Token ids of the prompt of a question about no video."""
+        """Return the token ids of the prompt of a question without a video."""
 
     def continuation(self, text: str) -> tuple[int, ...]:
-        """Token ids of a text as the assistant would write it."""
+        """Return the token ids of a text written by the assistant."""
 
     def text(self, ids: Sequence[int]) -> str:
-        """Generated ids as text, without special tokens."""
+        """Return the text of generated ids, without special tokens."""
 
 
 class LanguageSide(Protocol):
-    """Decoder, output head and tokenizer, and how a family lays out a prompt around a video.
+    """Decoder, output head and tokenizer, and a family's layout of a prompt around a video.
 
-    A prompt is laid out from its token ids `before` and `after` the place of the video.
+    A prompt is laid out from its token ids `before` and `after` the video.
     """
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights and embeddings."""
+        """Return the dtype of weights and embeddings."""
 
     @property
     def decoder(self) -> Decoder:
-        """Runs what is laid out."""
+        """Return the decoder that runs prompts."""
 
     @property
     def chat(self) -> Chat:
-        """Makes token ids of questions, and text of answers."""
+        """Return the tokenizer with its chat template."""
 
     def prefix(self, before: tuple[int, ...], compressed: CompressedVideo) -> SharedPrefix:
-        """What the decoder gets up to the last visual token."""
+        """Return the prompt up to the last visual token."""
 
     def suffix(self, before: tuple[int, ...], after: tuple[int, ...], compressed: CompressedVideo) -> QuestionSuffix:
-        """What the decoder gets behind that."""
+        """Return the prompt after the last visual token."""
 
     def reference_compatible(self) -> LanguageSide:
-        """The same side, laying out prompts as the published implementation does where ours differ (spec 10)."""
+        """Return the same side with the prompt layout of the published implementation (docs/flashvid.md, section 8)."""

@@ -1,8 +1,7 @@
-"""The compression written down a second time, straight from the specification, in loops over tokens in float64.
+"""A second implementation of the compression, written from docs/flashvid.md, in loops over tokens in float64.
 
-Slow and plain on purpose: it is the oracle for `flashvid.compress`, so it shares no code and no structure with it.
-Trees are walked by recursion, densities and distances are taken one pair at a time, and every slot carries the set of
-input tokens it is made of.
+It is the oracle for `flashvid.compress`: slow and simple, without shared code or structure. Trees are walked by
+recursion, densities and distances are computed pair by pair, and every slot records the set of its input tokens.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from flashvid import CompressionConfig
 Vector = NDArray[np.float64]
 Frames = list[list[Vector]]
 Ranker = Callable[[list[float], int], list[int]]
-"""Positions of the n largest values, best first."""
+"""Returns the positions of the n largest values, best first."""
 
 
 class UndecidedError(Exception):
-    """The specification leaves the outcome to rounding."""
+    """The outcome depends on rounding."""
 
 
 @dataclass(frozen=True)
@@ -37,28 +36,28 @@ class Slot:
 
 
 def lowest_index_first(values: list[float], count: int) -> list[int]:
-    """The ranking with ties to the lowest index."""
+    """Rank with ties to the lowest index."""
     return sorted(range(len(values)), key=lambda i: (-values[i], i))[:count]
 
 
 def dot(a: Vector, b: Vector) -> float:
-    """Inner product."""
+    """Return the inner product."""
     return float(a @ b)
 
 
 def cosine(a: Vector, b: Vector) -> float:
-    """Cosine; 0 where one of the vectors is zero (corrected mode only)."""
+    """Return the cosine; 0 if one of the vectors is zero (corrected mode only)."""
     norms = math.sqrt(dot(a, a)) * math.sqrt(dot(b, b))
     return dot(a, b) / norms if norms > 0 else 0.0
 
 
 def mean(vectors: list[Vector]) -> Vector:
-    """Elementwise mean."""
+    """Return the elementwise mean."""
     return add_up(vectors) / len(vectors)
 
 
 def add_up(vectors: list[Vector]) -> Vector:
-    """Elementwise sum, in order."""
+    """Return the elementwise sum, added in order."""
     result = np.zeros_like(vectors[0])
     for vector in vectors:
         result += vector
@@ -66,7 +65,7 @@ def add_up(vectors: list[Vector]) -> Vector:
 
 
 def segment(frames: Frames, config: CompressionConfig, rank: Ranker) -> list[int]:
-    """Spec 1."""
+    """Return the lengths of the segments (docs/flashvid.md, section 1)."""
     if not config.do_segment:
         return [len(frames)]
     means = [mean(frame) for frame in frames]
@@ -93,7 +92,7 @@ def segment(frames: Frames, config: CompressionConfig, rank: Ranker) -> list[int
 def select(
     frames: Frames, scores: list[list[float]], centre: Vector, config: CompressionConfig, counts: list[int]
 ) -> list[list[int]]:
-    """Spec 2, for the frames of one segment: sorted positions per frame, so many of each."""
+    """Select `counts` tokens of each frame of one segment: sorted positions (docs/flashvid.md, section 2)."""
     method = config.token_selection_method
     result = []
     for frame, attention, k in zip(frames, scores, counts, strict=True):
@@ -121,7 +120,7 @@ def select(
                 else:
                     values.append(min(matrix[i][j] for i in picked))
             best = lowest_index_first(values, 1)[0]
-            # Distances of tokens to themselves and of neighbours to each other tie, but for rounding.
+            # Up to rounding, distances of tokens to themselves tie, and so do those of neighbours to each other.
             close = [value for value in values if values[best] - value < 1e-6 * max(map(abs, weight))]
             if config.reference_compatible and len(close) > 1:
                 raise UndecidedError
@@ -132,7 +131,7 @@ def select(
 
 @dataclass
 class Node:
-    """A token in a forest: its frame and position, and the tokens of the next frame that joined it."""
+    """A token in a forest: its frame, its position, and the tokens of the next frame that are linked to it."""
 
     frame: int
     position: int
@@ -140,12 +139,15 @@ class Node:
     has_parent: bool = False
 
     def subtree(self) -> list[Node]:
-        """The node and everything below it."""
+        """Return the node and all its descendants."""
         return [self, *(node for child in self.children for node in child.subtree())]
 
 
 def grow_forest(frames: Frames, free: list[list[bool]], config: CompressionConfig, floor: int) -> list[list[Node]]:
-    """Spec 3, steps 1 to 4: all tokens of one segment as nodes, linked so that `floor` of them are not."""
+    """Link the tokens of one segment, and leave at least `floor` of them without a link.
+
+    See docs/flashvid.md, section 3, steps 1 to 4.
+    """
     n = len(frames[0])
     nodes = [[Node(f, p, []) for p in range(n)] for f in range(len(frames))]
     if len(frames) == 1 or config.temporal_threshold >= 1:
@@ -165,7 +167,7 @@ def grow_forest(frames: Frames, free: list[list[bool]], config: CompressionConfi
     if sum(not value > threshold for value in everything) < floor:
         allowed = len(everything) - floor
         threshold = everything[allowed - 1] if allowed > 0 else math.inf
-        # Float32 holds few values this close to 1.
+        # Float32 has few values this close to 1.
         if any(0 < abs(value - threshold) < 1e-6 for value in everything):
             raise UndecidedError
         if config.reference_compatible:
@@ -179,14 +181,14 @@ def grow_forest(frames: Frames, free: list[list[bool]], config: CompressionConfi
 
 
 def in_float32(density: float) -> float:
-    """What is left of a density in the reference's precision: far from its neighbours a token has none."""
+    """Return a density in the reference's precision: it underflows to 0 for a token far from its neighbours."""
     if 1e-46 < density < 1e-36:
         raise UndecidedError
     return density if density > 1e-40 else 0.0
 
 
 def cluster(points: list[Vector], c: int, config: CompressionConfig, rank: Ranker) -> list[tuple[int, list[int]]]:
-    """Spec 4 for one frame: each centre with its members."""
+    """Return each centre of one frame with its members (docs/flashvid.md, section 4)."""
     n, width = len(points), len(points[0])
     d = [[math.sqrt(dot(a - b, a - b) / width) for b in points] for a in points]
     k = min(c, 7)
@@ -206,7 +208,7 @@ def cluster(points: list[Vector], c: int, config: CompressionConfig, rank: Ranke
 
 
 def split(total: int, weights: list[int]) -> list[int]:
-    """Whole parts of `total` in proportion to the weights, the largest remainders rounded up."""
+    """Split `total` into whole parts in proportion to the weights; the largest remainders are rounded up."""
     if total == 0:
         return [0] * len(weights)
     exact = [Fraction(total * weight, sum(weights)) for weight in weights]
@@ -218,21 +220,21 @@ def split(total: int, weights: list[int]) -> list[int]:
 
 
 def clusters_of_frames(counts: list[int], total: int, config: CompressionConfig) -> list[int]:
-    """How many of a segment's merged tokens each of its frames gets, by its number of roots."""
+    """Return how many merged tokens of a segment each of its frames gets, by its number of roots."""
     if config.reference_compatible:
         ratio = total / max(sum(counts), 1)
         return [count if ratio >= 1 else math.ceil(count * ratio) for count in counts]
     occupied = sum(count > 0 for count in counts)
     if total < occupied:
         return split(total, counts)
-    # One for each frame that has any, then the rest by how many more it has.
+    # One for each frame with roots, then the rest in proportion to the other roots.
     rest = split(total - occupied, [max(count - 1, 0) for count in counts])
     return [more + (count > 0) for more, count in zip(rest, counts, strict=True)]
 
 
 @dataclass
 class Candidates:
-    """What one frame offers to DPC-kNN: its roots by index, their values and their trees; and how many are wanted."""
+    """Candidates of one frame for DPC-kNN: roots by index, their values and trees, and the number of clusters."""
 
     indices: list[int]
     values: list[Vector]
@@ -240,7 +242,7 @@ class Candidates:
     wanted: int
 
     def slots(self, config: CompressionConfig, rank: Ranker) -> list[Slot]:
-        """Spec 4 for one frame."""
+        """Return the merged tokens of the frame."""
         if self.wanted == 0:
             return []
         alone = [(i, [i]) for i in range(len(self.values))]
@@ -259,7 +261,7 @@ class Candidates:
 def merge_segment(
     frames: Frames, selected: list[list[int]], first: int, config: CompressionConfig, total: int, floor: int
 ) -> list[Candidates]:
-    """Spec 3 for one segment whose first token has index `first`: `total` tokens, if it is up to them."""
+    """Return the candidates of one segment whose first token has index `first` (docs/flashvid.md, section 3)."""
     n = len(frames[0])
     free = [[p not in chosen for p in range(n)] for chosen in selected]
     if len(frames) == 1 and config.reference_compatible:
@@ -279,14 +281,14 @@ def merge_segment(
 
 
 def budgets(lengths: list[int], n: int, config: CompressionConfig) -> tuple[list[int], list[int], list[int]]:
-    """Tokens to select in each frame; and of each segment, tokens to merge into, and tokens to leave without a link."""
+    """Return the tokens to select in each frame, and for each segment its merged tokens and its floor."""
     t = sum(lengths)
     if config.reference_compatible:
         budget = math.ceil((n * config.retention_ratio) * config.expansion)
         n_select = math.ceil(budget * config.alpha)
         merged = [(budget - n_select) * length for length in lengths]
         return [min(n_select, n)] * t, merged, [budget * length for length in lengths]
-    # Up to the end of each frame.
+    # Cumulative, up to the end of each frame.
     kept = [min(f * n, math.ceil(config.retention_ratio * config.expansion * f * n)) for f in range(t + 1)]
     chosen = [math.ceil(k * config.alpha) for k in kept]
     selected, merged, floor, f = [], [], [], 0
@@ -301,16 +303,16 @@ def budgets(lengths: list[int], n: int, config: CompressionConfig) -> tuple[list
 def naive_compress(
     features: ArrayLike, attention: ArrayLike, config: CompressionConfig, rank: Ranker = lowest_index_first
 ) -> tuple[list[Slot], list[int]]:
-    """The whole method: slots by ascending index, and the lengths of the segments.
+    """Compress a clip, and return the slots by ascending index and the lengths of the segments.
 
     Args:
         features: `[T, N, D]`.
         attention: `[T, N]`.
         config: The settings.
-        rank: How DySeg and DPC-kNN rank. The reference's ties follow no rule, so its mode needs its own.
+        rank: Ranking of DySeg and DPC-kNN. The reference's ties follow no rule, so its mode needs its own ranking.
 
     Raises:
-        UndecidedError: Where a decision hangs on rounding. In the corrected mode ADTS is never undecided.
+        UndecidedError: A decision depends on rounding. In the corrected mode ADTS is never undecided.
     """
     frames: Frames = [list(frame) for frame in np.asarray(features, dtype=np.float64)]
     scores: list[list[float]] = np.asarray(attention, dtype=np.float64).tolist()

@@ -1,7 +1,6 @@
-"""FlashVID's rivals written down a second time from their papers, in loops over tokens in float64.
+"""Second implementations of the other compression methods, written from their papers, in loops over tokens in float64.
 
-Like `tests.oracles.naive_compression` slow and plain on purpose: the oracle for `flashvid.compression`, with which it
-shares no code. The sections are those that the files of `flashvid/compression/` name.
+They are the oracle for `flashvid/compression/rivals/`: slow and simple, without shared code.
 """
 
 from __future__ import annotations
@@ -14,22 +13,22 @@ from tests.oracles.naive_compression import Frames, Slot, Vector, cosine, dot, l
 
 Scores = list[list[float]]
 NaiveMethod = Callable[[Frames, Scores, int], list[Slot]]
-"""Frames, scores and a budget of tokens, to slots in any order."""
+"""Takes frames, scores and a budget of tokens, and returns slots in any order."""
 
 
 def evenly(budget: int, parts: int) -> list[int]:
-    """Whole shares of a budget, such that any first so many of them add up to their due, rounded down."""
+    """Split a budget into whole shares whose partial sums are the exact ones rounded down."""
     return [budget * (part + 1) // parts - budget * part // parts for part in range(parts)]
 
 
 def kept(frames: Frames, indices: list[int]) -> list[Slot]:
-    """Tokens as they are."""
+    """Return the slots of unchanged tokens."""
     n = len(frames[0])
     return [Slot(i, frames[i // n][i % n], frozenset([i])) for i in indices]
 
 
 def merged(frames: Frames, owner: dict[int, int]) -> list[Slot]:
-    """Plain means of all tokens that have the same owner."""
+    """Return the plain means of all tokens with the same owner."""
     n = len(frames[0])
     members: dict[int, list[int]] = {}
     for index, target in owner.items():
@@ -38,7 +37,7 @@ def merged(frames: Frames, owner: dict[int, int]) -> list[Slot]:
 
 
 def attention_topk(frames: Frames, scores: Scores, budget: int) -> list[Slot]:
-    """The tokens of each frame with the most attention."""
+    """Keep the tokens of each frame with the most attention."""
     indices = []
     for f, count in enumerate(evenly(budget, len(frames))):
         indices += [f * len(frames[0]) + p for p in lowest_index_first(scores[f], count)]
@@ -46,7 +45,7 @@ def attention_topk(frames: Frames, scores: Scores, budget: int) -> list[Slot]:
 
 
 def uniform_frames(frames: Frames, _scores: Scores, budget: int) -> list[Slot]:
-    """The frames in the middle of equal parts of the clip."""
+    """Keep the frames in the middle of equal parts of the clip."""
     n, t = len(frames[0]), len(frames)
     count = math.ceil(budget / n)
     chosen = [math.floor((part + 0.5) * t / count) for part in range(count)]
@@ -54,7 +53,7 @@ def uniform_frames(frames: Frames, _scores: Scores, budget: int) -> list[Slot]:
 
 
 def spatial_pooling(frames: Frames, _scores: Scores, budget: int) -> list[Slot]:
-    """Means over rectangles of a square grid; the slot stands at a rectangle's middle token."""
+    """Average over rectangles of a square grid; a slot has the index of its rectangle's middle token."""
     side = math.isqrt(len(frames[0]))
     wanted = math.ceil(budget / len(frames))
     grids = [(r, c) for r in range(1, side + 1) for c in range(1, side + 1) if r * c >= wanted]
@@ -75,7 +74,7 @@ def spatial_pooling(frames: Frames, _scores: Scores, budget: int) -> list[Slot]:
 
 
 def visionzip(frames: Frames, scores: Scores, budget: int) -> list[Slot]:
-    """Dominant tokens by attention; the others go to the most similar of targets spread evenly over them."""
+    """Keep dominant tokens by attention; merge the others into the most similar of evenly spaced targets."""
     owner: dict[int, int] = {}
     n = len(frames[0])
     for f, count in enumerate(evenly(budget, len(frames))):
@@ -92,7 +91,7 @@ def visionzip(frames: Frames, scores: Scores, budget: int) -> list[Slot]:
 
 
 def vidcom2(frames: Frames, _scores: Scores, budget: int) -> list[Slot]:
-    """Frames unlike the video get more, and keep what is unlike the frame and the video."""
+    """Give more tokens to frames unlike the video, and keep those unlike the frame and the video."""
     n = len(frames[0])
     units = [[x / math.sqrt(dot(x, x)) for x in frame] for frame in frames]
 
@@ -108,7 +107,7 @@ def vidcom2(frames: Frames, _scores: Scores, budget: int) -> list[Slot]:
     counts = [0] * len(frames)
     open_frames = list(range(len(frames)))
     while open_frames:
-        # Scaled to integers, finer than any of these weights is known.
+        # Scaled to integers, finer than the precision of the weights.
         left = budget - n * (len(frames) - len(open_frames))
         parts = split(left, [max(round(weights[f] * 2**24), 1) for f in open_frames])
         full = [f for f, part in zip(open_frames, parts, strict=True) if part > n]
@@ -125,7 +124,7 @@ def vidcom2(frames: Frames, _scores: Scores, budget: int) -> list[Slot]:
 
 
 def tome(frames: Frames, _scores: Scores, budget: int) -> list[Slot]:
-    """In rounds, each frame by itself: those of every other token that are most like one of the rest join it."""
+    """In each frame, repeatedly merge every other token into the most similar of the rest, the closest pairs first."""
     owner: dict[int, int] = {}
     n = len(frames[0])
     for f, count in enumerate(evenly(budget, len(frames))):
@@ -148,7 +147,7 @@ def tome(frames: Frames, _scores: Scores, budget: int) -> list[Slot]:
 
 
 def fastvid(frames: Frames, scores: Scores, budget: int) -> list[Slot]:
-    """By segment, in proportion to its length: 60 % tokens by attention, and dense ones that gather the rest."""
+    """Keep 60 % of each segment's share by attention, and merge the rest into dense tokens."""
     t, n = len(frames), len(frames[0])
     means = [mean(frame) for frame in frames]
     similarity = [cosine(means[i], means[i + 1]) for i in range(t - 1)]
@@ -166,7 +165,7 @@ def fastvid(frames: Frames, scores: Scores, budget: int) -> list[Slot]:
 
 
 def prune_segment(frames: Frames, scores: Scores, budget: int) -> list[Slot]:
-    """FastVID's STPrune."""
+    """Reduce one segment with FastVID's STPrune."""
     n = len(frames[0])
     points = [x for frame in frames for x in frame]
     num_anchors = min(round(0.4 * budget), budget - 1)
@@ -190,7 +189,7 @@ def prune_segment(frames: Frames, scores: Scores, budget: int) -> list[Slot]:
     for i in candidates:
         denser = [distance(i, j) for j in candidates if density[j] > density[i]]
         separation[i] = min(denser) if denser else farthest
-    # Logarithms: only the order counts.
+    # Logarithms, since only the order matters.
     best = [math.log(separation[i]) + density[i] if separation[i] > 0 else -math.inf for i in candidates]
     anchors = sorted(candidates[i] for i in lowest_index_first(best, num_anchors))
     gathered: dict[int, list[int]] = {anchor: [] for anchor in anchors}

@@ -1,4 +1,4 @@
-"""Where the published method's vectors are: not part of the project, so tests skip where they are absent."""
+"""Reads the reference vectors. They are not part of the repository; tests that need them are skipped without them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ needs_reference = pytest.mark.skipif(
 
 @dataclass(frozen=True)
 class Vector:
-    """One vector file: its tensors, and the parameters it was made with."""
+    """One vector file: its tensors, and the parameters of the recorded run."""
 
     name: str
     tensors: dict[str, Tensor]
@@ -32,12 +32,12 @@ class Vector:
 
     @property
     def params(self) -> dict[str, Any]:
-        """The settings of the function under test."""
+        """Return the settings of the function under test."""
         params: dict[str, Any] = self.metadata["params"]
         return params
 
     def features(self) -> Tensor:
-        """The input features; files keep them in half precision, the reference saw float32."""
+        """Return the input features in float32, as in the recorded run; files store them in 16 bits."""
         return self.tensors["features"].float()
 
 
@@ -50,11 +50,11 @@ def load_vector(path: Path) -> Vector:
 
 
 def vector_paths(prefix: str, folder: Path = GOLDEN) -> list[Path]:
-    """The vector files whose names start with `prefix`; none where the folder is absent."""
+    """Return the vector files whose names start with `prefix`; none if the folder is missing."""
     return sorted(folder.glob(f"{prefix}*.safetensors"))
 
 
 def load_edge_cases(folder: Path = GOLDEN) -> list[dict[str, Any]]:
-    """Edge inputs in words, and what the reference did with them."""
+    """Return descriptions of edge cases, with the result of the reference."""
     cases: list[dict[str, Any]] = json.loads((folder / "edge_cases.json").read_text(encoding="utf-8"))
     return cases

@@ -1,4 +1,4 @@
-"""The language side against the reference's runs through real model classes (`e2e/`): prompts, pruning, generation.
+"""Checks the language side against recorded runs through real model classes (`e2e/`): prompts, pruning, generation.
 
 One `Check` per file, used by `python -m tests.oracles.reference_vectors DIR` for a folder laid out like `e2e/`, and by
 tests.
@@ -27,13 +27,13 @@ from flashvid.models import CompressedVideo, VideoModel, load_model, resolve_mod
 from tests.oracles.reference import Vector, vector_paths
 from tests.support.prefilled import prefill_one
 
-SUPPRESSED = 511  # the reference never lets this one win, so that every run has 16 tokens
+SUPPRESSED = 511  # the recorded runs never choose this token, so that each has 16 tokens
 LOGITS_TOLERANCE = 1e-3
 
 
 @lru_cache(maxsize=4)
 def qwen2_5_vl_model(folder: Path) -> VideoModel:
-    """The reference's model, as a directory with the embedded model's tokenizer (prompts are given as ids here)."""
+    """Load the reference's model with the tokenizer of the embedded model; prompts are given as ids."""
     with TemporaryDirectory() as made:
         target = Path(made) / "model"
         shutil.copytree(resolve_model("tiny-random").path, target)
@@ -41,21 +41,21 @@ def qwen2_5_vl_model(folder: Path) -> VideoModel:
         config["architectures"] = ["Qwen2_5_VLForConditionalGeneration"]
         (target / "config.json").write_text(json.dumps(config))
         shutil.copyfile(folder / "qwen2_5_vl_weights.safetensors", target / "model.safetensors")
-        # Read into memory, not mapped from a file that is about to go.
+        # Read into memory, not mapped from a file that will be deleted.
         return load_model(str(target), device="cpu", dtype="float32")
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What the engine makes of one prompt.
+    """The engine's results for one prompt.
 
     Attributes:
         prefix: The prompt up to its last visual token.
-        suffix: The rest of it.
+        suffix: The rest of the prompt.
         kept: Positions of the prompt that reached the last layer.
         logits: `[16, V]`.
         ids: 16 generated tokens.
-        cache_lengths: Tokens per layer after them.
+        cache_lengths: Cached tokens per layer afterwards.
     """
 
     prefix: SharedPrefix
@@ -73,7 +73,7 @@ def run_prompt(
     compressed: CompressedVideo,
     pruning: InnerPruningConfig | None,
 ) -> Run:
-    """Greedy, 16 tokens, without the token that the reference suppresses."""
+    """Generate 16 tokens greedily, without the token that the reference suppresses."""
     prefix, suffix = language.prefix(before, compressed), language.suffix(before, after, compressed)
     return run_parts(language.decoder, prefix, suffix, pruning)
 
@@ -81,7 +81,7 @@ def run_prompt(
 def run_parts(
     decoder: Decoder, prefix: SharedPrefix, suffix: QuestionSuffix, pruning: InnerPruningConfig | None
 ) -> Run:
-    """As `run_prompt`, of a prompt that is laid out already."""
+    """Do the same as `run_prompt` for a prompt that is already laid out."""
     slots, prefilled = prefill_one(decoder, prefix, suffix, pruning)
     rows, ids = [prefilled.logits], [greedy(prefilled.logits)]
     while len(ids) < 16:
@@ -92,13 +92,13 @@ def run_parts(
 
 
 def logits_error(run: Run, expected: dict[str, Tensor]) -> float:
-    """Largest absolute difference of a logit over 16 steps, the suppressed token's aside."""
+    """Return the largest absolute difference of a logit over 16 steps, without the suppressed token."""
     others = torch.arange(run.logits.shape[1]) != SUPPRESSED
     return float((run.logits - expected["logits"])[:, others].abs().max())
 
 
 def compare_run(run: Run, expected: dict[str, Tensor]) -> str | None:
-    """What of the generation differs from the reference; None if nothing does."""
+    """Return what differs from the reference in the generation; None if nothing does."""
     error = logits_error(run, expected)
     if run.ids != expected["generated_ids"].tolist():
         return f"generated {run.ids}"
@@ -110,9 +110,9 @@ def compare_run(run: Run, expected: dict[str, Tensor]) -> str | None:
 
 
 def compare_inputs(run: Run, expected: dict[str, Tensor]) -> str | None:
-    """What of the decoder's input or of the inner pruning differs from the reference; None if nothing does."""
+    """Return what differs from the reference in the decoder's input or the inner pruning; None if nothing does."""
     positions = torch.cat([run.prefix.positions, run.suffix.positions], dim=1)
-    # Text-only rows aside, the last rows are those that rotate.
+    # Apart from the text row, the last rows are those used for rotation.
     wanted = expected["lm_position_ids"].reshape(-1, positions.shape[1])[-len(positions) :]
     if not torch.equal(positions, wanted):
         return "positions differ"
@@ -127,19 +127,19 @@ def compare_inputs(run: Run, expected: dict[str, Tensor]) -> str | None:
             return "other tokens are kept inside the decoder"
         inner = expected["inner_position_ids"].reshape(-1, len(run.kept))[-len(positions) :]
         if not torch.equal(positions[:, run.kept], inner):
-            return "positions behind the pruning differ"
+            return "positions after the pruning differ"
     return None
 
 
 def qwen2_5_vl_run(folder: Path, vector: Vector) -> Run:
-    """The reference's prompt through our language side, with the reference's compressed tokens where it has some."""
+    """Run the reference's prompt through this language side, with the recorded compressed tokens if there are any."""
     inputs = load_file(folder / "qwen2_5_vl_inputs.safetensors")
     model = qwen2_5_vl_model(folder)
     ids = inputs["input_ids"][0]
     video = (ids == 501).nonzero().flatten()
     before, after = ids[: int(video[0])].tolist(), ids[int(video[-1]) + 1 :].tolist()
     steps, rows, columns = inputs["video_grid_thw"][0].tolist()
-    # Timestamps whose mean distance gives the reference's seconds per step.
+    # Timestamps whose mean distance equals the seconds per step of the recorded run.
     times = np.arange(2 * steps) * float(inputs["second_per_grid_ts"]) / 2
     pruning = None
     if "compressed_tokens" in vector.tensors:
@@ -157,18 +157,18 @@ def qwen2_5_vl_run(folder: Path, vector: Vector) -> Run:
 
 
 def check_qwen2_5_vl(folder: Path, vector: Vector) -> tuple[str | None, float]:
-    """The language side of one file: what differs, None if nothing does; and the largest difference of a logit."""
+    """Check the language side on one file: return what differs, or None, and the largest difference of a logit."""
     run = qwen2_5_vl_run(folder, vector)
     problem = compare_inputs(run, vector.tensors) or compare_run(run, vector.tensors)
     return problem, logits_error(run, vector.tensors)
 
 
-# By the beginning of the files' names. Other families hang theirs on here.
+# By prefix of the file names.
 LANGUAGE_CHECKS: dict[str, Callable[[Path, Vector], tuple[str | None, float]]] = {"qwen2_5_vl": check_qwen2_5_vl}
 
 
 def run_paths(family: str, folder: Path) -> list[Path]:
-    """A family's files that record a run: not its inputs, not its weights."""
+    """Return a family's files that record a run, without its inputs and weights."""
     return [path for path in vector_paths(f"{family}_", folder) if not path.stem.endswith(("_inputs", "_weights"))]
 
 

@@ -1,4 +1,4 @@
-"""Whole runs of LLaVA-OneVision, LLaVA-Video and Qwen3-VL, from pixels to generated tokens, against the reference's.
+"""Checks whole runs of LLaVA-OneVision, LLaVA-Video and Qwen3-VL, from pixels to generated tokens.
 
 `python -m tests.oracles.reference_vectors DIR` calls `check_vector`, where DIR is laid out like `e2e/`.
 """
@@ -33,14 +33,14 @@ _IMAGE, _VIDEO, _MARKERS = -200, 501, frozenset({502, 503})
 
 @dataclass(frozen=True)
 class FamilyCheck:
-    """The outcome of one vector file: what differs, in words; nothing if it agrees."""
+    """The outcome of one vector file; `problems` is empty if it agrees."""
 
     name: str
     problems: tuple[str, ...]
 
     @property
     def passed(self) -> bool:
-        """Nothing differs."""
+        """Return whether nothing differs."""
         return not self.problems
 
     def __str__(self) -> str:
@@ -50,14 +50,14 @@ class FamilyCheck:
 
 @dataclass(frozen=True, eq=False)
 class FamilyCase:
-    """A family's reference model and what it was given."""
+    """A family's reference model and its recorded inputs."""
 
     family: str
     model: VideoModel
     inputs: dict[str, Tensor]
 
     def encode(self) -> VisualFeatures:
-        """Our vision side on the reference's pixels."""
+        """Encode the recorded pixels with this vision side."""
         vision = self.model.vision
         if isinstance(vision, LlavaVision):
             found = vision.encode_pictures(self.inputs["pixel_values"])
@@ -72,7 +72,7 @@ class FamilyCase:
         return VisualFeatures(found.features, found.scores, grid, np.arange(grid[0], dtype=np.float64), deepstack)
 
     def prompt(self, compressed: CompressedVideo) -> tuple[SharedPrefix, QuestionSuffix]:
-        """The reference's prompt around a video, its markers dropped as it drops them."""
+        """Lay out the recorded prompt around a video, without the markers that the reference drops."""
         language = self.model.language
         ids = self.inputs["input_ids"][0].tolist()
         if isinstance(language, LlavaLanguage):
@@ -88,7 +88,7 @@ class FamilyCase:
 
 
 def load_case(family: str, folder: Path, target: Path) -> FamilyCase:
-    """Write a family's reference model as a directory, with the embedded model's tokenizer, and load it."""
+    """Write a family's reference model to a directory, with the embedded model's tokenizer, and load it."""
     shutil.copytree(resolve_model("tiny-random").path, target)
     (target / "preprocessor_config.json").unlink()
     shutil.copyfile(folder / f"{family}_weights.safetensors", target / "model.safetensors")
@@ -104,12 +104,12 @@ def load_case(family: str, folder: Path, target: Path) -> FamilyCase:
 
 
 def run_vectors(family: str, folder: Path) -> list[Vector]:
-    """The family's runs, with compression and without."""
+    """Return the family's runs, with and without compression."""
     return [load_vector(path) for path in run_paths(family, folder)]
 
 
 def check_vector(case: FamilyCase, vector: Vector) -> FamilyCheck:
-    """From the reference's pixels to the tokens it generated."""
+    """Check one run, from the recorded pixels to the generated tokens."""
     is_plain = "compressed_tokens" not in vector.tensors
     return FamilyCheck(vector.name, tuple((_plain_problems if is_plain else _problems)(case, vector)))
 
@@ -131,7 +131,7 @@ def _problems(case: FamilyCase, vector: Vector) -> Iterator[str]:
         return
     if list(compressed.segment_lengths) != expected["segment_lengths"].tolist():
         yield "segments differ"
-    # The order of tokens with one index is not specified; whatever follows takes the reference's.
+    # The order of tokens with one index is not specified; later checks use that of the reference.
     paired = pair_repeats(compressed.indices, compressed.tokens, expected["compressed_tokens"])
     compressed = replace(compressed, tokens=paired)
     if not close(compressed.tokens, expected["compressed_tokens"], 1e-3):
@@ -161,9 +161,9 @@ def _prompt_problems(case: FamilyCase, compressed: CompressedVideo, vector: Vect
     run = run_parts(case.model.language.decoder, prefix, suffix, pruning)
     if run.kept.tolist() != expected["inner_keep_indices"].tolist():
         yield "other tokens are kept inside the decoder"
-    # Of several rows of positions, the first alone is recorded there.
+    # Of several rows of positions, only the first is recorded.
     if not torch.equal(rows[:1, run.kept], expected["inner_position_ids"].reshape(1, -1)):
-        yield "positions behind the pruning differ"
+        yield "positions after the pruning differ"
     if problem := compare_run(run, expected):
         yield problem
 
@@ -179,5 +179,5 @@ def _plain_problems(case: FamilyCase, vector: Vector) -> Iterator[str]:
 
 
 def close(got: Tensor, want: Tensor, tolerance: float) -> bool:
-    """Whether shapes are equal and values within a tolerance."""
+    """Return whether shapes are equal and values within a tolerance."""
     return got.shape == want.shape and torch.allclose(got, want, rtol=0, atol=tolerance)

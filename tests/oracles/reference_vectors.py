@@ -1,8 +1,8 @@
 """Check the library against a folder of reference vectors: `python -m tests.oracles.reference_vectors DIR`.
 
-DIR is laid out like `golden/` or like `e2e/`. One line per file: its tier, whether indices agree, and the largest
-difference: of a token, as a share of the largest reference value; for a run of a model, of a logit. A file that can't
-be read, and one that nothing here knows, is a miss. The exit code is 1 on any miss, or if there was nothing to check.
+DIR is laid out like `golden/` or like `e2e/`. It prints one line per file: its tier, whether indices agree, and the
+largest difference, for a token as a share of the largest reference value, for a run of a model of a logit. A file that
+cannot be read or is of an unknown kind is a miss. The exit code is 1 on any miss, or without files.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """No problem, and values within the tolerance."""
+        """Return whether there is no problem and values are within the tolerance."""
         return self.problem is None and self.error <= self.tolerance
 
     def __str__(self) -> str:
@@ -56,7 +56,7 @@ class Check:
 
 
 def relative_error(got: Tensor, want: Tensor) -> float:
-    """Largest absolute difference over the largest absolute reference value; NaN counts as infinite."""
+    """Return the largest absolute difference over the largest absolute reference value; NaN counts as infinite."""
     if got.shape != want.shape:
         return float("inf")
     if want.numel() == 0:
@@ -66,7 +66,7 @@ def relative_error(got: Tensor, want: Tensor) -> float:
 
 
 def pair_repeats(indices: Tensor, got: Tensor, want: Tensor) -> Tensor:
-    """Reorder rows of `got` that share an index, so that each meets the nearest row of `want`."""
+    """Reorder rows of `got` that share an index, so that each is paired with the nearest row of `want`."""
     order = list(range(len(indices)))
     for index, count in Counter(indices.tolist()).items():
         if count == 1:
@@ -80,7 +80,7 @@ def pair_repeats(indices: Tensor, got: Tensor, want: Tensor) -> Tensor:
 
 
 def check_compression(vector: Vector) -> Check:
-    """`comp_*`: the whole compression; tier "masked" compares only frames that do not hang on rounding."""
+    """Check a `comp_*` file: the whole compression; tier "masked" compares only frames stable under rounding."""
     tier = vector.metadata["tier"]
     config = CompressionConfig(reference_compatible=True, **vector.params)
     features = vector.features()
@@ -106,7 +106,7 @@ def check_compression(vector: Vector) -> Check:
 
 
 def check_segmentation(vector: Vector) -> Check:
-    """`segment_*`: similarities of transitions and lengths of segments."""
+    """Check a `segment_*` file: similarities of transitions and lengths of segments."""
     similarities = transition_similarities(vector.tensors["frame_features"], reference_compatible=True)
     lengths = cut_segments(
         similarities,
@@ -121,7 +121,7 @@ def check_segmentation(vector: Vector) -> Check:
 
 
 def check_selection(vector: Vector) -> Check:
-    """`select_*`: ADTS on frames that form one segment."""
+    """Check a `select_*` file: ADTS on frames that form one segment."""
     features = vector.features()
     method = vector.metadata["kind"].removeprefix("select_")
     clip = Segments.of((len(features),), features.device)
@@ -139,7 +139,7 @@ def check_selection(vector: Vector) -> Check:
 
 
 def check_merging(vector: Vector) -> Check:
-    """`tstm_*`: roots and their values, before spatial merging."""
+    """Check a `tstm_*` file: roots and their values, before spatial merging."""
     features, free = vector.features(), vector.tensors["token_mask"].bool()
     per_frame = vector.params["num_attn_div_tokens"] + vector.params["num_sttm_tokens"]
     forest = grow_forest(
@@ -156,7 +156,7 @@ def check_merging(vector: Vector) -> Check:
         features.flatten(0, 1), torch.arange(free.numel()), forest.root, free.numel(), 1 / forest.divisor[forest.root]
     )
     counts = forest.is_root.sum(dim=-1)
-    # Positions are numbered within the frame, frame after frame.
+    # Positions within each frame, frame after frame.
     positions = forest.is_root.nonzero()[:, 1]
     same = torch.equal(counts, vector.tensors["retained_counts"].long())
     same = same and torch.equal(positions, vector.tensors["retained_indices"].long())
@@ -169,7 +169,7 @@ def check_merging(vector: Vector) -> Check:
 
 
 def check_clustering(vector: Vector) -> Check:
-    """`dpcknn_*`: the centres, and the centre each token goes to (ids and order of centres are free)."""
+    """Check a `dpcknn_*` file: the centres, and the centre of each token (ids and order of centres are free)."""
     features, num_clusters = vector.tensors["features"].float(), vector.params["num_clusters"]
     layout = Layout.of(np.array([len(features)]))
     clusters = dpc_knn(features.clone(), layout, np.array([num_clusters]), reference_compatible=True)
@@ -180,7 +180,7 @@ def check_clustering(vector: Vector) -> Check:
 
 
 def check_inner_pruning(vector: Vector) -> Check:
-    """`fastv_*`: the positions kept, and whatever lies along the sequence gathered at them."""
+    """Check a `fastv_*` file: the positions kept, and every tensor along the sequence gathered at them."""
     tensors, params = vector.tensors, vector.params
     attention = tensors["attentions"][0, :, -1].mean(dim=0)
     is_prunable = tensors.get("visual_pos_masks")
@@ -194,7 +194,7 @@ def check_inner_pruning(vector: Vector) -> Check:
     given = {"out_hidden": "hidden_states", "out_cos": "cos", "out_sin": "sin"}
     errors = [relative_error(tensors[given[out]][..., kept, :], tensors[out]) for out in given]
     for name in ("position_ids", "cache_position"):
-        # Where none are given, they count from 0.
+        # Without recorded positions, they count from 0.
         positions = tensors.get(name, torch.arange(len(attention)))[..., kept]
         if not torch.equal(positions, tensors[f"out_{name}"].view_as(positions)):
             return Check(vector.name, "unit", f"out_{name} differs")
@@ -212,7 +212,7 @@ CHECKS: dict[str, Callable[[Vector], Check]] = {
 
 
 def attempted(path: Path, tier: str, check: Callable[[], Check | FamilyCheck]) -> Check | FamilyCheck:
-    """What a check finds; whatever it dies of is a finding about its file, and the others are checked all the same."""
+    """Run a check; an exception becomes a miss of this file, so that the other files are still checked."""
     try:
         return check()
     except Exception as error:  # noqa: BLE001 - see above
@@ -220,7 +220,7 @@ def attempted(path: Path, tier: str, check: Callable[[], Check | FamilyCheck]) -
 
 
 def check_folder(folder: Path) -> Iterator[Check | FamilyCheck]:
-    """All files of a folder; those of a model's weights and inputs belong to its runs."""
+    """Check all files of a folder; a model's weights and inputs belong to its runs."""
     left = {*vector_paths("", folder)}
     for prefix, check in CHECKS.items():
         for path in vector_paths(prefix, folder):
@@ -237,18 +237,18 @@ def check_folder(folder: Path) -> Iterator[Check | FamilyCheck]:
     for family in (*LANGUAGE_CHECKS, *FAMILIES):
         left -= {*vector_paths(f"{family}_", folder)}
     for path in sorted(left):
-        yield Check(path.stem, "?", "nothing here knows this kind of file")
+        yield Check(path.stem, "?", "unknown kind of file")
 
 
 def check_run(folder: Path, path: Path, differs: Callable[[Path, Vector], tuple[str | None, float]]) -> Check:
-    """The language side on one file of a family."""
+    """Check the language side on one file of a family."""
     vector = load_vector(path)
     problem, error = differs(folder, vector)
     return Check(vector.name, "e2e", problem, error, LOGITS_TOLERANCE, "everything agrees")
 
 
 def main(arguments: list[str]) -> int:
-    """Check a folder and print what was found."""
+    """Check a folder and print the outcomes."""
     if len(arguments) != 1:
         print(__doc__, file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""The tokens of every frame that receive most attention in the vision tower, as they are."""
+"""Attention top-k: keep the tokens of every frame that receive the most attention in the vision tower."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""FastV (arXiv 2403.06764): every token up to a layer of the LLM, behind it those that the question attends to.
+"""FastV: every token up to a layer of the LLM, then only those that the question attends to (arXiv 2403.06764).
 
-Its choice depends on the question, so nothing of it can be cached: on the vision side every token is kept. The pruning
-is `InnerPruningConfig`, in the decoder; `flashvid.presets.FASTV_PRUNING` is the paper's.
+The choice depends on the question and cannot be cached, so the vision side keeps every token. The decoder prunes, with
+the settings `InnerPruningConfig`; `flashvid.presets.FASTV_PRUNING` has those of the paper.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """FastVID: salient tokens by attention, and dense ones of anchor frames that gather the rest (arXiv 2503.11187).
 
-Written from the paper's method section: DySeg, then STPrune with its two parts, ATS and DTM, at the settings it names.
+Written from the paper's method section: DySeg, then STPrune with its parts ATS and DTM, with the paper's settings.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from flashvid.compression.result import ClipFeatures, CompressionResult, Rows, a
 from flashvid.config import CompressionConfig
 
 _LEAST_SEGMENTS, _THRESHOLD = 8, 0.9
-# Share of the tokens that DTM gives, frames between its anchors, and an anchor's weight among what it gathers.
+# Share of the tokens that DTM produces, distance of its anchor frames, and an anchor's weight in a merged token.
 _MERGED_SHARE, _ANCHOR_STRIDE, _ANCHOR_WEIGHT = 0.4, 4, 0.6
 _NEIGHBOURS = 4
 
 
 def compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
     num_tokens = clip.scores.shape[1]
-    # Cut at the seven least similar transitions, and at all below the threshold (paper: DySeg).
+    # Cut at the seven least similar transitions, and at every one below the threshold (paper: DySeg).
     lengths = cut_segments(
         transition_similarities(clip.features.float().mean(dim=1), reference_compatible=False),
         threshold=_THRESHOLD,
@@ -33,7 +33,7 @@ def compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult
         reference_compatible=False,
     )
     total = np.array([config.clip_budget(*clip.scores.shape)])
-    # In proportion to their tokens, which none can exceed.
+    # In proportion to the tokens of each segment, which its budget cannot exceed.
     budgets = apportion(total, np.array(lengths) * num_tokens, np.zeros(len(lengths), dtype=np.int64))
     rows, first = [], 0
     for length, budget in zip(lengths, budgets.tolist(), strict=True):
@@ -45,7 +45,7 @@ def compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult
 
 
 def _prune(features: Tensor, scores: Tensor, budget: int, offset: int) -> list[Rows]:
-    """One segment (paper: STPrune): `[L, N, D]` and `[L, N]` to `budget` tokens."""
+    """Reduce one segment, `[L, N, D]` and `[L, N]`, to `budget` tokens (paper: STPrune)."""
     num_tokens, width = features.shape[1:]
     flat = features.reshape(-1, width)
     num_merged = min(round(budget * _MERGED_SHARE), budget - 1)
@@ -76,11 +76,11 @@ def _prune(features: Tensor, scores: Tensor, budget: int, offset: int) -> list[R
 
 
 def _densest(points: Tensor, count: int) -> Tensor:
-    """Positions of the `count` points that are dense and far from denser ones (paper: DTM, after DPC-kNN)."""
+    """Return the positions of the `count` points that are dense and far from denser ones (paper: DTM, by DPC-kNN)."""
     distances = torch.cdist(points, points)
     nearest = distances.topk(min(_NEIGHBOURS + 1, len(points)), largest=False).values[:, 1:]
     density = -nearest.square().mean(dim=-1) if nearest.shape[1] else distances.new_zeros(len(points))
     denser = density[None] > density[:, None]
     apart = torch.where(denser.any(dim=-1), distances.masked_fill(~denser, torch.inf).amin(dim=-1), distances.max())
-    # The product of the paper, as logarithms: densities of points far apart would all be zero.
+    # The logarithm of the paper's product, since densities of points far apart would all underflow to 0.
     return first_ranked(apart.log() + density, count, largest=True, reference_compatible=False)

@@ -1,4 +1,4 @@
-"""Tokens of every frame drawn at random: what any method must beat."""
+"""Random tokens of every frame: the baseline that any method must exceed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flashvid.config import CompressionConfig
 
 
 def compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
-    # Drawn on the CPU, so that a seed means the same tokens on every device.
+    # Drawn on the CPU, so that a seed selects the same tokens on every device.
     noise = torch.rand(clip.scores.shape, generator=torch.Generator().manual_seed(config.seed))
     ranked = noise.argsort(dim=-1, stable=True).to(clip.features.device)
     return keep(clip, first_of_each_frame(ranked, config.clip_budget(*clip.scores.shape)))

@@ -1,4 +1,4 @@
-"""Means over blocks of every frame's grid: what a lower resolution would have given."""
+"""Spatial pooling: means over blocks of every frame's grid, as a lower resolution would give."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flashvid.compression.result import ClipFeatures, CompressionResult
 from flashvid.config import CompressionConfig
 from flashvid.errors import ConfigurationError
 
-# How much flatter or narrower than its token grid a pooled frame may be.
+# Largest difference of the logarithms of the aspect ratios of the pooled grid and the token grid.
 _LARGEST_DISTORTION = math.log(2) + 1e-9
 
 
@@ -20,7 +20,7 @@ def compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult
     if clip.grid_hw is None:
         raise ConfigurationError(f"spatial_pooling needs grid_hw: {clip.scores.shape[1]} tokens make no square")
     num_frames, num_tokens = clip.scores.shape
-    # Rounded up: never fewer tokens than other methods get.
+    # Rounded up, so that there are never fewer tokens than with other methods.
     rows, columns = pooled_grid(clip.grid_hw, math.ceil(config.clip_budget(*clip.scores.shape) / num_frames))
     block, middle = _blocks(clip.grid_hw, (rows, columns))
     firsts = torch.arange(num_frames)[:, None] * num_tokens
@@ -29,7 +29,7 @@ def compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult
 
 
 def pooled_grid(grid_hw: tuple[int, int], wanted: int) -> tuple[int, int]:
-    """The smallest grid of at least `wanted` blocks in about the shape of `grid_hw`; the squarest of equal ones."""
+    """Return the smallest grid of at least `wanted` blocks with about the aspect ratio of `grid_hw`."""
     height, width = grid_hw
 
     def distortion(grid: tuple[int, int]) -> float:
@@ -41,7 +41,7 @@ def pooled_grid(grid_hw: tuple[int, int], wanted: int) -> tuple[int, int]:
 
 
 def _blocks(grid_hw: tuple[int, int], pooled: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The block of every token `[N]`, and every block's middle token `[rows * columns]`, both int64."""
+    """Return the block of every token `[N]`, and the middle token of every block `[rows * columns]`, both int64."""
     rows, columns = (torch.arange(size) * parts // size for size, parts in zip(grid_hw, pooled, strict=True))
     middle_row, middle_column = (
         torch.tensor([int(part.eq(index).nonzero().float().mean()) for index in range(parts)])

@@ -1,7 +1,7 @@
-"""ToMe: bipartite soft matching, repeated until few enough tokens are left (arXiv 2210.09461).
+"""ToMe: bipartite soft matching, repeated until the budget is met (arXiv 2210.09461).
 
-Written from the paper's section on token merging. The paper merges between the layers of a vision transformer, by keys;
-here a trained tower is left alone, and its output is merged, by features, frame by frame.
+Written from the paper's section on token merging. The paper merges between the layers of a vision transformer, by keys.
+This module leaves the tower unchanged and merges its output by features, frame by frame.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult
         frame * num_tokens + merge_frame(features, max(budget, 1))
         for frame, (features, budget) in enumerate(zip(clip.features, budgets, strict=True))
     ]
-    # With less than one token a frame, some frames are not heard of.
+    # With less than one token per frame, some frames have no token.
     heard = torch.tensor(budgets, device=clip.features.device) > 0
     assignment = torch.cat(owners).masked_fill(~heard.repeat_interleave(num_tokens), -1)
     return merge_into(clip, torch.unique(assignment[assignment >= 0]), assignment)
@@ -36,15 +36,15 @@ def merge_frame(features: Tensor, budget: int) -> Tensor:
         budget: Tokens to leave, at least 1.
 
     Returns:
-        `[N]` int64: for each token the one it was merged into, itself where it was left.
+        `[N]` int64: for each token the one it was merged into, or the token itself.
     """
     owner = torch.arange(len(features), device=features.device)
     sums = features.float().clone()
     left = owner
     while len(left) > budget:
-        # Of a group the sum points where its mean does.
+        # The sum of a group has the direction of its mean.
         units = functional.normalize(sums[left], dim=-1)
-        # Every other token is a source, the rest are targets; at most half can go in a round.
+        # Every other token is a source, the rest are targets; a round merges at most half of the tokens.
         similarity, target = (units[0::2] @ units[1::2].T).max(dim=-1)
         count = min(len(left) - budget, len(similarity), len(left) - 1)
         merged = similarity.sort(descending=True, stable=True).indices[:count]

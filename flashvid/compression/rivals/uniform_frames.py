@@ -1,4 +1,4 @@
-"""Whole frames, evenly spread: what sampling fewer frames would have given."""
+"""Whole frames, evenly spaced, as sampling fewer frames would give."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flashvid.config import CompressionConfig
 
 def compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult:
     num_frames, num_tokens = clip.scores.shape
-    # Rounded up: never fewer tokens than other methods get.
+    # Rounded up, so that there are never fewer tokens than with other methods.
     kept = math.ceil(config.clip_budget(*clip.scores.shape) / num_tokens)
     # The middles of equal parts of the clip.
     frames = (torch.arange(kept, device=clip.scores.device) * 2 + 1) * num_frames // (2 * kept)

@@ -1,4 +1,4 @@
-"""VidCom2: more tokens for frames that are unlike the rest of the video, unique tokens in each (arXiv 2505.14454).
+"""VidCom2: more tokens for frames that differ from the rest of the video, unique tokens in each (arXiv 2505.14454).
 
 Written from the paper's method section: frame compression adjustment, then adaptive token compression.
 """
@@ -18,7 +18,7 @@ from flashvid.config import CompressionConfig
 # Widths of the Gaussian kernels, as powers of two, and the temperature over frames.
 _KERNEL_POWERS = (-3, -2, -1, 0, 1)
 _TEMPERATURE = 0.01
-# Shares are rounded to so many parts of one, to be divided in whole numbers.
+# Shares are rounded to multiples of 1 / this, so that the budget is split in whole numbers.
 _SHARE_STEPS = 2**24
 
 
@@ -36,7 +36,7 @@ def compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult
 
 
 def frame_counts(budget: int, shares: Tensor, most: int) -> list[int]:
-    """The budget in proportion to the shares `[T]`, positive; what a frame cannot hold goes to the others."""
+    """Split the budget in proportion to positive shares `[T]`; tokens above `most` in a frame go to the others."""
     weights = (shares.double() * _SHARE_STEPS).round().long().clamp_min(1).cpu().numpy()
     group = np.zeros(len(weights), dtype=np.int64)
     counts = apportion(np.array([budget]), weights, group)
@@ -48,6 +48,6 @@ def frame_counts(budget: int, shares: Tensor, most: int) -> list[int]:
 
 
 def _similarity(tokens: Tensor, centre: Tensor) -> Tensor:
-    """Sum of Gaussian kernels of several widths of the distance from `centre`: `[..., D]` to `[...]`."""
+    """Return the sum of Gaussian kernels of several widths of the distance from `centre`: `[..., D]` to `[...]`."""
     distance = (tokens - centre).square().sum(dim=-1)
     return torch.stack([(-distance / (2 * 2.0**power)).exp() for power in _KERNEL_POWERS]).sum(dim=0)

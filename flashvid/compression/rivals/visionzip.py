@@ -1,7 +1,7 @@
-"""VisionZip: dominant tokens by attention, and contextual ones that merge the rest (arXiv 2412.04467).
+"""VisionZip: dominant tokens by attention, and contextual tokens that merge the rest (arXiv 2412.04467).
 
-Written from the paper's method section, frame by frame as its video experiments are. The paper matches keys of the last
-vision block; here features are matched, since they are what a cache of features holds.
+Written from the paper's method section, frame by frame as in its video experiments. The paper matches keys of the last
+vision block. This module matches features, since a cache of features does not contain keys.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from flashvid.compression.method import frame_budgets, merge_into
 from flashvid.compression.result import ClipFeatures, CompressionResult
 from flashvid.config import CompressionConfig
 
-# Of the 64 tokens that the paper keeps of an image 54 are dominant, of 128 and 192 as large a share.
+# The paper keeps 64 tokens of an image, 54 of them dominant, and the same share of 128 and 192.
 _DOMINANT_SHARE = 54 / 64
 
 
@@ -26,7 +26,7 @@ def compress(clip: ClipFeatures, config: CompressionConfig) -> CompressionResult
         first = frame * num_tokens
         dominant, rest = ranked[frame].tensor_split([round(budget * _DOMINANT_SHARE)])
         rest = rest.sort().values
-        # Targets are spread evenly over what is left, in reading order.
+        # Targets are evenly spaced over the other tokens, in reading order.
         num_targets = budget - len(dominant)
         targets = rest[torch.arange(num_targets, device=rest.device) * len(rest) // max(num_targets, 1)]
         assignment[frame, dominant] = first + dominant

@@ -1,6 +1,6 @@
-"""Every edge at which the published implementation crashes, repeats tokens or returns NaN: here it works or says why.
+"""Edge cases in which the published implementation crashes, repeats tokens or returns NaN work or are clear errors.
 
-The cases are those of the reference's `edge_cases.json`, which lists what it did; a test checks that none is missing.
+The cases are those of the reference's `edge_cases.json`, which lists their results; a test checks that none is missing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ONE_SEGMENT: dict[str, Any] = {"do_segment": False}
 
 
 def _clip(num_frames: int = 8, num_tokens: int = 64) -> Clip:
-    """Scenes that change slowly, around a common mean as features have it."""
+    """Return scenes that change slowly, around a common mean, as features do."""
     generator = torch.Generator().manual_seed(num_frames)
     still = torch.randn(1, num_tokens, 64, generator=generator) + 1
     features = still + 0.3 * torch.randn(num_frames, num_tokens, 64, generator=generator)
@@ -93,7 +93,7 @@ def _changed(name: str, num_frames: int) -> Clip:
 @pytest.mark.parametrize("method", ["attn_div_v2", "attn_div", "attn", "div"])
 @pytest.mark.parametrize(("name", "num_frames", "settings"), _WORKING, ids=str)
 def test_it_works(name: str, num_frames: int, settings: dict[str, Any], method: str) -> None:
-    """As many tokens as asked for, none of them twice, none of them NaN; and the arguments are as they were."""
+    """The budget is exact, no token repeats or is NaN, and the arguments do not change."""
     config = CompressionConfig(**{**_SETTINGS, **settings, "token_selection_method": method})
     features, scores = _changed(name, num_frames)
     before = features.clone(), scores.clone()
@@ -135,7 +135,7 @@ def test_what_means_nothing_is_refused(setting: dict[str, Any]) -> None:
 
 @needs_reference
 def test_no_case_of_the_references_is_missing() -> None:
-    """By name; what the reference made of them is of no interest here."""
+    """Every edge case of the reference has a test here, by name."""
     listed = {case["name"] for case in json.loads((GOLDEN / "edge_cases.json").read_text(encoding="utf-8"))}
     known = {*_CHANGES, *(name for name, _, _ in _WORKING), "one NaN", "retention 0", "min_segment 0"}
     assert {name for name in listed if not any(name.startswith(start) for start in known)} == set()
@@ -152,7 +152,7 @@ print(hashlib.sha256(result.tokens.numpy().tobytes() + result.indices.numpy().to
 
 
 def test_another_process_gives_the_same_bytes() -> None:
-    """A cache that several machines fill depends on it."""
+    """Another process gives the same bytes, which a cache filled by several machines needs."""
     result = compress(*_clip(32), CompressionConfig())
     here = hashlib.sha256(result.tokens.numpy().tobytes() + result.indices.numpy().tobytes()).hexdigest()
     command = [sys.executable, "-c", _DIGEST, str(torch.get_num_threads())]

@@ -1,4 +1,4 @@
-"""What cannot be compressed is refused before anything is done: tensors, values, grids, what the reference dies of."""
+"""Invalid tensors, values and grids, and cases in which the reference crashes, are errors before any work."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def test_impossible_values_are_refused(name: str, value: float) -> None:
     [
         (torch.ones(3, 4), torch.ones(3), r"features must be \[T, N, D\], not of shape \[3, 4\]"),
         (torch.ones(2, 3, 4), torch.ones(2, 3, 1), r"scores must be \[T, N\]"),
-        (torch.ones(2, 3, 4), torch.ones(3, 2), "disagree"),
-        (torch.ones(2, 3, 4), torch.ones(2, 4), "disagree"),
+        (torch.ones(2, 3, 4), torch.ones(3, 2), "differ in frames or tokens"),
+        (torch.ones(2, 3, 4), torch.ones(2, 4), "differ in frames or tokens"),
         (torch.ones(2, 3, 4, dtype=torch.int64), torch.ones(2, 3), "features must be floating point"),
         (torch.ones(2, 3, 4), torch.ones(2, 3, dtype=torch.int32), "scores must be floating point"),
         (torch.ones(2, 3, 4).to(torch.float8_e4m3fn), torch.ones(2, 3), "features must be floating point of"),
@@ -54,7 +54,7 @@ def test_the_references_division_by_zero_is_a_configuration_error() -> None:
 
 
 def test_the_references_overflow_is_refused() -> None:
-    """Chains of eight equal tokens, which it makes four times as long."""
+    """Chains of eight equal tokens, whose sum the reference divides by two, overflow float16."""
     features = (6e4 * torch.eye(16)).to(torch.float16).repeat(8, 1, 1)
     scores = torch.ones(8, 16)
     config = CompressionConfig(retention_ratio=0.06, alpha=0.0, do_segment=False, reference_compatible=True)

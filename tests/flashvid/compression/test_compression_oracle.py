@@ -13,13 +13,13 @@ from tests.oracles.naive_compression import Ranker, UndecidedError, lowest_index
 
 
 def rank_as_torch_does(values: list[float], count: int) -> list[int]:
-    """What the reference does with ties is whatever `torch.topk` does with them."""
+    """Rank ties as `torch.topk` does, since the reference calls it."""
     return torch.tensor(values, dtype=torch.float32).topk(count).indices.tolist()
 
 
 @st.composite
 def videos(draw: st.DrawFn, scales: tuple[float, ...] = (1.0,)) -> tuple[torch.Tensor, torch.Tensor]:
-    """Frames that drift and sometimes jump: random values, so that no decision hangs on rounding."""
+    """Frames that drift and sometimes jump, with random values, so that no decision depends on rounding."""
     num_frames, num_tokens, width = (draw(st.integers(*bounds)) for bounds in ((1, 6), (1, 9), (2, 6)))
     drift, common = draw(st.sampled_from([0.02, 0.3, 1.0])), draw(st.sampled_from([0.0, 1.0, 3.0]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
@@ -79,7 +79,7 @@ def test_the_method(video: tuple[torch.Tensor, torch.Tensor], config: Compressio
 @settings(derandomize=True, deadline=None, max_examples=600)
 @given(videos(scales=(1.0, 100.0)), configs(reference_compatible=True))
 def test_the_reference(video: tuple[torch.Tensor, torch.Tensor], config: CompressionConfig) -> None:
-    """Far apart, tokens have no density that its precision could hold: all of a frame then tie."""
+    """The densities of distant tokens underflow in the reference, so all tokens of a frame tie."""
     assert_same(video, config, rank_as_torch_does)
 
 

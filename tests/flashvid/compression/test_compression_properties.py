@@ -1,4 +1,4 @@
-"""What must hold for any input, however awkward: repeated frames, zero vectors, ties, any floating dtype."""
+"""Properties of any result, also for repeated frames, zero vectors, ties and every floating dtype."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_the_method(video: Video, config: CompressionConfig) -> None:
 
 
 def check_slots(features: torch.Tensor, result: CompressionResult, everything: bool) -> None:
-    """Every token lies among its inputs, which are in one segment and none before the slot's own position."""
+    """Every token is within its inputs, which are in one segment and not before the slot's own position."""
     inputs = features.flatten(0, 1).double()
     assignment = result.assignment
     slots = torch.arange(len(result.indices))
@@ -207,7 +207,7 @@ def test_segments(
 
 
 def test_deep_tree_is_the_mean_and_in_the_reference_is_not() -> None:
-    """A chain of five equal tokens: their mean is the token, the reference makes it 5/2 of it."""
+    """The mean of a chain of five equal tokens is the token; the reference gives 5/2 of it."""
     features = torch.eye(4).repeat(5, 1, 1)
     free = torch.ones(5, 4, dtype=torch.bool)
     for reference_compatible, factor in ((False, 1.0), (True, 2.5)):
@@ -233,7 +233,7 @@ def test_floor_keeps_the_weakest_links_apart() -> None:
 def select(
     features: torch.Tensor, scores: torch.Tensor, num_selected: int, method: str, reference_compatible: bool = False
 ) -> list[list[int]]:
-    """ADTS on frames that form one segment."""
+    """Select with ADTS on frames that form one segment."""
     relevance = None
     if method == "attn_div_v2":
         segment = Segments.of((len(features),), features.device)
@@ -251,7 +251,7 @@ def select(
 
 
 def cluster(points: torch.Tensor, num_clusters: int) -> tuple[list[int], list[int]]:
-    """The centres of one frame, and the cluster of each token."""
+    """Return the centres of one frame, and the cluster of each token."""
     layout = Layout.of(np.array([len(points)]))
     clusters = dpc_knn(points.clone(), layout, np.array([num_clusters]), reference_compatible=False)
     return clusters.centers.tolist(), clusters.ids.tolist()
@@ -269,7 +269,7 @@ def test_ties_go_to_the_lowest_index() -> None:
 
 
 def test_equal_tokens_tie_whatever_rounding_makes_of_their_distance() -> None:
-    """Once each of eight different tokens is picked, nothing is left to tell their copies apart."""
+    """After each of eight different tokens is selected, their copies tie."""
     generator = torch.Generator().manual_seed(4)
     features = torch.randn(1, 8, 100, generator=generator).repeat(1, 5, 1)
     scores = torch.rand(1, 40, generator=generator) + 1
@@ -279,7 +279,7 @@ def test_equal_tokens_tie_whatever_rounding_makes_of_their_distance() -> None:
 
 
 def test_no_link_where_none_is_possible_however_low_the_threshold() -> None:
-    """The reference marks it with -1, which a threshold below that would take for a link: here it stays apart."""
+    """The reference marks an impossible link with -1; a threshold below that does not turn it into a link."""
     generator = torch.Generator().manual_seed(5)
     scores = torch.rand(8, 16, generator=generator)
     features = torch.randn(8, 16, 8, generator=generator) * 0.2 + 3
@@ -317,14 +317,14 @@ def test_fewer_picks_are_the_first_of_more() -> None:
 
 
 def test_densities_beyond_the_range_of_exp_still_rank() -> None:
-    """exp(-d^2) is 0 for every token of these three groups, so that the reference can't tell them apart."""
+    """exp(-d^2) underflows for every token of these groups; the logarithms still differ."""
     points = torch.tensor([0.0, 20.0, -20.0]).repeat(3) + torch.tensor([0.0, 1e5, 2e5]).repeat_interleave(3)
     assert cluster(points.unsqueeze(-1), 3) == ([0, 3, 6], [0, 0, 0, 1, 1, 1, 2, 2, 2])
 
 
 @pytest.mark.parametrize("sizes", [[30, 17, 9], [30, 29, 21, 21, 16, 9, 3, 1, 1]])
 def test_frames_are_clustered_as_if_alone(sizes: list[int]) -> None:
-    """One frame beside others of other sizes, one of them so close together that it is done in float64."""
+    """A frame has the same clusters with frames of other sizes, one of which needs float64."""
     generator = torch.Generator().manual_seed(8)
     frames = [torch.randn(n, 16, generator=generator) for n in sizes]
     frames[1][7] = frames[1][3] + 1e-4
@@ -346,7 +346,7 @@ def test_frames_are_clustered_as_if_alone(sizes: list[int]) -> None:
 
 
 def test_a_token_is_never_selected_twice() -> None:
-    """Where every token opposes its segment, the reference's attn_div_v2 picks one token again and again."""
+    """If every token opposes its segment, the reference's attn_div_v2 selects one token repeatedly."""
     features = torch.cat([moving_video(3, 36, 32) + 3, 0.2 * moving_video(3, 36, 32) - 0.5])
     scores = torch.rand(6, 36, generator=torch.Generator().manual_seed(6))
     repeats = {}

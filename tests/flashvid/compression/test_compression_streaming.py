@@ -1,4 +1,4 @@
-"""A stream of blocks against the clip as a whole, and the memory it takes."""
+"""A stream of blocks compared with the whole clip, and its memory."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_hard_cuts_give_what_compress_gives(block: int, reference_compatible: bo
 
 
 def test_a_block_may_be_overwritten_when_the_next_is_asked_for() -> None:
-    """As by a decoder that fills one buffer again and again; segments reach over several blocks."""
+    """Overwriting a block's buffer, as a video decoder does, is safe; segments span several blocks."""
     features, scores = scenes([5, 8, 7])
     config = CompressionConfig(complementary_segment=False)
 
@@ -124,7 +124,7 @@ print(total, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_video() -> None:
-    """Two hours at a frame a second against ten minutes; the limit is 1.3."""
+    """Two hours at one frame per second take at most 1.3 times the memory of ten minutes."""
     peaks = []
     for count in (600, 7200):
         command = [sys.executable, "-c", PEAK, str(count)]

@@ -1,4 +1,4 @@
-"""The published method's vectors, to the last index."""
+"""The reference vectors, to the last index."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def edge_case(name: str) -> dict[str, object]:
     "name", ["all zeros", "identical tokens in frame", "one zero token", "one black frame", "one zero token v1"]
 )
 def test_zero_and_identical_features_repeat_as_in_the_reference(name: str) -> None:
-    """The inputs of these cases are not published; how often an index repeats does not depend on them."""
+    """The inputs of these cases are not published; the number of repeated indices does not depend on them."""
     case = edge_case(name)
     features, scores = edge_features()
     if name == "all zeros":

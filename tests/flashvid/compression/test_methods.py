@@ -1,4 +1,4 @@
-"""What every compression method promises, and what some of them are, against plain loops."""
+"""Properties of every compression method, and methods compared with plain loops."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _compress(method: MethodName, retention_ratio: float, clip: tuple[Tensor, Te
 @pytest.mark.parametrize("shape", _SHAPES)
 @pytest.mark.parametrize("method", _VISION_SIDE)
 def test_every_method(method: MethodName, shape: tuple[int, int, int], retention_ratio: float) -> None:
-    """Exact budget, ascending indices, slots that are made of what `assignment` says, untouched arguments."""
+    """The budget is exact, indices ascend, slots are made of their `assignment`, and arguments do not change."""
     clip = _clip(*shape)
     before = [tensor.clone() for tensor in clip]
     result = _compress(method, retention_ratio, clip)
@@ -65,7 +65,7 @@ def test_every_method(method: MethodName, shape: tuple[int, int, int], retention
     flat = clip[0].flatten(0, 1)
     for slot, token in enumerate(result.tokens):
         members = flat[result.assignment == slot]
-        # A mean, of whatever weights, lies within what it is made of.
+        # A weighted mean is within the range of its inputs.
         assert (token >= members.amin(dim=0) - 1e-5).all()
         assert (token <= members.amax(dim=0) + 1e-5).all()
     again = _compress(method, retention_ratio, clip)
@@ -98,7 +98,7 @@ def test_a_part_of_flashvid_gets_the_whole_budget(method: MethodName, alpha: flo
 
 
 def _scenes(num_frames: int, num_tokens: int, width: int) -> tuple[Tensor, Tensor]:
-    """Three scenes, so that some neighbours are alike and others are not."""
+    """Return three scenes, so that some consecutive frames are similar and others are not."""
     features, scores = _clip(num_frames, num_tokens, width)
     generator = torch.Generator().manual_seed(7)
     scenes = torch.randn(3, 1, width, generator=generator) + 0.5 * torch.randn(
@@ -108,7 +108,7 @@ def _scenes(num_frames: int, num_tokens: int, width: int) -> tuple[Tensor, Tenso
 
 
 def _assert_made_of(slots: list[Slot], result: CompressionResult) -> None:
-    """Against plain loops: the same tokens, made of the same inputs in the same shares."""
+    """Assert the same tokens as the plain loops, made of the same inputs."""
     assert result.indices.tolist() == [slot.index for slot in slots]
     expected = torch.from_numpy(np.stack([slot.token for slot in slots])).float()
     torch.testing.assert_close(result.tokens, expected, rtol=1e-5, atol=1e-5)
@@ -122,7 +122,7 @@ def test_every_method_that_decides_has_an_oracle() -> None:
 
 @pytest.mark.parametrize("method", _VISION_SIDE)
 def test_halves_and_still_frames(method: MethodName) -> None:
-    """Neither a dtype nor frames without any difference make a method fail."""
+    """Every method works with 16-bit dtypes and with identical frames."""
     features, scores = _clip(6, 16, 8, torch.bfloat16)
     for clip in ((features, scores), (features[:1].expand(6, -1, -1).contiguous(), scores[:1].expand(6, -1))):
         result = _compress(method, 0.25, clip)
@@ -132,7 +132,7 @@ def test_halves_and_still_frames(method: MethodName) -> None:
 
 
 def _install(folder: Path, package: str, group: str, entries: Mapping[str, str], code: str) -> None:
-    """Lay out a package as pip would: one module, and its entry points."""
+    """Install a package as pip would: one module, and its entry points."""
     (folder / f"{package}.py").write_text(code, encoding="utf-8")
     information = folder / f"{package}-1.0.dist-info"
     information.mkdir()
@@ -162,7 +162,7 @@ _PLUGIN = (Path(__file__).parents[3] / "docs" / "methods.md").read_text(encoding
     ids=["as documented", "a name that is taken", "no version", "another name"],
 )
 def test_a_method_of_another_package(tmp_path: Path, name: str, code: str, expected: str) -> None:
-    """The one of docs/methods.md, installed as a package of its own; its version is known."""
+    """The method of docs/methods.md works as an installed package, with its version."""
     _install(tmp_path, "first_tokens", "flashvid.methods", {name: "first_tokens:METHOD"}, code)
     script = (
         "import torch; from flashvid import CompressionConfig, compress; from flashvid.methods import METHODS;"
@@ -175,7 +175,7 @@ def test_a_method_of_another_package(tmp_path: Path, name: str, code: str, expec
 
 
 def test_fastv_keeps_every_token_before_the_decoder() -> None:
-    """And says so where one asks it for less."""
+    """FastV keeps every token on the vision side, and a smaller ratio is an error."""
     features, scores = _clip(9, 36, 16)
     config = CompressionConfig(method="fastv")
     result = compress(features, scores, config)
@@ -213,7 +213,7 @@ def test_pooled_grids(grid: tuple[int, int], wanted: int, pooled: tuple[int, int
 
 
 def test_tome_merges_the_most_alike_first() -> None:
-    """Two pairs of near twins among strangers: they go first."""
+    """The two pairs of nearly equal tokens are merged first."""
     features = torch.eye(6)
     features[1] = features[0] + 0.01
     features[4] = features[5] + 0.02

@@ -1,4 +1,4 @@
-"""The loop over decoder layers: stock transformers and the reference's runs are the judges."""
+"""The loop over decoder layers, compared with stock transformers and with recorded runs of the reference."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ KINDS: dict[str, tuple[type[nn.Module], type, dict[str, Any]]] = {
 
 
 def stock_model(kind: str, **settings: Any) -> tuple[Any, Tensor]:
-    """A random model of transformers, and a head for it."""
+    """Return a random model of transformers, and a head for it."""
     torch.manual_seed(20261123)
     model, config, more = KINDS[kind]
     settings = {"attn_implementation": "sdpa", **settings}
@@ -79,7 +79,7 @@ def stock_model(kind: str, **settings: Any) -> tuple[Any, Tensor]:
 
 
 def prompt_of(kind: str, length: int = 40) -> tuple[Tensor, Tensor]:
-    """Embeddings `[length, D]`, and positions with gaps `[R, length]`."""
+    """Return embeddings `[length, D]`, and positions with gaps `[R, length]`."""
     generator = torch.Generator().manual_seed(5)
     rows = 1 if kind == "qwen2" else 3
     positions = torch.randint(1, 4, (rows, length), generator=generator).cumsum(dim=1)
@@ -89,11 +89,11 @@ def prompt_of(kind: str, length: int = 40) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_pieces_equal_the_whole(kind: str, attention: str) -> None:
-    """A prompt in three pieces and a step on top of a cache: the hidden states of one stock forward pass."""
+    """A prompt in three pieces on top of a cache gives the hidden states of one stock forward pass."""
     model, head = stock_model(kind, attn_implementation=attention)
     embeddings, positions = prompt_of(kind)
     named = positions if kind == "qwen2" else positions.unsqueeze(1)
-    # Without a mask, transformers takes gaps between positions for the ends of packed sequences.
+    # Without a mask, transformers treats gaps between positions as ends of packed sequences.
     everything = torch.ones(1, 40, dtype=torch.int64)
     with torch.no_grad():
         expected = model(
@@ -111,7 +111,7 @@ def test_pieces_equal_the_whole(kind: str, attention: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_layers_may_be_run_apart(kind: str) -> None:
-    """The first ones on everything, the rest later: the same as in one go."""
+    """Running the first layers first and the rest later equals one pass."""
     model, head = stock_model(kind)
     embeddings, positions = prompt_of(kind)
     decoder, at_once, apart = Decoder(model, head), KVCache(3), KVCache(3)
@@ -123,7 +123,7 @@ def test_layers_may_be_run_apart(kind: str) -> None:
 
 
 def begun_caches(decoder: Decoder, lengths: Sequence[int], kind: str = "qwen2_5_vl") -> list[KVCache]:
-    """Caches of prompts of these lengths."""
+    """Return caches of prompts of these lengths."""
     caches = [KVCache(3) for _ in lengths]
     for cache, length in zip(caches, lengths, strict=True):
         embeddings, positions = prompt_of(kind, length)
@@ -134,10 +134,10 @@ def begun_caches(decoder: Decoder, lengths: Sequence[int], kind: str = "qwen2_5_
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_step_is_the_same_in_any_company(dtype: torch.dtype, attention: str) -> None:
-    """Bit for bit: alone, among others, in another place; with slots of other lengths and sizes beside it."""
+    """A slot's logits are bit-identical alone, with others of other lengths and sizes, and in another order."""
     model, head = stock_model("qwen2_5_vl", attn_implementation=attention)
     decoder = Decoder(model.to(dtype), head.to(dtype))
-    # Up to 63 tokens and one more have slots of one size, more of another.
+    # Up to 63 tokens and one more have slots of one size, longer ones of another.
     caches = begun_caches(decoder, range(64 - ROWS // 2, 64 + ROWS // 2))
     short, long = caches[: ROWS // 2], caches[ROWS // 2 :]
     assert in_slots(decoder, short).size != in_slots(decoder, long).size
@@ -155,15 +155,15 @@ def test_a_step_is_the_same_in_any_company(dtype: torch.dtype, attention: str) -
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_slot_is_the_same_when_others_leave(dtype: torch.dtype, attention: str) -> None:
-    """Bit for bit over more steps than a slot has room for at first, while others end; caches stay as they were."""
+    """A slot is bit-identical over more steps than it first has room for, while others end; caches do not change."""
     model, head = stock_model("qwen2_5_vl", attn_implementation=attention)
     decoder = Decoder(model.to(dtype), head.to(dtype))
-    # Each is full at another step, and then in tensors of another size until the others are full, too.
+    # Each is full at a different step, and is then in tensors of another size until the others are full, too.
     caches = dict(zip("abcd", begun_caches(decoder, (30, 31, 32, 33)), strict=True))
     before = [cache[1].keys.clone() for cache in caches.values()]
 
     def run(names: str, leaving: dict[int, str]) -> tuple[list[Tensor], list[Any], set[int]]:
-        """Logits of c in 140 steps, the groups at their end, and how many there were."""
+        """Return the logits of c in 140 steps, the last groups, and the numbers of groups."""
         running: list[Any] = [Together([*names], in_slots(decoder, [caches[name] for name in names]))]  # type: ignore[list-item]
         logits, counts = [], set()
         for number in range(140):
@@ -190,7 +190,7 @@ def test_a_slot_is_the_same_when_others_leave(dtype: torch.dtype, attention: str
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_pieces_are_the_same_in_any_company(dtype: torch.dtype, attention: str) -> None:
-    """Bit for bit: alone, or in another order; a token, blocks, more than are padded. And near a plain run."""
+    """Pieces of any length are bit-identical alone and in another order, and close to a plain run."""
     model, head = stock_model("qwen2_5_vl", attn_implementation=attention)
     decoder = Decoder(model.to(dtype), head.to(dtype))
     lengths = (QUESTION_ROWS, 1, 7, 2 * QUESTION_ROWS + 3, 30, 260)
@@ -203,8 +203,8 @@ def test_pieces_are_the_same_in_any_company(dtype: torch.dtype, attention: str) 
     sizes: set[tuple[int, ...]] = set()
 
     def run(order: Sequence[int]) -> dict[int, list[Tensor]]:
-        """States, last query and logits of each piece."""
-        # Neighbours in the same tensors where they may be.
+        """Return states, last query and logits of each piece."""
+        # Consecutive pieces share tensors where their sizes permit.
         batches: list[SlotTokens] = []
         for piece in order:
             padded = -(-lengths[piece] // 32) * 32
@@ -240,13 +240,13 @@ def test_pieces_are_the_same_in_any_company(dtype: torch.dtype, attention: str) 
 
 
 def test_a_fork_changes_nothing_for_the_other() -> None:
-    """Both grow as if they were alone, in either order."""
+    """Forks grow independently, in either order."""
     model, head = stock_model("qwen2")
     decoder, cache = Decoder(model, head), KVCache(3)
     embeddings, positions = prompt_of("qwen2", 10)
 
     def grow(token: int, position: int, grown: KVCache) -> Tensor:
-        """The states of one more token."""
+        """Return the states of one more token."""
         return decoder.forward(decoder.embed([token]), torch.tensor([[position]]), grown, range(3))[0]
 
     decoder.forward(embeddings, positions, cache, range(3))
@@ -263,7 +263,7 @@ def test_a_fork_changes_nothing_for_the_other() -> None:
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("start", [1, 63, 64, 65])
 def test_steps_equal_one_pass(start: int, attention: str) -> None:
-    """More of them than a slot has room for at first: as one pass over the same tokens."""
+    """More steps than a slot first has room for equal one pass over the same tokens."""
     model, head = stock_model("qwen2", attn_implementation=attention)
     decoder, cache, at_once = Decoder(model, head), KVCache(3), KVCache(3)
     ids = list(range(start + 140))
@@ -285,7 +285,7 @@ def test_slots_are_of_one_size() -> None:
 
 
 def test_only_full_layers_grow() -> None:
-    """Where layers hold different tokens: the others' memory is none of the answer's, and their bits stay."""
+    """If layers hold different numbers of tokens, only the full layers grow, and the tokens do not change."""
     keys = torch.randn(2, 128, 4, generator=torch.Generator().manual_seed(1))
     cache, slots = KVCache(0), KVSlots(keys[:, :0])
     for _ in range(3):
@@ -297,16 +297,16 @@ def test_only_full_layers_grow() -> None:
         section.lengths, section.fullest = torch.tensor(lengths), 192
     full = slots.full()
     assert full == {(1,): [0, 2], (0,): [1]}
-    behind, front = slots.take_grown(full)
-    assert behind.size == ((range(2), 192), (range(2, 3), 448))
+    later, front = slots.take_grown(full)
+    assert later.size == ((range(2), 192), (range(2, 3), 448))
     assert front.size == ((range(2), 448), (range(2, 3), 192))
-    assert [one.lengths for one in (behind, front)] == [[(150, 150, 192)] * 2, [(192, 192, 100)]]
-    assert torch.equal(behind.keys(2, 1, 100), keys[:, :100])
+    assert [one.lengths for one in (later, front)] == [[(150, 150, 192)] * 2, [(192, 192, 100)]]
+    assert torch.equal(later.keys(2, 1, 100), keys[:, :100])
     assert len(slots) == 0
 
 
 def test_questions_go_into_slots_that_have_just_begun() -> None:
-    """What is left for the answer is not looked at in their prefill: tokens there would be lost in silence."""
+    """Prefill does not read the room for the answer, so tokens that reach it are an error, not silently ignored."""
     decoder = Decoder(*stock_model("qwen2"))
     slots = in_slots(decoder, begun_caches(decoder, [20], "qwen2"))
     for number in range(50):
@@ -321,7 +321,7 @@ def test_questions_go_into_slots_that_have_just_begun() -> None:
     [(2, 1, "sdpa"), (3, 7, "sdpa"), (6, 1, "eager"), (6, 7, "eager")],
 )
 def test_company_does_not_matter_with_any_number_of_threads(threads: int, groups: int, attention: str) -> None:
-    """Threads cut what they compute, in the middle of rows too; and what is too little to share they do together."""
+    """Results do not depend on the number of threads, which split work within rows or share small work."""
     narrow = {"hidden_size": 448, "intermediate_size": 2368, "num_attention_heads": 7, "num_key_value_heads": groups}
     decoder = random_decoder({**QWEN2_7B, **narrow, "vocab_size": 512}, "cpu", torch.float32, attention)
     before = torch.get_num_threads()
@@ -334,9 +334,9 @@ def test_company_does_not_matter_with_any_number_of_threads(threads: int, groups
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_costs_few_operations_however_many_answers(kind: str) -> None:
-    """What Python and a GPU's launches cost hangs on the number of operations; stock layers take twice as many."""
+    """A step costs few operations, which Python and GPU launches take time for; stock layers cost twice as many."""
     decoder = Decoder(*stock_model(kind))
-    # Trying them out is done once.
+    # The trials of row counts run once.
     assert decoder.decode_rows.interchangeable[-1] == ROWS
     counts = []
     for number in (1, ROWS):
@@ -344,13 +344,13 @@ def test_a_step_costs_few_operations_however_many_answers(kind: str) -> None:
         with CountOperations() as operations:
             decoder.step([1] * number, [20] * number, [slots])
         counts.append(operations.count)
-    # Of three layers, and of what stands around them.
+    # For three layers, and for the operations around them.
     assert counts[1] <= counts[0] <= 3 * 55 + 60
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_models_weights_stay_what_and_where_they_are(kind: str) -> None:
-    """Projections that are run as one are views of one tensor: the stock model computes as before, nothing is twice."""
+    """Fused projections are views of one tensor: the stock model still computes the same, without a second copy."""
     model, head = stock_model(kind)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     Decoder(model, head)
@@ -363,7 +363,7 @@ def test_a_models_weights_stay_what_and_where_they_are(kind: str) -> None:
 
 
 def test_what_this_loop_cannot_run_is_refused() -> None:
-    """Windows of attention, and implementations whose masks are not ours."""
+    """Sliding-window attention and unknown attention implementations are errors."""
     model, head = stock_model("qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=1)
     with pytest.raises(ConfigurationError, match="sliding-window"):
         Decoder(model, head)
@@ -373,11 +373,11 @@ def test_what_this_loop_cannot_run_is_refused() -> None:
         Decoder(model, head)
 
 
-# The families whose language sides are not this engine's business: what their decoders received, from the vectors.
+# Families without their language sides: the recorded inputs of their decoders.
 
 
 def reference_decoder(family: str) -> Decoder:
-    """The reference's decoder under the stock class."""
+    """Load the reference's decoder with the stock class."""
     config = json.loads((E2E / f"{family}_config.json").read_text())
     weights = load_file(E2E / f"{family}_weights.safetensors")
     text = config.get("text") or config["text_config"]
@@ -390,20 +390,20 @@ def reference_decoder(family: str) -> Decoder:
 
 
 def reference_prompt(family: str, vector: Vector) -> tuple[SharedPrefix, QuestionSuffix]:
-    """What the reference's decoder received, in two parts: the suffix is the ids behind the last visual placeholder."""
+    """Return the recorded input of the decoder in two parts; the suffix follows the last visual placeholder."""
     tensors = vector.tensors
     embeddings = tensors["lm_inputs_embeds"][0]
     positions = tensors["lm_position_ids"].reshape(-1, len(embeddings))
     ids = load_file(E2E / f"{family}_inputs.safetensors")["input_ids"][0]
     last = int((ids == (501 if family == "qwen3_vl" else -200)).nonzero().max())
-    # Qwen3-VL has dropped the vision_end that stands behind the last video token (spec 8).
+    # Qwen3-VL drops the vision_end after the last video token (docs/flashvid.md, section 8).
     after = tuple(token for token in ids[last + 1 :].tolist() if token != 503)
     split = len(embeddings) - len(after)
     if family == "qwen3_vl":
         is_prunable = tensors["lm_visual_pos_masks"][0]
     else:
         first, count = vector.metadata["visual_token_start_index"], vector.metadata["kept"]
-        # The newlines behind each frame can be pruned, the single one cannot.
+        # The newlines after each frame can be pruned, a single one at the end cannot.
         count += len(tensors["vision_features"]) if family == "llava_video" else 0
         is_prunable = (torch.arange(len(embeddings)) >= first) & (torch.arange(len(embeddings)) < first + count)
     deepstack = tuple(tensors[name] for name in ("lm_deepstack_0", "lm_deepstack_1") if name in tensors)
@@ -415,7 +415,7 @@ def reference_prompt(family: str, vector: Vector) -> tuple[SharedPrefix, Questio
 @pytest.mark.parametrize("method", ["v1", "v2"])
 @pytest.mark.parametrize("family", ["llava_onevision", "llava_video", "qwen3_vl"])
 def test_the_references_decoders(family: str, method: str) -> None:
-    """Deepstack, prunable newlines, positions with and without gaps: the reference's pruning, ids, logits, lengths."""
+    """Pruning, ids, logits and cache lengths equal the recorded ones for every family."""
     path = Path(E2E / f"{family}_r0.25_{method}.safetensors")
     vector = load_vector(path)
     prefix, suffix = reference_prompt(family, vector)

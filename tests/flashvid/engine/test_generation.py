@@ -1,4 +1,4 @@
-"""Batches of questions: what changes an answer (its settings) and what does not (its company, memory)."""
+"""Batches of questions: settings change an answer, its batch and the available memory do not."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ WARM = GenerationConfig(max_new_tokens=12, temperature=20.0, seed=3)
 
 @pytest.fixture(scope="module")
 def videos(model: VideoModel) -> list[CompressedVideo]:
-    """Three clips."""
+    """Return three clips."""
     return [model.compress(model.encode(video(seed), TIMES), QUARTER) for seed in range(3)]
 
 
 class NarrowDecoder(Decoder):
-    """Runs out of memory in the last layer when it is asked for too much at once; notes what it was asked for."""
+    """Runs out of memory after a step with more answers than `most`, and records its calls."""
 
     def __init__(self, decoder: Decoder, *, most: int, failures: int = 10**9) -> None:
         super().__init__(decoder._model, decoder._head)
@@ -48,7 +48,7 @@ class NarrowDecoder(Decoder):
         self.held: list[float] = []
 
     def step(self, tokens: Sequence[int], positions: Sequence[int], batches: Sequence[KVSlots]) -> Tensor:
-        """As the decoder does, and only then too much: the slots have grown."""
+        """Run the step and then fail, when the slots have already grown."""
         logits = super().step(tokens, positions, batches)
         self.batches.append(len(tokens))
         self.tokens.append(sum(lengths[0] for slots in batches for lengths in slots.lengths))
@@ -66,7 +66,7 @@ class NarrowDecoder(Decoder):
 
 
 def groups(model: VideoModel, videos: Sequence[CompressedVideo], questions: Sequence[str]) -> list[SharedPrompts]:
-    """The same questions about each clip."""
+    """Return the same questions about each clip."""
     language, found = model.language, []
     for compressed in videos:
         texts = [language.chat.around_video(question, GENERATION.system_prompt) for question in questions]
@@ -85,14 +85,14 @@ def run_batch(
     *,
     endless: bool = False,
 ) -> list[list[Generated]]:
-    """Greedy, with inner pruning; endless answers are of full length."""
+    """Run a batch with inner pruning; endless answers have full length."""
     ending = Ending(frozenset() if endless else model.language.chat.end_tokens, (), model.language.chat.text)
     return Batch(decoder, prompts, settings, ending, pruning=PRUNING, max_batch_tokens=max_batch_tokens).run()
 
 
 @pytest.mark.parametrize("generation", [GENERATION, WARM], ids=["greedy", "drawn"])
 def test_more_questions_than_rows(model: VideoModel, compressed: CompressedVideo, generation: GenerationConfig) -> None:
-    """Some wait until others have left; each is answered as if it were alone."""
+    """Questions that wait until others have left get the same answers as alone."""
     assert len(MANY) > CPU_DECODE_ROWS
     together = model.answer(compressed, MANY, generation, pruning=PRUNING)
     for question, answer in zip(MANY, together, strict=True):
@@ -100,7 +100,7 @@ def test_more_questions_than_rows(model: VideoModel, compressed: CompressedVideo
 
 
 def test_clips_share_a_batch(model: VideoModel, videos: list[CompressedVideo]) -> None:
-    """As many answers as if each had been asked alone, in fewer steps; no clip, or one without questions, is none."""
+    """Clips in one batch get the same answers as alone, in fewer steps; a clip may have no questions."""
     asked = [ClipQuestions(videos[0], QUESTIONS[:2]), ClipQuestions(videos[1], ()), ClipQuestions(videos[2], MANY[:3])]
     together = model.answer_many(asked, GENERATION)
     assert together == [model.answer(clip.compressed, clip.questions, GENERATION) for clip in asked]
@@ -111,7 +111,7 @@ def test_clips_share_a_batch(model: VideoModel, videos: list[CompressedVideo]) -
 
 
 def test_finished_answers_leave_the_batch(model: VideoModel, videos: list[CompressedVideo]) -> None:
-    """A step costs what is unfinished."""
+    """A step runs only unfinished answers."""
     decoder = NarrowDecoder(model.language.decoder, most=99)
     found = run_batch(model, decoder, groups(model, videos, QUESTIONS))
     lengths = [len(generated.ids) for group in found for generated in group]
@@ -120,13 +120,13 @@ def test_finished_answers_leave_the_batch(model: VideoModel, videos: list[Compre
 
 
 def test_rows_are_refilled_several_at_a_time(model: VideoModel, videos: list[CompressedVideo]) -> None:
-    """A question that took the first free row would read all weights alone: a quarter of the rows is waited for."""
+    """New questions are admitted when a quarter of the rows is free, so that they share a pass over the weights."""
     asked = [f"{question} {'Or ' * number}" for number, question in enumerate(MANY * 2)]
     prompts = groups(model, videos[:1], asked)
     decoder = NarrowPrefill(model.language.decoder, most=99)
     found = run_batch(model, decoder, prompts)
     assert len({len(generated.ids) for generated in found[0]}) > 1
-    # With inner pruning each goes through the decoder in two parts.
+    # With inner pruning each admission runs the decoder in two parts.
     admitted = decoder.asked[::2]
     assert sum(admitted) == len(asked)
     assert admitted[0] == CPU_DECODE_ROWS
@@ -135,7 +135,7 @@ def test_rows_are_refilled_several_at_a_time(model: VideoModel, videos: list[Com
 
 @pytest.mark.parametrize("max_batch_tokens", [1, 150, 400, 900])
 def test_memory_is_bounded(model: VideoModel, videos: list[CompressedVideo], max_batch_tokens: int) -> None:
-    """No more tokens in the caches than allowed, unless one question alone has more; the same answers."""
+    """Caches hold no more tokens than the limit, unless a single question does; the answers are the same."""
     prompts = groups(model, videos, QUESTIONS)
     expected = run_batch(model, model.language.decoder, prompts)
     decoder = NarrowDecoder(model.language.decoder, most=99)
@@ -149,7 +149,7 @@ def test_memory_is_bounded(model: VideoModel, videos: list[CompressedVideo], max
 def test_a_gpu_without_room_gets_smaller_batches(
     model: VideoModel, compressed: CompressedVideo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before it runs out of memory; the answers are the same."""
+    """Batches become smaller before memory runs out; the answers are the same."""
     expected, decoder = model.answer(compressed, QUESTIONS, GENERATION), model.language.decoder
     sizes: list[int] = []
     step = decoder.step
@@ -161,7 +161,7 @@ def test_a_gpu_without_room_gets_smaller_batches(
     monkeypatch.setattr(decoder, "step", noted)
     for tokens, largest in ((10_000, len(QUESTIONS)), (1, 1)):
         sizes.clear()
-        # Keys and values in every layer; a tenth of a token more than would be one less.
+        # Keys and values in every layer, and a tenth of a token, so that rounding does not lose one.
         monkeypatch.setattr(devices, "free_bytes", lambda _: int((tokens + 0.1) * decoder.token_bytes / 0.6))  # noqa: B023
         assert fitting_tokens(20_000, decoder.token_bytes, model.device) == tokens
         assert model.answer(compressed, QUESTIONS, GENERATION) == expected
@@ -174,7 +174,7 @@ def test_a_gpu_without_room_gets_smaller_batches(
 
 @pytest.mark.parametrize("most", [1, 2, 5])
 def test_out_of_memory_halves_the_batch(model: VideoModel, videos: list[CompressedVideo], most: int) -> None:
-    """Until it fits; the answers are the same, those that were begun before included."""
+    """The batch is halved until it fits; the answers are the same, also those begun before."""
     prompts = groups(model, videos, QUESTIONS)
     expected = run_batch(model, model.language.decoder, prompts)
     decoder = NarrowDecoder(model.language.decoder, most=most)
@@ -187,7 +187,7 @@ def test_out_of_memory_halves_the_batch(model: VideoModel, videos: list[Compress
 def test_a_passing_shortage_of_memory_is_forgotten(
     model: VideoModel, videos: list[CompressedVideo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process may have had its peak: after some refills as many answers as before; the answers are the same."""
+    """After some refills as many answers as before run at once; the answers are the same."""
     monkeypatch.setattr(generation, "_REFILLS_TO_RECOVER", 2)
     prompts = groups(model, videos, MANY)
     expected = run_batch(model, model.language.decoder, prompts)
@@ -202,14 +202,14 @@ def test_a_passing_shortage_of_memory_is_forgotten(
 def test_out_of_memory_while_slots_move(
     model: VideoModel, videos: list[CompressedVideo], monkeypatch: pytest.MonkeyPatch, name: str, least: int
 ) -> None:
-    """When they grow or join, answers are for a moment in no list that is kept: none is lost, none is given twice."""
+    """Out of memory while slots grow or join loses no answer and repeats none."""
     settings = GENERATION.model_copy(update={"max_new_tokens": 100})
-    # Of several lengths, so that slots are full at different steps.
+    # Different lengths, so that slots are full at different steps.
     asked = [f"{question} {'Or ' * (9 * index)}" for index, question in enumerate(MANY[:4])]
     prompts, method = groups(model, videos[:2], asked), getattr(KVSlots, name)
 
     def run(failing: int) -> tuple[list[list[Generated]], int]:
-        """With the n-th call failing: what is generated, and how many calls there were."""
+        """Make the n-th call fail, and return what is generated and the number of calls."""
         calls = 0
 
         def noted(*arguments: Any) -> Any:
@@ -229,7 +229,7 @@ def test_out_of_memory_while_slots_move(
 
 
 def test_a_straggler_does_not_keep_rows_empty(model: VideoModel, videos: list[CompressedVideo]) -> None:
-    """Where most questions end at once, here by their options, rows beside one that does not are filled again."""
+    """Free rows beside a long answer are filled again if most questions end at once, here by their options."""
     prompts = groups(model, videos[:1], [f"{question} {'Or ' * index}" for index, question in enumerate(MANY * 2)])
     (group,) = prompts
     mixed = tuple(
@@ -238,7 +238,7 @@ def test_a_straggler_does_not_keep_rows_empty(model: VideoModel, videos: list[Co
     )
     decoder = NarrowDecoder(model.language.decoder, most=99)
     (found,) = run_batch(model, decoder, [replace(group, prompts=mixed)])
-    # Three that are generated, together and not one after the other.
+    # Three answers are generated, together, not one after the other.
     lengths = [len(generated.ids) for generated in found if generated.ids]
     assert len(lengths) == 3
     assert decoder.batches[0] == 3
@@ -249,9 +249,9 @@ def test_a_straggler_does_not_keep_rows_empty(model: VideoModel, videos: list[Co
 def test_what_is_in_memory_is_bounded(
     model: VideoModel, videos: list[CompressedVideo], endless: bool, bound: int
 ) -> None:
-    """Bytes of slots, not tokens in them: where a few of each length outlive the others, and where all grow.
+    """The memory of slots is bounded, whether a few of each length outlive the others or all grow.
 
-    In the second case slots leave for larger ones, and of a tensor's a quarter may have left before it is made smaller.
+    If all grow, slots move to larger ones, and a quarter of a tensor's slots may have left before its memory is freed.
     """
     settings = GENERATION.model_copy(update={"max_new_tokens": 140})
     asked = [f"{question} {'Or ' * (20 * (index % 8))}" for index, question in enumerate(MANY * 2)]
@@ -263,7 +263,7 @@ def test_what_is_in_memory_is_bounded(
 
 
 class NarrowPrefill(Decoder):
-    """Runs out of memory in the prefill of more questions than `most`; notes how many it was asked for."""
+    """Runs out of memory in the prefill of more questions than `most`, and records their numbers."""
 
     def __init__(self, decoder: Decoder, *, most: int) -> None:
         super().__init__(decoder._model, decoder._head)
@@ -273,7 +273,7 @@ class NarrowPrefill(Decoder):
     def forward_together(
         self, hidden: Tensor, positions: Tensor, batches: Sequence[SlotTokens], layers: range
     ) -> tuple[Tensor, Tensor | None]:
-        """As the decoder does, and only then too much: the slots have grown."""
+        """Run the prefill and then fail, when the slots have already grown."""
         found = super().forward_together(hidden, positions, batches, layers)
         self.asked.append(sum(len(batch.counts) for batch in batches))
         if self.asked[-1] > self.most:
@@ -283,12 +283,12 @@ class NarrowPrefill(Decoder):
 
 @pytest.mark.parametrize("most", [1, 3])
 def test_out_of_memory_in_prefill_halves_it(model: VideoModel, videos: list[CompressedVideo], most: int) -> None:
-    """Questions of a clip are prefilled together, and fewer of them if that does not fit; the answers are the same."""
+    """Questions of a clip are prefilled together, fewer if these do not fit; the answers are the same."""
     prompts = groups(model, videos[:2], MANY[:5])
     expected = run_batch(model, model.language.decoder, prompts)
     decoder = NarrowPrefill(model.language.decoder, most=most)
     assert run_batch(model, decoder, prompts) == expected
-    # Of one clip, never of two; with inner pruning each goes through the decoder in two parts.
+    # Questions of one clip, never of two; with inner pruning each prefill runs the decoder in two parts.
     first = decoder.asked[: decoder.asked.index(most if most == 1 else 2)]
     assert first[0] == 5
     assert max(decoder.asked[len(first) :]) <= most
@@ -298,13 +298,13 @@ def test_out_of_memory_in_prefill_halves_it(model: VideoModel, videos: list[Comp
 
 
 def test_one_question_too_large_is_an_error(model: VideoModel, videos: list[CompressedVideo]) -> None:
-    """There is nothing left to halve."""
+    """A single question that does not fit is an error."""
     with pytest.raises(torch.cuda.OutOfMemoryError, match="injected"):
         run_batch(model, NarrowDecoder(model.language.decoder, most=0), groups(model, videos, QUESTIONS))
 
 
 def test_every_question_has_a_random_stream(model: VideoModel, compressed: CompressedVideo) -> None:
-    """By seed and key: the same answer again, whatever else is asked; another for another seed or key."""
+    """Seed and key alone determine the answer, whatever its batch."""
     first = model.answer(compressed, QUESTIONS, WARM)
     assert model.answer(compressed, QUESTIONS[::-1], WARM) == first[::-1]
     assert model.answer(compressed, QUESTIONS, WARM.model_copy(update={"seed": 4})) != first
@@ -315,19 +315,19 @@ def test_every_question_has_a_random_stream(model: VideoModel, compressed: Compr
 
 
 def test_the_narrowest_draw_is_greedy(model: VideoModel, compressed: CompressedVideo) -> None:
-    """One candidate, whatever the temperature."""
+    """With one candidate, any temperature is greedy."""
     only = GenerationConfig(max_new_tokens=12, temperature=2.0, top_k=1)
     assert model.answer(compressed, QUESTIONS, only) == model.answer(compressed, QUESTIONS, GENERATION)
 
 
 def test_a_stop_text_ends_an_answer(model: VideoModel, compressed: CompressedVideo) -> None:
-    """Before it, wherever it stands in a token; it is not part of the response, its tokens are counted."""
+    """An answer ends before a stop text, also within a token; the tokens of the stop text are counted."""
     plain = model.answer(compressed, QUESTIONS, GENERATION)
     whole = next(answer for answer in plain if len(answer.response.split()) > 5)
     question = QUESTIONS[plain.index(whole)]
     words = whole.response.split()
     place = next(index for index in range(2, len(words)) if words[index] not in words[:index])
-    # A blank before and a part of the word: no token by itself.
+    # A blank and a part of a word, which is not a token.
     stopping = GenerationConfig(max_new_tokens=12, stop=("never", f" {words[place][:3]}"))
     (answer,) = model.answer(compressed, [question], stopping)
     assert answer.response == " ".join(words[:place])
@@ -337,7 +337,7 @@ def test_a_stop_text_ends_an_answer(model: VideoModel, compressed: CompressedVid
 
 
 def log_likelihood(model: VideoModel, compressed: CompressedVideo, question: str, option: str) -> float:
-    """Of a continuation, in one pass over prompt and option, by the decoder alone."""
+    """Return the log-likelihood of an option in one pass over prompt and option, by the decoder alone."""
     language, decoder = model.language, model.language.decoder
     before, after = language.chat.around_video(question, GENERATION.system_prompt)
     ids = language.chat.continuation(option)
@@ -351,7 +351,7 @@ def log_likelihood(model: VideoModel, compressed: CompressedVideo, question: str
 
 
 def test_options_are_scored(model: VideoModel, compressed: CompressedVideo) -> None:
-    """Sums of log-probabilities; the likeliest option is the response; a question without options is generated."""
+    """The likeliest option is the response; a question without options is generated."""
     options = ("bal", "bal ber", "dan nul kin")
     likelihood = GenerationConfig(max_new_tokens=12, choice="likelihood")
     asked = [options, None, options, options]
@@ -387,7 +387,7 @@ def test_an_option_scores_the_same_in_any_company(
 
 
 def test_a_question_before_the_video_works_and_shares_nothing(compressed: CompressedVideo, tmp_path: Path) -> None:
-    """As the template says; the count of work shows it."""
+    """A template with the question first works; the counted work shows that less is shared."""
     folder = tmp_path / "model"
     shutil.copytree(TINY.path, folder)
     settings = json.loads((folder / "tokenizer_config.json").read_text())
@@ -399,7 +399,7 @@ def test_a_question_before_the_video_works_and_shares_nothing(compressed: Compre
     together = model.answer(compressed, QUESTIONS, GENERATION, pruning=PRUNING)
     for question, answer in zip(QUESTIONS, together, strict=True):
         assert model.answer(compressed, [question], GENERATION, pruning=PRUNING) == [answer]
-    # Three layers, the last two of them behind the pruning.
+    # Three layers, the last two of them after the pruning.
     num_before = [answer.num_shared_tokens - answer.num_visual_tokens for answer in together]
     assert len(set(num_before)) > 1
     work = [answer.token_layers.shared for answer in together]
@@ -407,7 +407,7 @@ def test_a_question_before_the_video_works_and_shares_nothing(compressed: Compre
 
 
 def test_what_does_not_fit_the_questions_is_refused(model: VideoModel, compressed: CompressedVideo) -> None:
-    """Before any work."""
+    """Options, keys and limits that do not fit are errors before any work."""
     likelihood = GenerationConfig(choice="likelihood")
     with pytest.raises(ConfigurationError, match="4 questions need as many options, not 1"):
         model.answer(compressed, QUESTIONS, likelihood, options=[("a", "b")])

@@ -1,4 +1,4 @@
-"""Pruning inside the decoder: which positions go on, and answers that share a prefill all the same."""
+"""Pruning inside the decoder: the positions kept, and answers that still share a prefill."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PRUNINGS = [
 
 
 def test_the_last_query_sees_every_key() -> None:
-    """Softmax per head, mean over heads; neighbouring heads share a key."""
+    """Attention is a softmax per head and a mean over heads; consecutive heads share a key."""
     generator = torch.Generator().manual_seed(0)
     query, keys = torch.randn(6, 8, generator=generator), torch.randn(2, 11, 8, generator=generator)
     heads = [(query[head] @ keys[head // 3].T / math.sqrt(8)).softmax(dim=-1) for head in range(6)]
@@ -36,7 +36,7 @@ def test_the_last_query_sees_every_key() -> None:
 
 
 def test_the_best_prunable_positions_go_on_with_all_others() -> None:
-    """In their order, rounded up; a high score of another position takes no place away."""
+    """Prunable positions are kept in order, rounded up; high scores of other positions do not count."""
     attention = torch.tensor([0.9, 0.1, 0.3, 0.2, 0.4, 0.0, 0.8])
     is_prunable = torch.tensor([False, True, True, True, True, False, False])
     given = attention.clone(), is_prunable.clone()
@@ -61,13 +61,13 @@ def test_the_best_prunable_positions_go_on_with_all_others() -> None:
     ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
-    """There is no attention before the first layer to decide by."""
+    """Pruning before the first layer is an error, since there is no attention yet."""
     with pytest.raises(ValidationError, match=next(iter(settings))):
         InnerPruningConfig(**settings)
 
 
 def test_pruning_waits_for_deepstack(model: VideoModel) -> None:
-    """All visual features must have been added; in the last of these layers is soon enough."""
+    """Pruning before the last deepstack layer is an error."""
     decoder = model.language.decoder
     video = torch.ones(4, dtype=torch.bool)
     prefix = SharedPrefix(torch.zeros(4, 96), torch.arange(4).expand(3, -1), video, video, (torch.zeros(4, 96),) * 2)
@@ -80,7 +80,7 @@ def test_pruning_waits_for_deepstack(model: VideoModel) -> None:
 
 
 def laid_out(model: VideoModel, compressed: CompressedVideo, question: str) -> tuple[SharedPrefix, QuestionSuffix]:
-    """A question's prompt in its two parts."""
+    """Return the two parts of a question's prompt."""
     language = model.language
     before, after = language.chat.around_video(question, GENERATION.system_prompt)
     return language.prefix(before, compressed), language.suffix(before, after, compressed)
@@ -88,7 +88,7 @@ def laid_out(model: VideoModel, compressed: CompressedVideo, question: str) -> t
 
 @torch.no_grad()
 def published(model: VideoModel, prefix: SharedPrefix, suffix: QuestionSuffix, pruning: InnerPruningConfig) -> Any:
-    """The method in one pass over the whole prompt, with transformers' own layers: attention, kept, logits `[V]`."""
+    """Run the method in one pass over the whole prompt with stock layers: attention, positions kept, logits `[V]`."""
     decoder = model.language.decoder
     stock = decoder._model
     hidden = torch.cat([prefix.embeddings, decoder.embed(suffix.ids)]).unsqueeze(0)
@@ -117,7 +117,7 @@ def published(model: VideoModel, prefix: SharedPrefix, suffix: QuestionSuffix, p
 
 @pytest.mark.parametrize("pruning", PRUNINGS, ids=str)
 def test_sharing_is_the_published_method(compressed: CompressedVideo, pruning: InnerPruningConfig) -> None:
-    """A prefix run before its question is known: the tokens kept and the logits of one pass over the prompt."""
+    """A prefix run before its question is known gives the tokens and the logits of one pass over the prompt."""
     model = load_model(TINY, dtype="float32", device="cpu", attn_implementation="eager", part="language")
     decoder = model.language.decoder
     for question in QUESTIONS:
@@ -133,7 +133,7 @@ def test_sharing_is_the_published_method(compressed: CompressedVideo, pruning: I
 def test_asked_together_equals_asked_alone(
     compressed: CompressedVideo, pruning: InnerPruningConfig, dtype: str
 ) -> None:
-    """Exactly, in any order and company."""
+    """Answers are bit-identical in any order and batch."""
     model = load_model(TINY, dtype=dtype, device="cpu", part="language")
     together = model.answer(compressed, QUESTIONS, GENERATION, pruning=pruning)
     alone = [model.answer(compressed, [question], GENERATION, pruning=pruning)[0] for question in QUESTIONS]
@@ -142,7 +142,7 @@ def test_asked_together_equals_asked_alone(
 
 
 def test_questions_decide_what_is_kept(model: VideoModel, compressed: CompressedVideo) -> None:
-    """Different questions, different tokens; and pruning changes answers."""
+    """Different questions keep different tokens, and pruning changes answers."""
     pruning = InnerPruningConfig(pruning_layer=1, llm_retention_ratio=0.1)
     decoder = model.language.decoder
     prompts = [laid_out(model, compressed, question) for question in QUESTIONS]
@@ -156,7 +156,7 @@ def test_questions_decide_what_is_kept(model: VideoModel, compressed: Compressed
 
 
 def test_without_layers_behind_it_nothing_is_pruned(model: VideoModel, compressed: CompressedVideo) -> None:
-    """A pruning layer at or beyond the last: the same as no pruning, to the last bit and count."""
+    """A pruning layer at or beyond the last equals no pruning, in every bit and count."""
     plain = model.answer(compressed, QUESTIONS, GENERATION)
     for layer in (3, 20):
         pruning = InnerPruningConfig(pruning_layer=layer, llm_retention_ratio=0.1)
@@ -164,7 +164,7 @@ def test_without_layers_behind_it_nothing_is_pruned(model: VideoModel, compresse
 
 
 def test_keeping_all_tokens_is_not_pruning(model: VideoModel, compressed: CompressedVideo) -> None:
-    """The same answers, by another way through the layers."""
+    """Keeping every token gives the same answers, through the pruned path."""
     everything = InnerPruningConfig(pruning_layer=1, llm_retention_ratio=1.0)
     plain = model.answer(compressed, QUESTIONS, GENERATION)
     found = model.answer(compressed, QUESTIONS, GENERATION, pruning=everything)
@@ -175,7 +175,7 @@ def test_keeping_all_tokens_is_not_pruning(model: VideoModel, compressed: Compre
 def test_work_is_counted_as_it_is_done(
     model: VideoModel, compressed: CompressedVideo, pruning: InnerPruningConfig | None
 ) -> None:
-    """In token-layers: the prefill of all questions adds up to what hooks in the layers see, rows of zeros aside."""
+    """The token-layers of all questions add up to what hooks in the layers see, without padding."""
     seen: list[int] = []
     layers = model.language.decoder._model.layers
     hooks = [
@@ -199,18 +199,18 @@ def test_work_is_counted_as_it_is_done(
             assert answer.token_layers.prompt == num_own * 3
             assert answer.token_layers.visual == num_video * 3
         else:
-            first, behind = pruning.pruning_layer, 3 - pruning.pruning_layer
+            first, later = pruning.pruning_layer, 3 - pruning.pruning_layer
             kept = math.ceil(num_video * pruning.llm_retention_ratio)
-            assert answer.token_layers.shared == answer.num_shared_tokens * first + num_before * behind
-            assert answer.token_layers.prompt == num_own * first + (kept + num_own) * behind
-            assert answer.token_layers.visual == num_video * first + kept * behind
+            assert answer.token_layers.shared == answer.num_shared_tokens * first + num_before * later
+            assert answer.token_layers.prompt == num_own * first + (kept + num_own) * later
+            assert answer.token_layers.visual == num_video * first + kept * later
         assert answer.token_layers.generated == 0
 
 
 @pytest.mark.parametrize("pruning", [None, InnerPruningConfig(pruning_layer=1, llm_retention_ratio=0.1)], ids=str)
 @pytest.mark.parametrize("num_shared", [0, 5])
 def test_a_prompt_without_a_video(model: VideoModel, pruning: InnerPruningConfig | None, num_shared: int) -> None:
-    """Nothing to prune, and perhaps nothing to share: the logits of one pass."""
+    """Without prunable or shared tokens, the logits equal those of one pass."""
     decoder = model.language.decoder
     ids, positions = tuple(range(20, 32)), torch.arange(12).expand(3, -1)
     whole, _ = decoder.forward(decoder.embed(ids), positions, KVCache(3), range(3))
@@ -224,9 +224,9 @@ def test_a_prompt_without_a_video(model: VideoModel, pruning: InnerPruningConfig
 
 
 def test_a_question_needs_a_token(model: VideoModel) -> None:
-    """Its last one decides what is kept, and what comes first in the answer."""
+    """A question needs a token: its last one decides what is kept and gives the first logits."""
     decoder, none = model.language.decoder, torch.zeros(2, dtype=torch.bool)
     prefix = SharedPrefix(decoder.embed((1, 2)), torch.arange(2).expand(3, -1), none, none)
     shared = prefill_prefix(decoder, prefix, None)
-    with pytest.raises(ConfigurationError, match="a token behind its video"):
+    with pytest.raises(ConfigurationError, match="a token after its video"):
         prefill_questions(decoder, shared, [QuestionSuffix((), torch.empty(3, 0, dtype=torch.int64), 2)], None)

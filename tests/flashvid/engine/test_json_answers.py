@@ -1,4 +1,4 @@
-"""Answers that are JSON: whatever a model would like to write, it satisfies the schema."""
+"""JSON answers: the answer of any model satisfies the schema."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ DRAWN = {"max_new_tokens": 400, "temperature": 30.0, "top_p": 0.9, "seed": 5}
 
 
 def as_json(answer: Answer) -> Any:
-    """What an answer says, read strictly."""
+    """Parse an answer strictly."""
     return json.loads(answer.response)
 
 
@@ -55,7 +55,7 @@ def as_json(answer: Answer) -> Any:
 def test_every_answer_satisfies_the_schema(
     model: VideoModel, compressed: CompressedVideo, name: str, how: dict[str, Any]
 ) -> None:
-    """From random weights, which have never seen a brace."""
+    """A model with random weights writes valid JSON."""
     generation = GenerationConfig(json_schema=SCHEMAS[name], **how)
     for answer in model.answer(compressed, QUESTIONS, generation):
         jsonschema.validate(as_json(answer), SCHEMAS[name])
@@ -64,7 +64,7 @@ def test_every_answer_satisfies_the_schema(
 
 
 def test_keys_come_in_the_order_of_the_schema(model: VideoModel, compressed: CompressedVideo) -> None:
-    """And values are written without blanks that say nothing."""
+    """Values are written without extra blanks."""
     backwards = {**SCENE, "properties": dict(reversed(SCENE["properties"].items()))}
     for schema in (SCENE, backwards):
         (answer,) = model.answer(compressed, QUESTIONS[:1], GenerationConfig(json_schema=schema, **GREEDY))
@@ -76,7 +76,7 @@ def test_keys_come_in_the_order_of_the_schema(model: VideoModel, compressed: Com
 def test_an_answer_does_not_depend_on_its_company(
     model: VideoModel, compressed: CompressedVideo, how: dict[str, Any]
 ) -> None:
-    """Each has a grammar's state of its own; a batch that is halved or small gives the same."""
+    """Each answer has its own grammar state; a halved or small batch gives the same answers."""
     generation = GenerationConfig(json_schema=SCENE, **how)
     together = model.answer(compressed, QUESTIONS, generation, pruning=PRUNING)
     assert len({answer.response for answer in together}) > 1
@@ -87,7 +87,7 @@ def test_an_answer_does_not_depend_on_its_company(
 
 
 def test_json_that_is_cut_says_so(model: VideoModel, compressed: CompressedVideo) -> None:
-    """One token less than a whole answer takes: its beginning, and "length"; with that token: "stop"."""
+    """One token less than a complete answer gives its beginning and "length", the same number "stop"."""
     (whole,) = model.answer(compressed, QUESTIONS[:1], GenerationConfig(json_schema=SCENE, **GREEDY))
     needed = whole.num_generated_tokens
     for length, reason in ((needed, "stop"), (needed - 1, "length"), (1, "length")):
@@ -103,7 +103,7 @@ def test_json_that_is_cut_says_so(model: VideoModel, compressed: CompressedVideo
 
 
 def test_an_end_token_ends_what_could_go_on(model: VideoModel, compressed: CompressedVideo) -> None:
-    """A number has no bracket that closes it: the model's end token does, and is counted."""
+    """A number has no closing bracket, so the model's end token ends it, and is counted."""
     generation = GenerationConfig(json_schema={"type": "integer"}, max_new_tokens=400, temperature=50.0)
     answers = model.answer(compressed, QUESTIONS, generation)
     assert {answer.finish_reason for answer in answers} == {"stop"}
@@ -112,7 +112,7 @@ def test_an_end_token_ends_what_could_go_on(model: VideoModel, compressed: Compr
 
 
 def test_options_are_scored_and_not_written(model: VideoModel, compressed: CompressedVideo) -> None:
-    """By likelihood the options win over a schema; questions without options follow it."""
+    """With `choice` "likelihood", options take precedence over a schema; questions without options follow it."""
     generation = GenerationConfig(json_schema=SCENE, choice="likelihood", max_new_tokens=400)
     scored, written = model.answer(compressed, QUESTIONS[:2], generation, options=[("bal", "ber"), None])
     assert (scored.response in ("bal", "ber"), scored.finish_reason) == (True, "choice")
@@ -121,7 +121,7 @@ def test_options_are_scored_and_not_written(model: VideoModel, compressed: Compr
 
 @pytest.mark.parametrize("family", ["llava", "qwen3"])
 def test_every_family_writes_json(tmp_path: Path, family: str) -> None:
-    """Also where a model has more rows of logits than its tokenizer has tokens, and placeholders of its own."""
+    """JSON works if a model has more logits than its tokenizer has tokens, and its own placeholders."""
     (write_llava if family == "llava" else write_qwen3)(tmp_path)
     model = load_model(str(tmp_path), dtype="float32", device="cpu")
     compressed = model.compress(model.encode(video(1), TIMES), None)
@@ -131,10 +131,10 @@ def test_every_family_writes_json(tmp_path: Path, family: str) -> None:
 
 
 def test_the_mask_comes_before_everything_else(model: VideoModel) -> None:
-    """Forbidden tokens are neither candidates of top_k and top_p nor drawn, however likely they are."""
+    """Forbidden tokens are neither candidates of top_k and top_p nor drawn, even if they are likely."""
     grammar = JsonGrammar('{"enum": [1, 2]}', model.language.chat.constraint)
     one, two = (model.language.chat.continuation(digit)[0] for digit in "12")
-    # More rows than the tokenizer has tokens, as padded vocabularies have.
+    # More logits than the tokenizer has tokens, as with padded vocabularies.
     logits = torch.full((512,), 50.0)
     logits[one], logits[two] = -3.0, -2.0
     assert TokenSampler(GenerationConfig(), "key", grammar.begin()).choose(logits) == two
@@ -163,13 +163,13 @@ def test_the_mask_comes_before_everything_else(model: VideoModel) -> None:
     ],
 )
 def test_an_impossible_schema_is_refused(schema: object, message: str) -> None:
-    """When the settings are made, with what is wrong; what can't be enforced is not left out in silence."""
+    """Creating the settings fails with the reason, also for keywords that cannot be enforced."""
     with pytest.raises(ValidationError, match=message):
         GenerationConfig(json_schema=schema)
 
 
 def test_a_job_with_an_impossible_schema_is_one_error(tmp_path: Path) -> None:
-    """Before any work, with the line."""
+    """A job file with an invalid schema fails before any work, with the line."""
     job = tmp_path / "job.yaml"
     head = "videos: v\nquestions: [What]\noutput: o\nmodel: {name: tiny-random}\n"
     job.write_text(f"{head}generation:\n  json_schema: {{type: strin}}\n")
@@ -182,14 +182,14 @@ def test_a_job_with_an_impossible_schema_is_one_error(tmp_path: Path) -> None:
 def test_a_schema_that_was_not_checked_is_refused_before_any_work(
     model: VideoModel, compressed: CompressedVideo
 ) -> None:
-    """Settings that were changed past their check."""
+    """Settings changed without validation fail when the schema is compiled."""
     unchecked = GenerationConfig().model_copy(update={"json_schema": '{"type": "strin"}'})
     with pytest.raises(ConfigurationError, match="Invalid type: strin"):
         model.answer(compressed, QUESTIONS, unchecked)
 
 
 def test_a_schema_is_frozen_with_its_settings() -> None:
-    """Settings with one can be hashed, compared, sent to another process and written to a file."""
+    """Settings with a schema can be hashed, compared, pickled and written to a file."""
     given = json.loads(json.dumps(SCENE))
     generation = GenerationConfig(json_schema=given)
     given["required"] = []
@@ -200,6 +200,6 @@ def test_a_schema_is_frozen_with_its_settings() -> None:
 
 
 def test_stop_texts_exclude_a_schema() -> None:
-    """They would cut the JSON."""
+    """Stop texts would cut the JSON, so both together are an error."""
     with pytest.raises(ValidationError, match="stop and json_schema exclude each other"):
         GenerationConfig(json_schema=SCENE, stop=("}",))

@@ -1,4 +1,4 @@
-"""A question has one video and one turn; what asks for more is told so, before any work."""
+"""A question has one video and one turn; more is an error before any work."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ CONVERSATION = [
 
 @pytest.fixture
 def idle(model: VideoModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The decoder must not run."""
+    """Fail if the decoder runs."""
     monkeypatch.setattr(model.language.decoder, "forward", lambda *_, **__: pytest.fail("work was done"))
 
 
 @pytest.mark.usefixtures("idle")
 def test_several_videos_or_images_in_one_question(model: VideoModel, compressed: CompressedVideo) -> None:
-    """As a list of videos, or with an image instead of one."""
+    """A list of videos, or an image instead of a video, is an error."""
     for several in ([compressed, compressed], (compressed,), torch.zeros(3, 96), video(0)):
         with pytest.raises(ConfigurationError, match="several videos or images in one question are not supported yet"):
             model.answer(several, QUESTIONS)  # type: ignore[arg-type]
@@ -42,14 +42,14 @@ def test_several_videos_or_images_in_one_question(model: VideoModel, compressed:
 )
 @pytest.mark.usefixtures("idle")
 def test_further_turns(model: VideoModel, compressed: CompressedVideo, question: Any) -> None:
-    """A conversation is no question, however it is written."""
+    """A conversation is not a question, in any form."""
     with pytest.raises(ConfigurationError, match=r"further turns of a conversation, are not supported yet"):
         model.answer(compressed, ["What?", question])
 
 
 @pytest.mark.usefixtures("idle")
 def test_one_text_is_no_list_of_questions(model: VideoModel, compressed: CompressedVideo) -> None:
-    """Its letters would be asked one by one."""
+    """A single text is an error: its letters would become questions."""
     with pytest.raises(ConfigurationError, match="questions must be a list of texts, not one text"):
         model.answer(compressed, "What happens?")
 
@@ -65,13 +65,13 @@ def test_one_text_is_no_list_of_questions(model: VideoModel, compressed: Compres
     ids=["image", "stacked videos", "list of videos", "list of unlike videos"],
 )
 def test_only_one_video_is_encoded(model: VideoModel, frames: Any, message: str) -> None:
-    """An image or several videos have another shape."""
+    """Tokens of an image or of several videos have another shape, which is an error."""
     with pytest.raises(InvalidFeaturesError, match=message):
         model.encode(frames, TIMES)
 
 
 @pytest.mark.parametrize("extra", ["images", "videos", "turns", "messages"])
 def test_a_job_has_no_such_columns(extra: str) -> None:
-    """Refused by name, and not left out in silence."""
+    """Unknown settings are errors with their name, not ignored."""
     with pytest.raises(ValueError, match=extra):
         QuestionRow.model_validate({"question": "What?", extra: ["a"]})

@@ -1,4 +1,4 @@
-"""Numbers of rows that a product may have: only those that give the same bits as the largest."""
+"""Row counts of a product: only those that give the same bits as the largest."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ WEIGHT = torch.randn(48, 96, generator=torch.Generator().manual_seed(1))
 
 
 def linear(states: Tensor) -> Tensor:
-    """The library's product, whatever it does here."""
+    """Return the library's product."""
     return functional.linear(states, WEIGHT.to(states.dtype))
 
 
 def halves_below(rows: int) -> Callable[[Tensor], Tensor]:
-    """A product that adds up in two parts where there are fewer rows, in float32."""
+    """Return a product that sums in two parts below a number of rows, in float32."""
 
     def product(states: Tensor) -> Tensor:
         parts = states.float().unsqueeze(1) * WEIGHT
@@ -39,25 +39,25 @@ def sizes_of(
     dtype: torch.dtype = torch.float32,
     entries: int = 1,
 ) -> RowSizes:
-    """On the CPU, by one try if `entries` is 1."""
+    """Return the row sizes on the CPU, from one trial if `entries` is 1."""
     return RowSizes([(product, 96) for product in products], candidates, dtype, CPU, entries=entries)
 
 
 @pytest.mark.parametrize(("rows", "found"), [(1, (2, 4, 8, 16)), (3, (4, 8, 16)), (16, (16,)), (17, (2, 4, 8, 16))])
 def test_sizes_that_add_up_otherwise_are_left_out(rows: int, found: tuple[int, ...]) -> None:
-    """One product that does is enough."""
+    """One differing product is enough to exclude a size."""
     assert sizes_of(halves_below(1), halves_below(rows)).interchangeable == found
 
 
 def test_rounding_hides_another_order_for_a_while() -> None:
-    """In bfloat16 it shows in few of a million entries."""
+    """In bfloat16 a different order shows in few of a million entries."""
     product = halves_below(8)
     assert sizes_of(product, dtype=torch.bfloat16).interchangeable == (2, 4, 8, 16)
     assert sizes_of(product, dtype=torch.bfloat16, entries=1_000_000).interchangeable == (8, 16)
 
 
 def test_rows_that_depend_on_their_place_are_left_out() -> None:
-    """A row in the middle of sixteen is the last of few; and if sixteen by themselves are not alike, no fewer are."""
+    """A row must be the same at any place; if the largest size fails that, no smaller size is used."""
     uneven = torch.where(torch.arange(16) == 3, 1.5, 1.0).unsqueeze(1)
     assert sizes_of(lambda states: linear(states) * uneven[: len(states)]).interchangeable == (16,)
     scale = torch.linspace(1, 2, 16)
@@ -65,13 +65,13 @@ def test_rows_that_depend_on_their_place_are_left_out() -> None:
 
 
 def test_what_rows_are_filled_up_to() -> None:
-    """Whole blocks, and the smallest size that holds the rest."""
+    """Rows are padded to whole blocks and the smallest size that holds the rest."""
     sizes = sizes_of(halves_below(3))
     assert [sizes.filled(rows) for rows in (0, 1, 4, 5, 16, 17, 31, 32, 41)] == [0, 4, 4, 8, 16, 20, 32, 32, 48]
 
 
 def test_products_of_this_machine_are_tried() -> None:
-    """Every size found gives every row the bits that it has in the largest, on other states than those tried."""
+    """Every size found gives every row the bits of the largest, also on states that were not tried."""
     sizes = sizes_of(linear)
     states = torch.randn(16, 96, generator=torch.Generator().manual_seed(2))
     expected = linear(states)
@@ -81,7 +81,7 @@ def test_products_of_this_machine_are_tried() -> None:
 
 
 def test_one_candidate_runs_nothing() -> None:
-    """As on a GPU, where fewer rows would save nothing."""
+    """A single candidate is not tried, as on a GPU, where fewer rows save nothing."""
 
     def never(_: Tensor) -> Tensor:
         raise AssertionError("a product was run")
@@ -90,7 +90,7 @@ def test_one_candidate_runs_nothing() -> None:
 
 
 def test_each_number_of_threads_is_tried() -> None:
-    """Products are cut by it."""
+    """The sizes are found again for another number of threads, which splits products differently."""
     calls: list[int] = []
 
     def counted(states: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ def test_each_number_of_threads_is_tried() -> None:
 @pytest.mark.parametrize("width", [18944, 1536, 7])
 @pytest.mark.parametrize("threads", [1, 2, 3, 6])
 def test_an_activation_is_not_cut_within_a_row(threads: int, width: int) -> None:
-    """Every row has the bits that it has alone, however many threads share the rows. They are halves of wider ones."""
+    """Every row of a view has the bits that it has alone, for any number of threads."""
     whole, before = torch.randn(47, 2 * width, generator=torch.Generator().manual_seed(3)), torch.get_num_threads()
     states, _ = whole.chunk(2, dim=-1)
     alone = torch.cat([functional.silu(row) for row in states.split(1)])

@@ -1,4 +1,4 @@
-"""Choosing tokens: greedy, or drawn as the settings say from a stream of one's own."""
+"""Choice of tokens: greedy, or drawn by the settings from a question's own random stream."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ LOGITS = torch.tensor([0.2, 0.4, 0.1, 0.3]).log()
 
 
 def draws(count: int = 4000, key: str = "clip/question", logits: torch.Tensor = LOGITS, **settings: object) -> Counter:
-    """How often each token is chosen."""
+    """Return how often each token is chosen."""
     sampler = TokenSampler(GenerationConfig.model_validate({"temperature": 1.0, **settings}), key)
     return Counter(sampler.choose(logits) for _ in range(count))
 
 
 def test_greedy_takes_the_first_of_the_most_likely() -> None:
-    """Without a temperature nothing is drawn."""
+    """Without a temperature the sampler is greedy."""
     sampler = TokenSampler(GenerationConfig(), "key")
     assert sampler.choose(torch.tensor([1.0, 3.0, 3.0])) == 1
 
 
 def test_draws_follow_the_probabilities() -> None:
-    """Four standard deviations of a share are below 0.032."""
+    """Frequencies equal probabilities; four standard deviations of a share are below 0.032."""
     found = draws()
     for token, share in enumerate((0.2, 0.4, 0.1, 0.3)):
         assert abs(found[token] / 4000 - share) < 0.032
 
 
 def test_a_temperature_sharpens_or_flattens() -> None:
-    """Probabilities to the power of its inverse."""
+    """A temperature raises probabilities to the power of its inverse."""
     assert draws(temperature=0.5)[1] / 4000 == pytest.approx(0.16 / 0.3, abs=0.032)
     assert draws(temperature=100.0)[2] / 4000 == pytest.approx(0.25, abs=0.032)
     assert set(draws(temperature=1e-3)) == {1}
 
 
 def test_top_k_and_top_p_cut_the_tail() -> None:
-    """The most likely ones, and what is left of the probability is shared out among them."""
+    """Only the most likely tokens are drawn, in proportion to their probabilities."""
     assert draws(top_k=1).keys() == {1}
     assert draws(top_k=2).keys() == {1, 3}
     assert draws(top_p=0.39).keys() == {1}
@@ -52,17 +52,17 @@ def test_top_k_and_top_p_cut_the_tail() -> None:
 
 
 def test_no_temperature_is_too_small() -> None:
-    """In the limit it is greedy; dividing by it overflows."""
+    """A tiny temperature is greedy, although dividing by it overflows."""
     assert set(draws(50, temperature=1e-310)) == {int(LOGITS.argmax())}
 
 
 def test_equally_likely_tokens_keep_their_order() -> None:
-    """So that a cut does not depend on how a device sorts."""
+    """Ties at a cut go to the lower id, whatever the device's sort does."""
     assert draws(logits=torch.zeros(8), top_k=3).keys() == {0, 1, 2}
 
 
 def test_a_stream_belongs_to_seed_and_key() -> None:
-    """The same again for the same, another for any other."""
+    """The same seed and key give the same stream, any other gives another."""
     logits = torch.zeros(1000)
     sequences = {
         (seed, key): tuple(sampler.choose(logits) for _ in range(5))
@@ -77,7 +77,7 @@ def test_a_stream_belongs_to_seed_and_key() -> None:
 
 
 def test_drawing_leaves_the_global_generator_alone() -> None:
-    """And is not moved by it."""
+    """The global random state neither changes the stream nor is changed by it."""
     torch.manual_seed(1)
     before = torch.get_rng_state()
     first = draws(10)
@@ -90,6 +90,6 @@ def test_drawing_leaves_the_global_generator_alone() -> None:
     "settings", [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_k": 0}]
 )
 def test_impossible_settings_are_refused(settings: dict[str, float]) -> None:
-    """By name, when they are given."""
+    """Impossible settings are errors with their name."""
     with pytest.raises(ValueError, match=next(iter(settings))):
         GenerationConfig.model_validate(settings)
