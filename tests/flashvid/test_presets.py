@@ -51,7 +51,9 @@ def test_expansion_is_what_inner_pruning_takes_back(name: str) -> None:
 
 def test_what_is_refused() -> None:
     """Names that there are not, and ratios that mean nothing."""
-    with pytest.raises(ConfigurationError, match="preset 'qwen' is none of llava_onevision, llava_video, qwen2_5_vl"):
+    with pytest.raises(
+        ConfigurationError, match="preset 'qwen' is not one of llava_onevision, llava_video, qwen2_5_vl"
+    ):
         preset_named("qwen")
     with pytest.raises(ValidationError):
         preset_named("qwen3_vl").compression(0.0)

@@ -213,7 +213,7 @@ def test_settings_are_refused_without_weights(subject: Subject, tmp_path: Path) 
     check_answering(source, SHORT, None)
     for layer in range(subject.first_pruning_layer, NUM_LAYERS):
         check_answering(source, SHORT, InnerPruningConfig(pruning_layer=layer))
-    with pytest.raises(ConfigurationError, match=r"pruning_layer 3 leaves none of this model's 3 layers"):
+    with pytest.raises(ConfigurationError, match=r"pruning_layer 3 leaves no layer to prune for, of this model's 3"):
         check_answering(source, SHORT, InnerPruningConfig(pruning_layer=NUM_LAYERS))
     if subject.first_pruning_layer > 1:
         with pytest.raises(
@@ -237,7 +237,7 @@ def test_a_job_with_such_settings_starts_nothing(subject: Subject, tmp_path: Pat
     output = tmp_path / "output"
     settings = {"videos": str(tmp_path / "none"), "output": str(output), "model": {"name": str(subject.folder)}}
     for wrong, message in (
-        ({"inner_pruning": {"pruning_layer": 20}}, "pruning_layer 20 leaves none"),
+        ({"inner_pruning": {"pruning_layer": 20}}, "pruning_layer 20 leaves no layer"),
         ({"generation": {"chat_template": "What?"}}, "the chat template"),
     ):
         with pytest.raises(ConfigurationError, match=message):

@@ -307,10 +307,10 @@ def test_the_original_prompt(tmp_path: Path) -> None:
     [
         ("original", {"mm_spatial_pool_mode": "max"}, "mm_spatial_pool_mode max is not supported"),
         ("original", {"mm_projector_type": "linear"}, "mm_projector_type linear is not supported"),
-        ("original", {"mm_newline_position": "row"}, "mm_newline_position row is none of"),
+        ("original", {"mm_newline_position": "row"}, "mm_newline_position row is not one of"),
         ("original", {"add_faster_video": True}, "add_faster_video is not supported"),
         ("original", {"vision_config": None, "mm_vision_tower": "openai/clip"}, "mm_vision_tower openai/clip"),
-        ("original", {"hidden_size": None}, "gives no hidden_size of the language side"),
+        ("original", {"hidden_size": None}, "lacks hidden_size of the language side"),
         ("original", {"architectures": ["LlavaLlamaForCausalLM"]}, "LlavaLlamaForCausalLM is not supported"),
         ("transformers 5", {"text_config": None}, "lacks vision_config or text_config"),
         ("transformers 5", {"vision_feature_layer": [1, 2]}, "vision_feature_layer must be one number"),
@@ -367,7 +367,7 @@ def test_frames_have_one_size(tmp_path: Path, folder: Path) -> None:
     resized = preprocessor.resize(video(0))
     assert resized.shape == (6, 30, 30, 3)
     assert preprocessor.resize(resized) is resized
-    with pytest.raises(ConfigurationError, match="LLaVA's have one"):
+    with pytest.raises(ConfigurationError, match="LLaVA, whose frames have one size"):
         load_preprocessor(str(folder), max_pixels=10000)
     write_llava(tmp_path / "model")
     change_config(tmp_path / "model")

@@ -119,7 +119,7 @@ def test_a_hub_id_offline_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> N
         raise LocalEntryNotFoundError("no connection\nand more")
 
     monkeypatch.setattr(resolve, "snapshot_download", download)
-    with pytest.raises(ModelLoadError, match=r"^owner/model: .*hub: no connection$"):
+    with pytest.raises(ModelLoadError, match=r"^owner/model: .*Hub failed: no connection$"):
         resolve_model("owner/model")
 
 
@@ -135,18 +135,18 @@ def test_a_name_that_is_nothing(name: str) -> None:
     [
         ("config.json", None, "there is no config.json"),
         ("config.json", "{", r"config\.json can't be read"),
-        ("config.json", "[]", r"config\.json holds no JSON object"),
+        ("config.json", "[]", r"config\.json does not hold a JSON object"),
         ("config.json", "{}", r"architecture None is not supported; supported: Qwen2_5_VL"),
         ("tokenizer.json", None, r"there is no tokenizer\.json"),
         ("tokenizer.json", "{}", r"the tokenizer lacks <\|vision_start\|>, <\|video_pad\|>, .*<\|im_end\|>"),
         ("tokenizer_config.json", "{}", "there is no chat template"),
         ("model.safetensors", None, r"there is no model\.safetensors \(pickled weights are never read\)"),
         ("model.safetensors", "garbage", r"model\.safetensors can't be read"),
-        ("model.safetensors.index.json", "{}", r"model\.safetensors\.index\.json is no index"),
+        ("model.safetensors.index.json", "{}", r"model\.safetensors\.index\.json is not an index"),
         (
             "model.safetensors.index.json",
             '{"weight_map": {"lm_head.weight": "gone.safetensors"}}',
-            r"gone\.safetensors is named in the index and missing",
+            r"gone\.safetensors is named in the index, but missing",
         ),
     ],
 )
@@ -236,10 +236,10 @@ def test_a_windowed_last_block_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dtype": "float8"}, "dtype float8 is none of float32, bfloat16, float16"),
-        ({"dtype": torch.int64}, "is none of"),
-        ({"part": "visual"}, "'visual' is none of all, vision, language"),
-        ({"attn_implementation": "nonsense"}, "can't be built as asked.*nonsense"),
+        ({"dtype": "float8"}, "dtype float8 is not one of float32, bfloat16, float16"),
+        ({"dtype": torch.int64}, "is not one of"),
+        ({"part": "visual"}, "'visual' is not one of all, vision, language"),
+        ({"attn_implementation": "nonsense"}, "can't be built with these settings.*nonsense"),
     ],
 )
 def test_impossible_settings(settings: dict[str, Any], message: str) -> None:
