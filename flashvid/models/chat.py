@@ -82,9 +82,7 @@ class ChatPrompt:
         """Return the ids of a prompt around its videos, after checking their number."""
         text = self.render(question, system_prompt, template, with_video=num_videos > 0)
         if template is not None and self._as_text(question).strip() not in text:
-            raise ConfigurationError(
-                "the chat template leaves out the question: it must place the texts of the user's content"
-            )
+            raise ConfigurationError("the chat template leaves out the question, a text of the user's content")
         texts = self.split_at_videos(text)
         if len(texts) != num_videos + 1:
             raise ConfigurationError(
@@ -143,9 +141,7 @@ class ChatPrompt:
         from llguidance.hf import from_tokenizer
 
         if not isinstance(self._tokenizer, PreTrainedTokenizerFast):
-            raise ConfigurationError(
-                "json_schema needs a model whose tokenizer is one of the tokenizers library (tokenizer.json)"
-            )
+            raise ConfigurationError("json_schema needs a model with a tokenizer of the tokenizers library")
         return from_tokenizer(self._tokenizer, eos_token=sorted(self.end_tokens))
 
     def _as_text(self, text: str) -> str:
@@ -178,10 +174,7 @@ def end_tokens(path: Path, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]
     if ends is None:
         ends = tokenizer.eos_token_id
     if ends is None:
-        raise ModelLoadError(
-            "neither generation_config.json nor the tokenizer names a token that ends an answer (eos_token_id)",
-            str(path),
-        )
+        raise ModelLoadError("neither generation_config.json nor the tokenizer names an eos_token_id", str(path))
     ids = ends if isinstance(ends, list) else [ends]
     if not ids or not all(isinstance(token, int) and 0 <= token < len(tokenizer) for token in ids):
         raise ModelLoadError(

@@ -43,9 +43,7 @@ def without_memory(kind: Callable[[Any], Module], config: object) -> Module:
         with torch.device("meta"):
             return kind(config)
     except (ImportError, ValueError) as error:
-        raise ConfigurationError(
-            f"the model can't be built with these settings: {str(error).splitlines()[0]}"
-        ) from None
+        raise ConfigurationError(f"transformers can't build the model: {str(error).splitlines()[0]}") from None
 
 
 def read_decoder(

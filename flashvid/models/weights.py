@@ -127,8 +127,7 @@ class Checkpoint:
         precisions = sorted({str(tensor.dtype) for tensor in tensors.values()})
         if len(precisions) > 1:
             raise ModelLoadError(
-                f"the weights are {' and '.join(precisions)}, and config.json does not name a precision: set dtype",
-                str(self._path),
+                f"the weights are {' and '.join(precisions)}, and config.json lacks a dtype: set dtype", str(self._path)
             )
         return tensors
 

@@ -238,7 +238,7 @@ def test_a_windowed_last_block_is_refused(folder: Path) -> None:
         ({"dtype": "float8"}, "dtype float8 is not one of float32, bfloat16, float16"),
         ({"dtype": torch.int64}, "is not one of"),
         ({"part": "visual"}, "'visual' is not one of all, vision, language"),
-        ({"attn_implementation": "nonsense"}, "can't be built with these settings.*nonsense"),
+        ({"attn_implementation": "nonsense"}, "can't build the model.*nonsense"),
     ],
 )
 def test_impossible_settings(settings: dict[str, Any], message: str) -> None:
