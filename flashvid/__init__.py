@@ -1,6 +1,6 @@
 """FlashVID: training-free compression of a video LLM's visual tokens (arXiv 2602.08024).
 
-`compress` and its kind are loaded when they are first used: processes that only plan or store need not wait for torch.
+Names that need torch are imported on first use, so that planning and storing do not wait for torch.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,7 @@ __all__ = [
     "compress_stream",
 ]
 
-# What needs torch, and where it is.
+# Names whose modules import torch.
 _LAZY = {
     "CompressionResult": "flashvid.compression.result",
     "compress": "flashvid.compression.api",

@@ -1,4 +1,4 @@
-"""The settings of compression and of pruning inside the LLM, and the budgets that follow from them."""
+"""Settings of compression and of pruning inside the LLM, and the token budgets that follow from them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _known_method(name: str) -> str:
 
 
 class _MethodsInSchema:
-    """Lists the methods in a JSON schema when it is made, those of other packages included."""
+    """Lists the methods, those of other packages included, when a JSON schema is made."""
 
     def __get_pydantic_json_schema__(self, *_: object) -> dict[str, object]:
         return {"type": "string", "enum": [*METHODS]}
@@ -33,9 +33,9 @@ EventRelevance = Literal["segment", "clip"]
 class CompressionConfig(BaseModel):
     """How many visual tokens to keep and how to choose them (FlashVID, arXiv 2602.08024; docs/flashvid.md).
 
-    Frozen and free of mutable state: one object may serve any number of videos, threads and runs. An impossible value
-    raises `pydantic.ValidationError`; a combination that is impossible only for a given video raises
-    `ConfigurationError` in `compress`.
+    Objects are frozen, so one object may serve any number of videos, threads and runs. An impossible value raises
+    `pydantic.ValidationError`; a combination that is impossible only for a given video raises `ConfigurationError` in
+    `compress`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -56,7 +56,7 @@ class CompressionConfig(BaseModel):
         default=8, ge=1, description="least number of segments; fewer are cut further, where frames differ most"
     )
     complementary_segment: bool = Field(default=True, description="whether min_segment_num is enforced")
-    # ADTS: section 2.
+    # ADTS: docs/flashvid.md, section 2.
     token_selection_method: TokenSelectionMethod = Field(
         default="attn_div",
         description="what selects tokens: attention and diversity (attn_div), these and event relevance (attn_div_v2), "
@@ -68,12 +68,12 @@ class CompressionConfig(BaseModel):
         le=1.0,
         description="share of the kept tokens that are selected unchanged; the rest are merged ones",
     )
-    # TSTM: section 3.
+    # TSTM: docs/flashvid.md, section 3.
     temporal_threshold: float = Field(
         default=0.8,
         description="tokens of neighbouring frames join one tree where their cosine is above this; from 1 on, none do",
     )
-    # Hybrid compression: section 6.
+    # Hybrid compression: docs/flashvid.md, section 6.
     expansion: float = Field(
         default=1.0,
         gt=0.0,
@@ -109,16 +109,16 @@ class CompressionConfig(BaseModel):
         return self
 
     def clip_budget(self, num_frames: int, num_tokens: int) -> int:
-        """Return how many tokens of a clip of `num_frames` frames of `num_tokens` to keep: exactly these, at most all.
+        """Return how many of the `num_frames` * `num_tokens` tokens of a clip are kept, exactly.
 
-        With `reference_compatible`, `budget` decides frame by frame instead, and is exceeded.
+        With `reference_compatible`, `budget` applies frame by frame instead, and is exceeded.
         """
         asked = math.ceil(self.retention_ratio * self.expansion * num_frames * num_tokens)
         return min(asked, num_frames * num_tokens)
 
     def budget(self, num_tokens: int) -> int:
-        """Return the tokens to keep per frame of `num_tokens`; may exceed them where `expansion` does."""
-        # The order of the products decides what ceil sees, so it is the reference's.
+        """Return how many of a frame's `num_tokens` tokens to keep; `expansion` above 1 may yield more than all."""
+        # The order of the products affects rounding, so it is that of the published implementation.
         return math.ceil((num_tokens * self.retention_ratio) * self.expansion)
 
     def n_select(self, num_tokens: int) -> int:
@@ -131,7 +131,7 @@ class CompressionConfig(BaseModel):
 
 
 class InnerPruningConfig(BaseModel):
-    """Where and how much to prune inside the LLM. Frozen; an impossible value raises `pydantic.ValidationError`."""
+    """Where and how much to prune inside the LLM; frozen. An impossible value raises `pydantic.ValidationError`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -148,14 +148,14 @@ class InnerPruningConfig(BaseModel):
     )
 
     def prunes(self, num_layers: int) -> bool:
-        """Return whether a decoder of that many layers has any after the pruning."""
+        """Return whether a decoder of `num_layers` layers has layers after the pruning layer."""
         return self.pruning_layer < num_layers
 
     def check_deepstack(self, num_deepstack: int) -> None:
-        """Refuse pruning before the last layer after which features are added to the visual tokens.
+        """Refuse pruning before the last of the `num_deepstack` layers that add features to the visual tokens.
 
         Raises:
-            ConfigurationError: the pruning layer comes too early for this model.
+            ConfigurationError: The pruning layer is one of these layers.
         """
         if self.pruning_layer < num_deepstack:
             raise ConfigurationError(

@@ -1,15 +1,14 @@
-"""The errors of the library, and with them the retry policy.
+"""The errors of the library, whose base class decides whether a run retries.
 
     FlashVidError
-    ├── TransientError      may go away by itself: tried again
-    ├── PermanentError      this input will never work: recorded, not tried again by itself
+    ├── TransientError      may pass: retried
+    ├── PermanentError      this input will never work: recorded, not retried
     │   └── InvalidFeaturesError
-    └── FatalError          nothing can work: the whole run stops
+    └── FatalError          no input can work: stops the run
         ├── ConfigurationError
         └── ModelLoadError
 
-`pipeline.errors` hangs its own leaves on the same three branches. Which branch an error sits on *is* the decision
-about what happens next; nobody inspects messages.
+`pipeline.errors` derives its errors from the same three classes. Retries depend on the class alone, never on messages.
 """
 
 from __future__ import annotations
@@ -20,17 +19,17 @@ ErrorKind = Literal["transient", "permanent", "fatal"]
 
 
 class FlashVidError(Exception):
-    """Base of every error this project raises on purpose.
+    """Base of all errors that this project raises on purpose.
 
     Args:
-        message: One sentence that names the cause, and the fix where there is one.
-        row: The input row or key the error belongs to, for example ``"video_id 'a7'"``.
+        message: One sentence that names the cause, and the fix if there is one.
+        row: The input row or key that the error belongs to, for example ``"video_id 'a7'"``.
     """
 
     kind: ClassVar[ErrorKind] = "fatal"
 
     def __init__(self, message: str, row: str | None = None) -> None:
-        # Both go to Exception.args, so that pickling (Ray moves errors between processes) rebuilds the object.
+        # Ray pickles errors to move them between processes, and unpickling passes Exception.args to __init__.
         super().__init__(message, row)
         self.message = message
         self.row = row
@@ -40,30 +39,30 @@ class FlashVidError(Exception):
 
 
 class TransientError(FlashVidError):
-    """May go away by itself."""
+    """A cause that may pass, so that a retry may work."""
 
     kind = "transient"
 
 
 class PermanentError(FlashVidError):
-    """The input at fault will never work."""
+    """An input that will never work."""
 
     kind = "permanent"
 
 
 class FatalError(FlashVidError):
-    """Nothing in this run can work."""
+    """A cause with which no input of the run can work."""
 
     kind = "fatal"
 
 
 class InvalidFeaturesError(PermanentError, ValueError):
-    """Visual features or scores that cannot be compressed: wrong shape, wrong dtype, NaN or infinite."""
+    """Visual features or scores that cannot be compressed: shape or dtype is wrong, or values are not finite."""
 
 
 class ConfigurationError(FatalError, ValueError):
-    """A setting with an impossible value, or two that exclude each other."""
+    """A setting with an impossible value, or settings that exclude each other."""
 
 
 class ModelLoadError(FatalError):
-    """The model's files are missing, incomplete, or of an architecture that is not supported."""
+    """Files of a model that are missing or incomplete, or an architecture that is not supported."""

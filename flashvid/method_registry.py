@@ -1,8 +1,8 @@
-"""The compression methods: what each is called, where its code is, and the settings it starts from.
+"""The table of compression methods: name, source, code and default settings of each.
 
-Nothing here imports torch: a method's code is loaded when it first compresses. To add a method, write a function in
-`flashvid/compression/rivals/` and a line in `METHODS`, or declare an entry point of the group ``flashvid.methods`` in
-another package (docs/methods.md).
+This module does not import torch: the code of a method is imported when it first compresses. To add a method, write a
+function in `flashvid/compression/rivals/` and a line in `METHODS`, or declare an entry point of the group
+``flashvid.methods`` in another package (docs/methods.md).
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CompressionMethod:
-    """A compression method. It sees the video alone: what it keeps is cached and serves any question.
+    """A compression method, which sees the video but no question, so that its result is cached for all questions.
 
     Attributes:
-        name: What `compression.method` of a job calls it.
-        version: Of a method from another package: a positive integer, part of the fingerprint. Methods that ship with
-            this package leave it at 0.
-        source: Where it is published, and which part of that it is.
-        function: From `ClipFeatures` and `CompressionConfig` to `CompressionResult`, or where it is, as
-            ``module:function``. It may rely on checked features, must not change them, and is called without gradients.
-        defaults: Values of `CompressionConfig` that hold where a job leaves them open.
-        inner_pruning: For a method that prunes inside the LLM and keeps every token before it: the values of
-            `InnerPruningConfig` that hold where a job leaves them open.
+        name: Value of `compression.method` in a job.
+        version: Version of a method from another package: a positive integer, part of the fingerprint. Methods that
+            ship with this package leave it at 0.
+        source: Where the method is published, and which part of the publication it implements.
+        function: A function from `ClipFeatures` and `CompressionConfig` to `CompressionResult`, or its location as
+            ``module:function``. Features are checked before the call; the function must not change them, and is called
+            without gradients.
+        defaults: Values of `CompressionConfig` that apply if a job does not set them.
+        inner_pruning: For a method that prunes inside the LLM and keeps every token before it: values of
+            `InnerPruningConfig` that apply if a job does not set them.
     """
 
     name: str
@@ -43,12 +44,12 @@ class CompressionMethod:
 
     @property
     def question_dependent(self) -> bool:
-        """Whether the method goes on in the decoder, by the question, which no cache can hold."""
+        """Whether the method prunes in the decoder, where the question decides, so that its result is not cached."""
         return self.inner_pruning is not None
 
     @property
     def compress(self) -> Compress:
-        """The method's function, imported if need be."""
+        """The function of the method, imported on first use."""
         return load_object(self.function) if isinstance(self.function, str) else self.function
 
 

@@ -1,7 +1,7 @@
-"""Tables of plug-ins: what ships with this package, and what other packages add through entry points.
+"""Tables of plug-ins: those that ship with this package, and those that other packages add through entry points.
 
-A built-in entry is an object, or the string ``module:object``, which is imported when it is first used. Another package
-declares an entry point in the table's group; its object has a `name` and a positive integer `version`.
+A built-in entry is an object, or the string ``module:object``, which is imported on first use. Another package declares
+an entry point in the table's group, for an object with a `name` and a positive integer `version`.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from flashvid.errors import ConfigurationError
 Plugin = TypeVar("Plugin")
 
 
-def load_object(target: str) -> Any:  # noqa: ANN401 - whatever the target names
+def load_object(target: str) -> Any:  # noqa: ANN401 - any object
     """Import the object that ``module:object`` names."""
     module, _, name = target.partition(":")
     return getattr(import_module(module), name)
 
 
-def _unchanged(found: Any) -> Any:  # noqa: ANN401 - whatever an entry names
+def _unchanged(found: Any) -> Any:  # noqa: ANN401 - any object
     return found
 
 
 class PluginTable(Mapping[str, Plugin], Generic[Plugin]):
-    """Plug-ins by name, loaded one by one: built-in ones first, then those of other packages, sorted.
+    """Plug-ins by name, each loaded on first use: the built-in ones, then those of other packages in sorted order.
 
     Args:
         group: Entry-point group, for instance ``flashvid.methods``.
         built_in: Objects, or ``module:object``, by name.
-        make: Makes a plug-in of an object, for instance an instance of a class.
+        make: Function from an object to the plug-in, for instance from a class to an instance.
     """
 
     def __init__(
@@ -57,8 +57,9 @@ class PluginTable(Mapping[str, Plugin], Generic[Plugin]):
         """Return the plug-in of that name.
 
         Raises:
-            KeyError: there is none.
-            ConfigurationError: two have one name, or one of another package lacks a matching `name` or a `version`.
+            KeyError: There is no plug-in of that name.
+            ConfigurationError: Two plug-ins have the same name, or one of another package lacks a matching `name` or a
+                `version`.
         """
         if name not in self._loaded:
             added = self._added
@@ -76,7 +77,7 @@ class PluginTable(Mapping[str, Plugin], Generic[Plugin]):
 
     @cached_property
     def _added(self) -> dict[str, str]:
-        """``module:object`` by name, of other packages' entry points."""
+        """The entry points of other packages, ``module:object`` by name."""
         added: dict[str, str] = {}
         for entry in entry_points(group=self._group):
             if entry.name in self._built_in or entry.name in added:

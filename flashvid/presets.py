@@ -1,4 +1,4 @@
-"""The settings of each family that the paper's numbers were made with (spec 9), and those of the embedded model."""
+"""Published settings of each family (docs/flashvid.md, section 9), and settings of the embedded model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from flashvid.config import CompressionConfig, InnerPruningConfig, TokenSelectio
 from flashvid.errors import ConfigurationError
 from flashvid.method_registry import METHODS
 
-# With inner pruning the vision side keeps this much more, and pruning inside the decoder takes it back (spec 0, 6).
+# With inner pruning the vision side keeps this many times as many tokens, and the decoder prunes the surplus
+# (docs/flashvid.md, sections 0 and 6).
 _EXPANSION = 1.25
 
 
@@ -19,14 +20,18 @@ class Preset:
     """The settings of one model of a family.
 
     Attributes:
-        name: The family's, and the model's where a family has several.
+        name: Name of the family, or of the model if a family has several presets.
         family: Name of the family.
-        published_for: The model it was published for, or measured on.
-        num_layers: Of that model's decoder.
+        published_for: The model that the settings were published for, or measured on.
+        num_layers: Number of layers of that model's decoder.
         token_selection_method: See `CompressionConfig`.
         min_segment_num: See `CompressionConfig`.
-        pruning_layer: Before which decoder layer, counted from 0, visual tokens are pruned again.
-        llm_retention_ratio: Share of the prunable tokens that this pruning keeps.
+        pruning_layer: See `InnerPruningConfig`.
+        llm_retention_ratio: See `InnerPruningConfig`.
+        alpha: See `CompressionConfig`.
+        segment_threshold: See `CompressionConfig`.
+        temporal_threshold: See `CompressionConfig`.
+        expansion: See `CompressionConfig`; applies with inner pruning only.
     """
 
     name: str
@@ -43,15 +48,15 @@ class Preset:
     expansion: float = _EXPANSION
 
     def compression(self, retention_ratio: float, *, inner_pruning: bool = True) -> CompressionConfig:
-        """Settings of the vision side.
+        """Return the settings of the vision side.
 
         Args:
             retention_ratio: Share of the visual tokens to keep, averaged over the decoder's layers.
-            inner_pruning: Whether the decoder prunes with `pruning_layer` and `llm_retention_ratio`; without, tokens
-                are not expanded, so that the average is the same.
+            inner_pruning: Whether the decoder prunes with `pruning_layer` and `llm_retention_ratio`; if not,
+                `expansion` is 1, which leaves the average the same.
 
         Raises:
-            pydantic.ValidationError: a ratio that is not above 0 and at most 1.
+            pydantic.ValidationError: The ratio is not above 0 and at most 1.
         """
         return CompressionConfig(
             retention_ratio=retention_ratio,
@@ -64,15 +69,17 @@ class Preset:
         )
 
     def inner_pruning(self) -> InnerPruningConfig:
-        """Settings of the pruning inside the decoder."""
+        """Return the settings of the pruning inside the decoder."""
         return InnerPruningConfig(pruning_layer=self.pruning_layer, llm_retention_ratio=self.llm_retention_ratio)
 
     def average_retention(self, retention_ratio: float, *, num_layers: int | None = None) -> float:
-        """Visual tokens averaged over the decoder's layers, as a share of all, with inner pruning (spec 6).
+        """Return the share of the visual tokens that inner pruning leaves, averaged over the decoder's layers.
+
+        Formula: docs/flashvid.md, section 6.
 
         Args:
-            retention_ratio: As asked for.
-            num_layers: Of the model at hand; the published one's when omitted.
+            retention_ratio: As in `compression`.
+            num_layers: Number of layers of the decoder; that of the published model when omitted.
         """
         layers = num_layers or self.num_layers
         before = min(self.pruning_layer, layers)
@@ -85,7 +92,7 @@ _ALL = (
     Preset("qwen2_5_vl", "qwen2_5_vl", "Qwen2.5-VL-7B", 28, "attn_div", 4, 20, 0.3),
     Preset("qwen3_vl", "qwen3_vl", "Qwen3-VL-8B", 36, "attn_div", 4, 28, 0.1),
     Preset("qwen3_vl_4b", "qwen3_vl", "Qwen3-VL-4B", 36, "attn_div", 4, 24, 0.4),
-    # Chosen on clips of its own (docs/quality.md): merging across frames costs small objects their place in time.
+    # Chosen on clips of its own (docs/quality.md): merged across frames, small objects lose their place in time.
     Preset("tiny", "qwen2_5_vl", "the embedded tiny", 4, "attn_div", 16, 3, 0.2, alpha=0.75),
 )
 FASTV_PRUNING = InnerPruningConfig.model_validate(METHODS["fastv"].inner_pruning)
@@ -93,11 +100,11 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({preset.name: preset for preset
 
 
 def preset_named(name: str) -> Preset:
-    """The preset of that name; a family's own name is that of its default.
+    """Return the preset of that name; the name of a family is that of its default preset.
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: There is no preset of that name.
     """
     if name not in PRESETS:
-        raise ConfigurationError(f"preset {name!r} is none of {', '.join(PRESETS)}")
+        raise ConfigurationError(f"preset {name!r} is not one of {', '.join(PRESETS)}")
     return PRESETS[name]

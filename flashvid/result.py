@@ -1,4 +1,4 @@
-"""What a compression method gets and returns; see docs/methods.md."""
+"""The input and output types of a compression method; see docs/methods.md."""
 
 from flashvid.compression.result import ClipFeatures, CompressionResult, Rows, assemble, widened
 

@@ -1,4 +1,4 @@
-"""Long videos, compressed block by block; see docs/streaming.md."""
+"""Compression of long videos block by block; see docs/streaming.md."""
 
 from flashvid.compression.streaming import StreamedSegment, compress_stream, joined
 

@@ -1,6 +1,6 @@
 """Video LLMs as one model handle: `encode` a video, `compress` its tokens, `answer` questions about it.
 
-Every name is imported when it is first used, so that planning and storing wait for neither torch nor transformers.
+Every name is imported on first use, so that planning and storing do not wait for torch and transformers.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""The chat prompt around a video: a template filled in, as token ids before and after the visual tokens."""
+"""Fill in a chat template around a video, and return token ids before and after the visual tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flashvid.models.source import chat_template, read_json
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
-# What stands for an image in the families' templates; a LLaVA of the original layout has a video there.
+# Placeholders of images in the families' templates. In original LLaVA templates, <image> stands for a video.
 _IMAGES = ("<|image_pad|>", "<image>")
 
 
@@ -40,10 +40,10 @@ class ChatPrompt:
 
     @classmethod
     def load(cls, path: Path, *, video_token: str) -> Self:
-        """Read a model directory's tokenizer, template and end tokens.
+        """Read tokenizer, chat template and end tokens from a model's directory.
 
         Raises:
-            ModelLoadError: no usable tokenizer, no chat template, nothing that ends an answer.
+            ModelLoadError: The tokenizer can't be used, there is no chat template, or no token ends an answer.
         """
         tokenizer, template = load_tokenizer(path), chat_template(path)
         if template is None:
@@ -53,26 +53,25 @@ class ChatPrompt:
     def around_video(
         self, question: str, system_prompt: str, template: str | None = None
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Token ids of a question's prompt before and after its visual tokens.
+        """Return the token ids of a question's prompt before and after its visual tokens.
 
         Args:
-            question: The user's.
-            system_prompt: The system's turn.
-            template: Jinja text; the model's own when omitted.
+            question: The text of the user's turn.
+            system_prompt: The text of the system's turn.
+            template: A Jinja template; the model's own when omitted.
 
         Raises:
-            ConfigurationError: the template does not place exactly one video, places an image, leaves the question
+            ConfigurationError: The template does not place exactly one video, places an image, leaves the question
                 out, or can't be filled in.
         """
         before, after = self._texts(question, system_prompt, template, num_videos=1)
         return before, after
 
     def without_video(self, question: str, system_prompt: str, template: str | None = None) -> tuple[int, ...]:
-        """Token ids of the prompt of a question about no video; see `around_video`.
+        """Return the token ids of the prompt of a question without a video; see `around_video`.
 
         Raises:
-            ConfigurationError: the template places a video or an image all the same, leaves the question out, or can't
-                be filled in.
+            ConfigurationError: The template places a video or an image, leaves the question out, or can't be filled in.
         """
         (ids,) = self._texts(question, system_prompt, template, num_videos=0)
         return ids
@@ -80,10 +79,10 @@ class ChatPrompt:
     def _texts(
         self, question: str, system_prompt: str, template: str | None, *, num_videos: int
     ) -> tuple[tuple[int, ...], ...]:
-        """Ids of a prompt around its videos, which has been checked."""
+        """Return the ids of a prompt around its videos, after checking their number."""
         text = self.render(question, system_prompt, template, with_video=num_videos > 0)
         if template is not None and self._as_text(question).strip() not in text:
-            raise ConfigurationError("the chat template leaves out the question: it is a text of the user's content")
+            raise ConfigurationError("the chat template leaves out the question, a text of the user's content")
         texts = self.split_at_videos(text)
         if len(texts) != num_videos + 1:
             raise ConfigurationError(
@@ -94,7 +93,7 @@ class ChatPrompt:
         return texts
 
     def split_at_videos(self, text: str) -> tuple[tuple[int, ...], ...]:
-        """Token ids of a prompt around its placeholders for videos: one run more than there are placeholders."""
+        """Return the token ids around the video placeholders of a prompt: one run more than there are placeholders."""
         runs: list[list[int]] = [[]]
         for token in self._tokenizer(text, add_special_tokens=False)["input_ids"]:
             if token == self._video_id:
@@ -104,8 +103,8 @@ class ChatPrompt:
         return tuple(tuple(run) for run in runs)
 
     def render(self, question: str, system_prompt: str, template: str | None = None, *, with_video: bool = True) -> str:
-        """A question's prompt as text, with a placeholder for the video if there is one; see `around_video`."""
-        # A question is text: what looks like a special token in it must not become one.
+        """Return a question's prompt as text, with a placeholder if there is a video; see `around_video`."""
+        # Text in a question that looks like a special token must not become one.
         question = self._as_text(question)
         messages: list[dict[str, Any]] = [
             {"role": "system", "content": [{"type": "text", "text": system_prompt}]},
@@ -117,32 +116,32 @@ class ChatPrompt:
                     messages, chat_template=template or self._template, tokenize=False, add_generation_prompt=True
                 )
             )
-        except Exception as error:  # noqa: BLE001 - a template is a program, and may fail in any way
+        except Exception as error:  # noqa: BLE001 - a template is a program, and may raise anything
             raise ConfigurationError(f"the chat template can't be filled in: {error}") from None
 
     def continuation(self, text: str) -> tuple[int, ...]:
-        """Token ids of a text as the assistant would write it; special tokens in it are text."""
+        """Return the token ids of a text as the assistant would write it; special tokens in it are text."""
         return tuple(self._tokenizer(self._as_text(text), add_special_tokens=False)["input_ids"])
 
     def text(self, ids: Sequence[int]) -> str:
-        """Generated ids as text, without special tokens, and with the blanks around it."""
+        """Return generated ids as text without special tokens; surrounding whitespace is kept."""
         return str(self._tokenizer.decode([*ids], skip_special_tokens=True))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Generated ids as text, without special tokens."""
+        """Return generated ids as text without special tokens and without surrounding whitespace."""
         return self.text(ids).strip()
 
     @cached_property
     def constraint(self) -> LLTokenizer:
-        """The tokenizer as grammars use it; made when it is first needed, which takes a second for a large one.
+        """The tokenizer in the form that grammars need; a large vocabulary takes a second to convert.
 
         Raises:
-            ConfigurationError: a tokenizer in Python alone.
+            ConfigurationError: The tokenizer is not one of the tokenizers library.
         """
         from llguidance.hf import from_tokenizer
 
         if not isinstance(self._tokenizer, PreTrainedTokenizerFast):
-            raise ConfigurationError("json_schema needs a tokenizer of the tokenizers library")
+            raise ConfigurationError("json_schema needs a model with a tokenizer of the tokenizers library")
         return from_tokenizer(self._tokenizer, eos_token=sorted(self.end_tokens))
 
     def _as_text(self, text: str) -> str:
@@ -152,31 +151,33 @@ class ChatPrompt:
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """A model directory's tokenizer; no code from that directory is run.
+    """Load the tokenizer of a model's directory without running code from that directory.
 
     Raises:
-        ModelLoadError: it is unusable.
+        ModelLoadError: The tokenizer can't be loaded.
     """
     try:
         return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # noqa: BLE001 - the tokenizers library raises nothing more special
+    except Exception as error:  # noqa: BLE001 - the tokenizers library raises plain Exception
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelLoadError(f"the tokenizer can't be loaded: {lines[0]}", str(path)) from None
 
 
 def end_tokens(path: Path, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Ids that end an answer.
+    """Return the ids of the tokens that end an answer.
 
     Raises:
-        ModelLoadError: neither generation_config.json nor the tokenizer names one, or it is no id of the tokenizer.
+        ModelLoadError: Neither generation_config.json nor the tokenizer names one, or it is not an id of the tokenizer.
     """
     file = path / "generation_config.json"
     ends = read_json(file).get("eos_token_id") if file.is_file() else None
     if ends is None:
         ends = tokenizer.eos_token_id
     if ends is None:
-        raise ModelLoadError("neither generation_config.json nor the tokenizer names a token that ends", str(path))
+        raise ModelLoadError("neither generation_config.json nor the tokenizer names an eos_token_id", str(path))
     ids = ends if isinstance(ends, list) else [ends]
     if not ids or not all(isinstance(token, int) and 0 <= token < len(tokenizer) for token in ids):
-        raise ModelLoadError(f"{ends!r} names no token that ends, of the tokenizer's {len(tokenizer)}", str(path))
+        raise ModelLoadError(
+            f"eos_token_id {ends!r} does not name ids of the tokenizer, which has {len(tokenizer)} tokens", str(path)
+        )
     return frozenset(ids)

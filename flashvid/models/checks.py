@@ -1,4 +1,4 @@
-"""What settings of answering ask of a model, told before any of its weights is read."""
+"""Check settings of answering against a model before its weights are read."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from flashvid.models.source import ModelSource
 
 
 def check_answering(source: ModelSource, generation: GenerationConfig, pruning: InnerPruningConfig | None) -> None:
-    """Refuse settings that every question about a video would fail with, or that would do nothing.
+    """Refuse settings with which every question about a video would fail, and pruning that would do nothing.
 
-    Reads a model's configuration and tokenizer, no weights.
+    Reads the model's configuration and tokenizer, but not its weights.
 
     Args:
         source: The model.
-        generation: Its system prompt and template are filled in as for a question.
-        pruning: Inside the decoder; None for none.
+        generation: The settings whose system prompt and template are filled in as for a question.
+        pruning: Pruning inside the decoder; None for none.
 
     Raises:
-        ConfigurationError: pruning before the last layer that visual features are added behind, or behind the last
-            layer; a system prompt or template that does not place one video, or can't be filled in.
-        ModelLoadError: the tokenizer can't be loaded.
+        ConfigurationError: The pruning layer comes before the last layer that adds visual features, or after the last
+            layer of the decoder; or the prompt does not place exactly one video, or can't be filled in.
+        ModelLoadError: The tokenizer can't be loaded.
     """
     family, config = FAMILIES[source.family], source.config()
     if pruning is not None:
@@ -30,8 +30,8 @@ def check_answering(source: ModelSource, generation: GenerationConfig, pruning: 
         num_layers = family.num_layers(config)
         if not pruning.prunes(num_layers):
             raise ConfigurationError(
-                f"pruning_layer {pruning.pruning_layer} leaves none of this model's {num_layers} layers to prune for: "
-                "choose an earlier one, or no inner pruning",
+                f"pruning_layer {pruning.pruning_layer} leaves no layer to prune for, of this model's {num_layers}: "
+                "choose an earlier layer, or leave out inner_pruning",
                 source.name,
             )
     family.load_chat(source).around_video("What happens?", generation.system_prompt, generation.chat_template)

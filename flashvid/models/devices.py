@@ -1,4 +1,4 @@
-"""The device a model is loaded to: whether it is there, and whether the model fits."""
+"""Check that a device can be used, and that a model and its KV cache fit its memory."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import torch
 from flashvid.errors import ConfigurationError, ModelLoadError
 from flashvid.models.source import ModelSource
 
-# Of the memory that is free when answering begins; the rest is for what a prefill computes in passing.
+# Share of the memory that is free when answering begins; a prefill needs the rest for intermediate results.
 _SHARE_FOR_TOKENS = 0.6
 
 
 def usable_device(device: str | torch.device | None) -> torch.device:
-    """The device that was asked for; cuda if there is one, else cpu, when none was.
+    """Return the given device; without one, cuda if torch finds a GPU, else cpu.
 
     Raises:
-        ConfigurationError: there is no such device here.
+        ConfigurationError: This machine has no such device.
     """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
     except RuntimeError:
-        raise ConfigurationError(f"device {device!r} is none that torch knows; cpu and cuda, cuda:0 are") from None
+        raise ConfigurationError(f"device {device!r} is unknown to torch; use cpu, cuda or cuda:0") from None
     if found.type == "cuda" and (found.index or 0) >= (gpus := usable_gpus()):
         reason = f" ({why})" if (why := why_no_cuda()) else ""
         raise ConfigurationError(f"device {str(found)!r} is not here: torch finds {gpus} GPUs{reason}")
     try:
-        # Of any other kind torch tells only by failing.
+        # For other kinds of device, torch has no check: only use shows whether one works.
         if found.type != "cuda":
             torch.empty(1, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -37,13 +37,13 @@ def usable_device(device: str | torch.device | None) -> torch.device:
 
 
 def usable_gpus() -> int:
-    """GPUs that tensors can go to."""
-    # `device_count` asks the driver's management library, which counts GPUs for a driver that is too old for CUDA, too.
+    """Return the number of GPUs that tensors can be moved to."""
+    # `device_count` asks the driver's management library, which counts GPUs even with a driver too old for CUDA.
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def why_no_cuda() -> str | None:
-    """What torch says of a driver that is missing or too old, or of a build without CUDA; None if CUDA works."""
+    """Return why torch can't use CUDA: no driver, a driver that is too old, a build without CUDA; None if it can."""
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as error:
@@ -52,36 +52,36 @@ def why_no_cuda() -> str | None:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that tensors can still take on a device; None where torch can't tell, which is everywhere but on CUDA."""
+    """Return the bytes that tensors can still take on a device; None on devices other than CUDA."""
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)
-    # What torch holds and has no tensor in is free for us, and the driver does not know it.
+    # Memory that torch has reserved and not allocated is free too, but the driver counts it as used.
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def fitting_tokens(most: int, token_bytes: int, device: torch.device) -> int:
-    """Tokens whose keys and values may be in memory together: `most`, or fewer where a device has not the room.
+    """Return how many tokens may keep their keys and values in memory together: `most`, or fewer if memory is short.
 
     Args:
-        most: As many as are wanted.
-        token_bytes: That a token's keys and values take in all layers.
-        device: Where they are.
+        most: The upper bound.
+        token_bytes: Bytes of the keys and values of one token in all layers.
+        device: The device that holds them.
     """
     free = free_bytes(device)
     return most if free is None else max(1, min(most, int(free * _SHARE_FOR_TOKENS) // token_bytes))
 
 
 def refuse_too_large(source: ModelSource, needed: int, device: torch.device) -> None:
-    """Refuse weights that a device has no room for.
+    """Refuse weights that exceed the free memory of a device.
 
     Args:
         source: The model.
         needed: Bytes of the weights to be read, in the precision they will have.
-        device: Where they go.
+        device: The device that the weights are loaded to.
 
     Raises:
-        ModelLoadError: says how much is needed and how much is free.
+        ModelLoadError: The weights do not fit; the message names the needed and the free memory.
     """
     free = free_bytes(device)
     if free is not None and needed > free:

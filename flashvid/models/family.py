@@ -1,4 +1,4 @@
-"""What a family of models brings: facts about its files, and where its preprocessing, vision and language sides are."""
+"""Facts about the files of a model family, and where its preprocessing, vision and language sides are."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class LoadOptions:
     """How to load a side of a model.
 
     Attributes:
-        dtype: To convert weights to; None keeps the stored.
-        device: Where it runs.
-        attn_implementation: Transformers' name of one; None for transformers' choice.
-        min_pixels: Lower bound of a resized frame's area; the model's own when None.
-        max_pixels: Upper bound.
+        dtype: The precision to convert weights to; None keeps the stored one.
+        device: The device that the side runs on.
+        attn_implementation: Attention implementation of transformers; None leaves the choice to transformers.
+        min_pixels: Lower bound of a resized frame's area in pixels; None takes the model's own.
+        max_pixels: Upper bound of a resized frame's area in pixels; None takes the model's own.
     """
 
     dtype: torch.dtype | None
@@ -41,19 +41,22 @@ class LoadOptions:
 
 
 class FramePreprocessor(Protocol):
-    """A family's preprocessing of frames: needs no weights."""
+    """Preprocessing of a family's frames, which needs no weights."""
 
     def for_video(self, num_frames: int) -> FramePreprocessor:
-        """For frames of a video of so many that are given a few at a time: some families' sizes hang on the number."""
+        """Return the preprocessing for a video of `num_frames` frames whose frames are passed a few at a time.
+
+        In some families the target size depends on the number of frames.
+        """
 
     def target_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width in pixels to which frames of a given height and width are resized."""
+        """Return the height and width in pixels to which frames of this height and width are resized."""
 
     def token_grid(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """Temporal steps, and rows and columns of tokens, of a video of so many frames of that height and width."""
+        """Return temporal steps, and rows and columns of tokens, of a video of this many frames of this size."""
 
     def resize(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Frames uint8 `[F, H, W, 3]` at target size; the same array if they have it."""
+        """Resize frames uint8 `[F, H, W, 3]` to the target size; return the same array if they already have it."""
 
 
 class VisionSide(Protocol):
@@ -61,27 +64,28 @@ class VisionSide(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights and features."""
+        """The precision of weights and features."""
 
     def encode(self, frames: NDArray[np.uint8], timestamps: NDArray[np.float64]) -> VisualFeatures:
-        """See `VideoModel.encode`; the frames and timestamps have been checked."""
+        """Encode frames and timestamps that have been checked; see `VideoModel.encode`."""
 
 
 class Family(ABC):
-    """A family of models. Instances hold no state, and no module of a side is imported before that side is loaded.
+    """A family of models.
 
-    A subclass in another package is found through the entry-point group ``flashvid.families``.
+    Instances hold no state. The module of a side is imported when that side is loaded. Subclasses in other packages are
+    found through the entry-point group ``flashvid.families``.
 
     Attributes:
         name: Key of the family, for instance ``qwen2_5_vl``.
-        version: Of a family from another package: a positive integer, part of the fingerprint. Families that ship with
-            this package leave it at 0; `VERSIONS` of `pipeline.store.fingerprint` covers them.
-        architectures: Names in `architectures` of a configuration that belong to it.
-        special_tokens: What its tokenizers must know.
+        version: Version of a family from another package: a positive integer, part of the fingerprint. Families that
+            ship with this package leave it at 0; `VERSIONS` in `pipeline/store/fingerprint.py` covers them.
+        architectures: Names in `architectures` of config.json that belong to the family.
+        special_tokens: Tokens that every tokenizer of the family must have.
         preprocessor: ``module:Class`` of its `FramePreprocessor`; `load(source, min_pixels=..., max_pixels=...)`.
         vision: ``module:Class`` of its `VisionSide`; `load(source, checkpoint, options)`.
         language: ``module:Class`` of its `LanguageSide`; `load(source, checkpoint, options)`.
-        video_token: The placeholder of a video in its chat template.
+        video_token: The placeholder of a video in the chat template.
     """
 
     name: ClassVar[str]
@@ -94,25 +98,25 @@ class Family(ABC):
     video_token: ClassVar[str]
 
     def recognizes(self, config: Mapping[str, Any]) -> bool:
-        """Whether a configuration is of this family: by `architectures`, or by its model type where it has none."""
+        """Return whether a configuration is of this family, by `architectures`, else by its model type."""
         given = config.get("architectures")
         return any(name in self.architectures for name in given) if given else config.get("model_type") == self.name
 
     @abstractmethod
     def check_config(self, config: Mapping[str, Any]) -> str | None:
-        """Return what makes a configuration impossible, as a sentence; None if it is possible."""
+        """Return what is wrong with a configuration, as a sentence; None if it can be run."""
 
     @abstractmethod
     def needed_tensors(self, config: Mapping[str, Any], stored: Iterable[str], part: Part) -> list[str]:
-        """Return the tensors that a part reads, under their names in a checkpoint that holds `stored`.
+        """Return the names of the tensors that a part reads from a checkpoint that holds `stored`.
 
-        Names are listed whether or not the checkpoint has them. A stored output head is read, even where the
-        configuration says that it is the embedding.
+        Names are listed whether or not the checkpoint has them. A stored output head is read even if the configuration
+        ties it to the embedding.
         """
 
     @abstractmethod
     def unused_tensors(self, config: Mapping[str, Any], stored: Iterable[str]) -> tuple[str, ...]:
-        """Return the prefixes of tensors in a checkpoint that holds `stored` that are known and not needed."""
+        """Return the prefixes of tensors that a checkpoint that holds `stored` may contain and no part reads."""
 
     @abstractmethod
     def hidden_size(self, config: Mapping[str, Any]) -> int:
@@ -129,23 +133,23 @@ class Family(ABC):
     def load_preprocessor(
         self, source: ModelSource, *, min_pixels: int | None, max_pixels: int | None
     ) -> FramePreprocessor:
-        """Load the preprocessing of frames, which needs no weights."""
+        """Load the preprocessing of frames without reading weights."""
         loaded: FramePreprocessor = load_object(self.preprocessor).load(
             source, min_pixels=min_pixels, max_pixels=max_pixels
         )
         return loaded
 
     def load_chat(self, source: ModelSource) -> Chat:
-        """Load tokenizer and template, which need no weights."""
+        """Load tokenizer and chat template without reading weights."""
         loaded: Chat = load_object("flashvid.models.chat:ChatPrompt").load(source.path, video_token=self.video_token)
         return loaded
 
     def load_vision(self, source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> VisionSide:
-        """Load the vision side; no tensor of the language side is read."""
+        """Load the vision side without reading tensors of the language side."""
         loaded: VisionSide = load_object(self.vision).load(source, checkpoint, options)
         return loaded
 
     def load_language(self, source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> LanguageSide:
-        """Load the language side; no tensor of the vision side is read."""
+        """Load the language side without reading tensors of the vision side."""
         loaded: LanguageSide = load_object(self.language).load(source, checkpoint, options)
         return loaded

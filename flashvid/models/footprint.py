@@ -1,4 +1,4 @@
-"""What a model takes in memory and on disk, told from its configuration and the headers of its weights."""
+"""Bytes that a model and its tokens take, computed from its configuration and the headers of its weights."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from flashvid.models.loading import named_dtype, stored_dtype
 from flashvid.models.registry import FAMILIES
 from flashvid.models.source import ModelSource
 
-# Where a configuration leaves them out, as transformers' Qwen2 does.
+# Default of transformers' Qwen2, for configurations that leave it out.
 _ATTENTION_HEADS = 32
 _FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes.
+    """Memory and storage of a model, in bytes.
 
     Attributes:
         vision: Weights of the vision tower and the projector.
         language: Weights of the decoder and its output head.
-        stored_token: One compressed visual token as it is stored, its deepstack features included.
-        quantised_token: The same as int8, with its scales.
+        stored_token: One stored compressed visual token, its deepstack features included.
+        quantised_token: One such token as int8, with its scales.
         cached_token: Keys and values of one token in all layers of the decoder.
     """
 
@@ -33,15 +33,15 @@ class Footprint:
 
 
 def footprint(source: ModelSource, dtype: str | None = None) -> Footprint:
-    """Measure a model without reading its weights.
+    """Compute a model's footprint without reading its weights.
 
     Args:
         source: The model.
         dtype: As in `load_model`.
 
     Raises:
-        ModelLoadError: a file of weights that can't be read.
-        ConfigurationError: an unknown dtype.
+        ModelLoadError: A file of weights can't be read.
+        ConfigurationError: The dtype is unknown.
     """
     precision = named_dtype(dtype) or stored_dtype(source)
     family, config, checkpoint = FAMILIES[source.family], source.config(), source.checkpoint()

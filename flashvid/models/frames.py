@@ -1,4 +1,4 @@
-"""Frames of a video: checked as the caller gives them, resized and normalised as the families' processors do it."""
+"""Check the frames of a video, and resize and normalise them as the processors of transformers do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn import functional
 from flashvid.errors import InvalidFeaturesError
 from flashvid.models.source import ModelSource, read_json
 
-# Means and deviations of pixels in 0..1 that processors leave out as their defaults.
+# Means and deviations of pixels in 0..1: the defaults of transformers' processors.
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5, 0.5, 0.5)
 
@@ -22,18 +22,18 @@ HALF = (0.5, 0.5, 0.5)
 def checked_frames(
     frames: NDArray[np.uint8] | Tensor, timestamps: ArrayLike
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """One video's frames uint8 `[F, H, W, 3]` and seconds `[F]`, as arrays.
+    """Return the frames uint8 `[F, H, W, 3]` and timestamps `[F]` (seconds, float64) of one video as arrays.
 
     Raises:
-        InvalidFeaturesError: another shape, dtype or order; an image, or several videos.
+        InvalidFeaturesError: Shape, dtype or order is wrong: for instance one image, or several videos.
     """
     try:
         pixels = frames.cpu().numpy() if isinstance(frames, Tensor) else np.asarray(frames)
         times = np.array(timestamps, dtype=np.float64)
-    except ValueError as error:  # lists of arrays that differ in shape
-        raise InvalidFeaturesError(f"frames and timestamps must be arrays, of one video: {error}") from None
+    except ValueError as error:  # a list of arrays that differ in shape
+        raise InvalidFeaturesError(f"frames and timestamps must be arrays of one video: {error}") from None
     if pixels.ndim != 4 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8 or not pixels.size:
-        several = {3: ": one image is no video", 5: ": encode one video at a time"}.get(pixels.ndim, "")
+        several = {3: ": encode a video, not one image", 5: ": encode one video at a time"}.get(pixels.ndim, "")
         given = f"{pixels.dtype} {list(pixels.shape)}"
         raise InvalidFeaturesError(f"frames must be uint8 [F, H, W, 3], not {given}{several}")
     if times.shape != pixels.shape[:1]:
@@ -44,37 +44,40 @@ def checked_frames(
 
 
 def resize_frames(frames: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Resize as torchvision does it: bicubic with antialiasing, on bytes.
+    """Resize as torchvision does: bicubic with antialiasing, on bytes.
 
     Args:
         frames: uint8 `[F, H, W, 3]`, not changed.
-        size: Height and width.
+        size: Height and width in pixels.
 
     Returns:
-        uint8 `[F, *size, 3]`; the same array if it has that size.
+        uint8 `[F, *size, 3]`; the same array if it already has that size.
     """
     if frames.shape[1:3] == size:
         return frames
-    # A copy: torch warns of, and could write to, the read-only buffers that arrive from other processes.
+    # A copy: buffers from other processes are read-only, which torch warns of, and torch could write to them.
     pixels = torch.from_numpy(frames.transpose(0, 3, 1, 2).copy())
     resized = functional.interpolate(pixels, size=size, mode="bicubic", antialias=True)
     return np.ascontiguousarray(resized.permute(0, 2, 3, 1).numpy())
 
 
 def normalize(frames: NDArray[np.uint8], device: torch.device, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Bytes `[F, H, W, 3]` to float32 `[F, 3, H, W]`, normalised on the device: only bytes are moved there.
+    """Turn bytes `[F, H, W, 3]` into normalised float32 `[F, 3, H, W]` on a device; only bytes are moved there.
 
-    On CUDA the call returns without waiting for it.
+    On CUDA the call returns without waiting for the device.
     """
     moved = move_frames(frames, device)
     count, height, width, channels = moved.shape
     pixels = torch.empty((count, channels, height, width), device=device).copy_(moved.permute(0, 3, 1, 2))
-    # Processors fold the division by 255 into mean and deviation.
+    # The processors fold the division by 255 into mean and deviation, so the result is the same to the bit.
     return pixels.sub_(_constants(mean, device) * 255).div_(_constants(std, device) * 255)
 
 
 def _constants(values: Sequence[float], device: torch.device) -> Tensor:
-    """Float32 `[3, 1, 1]`, one a channel. Kernels get a number with their call; a tensor's copy would be waited for."""
+    """Return one value per channel, float32 `[3, 1, 1]`.
+
+    A number is passed with the call of a kernel; the CPU would wait for the copy of a tensor.
+    """
     constants = torch.empty((len(values), 1, 1), device=device)
     for place, value in zip(constants, values, strict=True):
         place.fill_(value)
@@ -82,23 +85,23 @@ def _constants(values: Sequence[float], device: torch.device) -> Tensor:
 
 
 def move_frames(frames: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """Bytes as they lie `[F, H, W, 3]` on a device, `frames` not changed; on CUDA without waiting for it.
+    """Copy bytes `[F, H, W, 3]` to a device; on CUDA, return without waiting for the device.
 
-    A copy out of pageable memory begins when all kernels before it have ended, and the CPU waits for that; out of
-    pinned memory it does not, so that the next block of frames is resized while the tower is at this one. Torch keeps
-    pinned memory until the device has read it, and for the next block.
+    The CPU waits for a copy from pageable memory, which begins after all earlier kernels. It does not wait for a copy
+    from pinned memory, so that the next block of frames is resized while the tower runs. Torch keeps pinned memory
+    until the device has read it, and reuses it for the next block.
     """
     pixels = torch.empty(frames.shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
-    # The one copy on this side. Views of other processes' buffers are read-only, which torch would warn of.
+    # The only copy in host memory. Torch would warn of views of other processes' buffers, which are read-only.
     pixels.numpy()[:] = frames
     return pixels.to(device, non_blocking=pixels.is_pinned())
 
 
 def stored_settings(source: ModelSource) -> Mapping[str, Any]:
-    """A model's settings of preprocessing; one without a file for videos uses the images', as transformers does.
+    """Return a model's settings of preprocessing: those for videos, else those for images, as transformers does.
 
     Raises:
-        ModelLoadError: an unreadable file.
+        ModelLoadError: A file can't be read.
     """
     for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
         if (source.path / name).is_file():

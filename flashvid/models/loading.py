@@ -1,4 +1,4 @@
-"""Loading: a model's directory to a handle on it, or on the half of it that a process needs."""
+"""Load a model, or one side of it, from its directory."""
 
 from __future__ import annotations
 
@@ -28,25 +28,26 @@ def load_model(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
 ) -> VideoModel:
-    """Load a video LLM, or the half of it that a process needs.
+    """Load a video LLM, or the side of it that a process needs.
 
     Args:
-        model: Embedded name, local directory, hub id, or what `resolve_model` returned.
-        revision: For a hub id.
-        part: "vision" and "language" read only their tensors from disk.
+        model: Embedded name, local directory, hub id, or the result of `resolve_model`.
+        revision: Branch, tag or commit of a hub id.
+        part: "vision" and "language" read only the tensors of that side.
         dtype: float32, bfloat16 or float16; the checkpoint's own when omitted.
-        device: Default: cuda if there is one, else cpu.
-        attn_implementation: Transformers' name of one (eager, sdpa, flash_attention_2); its choice when omitted.
-        min_pixels: Lower bound of a resized frame's area; the model's own when omitted.
-        max_pixels: Upper bound.
+        device: A torch device; when omitted, cuda if torch finds a GPU, else cpu.
+        attn_implementation: Attention implementation of transformers (eager, sdpa, flash_attention_2); transformers
+            chooses when omitted.
+        min_pixels: Lower bound of a resized frame's area in pixels; the model's own when omitted.
+        max_pixels: Upper bound of a resized frame's area in pixels; the model's own when omitted.
 
     Raises:
-        ModelLoadError: files missing or not fitting, or more than the device has room for.
-        ConfigurationError: an unknown part, dtype, device or attention implementation, or bounds that exclude each
+        ModelLoadError: Files are missing or do not fit, or the device lacks the memory for the weights.
+        ConfigurationError: The part, dtype, device or attention implementation is unknown, or the bounds exclude each
             other.
     """
     if part not in get_args(Part):
-        raise ConfigurationError(f"part {part!r} is none of {', '.join(get_args(Part))}")
+        raise ConfigurationError(f"part {part!r} is not one of {', '.join(get_args(Part))}")
     _check_pixels(min_pixels, max_pixels)
     precision = named_dtype(dtype)
     source = model if isinstance(model, ModelSource) else resolve_model(model, revision)
@@ -77,17 +78,17 @@ def load_preprocessor(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
 ) -> FramePreprocessor:
-    """A family's preprocessing, without its weights.
+    """Load the preprocessing of a model's frames without reading its weights.
 
     Args:
         model: As in `load_model`.
-        revision: For a hub id.
-        min_pixels: Lower bound of a resized frame's area; the model's own when omitted.
-        max_pixels: Upper bound.
+        revision: As in `load_model`.
+        min_pixels: As in `load_model`.
+        max_pixels: As in `load_model`.
 
     Raises:
-        ModelLoadError: files missing or not fitting.
-        ConfigurationError: bounds that exclude each other.
+        ModelLoadError: Files are missing or do not fit.
+        ConfigurationError: The bounds exclude each other.
     """
     _check_pixels(min_pixels, max_pixels)
     source = model if isinstance(model, ModelSource) else resolve_model(model, revision, weights=False)
@@ -102,17 +103,21 @@ def _check_pixels(min_pixels: int | None, max_pixels: int | None) -> None:
 
 
 def named_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    """A precision by its name. Raises ConfigurationError for one that models are not run in."""
+    """Return the precision of that name.
+
+    Raises:
+        ConfigurationError: Models are not run in this precision.
+    """
     if dtype is None:
         return None
     known = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if known not in _DTYPES.values():
-        raise ConfigurationError(f"dtype {dtype} is none of {', '.join(_DTYPES)}")
+        raise ConfigurationError(f"dtype {dtype} is not one of {', '.join(_DTYPES)}")
     return known
 
 
 def stored_dtype(source: ModelSource) -> torch.dtype | None:
-    """The precision that a model's configuration names; None leaves each tensor as it is stored."""
+    """Return the precision that a model's configuration names; None, to keep the stored one, if it names none."""
     config = source.config()
     named = config.get("dtype") or config.get("torch_dtype")
     return _DTYPES.get(named) if isinstance(named, str) else None

@@ -1,4 +1,4 @@
-"""Transformers' modules: configured, built without memory, and a decoder filled with its weights."""
+"""Configure and build modules of transformers, and read a decoder with its output head."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ def transformers_config(
     """Make a configuration of transformers, with the attention implementation of the options.
 
     Raises:
-        ModelLoadError: transformers refuses the fields; says why.
+        ModelLoadError: Transformers refuses the fields; the message says why.
     """
     chosen = {} if options.attn_implementation is None else {"attn_implementation": options.attn_implementation}
     try:
         return kind.from_dict(dict(fields), **chosen)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelLoadError(f"config.json makes no {kind.__name__}: {error}", str(source.path)) from None
+        raise ModelLoadError(f"config.json is not a valid {kind.__name__}: {error}", str(source.path)) from None
 
 
 def without_memory(kind: Callable[[Any], Module], config: object) -> Module:
-    """Build a module whose parameters have shapes and no memory: nothing is allocated twice, nothing drawn at random.
+    """Build a module on the meta device: its weights are neither allocated twice nor initialised at random.
 
     Raises:
-        ConfigurationError: an attention implementation that is unknown or not installed.
+        ConfigurationError: The attention implementation is unknown or not installed.
     """
     try:
         with torch.device("meta"):
             return kind(config)
     except (ImportError, ValueError) as error:
-        raise ConfigurationError(f"the model can't be built as asked: {str(error).splitlines()[0]}") from None
+        raise ConfigurationError(f"transformers can't build the model: {str(error).splitlines()[0]}") from None
 
 
 def read_decoder(
@@ -56,31 +56,31 @@ def read_decoder(
     names: Sequence[str],
     head: str,
 ) -> tuple[Module, Tensor]:
-    """Read a decoder and its output head; no other tensor is read.
+    """Read a decoder and its output head, and no other tensor.
 
     Args:
         kind: Transformers' class of the decoder.
-        config: Of the decoder.
-        checkpoint: Where its tensors are.
+        config: Configuration of the decoder.
+        checkpoint: The files that hold the tensors.
         options: How to load them.
-        prefix: What stands before their names.
-        names: The decoder's tensors, without the output head.
-        head: What stands before the output head's `weight`; where none is stored, it is the embedding.
+        prefix: Prefix of the decoder's tensors in the checkpoint.
+        names: Names of the decoder's tensors without the prefix, without the output head.
+        head: Prefix of the output head's `weight`; if the checkpoint does not store it, the embedding is the head.
 
     Returns:
-        The decoder, in evaluation mode, and the head `[V, D]`.
+        The decoder in evaluation mode, and the head's weight `[V, D]`.
 
     Raises:
-        ModelLoadError: tensors that do not fit.
-        ConfigurationError: an attention implementation that there is not.
+        ModelLoadError: Tensors do not fit.
+        ConfigurationError: The attention implementation is unknown or not installed.
     """
     decoder: Any = without_memory(kind, config)
     checkpoint.fill(decoder, checkpoint.read(prefix, names, options.dtype, options.device), "decoder")
-    # Its frequencies are computed, not stored, so the module without memory has none.
+    # Frequencies are computed, not stored, so a module on the meta device lacks them.
     decoder.rotary_emb = type(decoder.rotary_emb)(config).to(options.device)
     linear = nn.Linear(config.hidden_size, config.vocab_size, bias=False, device=torch.device("meta"))
     weight = {"weight": decoder.embed_tokens.weight}
-    # Stored, it counts, whatever the configuration says of tied weights: transformers does the same.
+    # As in transformers, a stored head is used even if the configuration ties it to the embedding.
     if f"{head}weight" in checkpoint.files:
         own = checkpoint.read(head, ["weight"], options.dtype, options.device)
         weight = weight if torch.equal(own["weight"], weight["weight"]) else own

@@ -1,4 +1,4 @@
-"""The supported model families: where each is, for the built-in ones and those of other packages."""
+"""The table of model families: the built-in ones, and those that other packages add through entry points."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from flashvid.models.family import Family
 from flashvid.plugins import PluginTable
 
-# A new family is a line here, or an entry point of the group in another package. The first family that recognizes a
-# configuration takes it.
+# To add a family, add a line here, or declare an entry point of this group in another package. The first family that
+# recognizes a configuration takes it.
 FAMILIES: PluginTable[Family] = PluginTable(
     "flashvid.families",
     {

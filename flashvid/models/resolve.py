@@ -1,4 +1,4 @@
-"""Which model a name means: embedded, a directory or a hub id, checked to be complete before a weight is read."""
+"""Find the model that a name stands for (embedded, a directory or a hub id), and check its files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flashvid.models.source import ALL_FILES, SETTINGS_FILES, ModelSource, chat_
 
 _EMBEDDED = Path(__file__).parent / "embedded"
 
-# What a model's directory must hold, checked before anything is loaded; and what is read if it is there.
+# Files that a model's directory must hold, checked before loading, and files that are read if present.
 NEEDED_FILES = (
     "config.json",
     "tokenizer.json",
@@ -28,16 +28,16 @@ OPTIONAL_FILES = ("generation_config.json", "video_preprocessor_config.json", "p
 
 
 def resolve_model(name: str, revision: str | None = None, *, weights: bool = True) -> ModelSource:
-    """Find a model and check its directory, before any weight is read.
+    """Find a model and check its directory, without reading weights.
 
     Args:
         name: An embedded model (``tiny-random``), a local directory, or a hub id (``owner/model``).
         revision: Branch, tag or commit, for a hub id only.
-        weights: Without, they need not be there: from the hub come only configurations and the tokenizer.
+        weights: Whether weights are required; False downloads only configurations and tokenizer from the hub.
 
     Raises:
-        ModelLoadError: nothing of that name, an architecture that is not supported, files, tokens or tensors
-            missing; the message names what.
+        ModelLoadError: No model has that name, its architecture is not supported, or files, tokens or tensors are
+            missing; the message names them.
     """
     path = _locate(name, revision, ALL_FILES if weights else SETTINGS_FILES)
     with model_errors(path):
@@ -49,14 +49,14 @@ def resolve_model(name: str, revision: str | None = None, *, weights: bool = Tru
 
 @contextmanager
 def model_errors(path: Path, passed: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Whatever fails inside is the fault of a model's files: they come from elsewhere, and can be wrong in any way.
+    """Turn every unexpected error inside into a `ModelLoadError`: a model's files may be damaged in any way.
 
     Args:
         path: The model's directory.
-        passed: Errors that have other causes, besides ours.
+        passed: Errors that do not come from the files and are left as they are, besides those of this library.
 
     Raises:
-        ModelLoadError: in place of any other error.
+        ModelLoadError: In place of any other error.
     """
     try:
         yield
@@ -82,25 +82,25 @@ def _checked_source(name: str, revision: str | None, path: Path) -> ModelSource:
         raise ModelLoadError(problem, str(path))
     source = ModelSource(name, path, family.name)
     if revision is not None and (name in embedded_models() or Path(name).is_dir()) and source.commit != revision:
-        raise ModelLoadError(f"revision {revision} is of a hub id, and this is a directory: leave it out", name)
+        raise ModelLoadError(f"revision {revision} is given for a directory, only hub ids have one: leave it out", name)
     _check_tokenizer(path, family.special_tokens)
     return source
 
 
 def _check_weights(source: ModelSource) -> None:
-    """Whether the tensors are those of the architecture, by the headers of their files."""
+    """Check by the headers of the files that the tensors are those of the architecture."""
     config, stored = source.config(), source.checkpoint().files
     family = FAMILIES[source.family]
     needed, unused = family.needed_tensors(config, stored, "all"), family.unused_tensors(config, stored)
     if missing := [name for name in needed if name not in stored]:
         raise ModelLoadError(f"the weights lack {_enumerate(missing)}", str(source.path))
-    # More than is known would mean another architecture, or an adapter that was not merged.
+    # Unknown tensors mean another architecture, or an adapter that was not merged.
     if unexpected := sorted(name for name in {*stored} - {*needed} if not name.startswith(unused)):
         raise ModelLoadError(f"there are unexpected tensors: {_enumerate(unexpected)}", str(source.path))
 
 
 def embedded_models() -> list[str]:
-    """Names of the models that come with the package."""
+    """Return the names of the models that ship with the package."""
     return sorted(folder.name for folder in _EMBEDDED.iterdir() if folder.is_dir())
 
 
@@ -117,7 +117,9 @@ def _locate(name: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ModelLoadError(f"is no local directory and could not be had from the hub: {reason}", name) from None
+        raise ModelLoadError(
+            f"not a directory, and download from the Hugging Face Hub failed: {reason}", name
+        ) from None
 
 
 def _check_tokenizer(path: Path, special_tokens: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Where a model's files are, and which model exactly they are; nothing is loaded here."""
+"""Where the files of a model are, and the identity of the model that they hold."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 from flashvid.errors import ModelLoadError
 from flashvid.models.weights import Checkpoint
 
-# What inference needs; a repository may hold pickles, images and other formats beside it. The settings are a few
-# megabytes, the weights gigabytes.
+# The files that inference needs: repositories also hold pickles, images and other formats. Settings take megabytes,
+# weights gigabytes.
 SETTINGS_FILES = ("*.json", "*.jinja", "*.txt")
 ALL_FILES = (*SETTINGS_FILES, "*.safetensors")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -22,10 +22,10 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model's directory, checked to be complete; without weights, if it was resolved so.
+    """The directory of a model, checked to be complete; weights are checked only if the model was resolved with them.
 
     Attributes:
-        name: As the user wrote it.
+        name: The name that the user gave.
         path: The local directory.
         family: Name of its family, for instance ``qwen2_5_vl``.
     """
@@ -36,17 +36,17 @@ class ModelSource:
 
     @property
     def commit(self) -> str | None:
-        """The hub commit of a snapshot in the hub's cache (models--owner--model/snapshots/<commit>), else None."""
+        """The commit of a snapshot in the hub's cache (models--owner--model/snapshots/<commit>); None elsewhere."""
         snapshots, repository = self.path.parent, self.path.parent.parent
         is_snapshot = snapshots.name == "snapshots" and repository.name.startswith("models--")
         return self.path.name if is_snapshot and _COMMIT.fullmatch(self.path.name) else None
 
     @cached_property
     def identity(self) -> str:
-        """What the model is: ``owner/model@commit`` for a hub snapshot, else a SHA-256 over what inference reads.
+        """The identity of the model: ``owner/model@commit`` for a hub snapshot, else a SHA-256 of the files it reads.
 
-        The digest covers configurations, tokenizer, chat template and weights, and not where they are. It reads the
-        whole checkpoint once: seconds for a few gigabytes.
+        The digest covers configurations, tokenizer, chat template and weights, but not their location. Computing it
+        reads the whole checkpoint once, which takes seconds for a few gigabytes.
         """
         if self.commit is not None:
             repository = self.path.parent.parent.name.removeprefix("models--").replace("--", "/")
@@ -59,31 +59,31 @@ class ModelSource:
         return f"sha256:{whole.hexdigest()}"
 
     def config(self) -> dict[str, Any]:
-        """The content of config.json."""
+        """Return the content of config.json."""
         return read_json(self.path / "config.json")
 
     def checkpoint(self) -> Checkpoint:
-        """The weights' files."""
+        """Return the files of weights."""
         return Checkpoint(self.path)
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object from a model's directory.
+    """Read a JSON object from a model's directory.
 
     Raises:
-        ModelLoadError: it does not parse, or is no object.
+        ModelLoadError: The file does not parse, or does not hold an object.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:  # of JSON and of UTF-8
         raise ModelLoadError(f"{file.name} can't be read: {error}", str(file.parent)) from None
     if not isinstance(content, dict):
-        raise ModelLoadError(f"{file.name} holds no JSON object", str(file.parent))
+        raise ModelLoadError(f"{file.name} does not hold a JSON object", str(file.parent))
     return content
 
 
 def chat_template(path: Path) -> str | None:
-    """A model's chat template, wherever its directory keeps it."""
+    """Return the chat template of the model in a directory, from the file that holds it; None without one."""
     plain = path / "chat_template.jinja"
     if plain.is_file():
         return plain.read_text(encoding="utf-8")

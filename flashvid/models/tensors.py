@@ -1,4 +1,4 @@
-"""Names of the tensors that Qwen2 and Qwen3 decoders have in common, whatever model they are part of."""
+"""Names of the tensors that Qwen2 and Qwen3 decoders have in common."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def decoder_tensors(num_layers: int, attention: Iterable[str] = QWEN2_ATTENTION)
     """List the tensors of a decoder, without prefix and output head.
 
     Args:
-        num_layers: Layers of the decoder.
-        attention: The tensors of a layer's attention, below `self_attn`.
+        num_layers: Number of layers of the decoder.
+        attention: Names of the tensors of a layer's attention, below `self_attn`.
     """
     layer = [
         "input_layernorm.weight",

@@ -1,4 +1,4 @@
-"""The handle on a video LLM: frames to visual features, features to fewer tokens, tokens and questions to answers."""
+"""The handle on a video LLM: encodes frames, compresses visual tokens, and answers questions."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from flashvid.models.weights import Checkpoint
 
 
 class VideoModel:
-    """A loaded model, or one side of it. Nothing in it changes by being used.
+    """A loaded model, or one side of it. Using it does not change it.
 
     Attributes:
-        source: Which model it is.
-        device: Where it runs.
+        source: The files of the model.
+        device: The device that it runs on.
         hidden_size: Width D of a visual token.
     """
 
@@ -58,7 +58,7 @@ class VideoModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights, the features and the tokens."""
+        """The precision of weights, features and tokens."""
         return (self.vision if self._vision is not None else self.language).dtype
 
     @property
@@ -68,15 +68,15 @@ class VideoModel:
 
     @property
     def bytes_read(self) -> int:
-        """Their bytes, as stored."""
+        """Bytes of these tensors, as stored."""
         return self._checkpoint.bytes_read
 
     @property
     def vision(self) -> VisionSide:
-        """The vision side, for what this handle has no method for.
+        """The vision side, for uses that this handle has no method for.
 
         Raises:
-            ConfigurationError: it was not loaded.
+            ConfigurationError: The vision side is not loaded.
         """
         if self._vision is None:
             raise ConfigurationError("the vision side is not loaded: load_model(..., part='vision' or 'all')")
@@ -84,38 +84,38 @@ class VideoModel:
 
     @property
     def language(self) -> LanguageSide:
-        """The language side, for what this handle has no method for.
+        """The language side, for uses that this handle has no method for.
 
         Raises:
-            ConfigurationError: it was not loaded.
+            ConfigurationError: The language side is not loaded.
         """
         if self._language is None:
             raise ConfigurationError("the language side is not loaded: load_model(..., part='language' or 'all')")
         return self._language
 
     def encode(self, frames: NDArray[np.uint8] | Tensor, timestamps: ArrayLike) -> VisualFeatures:
-        """Run the vision side; threads wait for each other.
+        """Run the vision side on one video; threads wait for each other.
 
         Args:
-            frames: uint8 `[F, H, W, 3]`, RGB, at any size: they are resized as the family does it, unless they are.
-            timestamps: `[F]` seconds, not descending.
+            frames: uint8 `[F, H, W, 3]`, RGB, of any size; resized unless they have the target size.
+            timestamps: `[F]`, seconds, not descending.
 
         Raises:
-            InvalidFeaturesError: frames or timestamps of another shape, dtype or order.
-            ConfigurationError: the vision side was not loaded.
+            InvalidFeaturesError: Frames or timestamps have another shape, dtype or order.
+            ConfigurationError: The vision side is not loaded.
         """
         return self.vision.encode(*checked_frames(frames, timestamps))
 
     def compress(self, visual: VisualFeatures, config: CompressionConfig | None) -> CompressedVideo:
-        """Keep the visual tokens that matter.
+        """Compress the visual tokens of one video.
 
         Args:
-            visual: From `encode`.
+            visual: The result of `encode`.
             config: Settings of the compression; None keeps every token.
 
         Raises:
-            InvalidFeaturesError: see `flashvid.compress`.
-            ConfigurationError: see `flashvid.compress`.
+            InvalidFeaturesError: See `flashvid.compress`.
+            ConfigurationError: See `flashvid.compress`.
         """
         if config is not None:
             return CompressedVideo.of(visual, compress(visual.features, visual.scores, config, grid_hw=visual.grid_hw))
@@ -135,29 +135,29 @@ class VideoModel:
         keys: Sequence[str] | None = None,
         max_batch_tokens: int = MAX_BATCH_TOKENS,
     ) -> list[Answer]:
-        """Answer questions about one video; its tokens are prefilled once for all of them.
+        """Answer questions about one video, whose tokens are prefilled once for all questions.
 
-        An answer does not depend on which other questions are asked with it, nor on their order.
+        An answer does not depend on the other questions, nor on their order.
 
         Args:
-            compressed: From `compress`, or rebuilt from storage; None for questions about no video.
-            questions: What the user asks, without the video.
+            compressed: The result of `compress`, or rebuilt from storage; None for questions without a video.
+            questions: The texts of the user's turns, without the video.
             generation: Settings of the generation.
-            pruning: Inside the decoder; None for none.
-            options: For each question its choices, or None; used where `generation.choice` is by likelihood.
+            pruning: Pruning inside the decoder; None for none.
+            options: For each question its options, or None; used if `generation.choice` is "likelihood".
             keys: As in `ClipQuestions`.
-            max_batch_tokens: Bound of the tokens that are in memory together, lower where a GPU has not the room;
-                changes no answer.
+            max_batch_tokens: Upper bound of the tokens in memory together, lowered if a GPU lacks the memory; does not
+                change answers.
 
         Returns:
             One answer per question, in order.
 
         Raises:
-            ConfigurationError: the language side was not loaded; pruning that the model does not allow; not as many
-                options or keys as questions, or an option without text; a schema that can't be enforced, a template
-                that does not place one video; several videos or images in a question, or further turns.
-            InvalidFeaturesError: tokens of another width than this model's or not finite, or indices, a grid or times
-                that are not theirs.
+            ConfigurationError: The language side is not loaded; the model does not allow the pruning; the numbers of
+                options or keys and of questions differ, or an option is empty; the schema can't be enforced; the
+                template does not place exactly one video; or a question holds videos, images or further turns.
+            InvalidFeaturesError: Tokens have another width than this model's or are not finite, or their indices, grid
+                or timestamps do not fit them.
         """
         clip = ClipQuestions(compressed, questions, options, keys)
         return self.answer_many([clip], generation, pruning=pruning, max_batch_tokens=max_batch_tokens)[0]
@@ -174,18 +174,18 @@ class VideoModel:
 
         Args:
             clips: Videos with their questions.
-            generation: Settings of the generation.
-            pruning: Inside the decoder; None for none.
+            generation: As in `answer`.
+            pruning: As in `answer`.
             max_batch_tokens: As in `answer`.
 
         Returns:
-            Per clip one answer per question, in order.
+            One answer per question of each clip, in order.
 
         Raises:
-            ConfigurationError: see `answer`.
-            InvalidFeaturesError: see `answer`.
+            ConfigurationError: See `answer`.
+            InvalidFeaturesError: See `answer`.
         """
-        # It loads transformers, which a handle of the vision side does not need from here.
+        # Importing this module imports transformers, which a handle of the vision side alone need not wait for.
         from flashvid.engine.answering import answer_clips, check_clip
 
         language = self.language
@@ -205,23 +205,23 @@ class VideoModel:
         *,
         pruning: InnerPruningConfig | None = None,
     ) -> list[list[ScoredText]]:
-        """How likely given texts are as answers, token by token; nothing is generated.
+        """Compute the log-likelihood of given texts as answers, token by token; nothing is generated.
 
-        With pruning, a question's last token decides what is kept, so that its continuations see the same.
+        Pruning keeps what the last token of the question attends to, so all continuations of a question see the same.
 
         Args:
             compressed: As in `answer`.
             questions: As in `answer`.
-            continuations: For each question the texts to score, each as the assistant would begin its turn.
-            generation: Its system prompt, template and `reference_compatible` count; how tokens are chosen does not.
-            pruning: Inside the decoder; None for none.
+            continuations: For each question the texts to score, each as the beginning of the assistant's turn.
+            generation: Only its system prompt, template and `reference_compatible` are used.
+            pruning: As in `answer`.
 
         Returns:
-            Per question one `ScoredText` per continuation, in order.
+            One `ScoredText` per continuation of each question, in order.
 
         Raises:
-            ConfigurationError: see `answer`; a question without continuations, or one without text.
-            InvalidFeaturesError: see `answer`.
+            ConfigurationError: See `answer`; or a question has no continuations, or an empty one.
+            InvalidFeaturesError: See `answer`.
         """
         from flashvid.engine.answering import check_clip, score_clip
 

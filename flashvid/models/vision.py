@@ -1,4 +1,4 @@
-"""What the families' vision sides share: a video in blocks of temporal steps, and the attention its patches receive."""
+"""Base of the vision sides: encodes a video block by block, and computes the attention that patches receive."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from flashvid.models.family import FramePreprocessor
 
 Preprocessor = TypeVar("Preprocessor", bound=FramePreprocessor)
 
-# Attention never crosses a temporal step, so steps go through the tower in blocks with the same result.
+# Temporal steps per block. Attention never crosses a step, so blocks do not change the result.
 _STEPS_AT_ONCE = 16
-# Queries whose probabilities are in memory together: heads x this x patches of one step.
+# Queries per block, whose probabilities are in memory together: heads x this x patches of one step.
 _QUERIES_AT_ONCE = 512
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedSteps:
-    """What a vision tower makes of some temporal steps.
+    """Features and scores of some temporal steps.
 
     Attributes:
-        features: `[T, N, D]`.
+        features: `[T, N, D]`, in the precision of the tower.
         scores: `[T, N]` float32.
-        grid_hw: Rows and columns of a step, as `VisualFeatures.grid_thw` counts them.
-        deepstack: Features of earlier layers, each `[T, N, D]`; none in most families.
+        grid_hw: Rows and columns of a step, in the unit of `VisualFeatures.grid_thw`.
+        deepstack: Features of earlier layers, each `[T, N, D]`; empty in most families.
     """
 
     features: Tensor
@@ -46,9 +46,9 @@ class VisionTower(ABC, Generic[Preprocessor]):
     """Base of the families' vision sides.
 
     Args:
-        preprocessor: Of the family.
-        weight: Of the tower: where it is and in which precision is where and in which precision the tower works.
-        frames_per_step: Of the temporal steps.
+        preprocessor: Preprocessing of the family's frames.
+        weight: A weight of the tower, whose device and precision are those of the vision side.
+        frames_per_step: Frames per temporal step.
     """
 
     def __init__(self, preprocessor: Preprocessor, weight: Tensor, frames_per_step: int) -> None:
@@ -60,14 +60,14 @@ class VisionTower(ABC, Generic[Preprocessor]):
 
     @abstractmethod
     def encode_resized(self, frames: NDArray[np.uint8]) -> EncodedSteps:
-        """Encode frames uint8 `[F, H, W, 3]` at target size, all at once."""
+        """Encode frames uint8 `[F, H, W, 3]` at target size in one block."""
 
     def encode(self, frames: NDArray[np.uint8], timestamps: NDArray[np.float64]) -> VisualFeatures:
-        """Encode frames uint8 `[F, H, W, 3]`, F at least 1, of any size, with seconds `[F]`.
+        """Encode frames uint8 `[F, H, W, 3]` of any size, F at least 1, with timestamps `[F]` in seconds.
 
-        Bytes become features block by block: beyond the result, memory does not depend on the number of frames.
+        Frames are normalised and encoded block by block, so that memory beyond the result does not depend on F.
         """
-        # The size may depend on the number of frames, so it is chosen for all of them before they are parted.
+        # The target size may depend on the number of frames, so it is chosen before the frames are split into blocks.
         preprocessor, per_step = self._preprocessor.for_video(len(frames)), self._frames_per_step
         steps = -(-len(frames) // per_step)
         wholes: list[Tensor] = []
@@ -75,7 +75,7 @@ class VisionTower(ABC, Generic[Preprocessor]):
             end = min(first + _STEPS_AT_ONCE, steps)
             block = self.encode_resized(preprocessor.resize(frames[first * per_step : end * per_step]))
             parts = (block.features, block.scores, *block.deepstack)
-            # Joining at the end would hold every feature twice.
+            # Concatenating the blocks at the end would hold every feature twice.
             wholes = wholes or [part.new_empty((steps, *part.shape[1:])) for part in parts]
             for whole, part in zip(wholes, parts, strict=True):
                 whole[first:end] = part
@@ -85,9 +85,9 @@ class VisionTower(ABC, Generic[Preprocessor]):
 
     @contextmanager
     def _calls_of(self, attention: nn.Module) -> Iterator[dict[str, Any]]:
-        """Catch what a module is called with while the tower runs: keywords by name, the rest as `given`."""
+        """Capture the arguments of a module while the tower runs: keywords by name, positional ones as `given`."""
         call: dict[str, Any] = {}
-        # One clip at a time, or it would be another one's.
+        # One clip at a time, or the arguments could be those of another clip.
         with self._running:
             hook = attention.register_forward_pre_hook(
                 lambda _, given, named: call.update(named, given=given), with_kwargs=True
@@ -99,14 +99,15 @@ class VisionTower(ABC, Generic[Preprocessor]):
 
 
 def received_attention(queries: Tensor, keys: Tensor, scaling: float) -> Tensor:
-    """Mean over heads and queries of the attention each patch receives within its temporal step (spec 7).
+    """Compute the attention that each patch receives within its temporal step (docs/flashvid.md, section 7).
 
-    In blocks of queries, one step after another, so that memory is linear in the number of patches.
+    It is the mean of the softmax probabilities over heads and queries. Queries are taken in blocks, one step after
+    another, so that memory is linear in the number of patches.
 
     Args:
         queries: `[T, heads, P, d]`, floating, after any rotation.
-        keys: `[T, heads, P, d]`.
-        scaling: Of the products of the two.
+        keys: `[T, heads, P, d]`, in the same dtype.
+        scaling: Factor of the products of queries and keys.
 
     Returns:
         `[T, P]` float32; each step adds up to 1.

@@ -1,4 +1,4 @@
-"""Weights from safetensors files, read tensor by tensor: a part of a model costs only that part's bytes."""
+"""Read weights from safetensors files tensor by tensor, so that one side of a model reads only its own bytes."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
-# Of the types that models are published in, as the files' headers name them.
+# Bytes per value of the types that models are published in, by their names in the files' headers.
 _BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2}
 
 
 class Checkpoint:
-    """The safetensors files of a model directory, one or sharded. Pickled weights are never read.
+    """The safetensors files of a model directory, one file or shards. Pickled weights are never read.
 
     Attributes:
         tensors_read: Names of the tensors read so far, as stored.
-        bytes_read: Their bytes, as stored.
+        bytes_read: Bytes of these tensors, as stored.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,10 +39,10 @@ class Checkpoint:
 
     @cached_property
     def files(self) -> Mapping[str, Path]:
-        """Which file holds each tensor, from the files' own headers.
+        """The file that holds each tensor, from the headers of the files.
 
         Raises:
-            ModelLoadError: no safetensors file, one of them missing or damaged, an unreadable index.
+            ModelLoadError: There is no safetensors file, a file is missing or damaged, or the index can't be read.
         """
         if (self._path / _INDEX).is_file():
             shards = self._shards()
@@ -56,28 +56,28 @@ class Checkpoint:
         pickled = sorted(file.name for ending in _PICKLED for file in self._path.glob(f"*{ending}"))
         if not pickled:
             return "pickled weights are never read"
-        return f"{pickled[0]} is pickled, and never read: save the model with safetensors"
+        return f"{pickled[0]} is pickled, and pickled weights are never read: save the model with safetensors"
 
     def _shards(self) -> list[str]:
         try:
             return sorted(set(json.loads((self._path / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError):
-            raise ModelLoadError(f"{_INDEX} is no index of weights", str(self._path)) from None
+            raise ModelLoadError(f"{_INDEX} is not an index of weights", str(self._path)) from None
 
     def _names(self, file: Path) -> list[str]:
         try:
             with safe_open(file, framework="np") as opened:
                 return list(opened.keys())
         except FileNotFoundError:
-            raise ModelLoadError(f"{file.name} is named in the index and missing", str(self._path)) from None
+            raise ModelLoadError(f"{file.name} is named in the index, but missing", str(self._path)) from None
         except (SafetensorError, OSError) as error:
             raise ModelLoadError(f"{file.name} can't be read: {error}", str(self._path)) from None
 
     def num_bytes(self, names: Iterable[str], dtype: torch.dtype | None) -> int:
-        """Memory that tensors take once they are read, told from the files' headers.
+        """Return the bytes that tensors take in memory once they are read, from the headers of the files.
 
         Args:
-            names: As stored.
+            names: Names of the tensors as stored.
             dtype: As in `read`.
         """
         members: dict[Path, list[str]] = {}
@@ -98,16 +98,16 @@ class Checkpoint:
         """Read tensors by name, and no others.
 
         Args:
-            prefix: What stands before the names in the files.
-            names: Without the prefix; all must be there.
-            dtype: To convert to; None keeps each tensor's own.
-            device: Where the tensors go.
+            prefix: Prefix of the names in the files.
+            names: Names without the prefix; the checkpoint must hold all of them.
+            dtype: The precision to convert to; None keeps the stored one.
+            device: The device to read the tensors to.
 
         Returns:
             The tensors by their names without the prefix.
 
         Raises:
-            ModelLoadError: quantised weights, or of several precisions where none was asked for.
+            ModelLoadError: Weights are quantised, or have several precisions and `dtype` is None.
         """
         wanted: dict[Path, list[str]] = {}
         for name in names:
@@ -127,15 +127,15 @@ class Checkpoint:
         precisions = sorted({str(tensor.dtype) for tensor in tensors.values()})
         if len(precisions) > 1:
             raise ModelLoadError(
-                f"the weights are {' and '.join(precisions)}, and config.json names none: give a dtype", str(self._path)
+                f"the weights are {' and '.join(precisions)}, and config.json lacks a dtype: set dtype", str(self._path)
             )
         return tensors
 
     def fill(self, module: nn.Module, tensors: Mapping[str, Tensor], part: str) -> None:
-        """Give a module that was built without memory its weights.
+        """Assign weights to a module on the meta device.
 
         Raises:
-            ModelLoadError: tensors are missing, unexpected, or of another shape; names them.
+            ModelLoadError: Tensors are missing, unexpected, or of another shape; the message names them.
         """
         try:
             module.load_state_dict(tensors, strict=True, assign=True)

@@ -1,4 +1,4 @@
-"""Settings are checked when they are made, and the budget follows from them alone."""
+"""Settings are checked on construction, and determine the token budget."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_settings_do_not_change() -> None:
 
 
 def test_every_setting_is_described_in_plain_words() -> None:
-    """Lower case but for names, no final stop."""
+    """Descriptions are lower case except for names, without a final stop."""
     for name, field in CompressionConfig.model_fields.items():
         assert field.description, name
         assert not field.description.endswith("."), name

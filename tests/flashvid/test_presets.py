@@ -11,7 +11,7 @@ from flashvid.presets import PRESETS, preset_named
 
 
 def test_every_family_has_one_of_its_name() -> None:
-    """And no preset is of a family that there is not."""
+    """Every preset belongs to a family that exists."""
     families = {*FAMILIES}
     assert {preset.family for preset in PRESETS.values()} == families
     assert all(preset_named(name).family == name for name in families)
@@ -28,7 +28,7 @@ def test_every_family_has_one_of_its_name() -> None:
     ],
 )
 def test_the_table_of_the_specification(name: str, method: str, segments: int, layer: int, ratio: float) -> None:
-    """Section 9."""
+    """Values are those of docs/flashvid.md, section 9."""
     preset = preset_named(name)
     assert (preset.pruning_layer, preset.llm_retention_ratio) == (layer, ratio)
     config = preset.compression(0.1)
@@ -40,18 +40,20 @@ def test_the_table_of_the_specification(name: str, method: str, segments: int, l
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_expansion_is_what_inner_pruning_takes_back(name: str) -> None:
-    """1.25 with it, so that the average over the layers is what was asked for; 1 without."""
+    """Expansion is 1.25 with inner pruning, which keeps the average over the layers; without, it is 1."""
     preset = preset_named(name)
     assert preset.average_retention(0.2) == pytest.approx(0.2)
     assert preset.compression(0.2).expansion == 1.25
     assert preset.compression(0.2, inner_pruning=False).expansion == 1.0
-    # A decoder that ends before the pruning layer is never pruned.
+    # A decoder with fewer layers than the pruning layer is never pruned.
     assert preset.average_retention(0.2, num_layers=preset.pruning_layer) == pytest.approx(0.25)
 
 
 def test_what_is_refused() -> None:
-    """Names that there are not, and ratios that mean nothing."""
-    with pytest.raises(ConfigurationError, match="preset 'qwen' is none of llava_onevision, llava_video, qwen2_5_vl"):
+    """Unknown names and impossible ratios are refused."""
+    with pytest.raises(
+        ConfigurationError, match="preset 'qwen' is not one of llava_onevision, llava_video, qwen2_5_vl"
+    ):
         preset_named("qwen")
     with pytest.raises(ValidationError):
         preset_named("qwen3_vl").compression(0.0)

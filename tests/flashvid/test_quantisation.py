@@ -1,4 +1,4 @@
-"""Tokens as int8: the error that is promised, in every dtype, and nothing that cannot be held."""
+"""Tokens as int8: the documented error bound in every dtype, and values that are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _tokens(dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def test_the_error_is_half_a_step_of_each_token() -> None:
-    """A step is the token's own largest value over 127, however small or large its neighbours are."""
+    """A step is the token's own largest value over 127, whatever the other tokens are."""
     tokens = _tokens()
     before = tokens.clone()
     quantised = quantise(tokens)
@@ -32,7 +32,7 @@ def test_the_error_is_half_a_step_of_each_token() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_what_was_restored_stays(dtype: torch.dtype) -> None:
-    """Restoring rounds to the dtype that was asked for and adds no more than that rounding."""
+    """Restoring rounds to the requested dtype and adds no other error."""
     tokens = _tokens(dtype)
     quantised = quantise(tokens)
     restored = quantised.restore(dtype)
@@ -41,7 +41,7 @@ def test_what_was_restored_stays(dtype: torch.dtype) -> None:
 
 
 def test_extremes() -> None:
-    """Zeros stay zeros; values that have no scale in float32 become zeros; no tokens and no columns are fine."""
+    """Zeros stay zeros, values whose scale underflows become zeros, and empty inputs work."""
     tokens = torch.tensor([[0.0, 0.0], [1e-45, -1e-45], [3e38, -3e38], [-1.0, 1.0]])
     restored = quantise(tokens).restore(torch.float32)
     assert restored[:2].abs().max() <= 1e-44
@@ -60,7 +60,7 @@ def test_what_is_not_finite_is_refused(value: float) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_largest_values_stay_finite(dtype: torch.dtype) -> None:
-    """Rounded up, a scale times 127 may be more than the value it came from."""
+    """Rounded up, 127 times the scale may exceed the largest value."""
     largest = torch.finfo(dtype).max
     tokens = torch.tensor([[largest, -largest], [0.999 * largest, 1.0]]).to(dtype)
     restored = quantise(tokens).restore(dtype)

@@ -134,7 +134,7 @@ def test_relative_paths_are_meant_from_the_job_files_folder(tmp_path: Path, monk
         (GOOD.replace("output:", "outptu:"), "line 7, outptu: unknown key; did you mean 'output'?"),
         (GOOD.replace("retention_ratio", "retention"), "line 15, compression.retention: unknown key; did you mean"),
         (GOOD.replace("{num_gpus: 0.5}", "{gpu: 1}"), "line 17, resources.encode.gpu: unknown key"),
-        (GOOD + "preset: qwen\n", "line 20, preset: preset 'qwen' is none of llava_onevision, llava_video"),
+        (GOOD + "preset: qwen\n", "line 20, preset: preset 'qwen' is not one of llava_onevision, llava_video"),
         (FASTV + "preset: tiny\n", "a preset holds settings of flashvid"),
         (FASTV + "inner_pruning:\n", "fastv is inner_pruning"),
         (FASTV.replace("fastv", "fastv\n  retention_ratio: 0.5"), "line 14, compression: fastv keeps every token"),

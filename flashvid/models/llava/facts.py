@@ -1,4 +1,4 @@
-"""The two LLaVA families: one architecture, told apart by how they pool; two layouts of configuration and names."""
+"""Facts about the LLaVA families, which share an architecture and differ in how they pool."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ class LlavaFamily(Family):
     """See `flashvid.models.family.Family`.
 
     Attributes:
-        pooling: Tells the models of this family from those of the other one.
+        pooling: How the models of this family pool, which is how configurations are assigned to a family.
     """
 
     pooling: ClassVar[Pooling]
     architectures = (ORIGINAL_ARCHITECTURE, HUGGING_FACE_ARCHITECTURE)
-    # A tokenizer need not have the video's placeholder: it never reaches the model.
+    # Tokenizers may lack the placeholder of a video: it never reaches the model.
     special_tokens = ("<|im_start|>", "<|im_end|>")
     preprocessor = f"{_PACKAGE}.preprocess:LlavaFramePreprocessor"
     vision = f"{_PACKAGE}.vision:LlavaVision"
     language = f"{_PACKAGE}.language:LlavaLanguage"
 
     def recognizes(self, config: Mapping[str, Any]) -> bool:
-        """See `Family`; an unknown pooling is left to `check_config` of LLaVA-OneVision to refuse."""
+        """See `Family`; LLaVA-OneVision takes an unknown pooling, which `check_config` then refuses."""
         given = config.get("architectures")
         if not (set(given) & set(self.architectures) if given else config.get("model_type") == "llava_onevision"):
             return False
@@ -48,7 +48,7 @@ class LlavaFamily(Family):
             return self.pooling == "bilinear"
 
     def check_config(self, config: Mapping[str, Any]) -> str | None:
-        """The parts of the configuration must be there and of a kind that is run here."""
+        """See `Family`; the configuration must describe a SigLIP tower and a Qwen2 decoder."""
         try:
             LlavaSettings.parse(config)
         except ValueError as problem:
@@ -70,7 +70,7 @@ class LlavaFamily(Family):
         return needed
 
     def unused_tensors(self, config: Mapping[str, Any], stored: Iterable[str]) -> tuple[str, ...]:
-        """See `Family`: the end of the tower, frequencies, and a newline where none is written."""
+        """See `Family`: the end of the tower, the frequencies, and the newline of models that do not use one."""
         settings = LlavaSettings.parse(config)
         layout = settings.layout(stored)
         of_tower = (layout.tower + name for name in settings.unused_tensors())

@@ -1,4 +1,4 @@
-"""The language side of LLaVA: a Qwen2 decoder with its head, and prompts around a compressed video."""
+"""The language side of LLaVA: decoder, and the layout of a prompt around a video (docs/flashvid.md, section 8)."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class LlavaLanguage:
 
     @classmethod
     def load(cls, source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> Self:
-        """Read the tokenizer and the tensors of the language side, and only those.
+        """Read the tokenizer and the language side, and no other tensor.
 
         Raises:
-            ModelLoadError: a configuration or tensors that do not fit, an unusable tokenizer.
-            ConfigurationError: an attention implementation that there is not.
+            ModelLoadError: The configuration or tensors do not fit, or the tokenizer can't be used.
+            ConfigurationError: The attention implementation is unknown.
         """
         settings = LlavaSettings.parse(source.config())
         layout = settings.layout(checkpoint.files)
@@ -54,33 +54,33 @@ class LlavaLanguage:
         return cls(Decoder(*decoder), newline, settings.newlines, chat)
 
     def prefix(self, before: tuple[int, ...], compressed: CompressedVideo) -> SharedPrefix:
-        """What the decoder gets up to the video's last token or newline, from the ids before the video."""
+        """Lay out the prompt up to the video's last token or newline."""
         return shared_prefix(self.decoder.embed(before), compressed, self._newline, self._newlines)
 
     def suffix(self, before: tuple[int, ...], after: tuple[int, ...], compressed: CompressedVideo) -> QuestionSuffix:
-        """What the decoder gets behind that, from the ids before and behind the video."""
+        """Lay out the prompt after the video's last token or newline."""
         return question_suffix(len(before), after, compressed, self._newlines)
 
     def reference_compatible(self) -> Self:
-        """See `LanguageSide`: nothing differs."""
+        """Return this side: the published implementation lays out the same prompts."""
         return self
 
 
 def shared_prefix(before: Tensor, compressed: CompressedVideo, newline: Tensor, newlines: Newlines) -> SharedPrefix:
-    """The prompt up to the video's last token or newline.
+    """Lay out the prompt up to the video's last token or newline.
 
     Args:
-        before: `[B, D]`: embeddings of the text before the video.
+        before: `[B, D]`, embeddings of the text before the video.
         compressed: The video; its grid counts tokens.
-        newline: `[D]`: the newline's embedding.
-        newlines: Where they stand. One behind the video is not prunable, those behind every frame are.
+        newline: `[D]`, embedding of the newline.
+        newlines: Where newlines are placed. One after the video is not prunable, those after every frame are.
     """
     kept = len(compressed.tokens)
     steps = compressed.grid_thw[0]
     if newlines == "frame":
         step_of = compressed.indices.cpu() // math.prod(compressed.grid_thw[1:])
         per_step = torch.bincount(step_of, minlength=steps)
-        # A frame of which nothing is left keeps its newline.
+        # A frame without kept tokens keeps its newline.
         places = per_step.cumsum(0) + torch.arange(steps)
         is_newline = torch.zeros(kept + steps, dtype=torch.bool)
         is_newline[places] = True
@@ -94,7 +94,7 @@ def shared_prefix(before: Tensor, compressed: CompressedVideo, newline: Tensor, 
     text = torch.zeros(len(before), dtype=torch.bool)
     is_visual = torch.cat([text, ~is_newline])
     is_prunable = torch.cat([text, ~is_newline | (newlines == "frame")])
-    # What is removed leaves no gap: the decoder sees a shorter prompt.
+    # Positions are renumbered over the shortened prompt.
     positions = torch.arange(len(is_visual)).unsqueeze(0)
     return SharedPrefix(torch.cat([before, video]), positions, is_visual, is_prunable)
 
@@ -102,20 +102,20 @@ def shared_prefix(before: Tensor, compressed: CompressedVideo, newline: Tensor, 
 def question_suffix(
     before: int, after: tuple[int, ...], compressed: CompressedVideo, newlines: Newlines
 ) -> QuestionSuffix:
-    """A question's ids behind the video, at positions that go on there.
+    """Lay out the text after the video, at positions that continue those of the prefix.
 
     Args:
-        before: Tokens of text before the video.
-        after: The ids.
+        before: Number of text tokens before the video.
+        after: Ids after the video.
         compressed: The video.
-        newlines: Where newlines stand.
+        newlines: Where newlines are placed.
     """
     added = {"one_token": 1, "frame": compressed.grid_thw[0], "no_token": 0}[newlines]
     first = before + len(compressed.tokens) + added
     return QuestionSuffix(after, torch.arange(first, first + len(after)).unsqueeze(0), first + len(after))
 
 
-# The conversation `qwen_1_5` of the original code, which its tokenizers' own templates do not describe.
+# The conversation `qwen_1_5` of the original code, which the templates of its tokenizers do not describe.
 _ORIGINAL_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
     "{% for part in message.content %}{% if part.type == 'video' %}<image>\n{% else %}{{ part.text }}{% endif %}"
@@ -125,10 +125,10 @@ _ORIGINAL_TEMPLATE = (
 
 
 def load_chat(source: ModelSource) -> ChatPrompt:
-    """Tokenizer and template.
+    """Load tokenizer and chat template.
 
     Raises:
-        ModelLoadError: no usable tokenizer, no chat template, nothing that ends an answer.
+        ModelLoadError: The tokenizer can't be used, there is no chat template, or no token ends an answer.
     """
     if is_hugging_face(source.config()):
         template, placeholder = chat_template(source.path), "<video>"
@@ -137,6 +137,6 @@ def load_chat(source: ModelSource) -> ChatPrompt:
     if template is None:
         raise ModelLoadError("there is no chat template", str(source.path))
     tokenizer = load_tokenizer(source.path)
-    # Original tokenizers do not know it: their code cuts the text there. It never reaches the model.
+    # Original tokenizers lack the placeholder, at which the original code splits the text. It never reaches the model.
     tokenizer.add_tokens([placeholder], special_tokens=True)
     return ChatPrompt(tokenizer, template, placeholder, end_tokens(source.path, tokenizer))

@@ -1,4 +1,4 @@
-"""The names of tensors in LLaVA checkpoints: the original LLaVA-NeXT layout and three of transformers'."""
+"""Names of tensors in LLaVA checkpoints: the original LLaVA-NeXT layout and three layouts of transformers."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _PATCHES = "embeddings.patch_embedding.weight"
 
 @dataclass(frozen=True)
 class Layout:
-    """What stands before the names of each part.
+    """Prefixes of the names of each part.
 
     Attributes:
-        tower: Of the vision tower.
-        projector: Of the projector.
+        tower: Prefix of the vision tower.
+        projector: Prefix of the projector.
         projector_layers: Names of the projector's two linear layers.
         newline: Name of the newline's embedding.
-        decoder: Of the decoder.
-        head: Of the output head.
+        decoder: Prefix of the decoder.
+        head: Prefix of the output head.
     """
 
     tower: str
@@ -31,7 +31,7 @@ class Layout:
     head: str
 
     def projector_tensors(self) -> list[str]:
-        """Names in the projector, without the prefix."""
+        """Return the names of the projector's tensors, without the prefix."""
         return biased(*self.projector_layers)
 
 
@@ -65,13 +65,13 @@ _LAYOUTS = (ORIGINAL, HUGGING_FACE, _TRANSFORMERS_5, _TRANSFORMERS_4)
 
 
 def find_layout(stored: Iterable[str], default: Layout) -> Layout:
-    """The layout of a checkpoint, told from the tower's first tensor; `default` if that is missing."""
+    """Return the layout of a checkpoint, by the name of the tower's first tensor; `default` if that is missing."""
     names = frozenset(stored)
     return next((layout for layout in _LAYOUTS if layout.tower + _PATCHES in names), default)
 
 
 def tower_tensors(num_layers: int) -> list[str]:
-    """Names in the vision tower up to its last used layer, without the prefix."""
+    """Return the names of the tower's tensors up to its last used layer, without the prefix."""
     attention = (f"self_attn.{name}_proj" for name in ("q", "k", "v", "out"))
     layer = biased("layer_norm1", "layer_norm2", *attention, "mlp.fc1", "mlp.fc2")
     return [

@@ -1,4 +1,4 @@
-"""Frames to the square pictures that SigLIP sees, as Hugging Face's LLaVA-OneVision video processor makes them."""
+"""Resize frames to the squares that SigLIP reads, as transformers' LLaVA-OneVision video processor does."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _SIDE = 384
 
 @dataclass(frozen=True)
 class LlavaFramePreprocessor:
-    """Resizing to one size, whatever the shape of a frame, and normalising.
+    """Resizes frames of any shape to one size, and normalises them.
 
     Attributes:
-        height: Of a resized frame, in pixels.
-        width: Of a resized frame.
-        tokens_per_side: Rows, and columns, of tokens that the model makes of a frame.
-        image_mean: Per channel, of values in 0..1.
-        image_std: Per channel.
+        height: Height of a resized frame in pixels.
+        width: Width of a resized frame in pixels.
+        tokens_per_side: Tokens along each side of a frame.
+        image_mean: Mean per channel, of values in 0..1.
+        image_std: Standard deviation per channel, of values in 0..1.
     """
 
     height: int
     width: int
     tokens_per_side: int
-    # SigLIP's, of the original code; transformers' processor has CLIP's.
+    # The original code uses SigLIP's values, transformers' processor CLIP's.
     image_mean: tuple[float, ...] = HALF
     image_std: tuple[float, ...] = HALF
 
@@ -42,12 +42,13 @@ class LlavaFramePreprocessor:
         """Read a model's settings.
 
         Raises:
-            ModelLoadError: an unreadable file, or a size that is not a height and a width.
-            ConfigurationError: bounds of the area were given, and there is nothing to choose.
+            ModelLoadError: A file can't be read, or the size in it does not fit the tower.
+            ConfigurationError: Bounds of the area are set, but these models have only one size.
         """
         if min_pixels is not None or max_pixels is not None:
             raise ConfigurationError(
-                "min_pixels and max_pixels are for models with frames of many sizes; LLaVA's have one", str(source.path)
+                "min_pixels and max_pixels do not apply to LLaVA, whose frames have one size: leave them out",
+                str(source.path),
             )
         config = source.config()
         settings = LlavaSettings.parse(config)
@@ -69,23 +70,23 @@ class LlavaFramePreprocessor:
         )
 
     def for_video(self, num_frames: int) -> Self:  # noqa: ARG002 - the same for all
-        """The preprocessing of a video's frames that are given a few at a time."""
+        """See `FramePreprocessor`: it is the same for all."""
         return self
 
     def target_size(self, height: int, width: int) -> tuple[int, int]:  # noqa: ARG002 - the same for all
-        """Height and width after resizing."""
+        """See `FramePreprocessor`: it is the same for all."""
         return self.height, self.width
 
     def token_grid(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:  # noqa: ARG002
-        """Temporal steps, and rows and columns of tokens, of a video of so many frames, whatever their size."""
+        """See `FramePreprocessor`: every frame is a temporal step."""
         return num_frames, self.tokens_per_side, self.tokens_per_side
 
     def resize(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize frames uint8 `[F, H, W, 3]`, bicubic with antialiasing; the same array if they have the size."""
+        """See `FramePreprocessor`: bicubic with antialiasing."""
         return resize_frames(frames, (self.height, self.width))
 
     def pictures(self, frames: NDArray[np.uint8], device: torch.device) -> Tensor:
-        """Resized frames uint8 `[F, H, W, 3]` to normalised float32 `[F, 3, H, W]` (`pixel_values_videos`)."""
+        """Normalise resized frames uint8 `[F, H, W, 3]` to float32 `[F, 3, H, W]` on a device."""
         return normalize(frames, device, self.image_mean, self.image_std)
 
 
@@ -93,4 +94,4 @@ def _height_and_width(size: Any, source: ModelSource) -> tuple[int, int]:  # noq
     try:
         return int(size["height"]), int(size["width"])
     except (TypeError, KeyError, ValueError):
-        raise ModelLoadError(f"the processor's size {size} is no height and width", str(source.path)) from None
+        raise ModelLoadError(f"the processor's size {size} is not a height and a width", str(source.path)) from None

@@ -1,4 +1,4 @@
-"""What a LLaVA configuration says, whichever of the two ways it is written in."""
+"""Settings of a LLaVA model, from a configuration of the original code or of transformers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Newlines = Literal["one_token", "frame", "no_token"]
 
 ORIGINAL_ARCHITECTURE = "LlavaQwenForCausalLM"
 HUGGING_FACE_ARCHITECTURE = "LlavaOnevisionForConditionalGeneration"
-# The original layout names its tower and leaves its shape to the code: google/siglip-so400m-patch14-384.
+# google/siglip-so400m-patch14-384: original configurations name the tower without its shape.
 _SO400M: dict[str, Any] = {
     "hidden_size": 1152,
     "intermediate_size": 4304,
@@ -23,9 +23,9 @@ _SO400M: dict[str, Any] = {
     "image_size": 384,
     "patch_size": 14,
 }
-# Transformers leaves out what has its class's default value.
+# Defaults of transformers, which leaves default values out of config.json.
 _QWEN2: dict[str, Any] = {"hidden_size": 4096, "num_hidden_layers": 32, "vocab_size": 151936}
-# What the original layout mixes with everything else at the top.
+# Fields of Qwen2, which original configurations keep at the top level with everything else.
 _TEXT_KEYS = (
     "hidden_act",
     "hidden_size",
@@ -52,12 +52,12 @@ class LlavaSettings:
 
     Attributes:
         vision: Fields of a SigLIP configuration; `num_hidden_layers` counts the layers that are used.
-        stored_layers: Layers of the tower, the unused among them.
+        stored_layers: Number of layers of the tower, unused ones included.
         text: Fields of a Qwen2 configuration.
         pooling: How 2 x 2 patches become a token.
-        newlines: Where the newline's embedding stands among the visual tokens.
+        newlines: Where the newline's embedding is placed among the visual tokens.
         tied: Whether the output head is the embedding.
-        default_layout: Of the checkpoint's names, if they do not tell.
+        default_layout: Layout of the checkpoint's names, if the names do not identify it.
     """
 
     vision: Mapping[str, Any]
@@ -70,10 +70,10 @@ class LlavaSettings:
 
     @classmethod
     def parse(cls, config: Mapping[str, Any]) -> Self:
-        """Read config.json's content.
+        """Read the content of config.json.
 
         Raises:
-            ValueError: it describes nothing that this library runs; says what, as a sentence.
+            ValueError: This library can't run the model; the message says why, as a sentence.
         """
         parsed = cls._hugging_face(config) if is_hugging_face(config) else cls._original(config)
         for part, keys in (
@@ -82,7 +82,7 @@ class LlavaSettings:
         ):
             if missing := [key for key in keys if not isinstance(part.get(key), int)]:
                 side = "language" if part is parsed.text else "vision"
-                raise ValueError(f"config.json gives no {', '.join(missing)} of the {side} side")
+                raise ValueError(f"config.json lacks {', '.join(missing)} of the {side} side")
         return parsed
 
     @classmethod
@@ -92,7 +92,7 @@ class LlavaSettings:
         if config.get("mm_spatial_pool_stride", 2) != 2:
             raise ValueError(f"mm_spatial_pool_stride {config['mm_spatial_pool_stride']} is not supported, only 2")
         if config.get("add_faster_video"):
-            raise ValueError("add_faster_video is not supported: its slow and fast frames are not compressed alike")
+            raise ValueError("add_faster_video is not supported: its slow and fast frames differ in tokens")
         given = config.get("vision_config")
         tower = str(config.get("mm_vision_tower", "siglip-so400m-patch14-384"))
         if given is None and not tower.endswith("siglip-so400m-patch14-384"):
@@ -118,7 +118,7 @@ class LlavaSettings:
         depth = vision.get("num_hidden_layers", 26)
         if not isinstance(layer, int) or not isinstance(depth, int):
             raise ValueError("vision_feature_layer must be one number")
-        # Transformers counts hidden states, of which there is one more than layers.
+        # Transformers counts hidden states, one more than there are layers.
         used = layer if layer >= 0 else depth + 1 + layer
         if not 1 <= used <= depth:
             raise ValueError(f"vision_feature_layer {layer} is not one of {depth} layers")
@@ -131,28 +131,28 @@ class LlavaSettings:
         return cls(shape, depth, {**_QWEN2, **text}, pooling_of(config), newlines, tied, HUGGING_FACE)
 
     def layout(self, stored: Iterable[str]) -> Layout:
-        """The layout of a checkpoint's names."""
+        """Return the layout of a checkpoint that holds `stored`."""
         return find_layout(stored, self.default_layout)
 
     def unused_tensors(self) -> tuple[str, ...]:
-        """How names begin that the tower of a checkpoint may hold and nothing is computed with."""
+        """Return the prefixes of the tower's tensors that a checkpoint may hold and that are not used."""
         used = int(self.vision["num_hidden_layers"])
         later = (f"encoder.layers.{index}." for index in range(used, self.stored_layers))
         return ("post_layernorm.", "head.", "embeddings.position_ids", *later)
 
     @property
     def patch_grid(self) -> int:
-        """Rows, and columns, of patches of a frame."""
+        """Patches along each side of a frame."""
         return int(self.vision["image_size"]) // int(self.vision["patch_size"])
 
     @property
     def token_grid(self) -> int:
-        """Rows, and columns, of tokens of a frame."""
+        """Tokens along each side of a frame."""
         return math.ceil(self.patch_grid / 2) if self.pooling == "bilinear" else self.patch_grid // 2
 
 
 def is_hugging_face(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration is written as transformers does."""
+    """Return whether transformers, and not the original code, wrote a configuration."""
     architectures = config.get("architectures")
     return (
         HUGGING_FACE_ARCHITECTURE in architectures if architectures else config.get("model_type") == "llava_onevision"
@@ -160,14 +160,14 @@ def is_hugging_face(config: Mapping[str, Any]) -> bool:
 
 
 def pooling_of(config: Mapping[str, Any]) -> Pooling:
-    """How a configuration pools, which is what tells the two families apart: their architecture is the same.
+    """Return how a model pools, which distinguishes the two families: their architecture is the same.
 
-    A newline behind every row is how LLaVA-Video was trained, with a configuration that says bilinear; it is published,
-    and compared in the paper, with average pooling and a newline per frame. Others of the same trainer say that
-    they were not trained with times.
+    LLaVA-Video was trained with a newline after every row and a configuration that says bilinear, but its published
+    evaluation, which the paper compares with, uses average pooling and a newline per frame. Other models of the same
+    trainer state that they were not trained with timestamps.
 
     Raises:
-        ValueError: in a third way.
+        ValueError: The pooling is neither bilinear nor average.
     """
     trained_on_times = config.get("force_sample", True) or config.get("add_time_instruction", True)
     if config.get("mm_newline_position") == "grid" and trained_on_times:
@@ -180,8 +180,8 @@ def pooling_of(config: Mapping[str, Any]) -> Pooling:
 
 def _newlines(position: object) -> Newlines:
     if position == "grid":
-        # A newline behind every row has no place once tokens are gone: the published method has one per frame.
+        # Compressed frames have no rows to end with a newline: the published method uses one newline per frame.
         return "frame"
     if position not in ("one_token", "frame", "no_token"):
-        raise ValueError(f"mm_newline_position {position} is none of one_token, frame, grid, no_token")
+        raise ValueError(f"mm_newline_position {position} is not one of one_token, frame, grid, no_token")
     return position

@@ -1,4 +1,4 @@
-"""The vision side of LLaVA: SigLIP without its last layer, projector, pooling, and the attention received (spec 7)."""
+"""The vision side of LLaVA: SigLIP without its last layer, projector, pooling, and attention scores."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class LlavaVision(VisionTower[LlavaFramePreprocessor]):
 
     @classmethod
     def load(cls, source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> Self:
-        """Read the tensors of the vision side, and only those.
+        """Read the vision side, and no other tensor.
 
         Raises:
-            ModelLoadError: tensors that do not fit.
-            ConfigurationError: an attention implementation that there is not, bounds of the area.
+            ModelLoadError: The configuration or tensors do not fit.
+            ConfigurationError: The attention implementation is unknown, or bounds of the area are set.
         """
         preprocessor = LlavaFramePreprocessor.load(source, min_pixels=options.min_pixels, max_pixels=options.max_pixels)
         settings = LlavaSettings.parse(source.config())
@@ -55,16 +55,16 @@ class LlavaVision(VisionTower[LlavaFramePreprocessor]):
         config = transformers_config(SiglipVisionConfig, fields, source, options)
         names = tower_tensors(config.num_hidden_layers)
         tower = without_memory(SiglipVisionModel, config)
-        # Features are what the last used layer gives: nothing normalises or pools them, and that need not be read.
+        # Features are the output of the last used layer, so the tower's norm and pooling after it are not read.
         used = nn.ModuleDict({"embeddings": tower.embeddings, "encoder": tower.encoder})
         checkpoint.fill(used, checkpoint.read(layout.tower, names, options.dtype, options.device), "vision tower")
-        # Numbered, not stored, so the module without memory has none.
+        # Position ids are computed, not stored, so a module on the meta device lacks them.
         numbers = torch.arange(tower.embeddings.num_positions, device=options.device).unsqueeze(0)
         tower.embeddings.position_ids = nn.Buffer(numbers, persistent=False)
 
         projector = without_memory(_make_projector, (config.hidden_size, settings.text["hidden_size"]))
         stored = checkpoint.read(layout.projector, layout.projector_tensors(), options.dtype, options.device)
-        # The activation is number 1; the two layouts name the linear layers on its sides differently.
+        # The linear layers are 0 and 2 here, with the activation in between; layouts name them differently.
         weights = {
             new: stored[old] for new, old in zip(projector.state_dict(), layout.projector_tensors(), strict=True)
         }
@@ -72,19 +72,20 @@ class LlavaVision(VisionTower[LlavaFramePreprocessor]):
         return cls(tower.embeddings, tower.encoder.train(False), projector.train(False), preprocessor, settings.pooling)
 
     def encode_resized(self, frames: NDArray[np.uint8]) -> EncodedSteps:
-        """See `VisionTower`; every frame is a temporal step."""
+        """See `VisionTower`: every frame is a temporal step."""
         return self.encode_pictures(self._preprocessor.pictures(frames, self._device))
 
     @torch.no_grad()
     def encode_pictures(self, pictures: Tensor) -> EncodedSteps:
-        """Pictures to features and scores, all at once.
+        """Encode normalised frames in one block.
 
         Args:
-            pictures: `[F, 3, H, W]` floating, as `LlavaFramePreprocessor.pictures` makes them.
+            pictures: `[F, 3, H, W]` floating, as `LlavaFramePreprocessor.pictures` returns them.
 
         Returns:
-            Features `[F, N, D]` and scores `[F, N]`, pooled alike, so that scores do not add up to 1 any more. The grid
-            counts tokens, not patches: 27 x 27 patches make 14 x 14 or 13 x 13.
+            Features `[F, N, D]` and scores `[F, N]`. Scores are pooled like features, so they do not add up to 1
+            (docs/flashvid.md, section 7). The grid counts tokens, not patches: 27 x 27 patches become 14 x 14 or
+            13 x 13 tokens.
         """
         attention = cast("SiglipAttention", self._encoder.layers[-1].self_attn)
         with self._calls_of(attention) as call:
@@ -102,7 +103,7 @@ def pool(patches: Tensor, pooling: Pooling) -> Tensor:
 
     Args:
         patches: `[F, P, D]` of P = side * side patches in reading order, floating.
-        pooling: "bilinear" rounds an odd side up, "average" leaves its last row and column out.
+        pooling: "bilinear" rounds an odd side up, "average" omits its last row and column.
 
     Returns:
         `[F, N, D]`.

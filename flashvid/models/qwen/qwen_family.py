@@ -1,4 +1,4 @@
-"""What the Qwen families have in common: special tokens, names of tensors, and the text part of a configuration."""
+"""Base of the Qwen families: special tokens, names of tensors, and the text part of a configuration."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class QwenFamily(Family):
     """Base of the Qwen vision language families.
 
     Attributes:
-        vision_prefixes: What may stand before the names of the vision side in a checkpoint; the newest layout first.
-        language_prefixes: What may stand before the decoder's names.
+        vision_prefixes: Prefixes of the vision side's tensors in checkpoints, that of the newest layout first.
+        language_prefixes: Prefixes of the decoder's tensors in checkpoints, that of the newest layout first.
     """
 
     vision_prefixes: ClassVar[tuple[str, ...]]
@@ -35,18 +35,18 @@ class QwenFamily(Family):
 
     @abstractmethod
     def vision_tensors(self, config: Mapping[str, Any]) -> list[str]:
-        """List the tensors of tower and projectors, without prefix."""
+        """Return the names of the tensors of tower and projectors, without prefix."""
 
     @abstractmethod
     def language_tensors(self, config: Mapping[str, Any]) -> list[str]:
-        """List the tensors of the decoder, without prefix and output head."""
+        """Return the names of the decoder's tensors, without prefix and without the output head."""
 
     def vision_prefix(self, stored: Iterable[str]) -> str:
-        """Return the prefix of the vision side's names in a checkpoint."""
+        """Return the prefix of the vision side's tensors in a checkpoint that holds `stored`."""
         return _prefix(stored, self.vision_prefixes)
 
     def language_prefix(self, stored: Iterable[str]) -> str:
-        """Return the prefix of the decoder's names in a checkpoint."""
+        """Return the prefix of the decoder's tensors in a checkpoint that holds `stored`."""
         return _prefix(stored, self.language_prefixes)
 
     def needed_tensors(self, config: Mapping[str, Any], stored: Iterable[str], part: Part) -> list[str]:
@@ -62,7 +62,7 @@ class QwenFamily(Family):
         return needed
 
     def unused_tensors(self, config: Mapping[str, Any], stored: Iterable[str]) -> tuple[str, ...]:  # noqa: ARG002
-        """See `Family`: frequencies, which are computed."""
+        """See `Family`: the frequencies, which are computed."""
         names = frozenset(stored)
         return self.vision_prefix(names) + "rotary_pos_emb.", self.language_prefix(names) + "rotary_emb."
 
@@ -73,24 +73,24 @@ def _prefix(stored: Iterable[str], prefixes: tuple[str, ...]) -> str:
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the settings of the text side; the published Qwen2.5-VL files keep them at the top."""
+    """Return the settings of the text side, which the published Qwen2.5-VL configurations keep at the top level."""
     nested = config.get("text_config")
     return nested if isinstance(nested, Mapping) else config
 
 
 def config_problem(config: Mapping[str, Any]) -> str | None:
-    """Return what both families refuse in a configuration, as a sentence; None if nothing."""
+    """Return what is wrong with a configuration of either family, as a sentence; None if it can be run."""
     vision, text = config.get("vision_config"), text_config(config)
     if not isinstance(vision, Mapping) or not isinstance(vision.get("depth"), int):
         return "config.json has no vision_config with a depth"
     if not {"num_hidden_layers", "hidden_size"} <= text.keys():
-        return "config.json gives no num_hidden_layers and hidden_size of the language side"
+        return "config.json lacks num_hidden_layers or hidden_size of the language side"
     rope = text.get("rope_parameters") or text.get("rope_scaling")
     if not isinstance(rope, Mapping) or "mrope_section" not in rope:
         return None
-    # The shares of a head that time, height and width rotate.
+    # The parts of a head that rotate by time, height and width.
     section = rope["mrope_section"]
     head = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
     if isinstance(section, list) and all(isinstance(part, int) for part in section) and 2 * sum(section) == head:
         return None
-    return f"mrope_section {section!r} does not make half of a head of {head}"
+    return f"mrope_section {section!r} does not add up to half of a head of {head}"

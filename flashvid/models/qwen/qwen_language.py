@@ -1,4 +1,4 @@
-"""What the Qwen language sides share: how they are loaded, and which of several equal indices counts."""
+"""Base of the Qwen language sides: loading, and the handling of repeated indices."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class QwenLanguageBase(ABC):
 
     Attributes:
         family: The facts of the family.
-        config_class: Transformers' class of its configuration.
-        decoder_class: Transformers' class of its decoder.
+        config_class: Transformers' class of the model's configuration.
+        decoder_class: Transformers' class of the decoder.
     """
 
     family: ClassVar[QwenFamily]
@@ -41,11 +41,11 @@ class QwenLanguageBase(ABC):
 
     @classmethod
     def load(cls, source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> Self:
-        """Read the tokenizer and the tensors of the language side, and only those.
+        """Read the tokenizer and the language side, and no other tensor.
 
         Raises:
-            ModelLoadError: a configuration or tensors that do not fit, an unusable tokenizer.
-            ConfigurationError: an attention implementation that there is not.
+            ModelLoadError: The configuration or tensors do not fit, or the tokenizer can't be used.
+            ConfigurationError: The attention implementation is unknown.
         """
         stored = source.config()
         config: Any = transformers_config(cls.config_class, stored, source, options)
@@ -65,14 +65,15 @@ class QwenLanguageBase(ABC):
         """See `LanguageSide`."""
 
     def reference_compatible(self) -> Self:
-        """See `LanguageSide`: nothing differs."""
+        """Return this side: the published implementation lays out the same prompts."""
         return self
 
 
 def last_of_equal(indices: Tensor) -> Tensor:
-    """For each of the ascending indices `[M]`, where the last one equal to it stands.
+    """Return for each of the ascending indices `[M]` the position of the last index that equals it.
 
-    Indices repeat only in `reference_compatible` compression, whose implementation writes every token to its place: of
-    two with one place the first is lost, and the second stands there twice (spec 10).
+    Indices repeat only in `reference_compatible` compression. The published implementation writes each token to the
+    slot of its index: of two tokens with the same index the first is lost, and the second appears twice
+    (docs/flashvid.md, section 10).
     """
     return torch.searchsorted(indices, indices, right=True) - 1

@@ -1,4 +1,4 @@
-"""Frames to patches, as Hugging Face's Qwen2-VL video processor makes them (which needs torchvision; this does not)."""
+"""Cut frames into patches as transformers' Qwen2-VL video processor does, without torchvision."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _LARGEST_ASPECT_RATIO = 200
 
 @dataclass(frozen=True)
 class QwenFramePreprocessor:
-    """Resizing and patching. Defaults are the processor's, for directories that leave them out.
+    """Resizes frames and cuts them into patches. Defaults are those of transformers' processor.
 
     Attributes:
         patch_size: Side of a patch in pixels.
         merge_size: Patches along a side that the projector merges into one token.
         temporal_patch_size: Frames per temporal step.
-        min_pixels: Lower bound of a resized frame's area.
-        max_pixels: Upper bound.
-        image_mean: Per channel, of values in 0..1.
-        image_std: Per channel.
+        min_pixels: Lower bound of a resized frame's area in pixels.
+        max_pixels: Upper bound of a resized frame's area in pixels.
+        image_mean: Mean per channel, of values in 0..1.
+        image_std: Standard deviation per channel, of values in 0..1.
     """
 
     patch_size: int = 14
@@ -43,11 +43,11 @@ class QwenFramePreprocessor:
 
     @classmethod
     def load(cls, source: ModelSource, *, min_pixels: int | None, max_pixels: int | None) -> Self:
-        """Read a model's settings; given bounds replace its own.
+        """Read a model's settings; bounds that are not None replace its own.
 
         Raises:
-            ModelLoadError: an unreadable file.
-            ConfigurationError: the lower bound is above the upper.
+            ModelLoadError: A file can't be read.
+            ConfigurationError: The lower bound is above the upper bound.
         """
         stored = stored_settings(source)
         size = stored.get("size") or {}
@@ -61,7 +61,7 @@ class QwenFramePreprocessor:
     ) -> Self:
         if low > high:
             raise ConfigurationError(f"min_pixels ({low}) is above max_pixels ({high})", str(source.path))
-        # Patches are as the weights want them, whatever a processor's file says.
+        # Patch sizes come from config.json, as the weights require, not from the processor's file.
         vision = source.config()["vision_config"]
         return cls(
             patch_size=vision.get("patch_size", cls.patch_size),
@@ -75,28 +75,30 @@ class QwenFramePreprocessor:
         )
 
     def for_video(self, num_frames: int) -> Self:  # noqa: ARG002 - the same for all
-        """The preprocessing of a video's frames that are given a few at a time."""
+        """See `FramePreprocessor`: it is the same for all."""
         return self
 
     def target_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width after resizing: multiples of a token's side, area within bounds, shape nearly kept.
+        """Return height and width in pixels after resizing.
+
+        They are multiples of a token's side, the area is within bounds, and the aspect ratio is nearly kept.
 
         Raises:
-            InvalidFeaturesError: a frame more than 200 times as long as wide.
+            InvalidFeaturesError: One side of a frame is more than 200 times as long as the other.
         """
         return self._fitting_size(height, width, (self.min_pixels, self.max_pixels))
 
     def _fitting_size(
         self, height: int, width: int, bounds: tuple[int, int], *, count: int = 1, counted: int = 1
     ) -> tuple[int, int]:
-        """Height and width with which `count` frames are within bounds of their pixels.
+        """Return height and width in pixels with which `count` frames together are within bounds.
 
         Args:
-            height: Of a frame.
-            width: Of a frame.
-            bounds: Least and most pixels of all frames.
-            count: The frames.
-            counted: As many as the processor takes them for when it decides whether they are within bounds.
+            height: Height of a frame in pixels.
+            width: Width of a frame in pixels.
+            bounds: Least and most pixels of all frames together.
+            count: Number of frames.
+            counted: Number of frames that the processor assumes when it checks the bounds.
         """
         if max(height, width) > _LARGEST_ASPECT_RATIO * min(height, width):
             raise InvalidFeaturesError(f"frames of {width} x {height} are too long and thin for this model")
@@ -114,31 +116,31 @@ class QwenFramePreprocessor:
         return rows, columns
 
     def token_grid(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """Temporal steps, and rows and columns of tokens, of a video of so many frames of that height and width."""
+        """See `FramePreprocessor`."""
         preprocessor = self.for_video(num_frames)
         resized = np.broadcast_to(np.uint8(0), (num_frames, *preprocessor.target_size(height, width), 3))
-        # Encoding sees to the size of what it is given: where the bounds leave no room, it is resized again.
+        # Encoding checks sizes, and resizes again if no multiple of a token's side is within bounds.
         rows, columns = preprocessor.resized_size(resized)
         side = self.patch_size * self.merge_size
         return math.ceil(num_frames / self.temporal_patch_size), rows // side, columns // side
 
     def resize(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize frames, bicubic with antialiasing, to `target_size`.
+        """Resize frames to `resized_size`, bicubic with antialiasing.
 
         Args:
-            frames: uint8 `[F, H, W, 3]`, not changed; returned as they are if they have the target size.
+            frames: uint8 `[F, H, W, 3]`, not changed.
 
         Returns:
-            uint8 `[F, H', W', 3]`.
+            uint8 `[F, H', W', 3]`; the same array if it already has that size.
         """
         return resize_frames(frames, self.resized_size(frames))
 
     def resized_size(self, frames: NDArray[np.uint8]) -> tuple[int, int]:
-        """What `resize` makes of frames uint8 `[F, H, W, 3]`: height and width."""
+        """Return the height and width in pixels to which `resize` resizes frames uint8 `[F, H, W, 3]`."""
         return self.target_size(*frames.shape[1:3])
 
     def fill_last_step(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Repeat the last frame until the frames fill whole temporal steps."""
+        """Repeat the last frame until the frames `[F, H, W, 3]` fill whole temporal steps."""
         missing = -len(frames) % self.temporal_patch_size
         return np.concatenate([frames, *[frames[-1:]] * missing]) if missing else frames
 
@@ -146,8 +148,8 @@ class QwenFramePreprocessor:
         """Normalise resized frames and cut them into patches.
 
         Args:
-            frames: uint8 `[F, H, W, 3]` at target size; an incomplete last step is filled.
-            device: Where to work; only bytes are moved there.
+            frames: uint8 `[F, H, W, 3]` at target size; the last frame is repeated to fill an incomplete step.
+            device: The device to compute on; only bytes are moved there.
 
         Returns:
             float32 `[T * rows * columns, 3 * temporal_patch_size * patch_size ** 2]` (`pixel_values_videos`), and the
@@ -160,7 +162,7 @@ class QwenFramePreprocessor:
         cut = pixels.reshape(
             steps, self.temporal_patch_size, channels, rows // merge, merge, patch, columns // merge, merge, patch
         )
-        # Patches of one token stand together; inside a patch: channel, frame, row, column.
+        # Patches of one token are consecutive; the order inside a patch is channel, frame, row, column.
         ordered = cut.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
         return ordered.reshape(steps * rows * columns, -1), (steps, rows, columns)
 

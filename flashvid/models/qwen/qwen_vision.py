@@ -1,4 +1,4 @@
-"""What the Qwen vision sides share: tower and projector, and the attention every token receives (spec 7)."""
+"""Base of the Qwen vision sides: tower, projector, and the attention that tokens receive."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class QwenVisionBase(VisionTower[QwenFramePreprocessor]):
 
     Attributes:
         family: The facts of the family.
-        config_class: Transformers' class of its configuration.
-        tower_class: Transformers' class of its vision tower.
-        preprocessor_class: Of its frames.
+        config_class: Transformers' class of the model's configuration.
+        tower_class: Transformers' class of the vision tower.
+        preprocessor_class: The class that preprocesses the frames.
     """
 
     family: ClassVar[QwenFamily]
@@ -41,11 +41,11 @@ class QwenVisionBase(VisionTower[QwenFramePreprocessor]):
 
     @classmethod
     def load(cls, source: ModelSource, checkpoint: Checkpoint, options: LoadOptions) -> Self:
-        """Read the tensors of the vision side, and only those.
+        """Read the vision side, and no other tensor.
 
         Raises:
-            ModelLoadError: a configuration or tensors that do not fit.
-            ConfigurationError: an attention implementation that there is not, impossible bounds of the area.
+            ModelLoadError: The configuration or tensors do not fit.
+            ConfigurationError: The attention implementation is unknown, or the bounds of the area exclude each other.
         """
         preprocessor = cls.preprocessor_class.load(source, min_pixels=options.min_pixels, max_pixels=options.max_pixels)
         stored = source.config()
@@ -53,7 +53,7 @@ class QwenVisionBase(VisionTower[QwenFramePreprocessor]):
         tower: Any = without_memory(cls.tower_class, config.vision_config)
         prefix, names = cls.family.vision_prefix(checkpoint.files), cls.family.vision_tensors(stored)
         checkpoint.fill(tower, checkpoint.read(prefix, names, options.dtype, options.device), "vision side")
-        # Its frequencies are computed, not stored, so the module without memory has none.
+        # Frequencies are computed, not stored, so a module on the meta device lacks them.
         tower.rotary_pos_emb = type(tower.rotary_pos_emb)(config.vision_config).to(options.device)
         return cls(tower.train(False), preprocessor)
 
@@ -63,15 +63,15 @@ class QwenVisionBase(VisionTower[QwenFramePreprocessor]):
 
     @torch.no_grad()
     def encode_patches(self, patches: Tensor, grid_thw: tuple[int, int, int]) -> EncodedSteps:
-        """Patches to features, scores and deepstack features, all at once.
+        """Encode patches in one block.
 
         Args:
-            patches: `[T * rows * columns, P]` floating, as `QwenFramePreprocessor.patches` makes them.
-            grid_thw: `(T, rows, columns)`.
+            patches: `[T * rows * columns, P]` floating, as `QwenFramePreprocessor.patches` returns them.
+            grid_thw: `(T, rows, columns)`, counted in patches.
 
         Returns:
-            Tokens in reading order. A step's scores add up to a quarter, since each is the mean over the patches of a
-            token.
+            Features, scores and deepstack features, tokens in reading order. A score is the mean over the four patches
+            of a token, so the scores of a step add up to a quarter (docs/flashvid.md, section 7).
         """
         attention = self._tower.blocks[-1].attn
         with self._calls_of(attention) as call:
@@ -82,14 +82,14 @@ class QwenVisionBase(VisionTower[QwenFramePreprocessor]):
         queries, keys = apply_rotary_pos_emb_vision(queries, keys, *call["position_embeddings"])
         queries, keys = (part.reshape(steps, -1, *part.shape[1:]).transpose(1, 2) for part in (queries, keys))
         received = received_attention(queries, keys, attention.scaling)
-        # The patches of a token stand together.
+        # The patches of a token are consecutive.
         by_token = received.reshape(-1, self._tower.spatial_merge_unit).mean(dim=-1)
-        # Towers without features of earlier layers have no such field.
+        # The output of a tower without deepstack has no such field.
         parts = (output.pooler_output, *getattr(output, "deepstack_features", ()))
         features, *deepstack = (part.reshape(steps, -1, part.shape[-1]) for part in parts)
         scores = self.in_reading_order(by_token, grid_thw).reshape(steps, -1)
         return EncodedSteps(features, scores, (rows, columns), tuple(deepstack))
 
     def in_reading_order(self, scores: Tensor, grid_thw: tuple[int, int, int]) -> Tensor:  # noqa: ARG002
-        """Return scores `[T * N]`, given in the order in which the tower works, in reading order: here the same."""
+        """Return scores `[T * N]` in reading order, from the tower's order; they are equal without windows."""
         return scores

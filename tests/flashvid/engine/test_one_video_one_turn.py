@@ -57,10 +57,10 @@ def test_one_text_is_no_list_of_questions(model: VideoModel, compressed: Compres
 @pytest.mark.parametrize(
     ("frames", "message"),
     [
-        (video(0)[0], r"not uint8 \[120, 220, 3\]: one image is no video"),
+        (video(0)[0], r"not uint8 \[120, 220, 3\]: encode a video, not one image"),
         (np.stack([video(0), video(1)]), r"encode one video at a time"),
         ([video(0), video(1)], r"encode one video at a time"),
-        ([video(0), video(1, count=4)], r"must be arrays, of one video"),
+        ([video(0), video(1, count=4)], r"must be arrays of one video"),
     ],
     ids=["image", "stacked videos", "list of videos", "list of unlike videos"],
 )

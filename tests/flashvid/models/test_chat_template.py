@@ -1,4 +1,4 @@
-"""The user's own words around a video: system prompt and chat template."""
+"""System prompts and chat templates set by the user."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ QUESTION_FIRST = "<|im_start|>user\n{{ messages[1].content[1].text }}" + VIDEO +
 
 
 def templated(template: str) -> GenerationConfig:
-    """Short answers with a template."""
+    """Return settings for short answers with a template."""
     return GenerationConfig(max_new_tokens=12, chat_template=template)
 
 
 def test_the_template_is_what_the_model_reads(model: VideoModel) -> None:
-    """Before the video and behind it, with system prompt and question in their places."""
+    """System prompt and question are in their places before and after the video."""
     chat = model.language.chat
     assert chat.render("Who?", "Be kind.", PLAIN) == f"Be kind. {VIDEO} Q: Who? A:"
     before, after = chat.around_video("Who?", "Be kind.", PLAIN)
@@ -34,7 +34,7 @@ def test_the_template_is_what_the_model_reads(model: VideoModel) -> None:
 
 
 def test_the_models_own_template_written_out_changes_nothing(model: VideoModel, compressed: CompressedVideo) -> None:
-    """And another one does."""
+    """Another template changes the answers."""
     own = GenerationConfig(max_new_tokens=12)
     written_out = templated(model.language.chat._template)
     assert model.answer(compressed, QUESTIONS, written_out) == model.answer(compressed, QUESTIONS, own)
@@ -45,7 +45,7 @@ def test_the_models_own_template_written_out_changes_nothing(model: VideoModel, 
 def test_a_question_before_the_video_works_and_shares_nothing(
     model: VideoModel, compressed: CompressedVideo, pruning: InnerPruningConfig | None
 ) -> None:
-    """Answers are those of questions asked alone; what stands before the video is run for each."""
+    """Answers equal those of questions asked alone; the text before the video is prefilled for each."""
     generation = templated(QUESTION_FIRST)
     together = model.answer(compressed, QUESTIONS, generation, pruning=pruning)
     for question, answer in zip(QUESTIONS, together, strict=True):
@@ -58,7 +58,7 @@ def test_a_question_before_the_video_works_and_shares_nothing(
 
 @pytest.mark.parametrize("family", ["llava", "qwen3"])
 def test_every_family_takes_a_template(tmp_path: Path, family: str) -> None:
-    """With its own placeholder of a video, in either order."""
+    """Each family's placeholder works before and after the question."""
     (write_llava if family == "llava" else write_qwen3)(tmp_path)
     model = load_model(str(tmp_path), dtype="float32", device="cpu")
     compressed = model.compress(model.encode(video(1), TIMES), None)
@@ -87,26 +87,26 @@ def test_every_family_takes_a_template(tmp_path: Path, family: str) -> None:
 def test_a_template_that_can_not_work_is_one_error(
     model: VideoModel, compressed: CompressedVideo, template: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before any work, with what is wrong."""
+    """The error comes before any work and says what is wrong."""
     monkeypatch.setattr(model.language.decoder, "forward", lambda *_, **__: pytest.fail("work was done"))
     with pytest.raises(ConfigurationError, match=message):
         model.answer(compressed, QUESTIONS, templated(template))
 
 
 def test_special_tokens_in_a_question_are_text_in_any_template(model: VideoModel, compressed: CompressedVideo) -> None:
-    """They place no second video."""
+    """A placeholder in a question does not place a second video."""
     (answer,) = model.answer(compressed, ["Is <|video_pad|> or <|image_pad|> a word?"], templated(PLAIN))
     assert answer.num_visual_tokens == len(compressed.tokens)
 
 
 def test_a_template_must_not_be_empty() -> None:
-    """An empty one would be taken for none."""
+    """An empty template would select the model's own."""
     with pytest.raises(ValidationError, match="chat_template"):
         GenerationConfig(chat_template="")
 
 
 def test_a_job_names_files_of_template_and_schema(tmp_path: Path) -> None:
-    """Relative to its own folder; the settings hold the text, which the fingerprint then covers."""
+    """Paths are relative to the job file; the settings, and so the fingerprint, hold the text of the files."""
     (tmp_path / "mine.jinja").write_text(PLAIN)
     (tmp_path / "scene.json").write_text('{"type": "integer"}')
     job = tmp_path / "job.yaml"

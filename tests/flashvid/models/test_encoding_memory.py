@@ -1,4 +1,4 @@
-"""What encoding a long video takes of a process, with towers whose work outweighs everything around it."""
+"""Peak memory of encoding a long video, with towers that need most of the memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.tiny_families import write_llava, write_qwen3
 
 SIDE = 128
 WIDE = {"hidden_size": 256, "intermediate_size": 512}
-# In a process of its own: Linux counts the peak from when it is reset. Frames are made, and one block run, before that.
+# In a process of its own: Linux counts the peak from its reset, which comes after the frames and a first block.
 MEASURE = """
 import sys
 import numpy as np
@@ -43,9 +43,8 @@ print(memory("VmHWM") - before - sum(part.nbytes for part in (found.features, fo
 
 
 def rise(folder: Path, count: int) -> int:
-    """Bytes that encoding so many frames adds to a process at most, features and scores aside."""
-    # Freed blocks go back to the system at once. By default glibc keeps up to 32 MB of each size for later, so that the
-    # process is larger by memory that nothing holds.
+    """Return the most bytes that encoding `count` frames adds to a process, features and scores excluded."""
+    # Makes glibc return freed blocks at once; by default it keeps up to 32 MB of each size, which would count as used.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", MEASURE, str(folder), str(count), str(SIDE)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
@@ -53,7 +52,7 @@ def rise(folder: Path, count: int) -> int:
 
 
 def write_wide_qwen2_5(folder: Path) -> None:
-    """The embedded random model with a wider tower."""
+    """Write the embedded random model with a wider tower."""
     shutil.copytree(resolve_model("tiny-random").path, folder)
     content = json.loads((folder / "config.json").read_text())
     content["vision_config"] |= WIDE
@@ -69,7 +68,7 @@ def write_wide_qwen2_5(folder: Path) -> None:
 def test_a_long_video_takes_no_more_than_a_short_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
-    """768 frames take at most 1.2 times what 64 take."""
+    """768 frames take at most 1.2 times as much as 64 frames."""
     folder = tmp_path / family
     if family == "llava":
         monkeypatch.setattr(
@@ -89,6 +88,6 @@ def test_a_long_video_takes_no_more_than_a_short_one(
         monkeypatch.setattr(tiny_families, "Qwen3VLConfig", wide)
         write_qwen3(folder)
     short, long = rise(folder, 64), rise(folder, 768)
-    # Enough to be the tower's work, and not the noise of a process.
+    # Large enough to be the memory of the tower, not the noise of a process.
     assert short > 20 * 2**20
     assert long <= 1.2 * short

@@ -1,4 +1,4 @@
-"""What the published implementation can't do, for each family alike, with stock transformers as the judge."""
+"""Questions without a video, scores, pruning and precision of each family, checked against stock transformers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TEXTS = ("bal", "dan nul kin", "A")
 
 
 def write_tiny(folder: Path) -> Any:
-    """The embedded Qwen2.5-VL."""
+    """Write the embedded Qwen2.5-VL and return the stock model."""
     shutil.copytree(TINY.path, folder)
     return Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
 
@@ -53,7 +53,7 @@ WRITERS: Mapping[str, Callable[[Path], Any]] = {
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A family's small model: stock and ours, and a compressed video."""
+    """A small model of a family, as stock model and as our handle, with a compressed video."""
 
     folder: Path
     stock: Any
@@ -62,11 +62,11 @@ class Subject:
 
     @property
     def first_pruning_layer(self) -> int:
-        """The first that is allowed."""
+        """The first layer that may prune."""
         return max(1, len(self.compressed.deepstack))
 
     def prompt(self, question: str) -> list[int]:
-        """Ids of a question without a video, by transformers alone."""
+        """Return the ids of a question without a video, by transformers alone."""
         tokenizer: Any = AutoTokenizer.from_pretrained(self.folder)
         turns = [("system", SHORT.system_prompt), ("user", question)]
         messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
@@ -74,14 +74,14 @@ class Subject:
         return self.ids(text)
 
     def ids(self, text: str) -> list[int]:
-        """A text's."""
+        """Return the ids of a text."""
         tokenizer: Any = AutoTokenizer.from_pretrained(self.folder)
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 @pytest.fixture(scope="module", params=list(WRITERS))
 def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    """Each family in turn."""
+    """Return the subject of each family in turn."""
     folder = tmp_path_factory.mktemp(request.param) / "model"
     stock = WRITERS[request.param](folder)
     model = load_model(str(folder), dtype="float32", device="cpu")
@@ -91,7 +91,7 @@ def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.mark.parametrize("shape", [(6, 120, 220), (5, 64, 300), (1, 90, 90)])
 def test_token_grid_is_that_of_encoding(subject: Subject, shape: tuple[int, int, int]) -> None:
-    """Told from the number and the size of the frames, without encoding them."""
+    """The number and the size of the frames determine the grid without encoding."""
     preprocessor = load_preprocessor(str(subject.folder))
     frames = preprocessor.for_video(shape[0]).resize(video(1, *shape))
     visual = subject.model.encode(frames, np.arange(shape[0]))
@@ -100,7 +100,7 @@ def test_token_grid_is_that_of_encoding(subject: Subject, shape: tuple[int, int,
 
 @pytest.mark.parametrize("pruned", [False, True])
 def test_a_question_without_a_video(subject: Subject, pruned: bool) -> None:
-    """What stock `generate` answers; pruning finds nothing to prune."""
+    """Answers are those of stock `generate`; pruning has nothing to prune."""
     pruning = InnerPruningConfig(pruning_layer=subject.first_pruning_layer) if pruned else None
     answers = subject.model.answer(None, ASKED, SHORT, pruning=pruning)
     chat = subject.model.language.chat
@@ -120,7 +120,7 @@ def test_a_question_without_a_video(subject: Subject, pruned: bool) -> None:
 
 
 def test_with_and_without_a_video_in_one_batch(subject: Subject) -> None:
-    """Neither changes the other."""
+    """Neither question changes the other's answer."""
     clips = [ClipQuestions(subject.compressed, ASKED), ClipQuestions(None, ASKED)]
     together = subject.model.answer_many(clips, SHORT)
     assert together == [subject.model.answer(clip.compressed, clip.questions, SHORT) for clip in clips]
@@ -128,7 +128,7 @@ def test_with_and_without_a_video_in_one_batch(subject: Subject) -> None:
 
 
 def test_scores_are_stock_forwards(subject: Subject) -> None:
-    """Token by token, each text by itself; their sums are the scores of options."""
+    """Log-likelihoods match stock forward passes token by token, and their sums are the scores of options."""
     (found, alone) = subject.model.score(None, ASKED, [TEXTS, TEXTS[1:2]], SHORT)
     prompt = subject.prompt(ASKED[0])
     for text, scored in zip(TEXTS, found, strict=True):
@@ -149,7 +149,7 @@ def test_scores_are_stock_forwards(subject: Subject) -> None:
 
 
 def test_what_can_not_be_scored(subject: Subject) -> None:
-    """A question without texts, a text without tokens, texts for other questions."""
+    """Questions without texts, empty texts and texts for other questions are refused."""
     for texts, message in (
         ([TEXTS, ()], "How many.*no continuation to score"),
         ([TEXTS, [""]], "without text can't be scored"),
@@ -160,7 +160,7 @@ def test_what_can_not_be_scored(subject: Subject) -> None:
 
 
 def test_any_pruning_layer(subject: Subject) -> None:
-    """From the first allowed one on, counted; behind the last layer there is nothing left to prune."""
+    """Every layer from the first allowed one on prunes as counted; after the last layer nothing is pruned."""
     plain = subject.model.answer(subject.compressed, ASKED, SHORT)
     kept = len(subject.compressed.tokens)
     assert all(answer.token_layers.visual == NUM_LAYERS * kept for answer in plain)
@@ -172,7 +172,7 @@ def test_any_pruning_layer(subject: Subject) -> None:
             continue
         for answer in answers:
             behind = (answer.token_layers.visual - layer * kept) / (NUM_LAYERS - layer)
-            # LLaVA-Video's newlines can be pruned, too, and a kept one takes the place of a visual token.
+            # LLaVA-Video's newlines are prunable, and each kept newline replaces a visual token.
             newlines = len(TIMES) if subject.model.family == "llava_video" else 0
             most = math.ceil((kept + newlines) * 0.3)
             assert most - newlines <= behind <= most
@@ -180,7 +180,7 @@ def test_any_pruning_layer(subject: Subject) -> None:
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_bfloat16(subject: Subject, attention: str) -> None:
-    """From frames to answers, with pruning: in any company the same, and scores near those of float32."""
+    """Answers with pruning do not depend on other questions, and scores are near those of float32."""
     model = load_model(str(subject.folder), dtype="bfloat16", device="cpu", attn_implementation=attention)
     compressed = model.compress(model.encode(video(0), TIMES), QUARTER)
     assert compressed.tokens.dtype == torch.bfloat16
@@ -193,7 +193,7 @@ def test_bfloat16(subject: Subject, attention: str) -> None:
 
 
 def test_families_in_one_process(subject: Subject) -> None:
-    """The embedded model answers the same before, between and after the work of another one."""
+    """The embedded model answers the same before and after another model works."""
     tiny = load_model(TINY, dtype="float32", device="cpu")
     frames = video(1)
     one = tiny.compress(tiny.encode(frames, TIMES), QUARTER)
@@ -206,14 +206,14 @@ def test_families_in_one_process(subject: Subject) -> None:
 
 
 def test_settings_are_refused_without_weights(subject: Subject, tmp_path: Path) -> None:
-    """From configuration and tokenizer alone, which here is all that is left of the model."""
+    """Configuration and tokenizer suffice: the weights are deleted here."""
     shutil.copytree(subject.folder, tmp_path / "model")
     source = resolve_model(str(tmp_path / "model"))
     (tmp_path / "model" / "model.safetensors").unlink()
     check_answering(source, SHORT, None)
     for layer in range(subject.first_pruning_layer, NUM_LAYERS):
         check_answering(source, SHORT, InnerPruningConfig(pruning_layer=layer))
-    with pytest.raises(ConfigurationError, match=r"pruning_layer 3 leaves none of this model's 3 layers"):
+    with pytest.raises(ConfigurationError, match=r"pruning_layer 3 leaves no layer to prune for, of this model's 3"):
         check_answering(source, SHORT, InnerPruningConfig(pruning_layer=NUM_LAYERS))
     if subject.first_pruning_layer > 1:
         with pytest.raises(
@@ -233,11 +233,11 @@ def test_settings_are_refused_without_weights(subject: Subject, tmp_path: Path) 
 
 
 def test_a_job_with_such_settings_starts_nothing(subject: Subject, tmp_path: Path) -> None:
-    """Neither its output nor its videos are touched; these are not there."""
+    """The run touches neither its output nor its videos, which do not exist."""
     output = tmp_path / "output"
     settings = {"videos": str(tmp_path / "none"), "output": str(output), "model": {"name": str(subject.folder)}}
     for wrong, message in (
-        ({"inner_pruning": {"pruning_layer": 20}}, "pruning_layer 20 leaves none"),
+        ({"inner_pruning": {"pruning_layer": 20}}, "pruning_layer 20 leaves no layer"),
         ({"generation": {"chat_template": "What?"}}, "the chat template"),
     ):
         with pytest.raises(ConfigurationError, match=message):
@@ -246,7 +246,7 @@ def test_a_job_with_such_settings_starts_nothing(subject: Subject, tmp_path: Pat
 
 
 def test_a_template_that_places_a_video_in_spite(subject: Subject) -> None:
-    """A question without one has none to put there."""
+    """A question without a video has none to place."""
     template = "{{ messages[1].content[0].text }}" + subject.model.language.chat._video
     with pytest.raises(ConfigurationError, match="places 1 videos, not 0"):
         subject.model.answer(None, ASKED, GenerationConfig(chat_template=template))

@@ -1,4 +1,4 @@
-"""Families of other packages, found through entry points, and what a process pays to know the families."""
+"""Families of other packages, found through entry points; and the imports that the table of families needs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_family_of_another_package(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Its architecture is recognized, its model loads, and its version is known."""
     install_package(tmp_path, "other_models", GROUP, {"other": "other_models:OtherFamily"}, CODE)
     monkeypatch.syspath_prepend(tmp_path)
-    # What the table read of entry points before, it keeps for the life of the process.
+    # The table reads entry points once per process.
     monkeypatch.setitem(vars(FAMILIES), "_added", PluginTable(GROUP, {})._added)
     monkeypatch.setattr(FAMILIES, "_loaded", {})
     folder = tmp_path / "model"
@@ -69,6 +69,6 @@ def test_families_are_known_without_torch(tmp_path: Path) -> None:
     )
     found = run_python(tmp_path, script)
     names, heavy = found.stdout.splitlines()
-    # Both LLaVA families have the same architecture; without settings of pooling it is the first.
+    # The LLaVA families share an architecture; without settings of pooling, the first one takes the configuration.
     assert json.loads(names.replace("'", '"')) == ["qwen2_5_vl", "qwen3_vl", "llava_onevision", "llava_onevision"]
     assert heavy == "[]"

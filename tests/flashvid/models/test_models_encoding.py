@@ -1,4 +1,4 @@
-"""The model handle on the embedded model: encoding, attention scores, compression."""
+"""The handle on the embedded model: encoding, attention scores, compression."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ from tests.support.embedded_model import GENERATION, QUESTIONS, TIMES, TINY, vid
 
 
 def test_what_the_handle_says_of_itself(model: VideoModel) -> None:
-    """Family, width, place, precision."""
     assert (model.family, model.hidden_size) == ("qwen2_5_vl", 96)
     assert (model.device, model.dtype) == (torch.device("cpu"), torch.float32)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 6])
 def test_shapes_of_visual_features(model: VideoModel, count: int) -> None:
-    """Two frames a step, an odd last one counts; timestamps stay those of the frames."""
+    """A step has two frames, an odd last frame makes a step, and timestamps are those of the frames."""
     found = model.encode(video(1, count), TIMES[:count])
     steps = math.ceil(count / 2)
     assert found.grid_thw[0] == steps
@@ -40,7 +39,7 @@ def test_shapes_of_visual_features(model: VideoModel, count: int) -> None:
 
 
 def test_encoding_is_deterministic_and_changes_nothing(model: VideoModel, visual: VisualFeatures) -> None:
-    """Same bytes again, from an array or a tensor, raw or resized, read-only or not."""
+    """Arrays and tensors, raw and resized, read-only and writable, give the same bytes."""
     frames, times = video(0), TIMES.copy()
     frames.flags.writeable = False
     preprocessor = QwenFramePreprocessor.load(TINY, min_pixels=None, max_pixels=None)
@@ -54,13 +53,13 @@ def test_encoding_is_deterministic_and_changes_nothing(model: VideoModel, visual
 
 
 def test_scores_are_shares_of_attention(visual: VisualFeatures) -> None:
-    """Positive, and a mean over a token's four patches: a step's tokens add up to a quarter."""
+    """Scores are positive, and those of a step add up to a quarter: each is the mean over four patches."""
     assert (visual.scores > 0).all()
     assert torch.allclose(visual.scores.sum(dim=1), torch.full((3,), 0.25), atol=1e-6)
 
 
 def test_scores_are_the_last_blocks_softmax(model: VideoModel, visual: VisualFeatures) -> None:
-    """Written out for one step: every head's whole matrix, then means over heads, queries and a token's patches."""
+    """Scores of one step match whole attention matrices, averaged over heads, queries and a token's patches."""
     stock = Qwen2_5_VLForConditionalGeneration.from_pretrained(
         TINY.path, dtype=torch.float32, attn_implementation="eager"
     )
@@ -91,14 +90,14 @@ def test_scores_are_the_last_blocks_softmax(model: VideoModel, visual: VisualFea
 
 
 def turned(part: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of `[P, d]`."""
+    """Apply a rotary embedding to `[P, d]`."""
     half = part.shape[1] // 2
     return part * cos + torch.cat([-part[:, half:], part[:, :half]], dim=1) * sin
 
 
 @pytest.mark.parametrize("grid", [(1, 2, 2), (3, 12, 22), (2, 16, 16), (2, 18, 4), (1, 6, 50)])
 def test_window_order_is_transformers_own(grid: tuple[int, int, int]) -> None:
-    """Windows that divide the frame, and ones that do not."""
+    """Windows need not divide the frame."""
     expected, _ = get_vision_window_index(torch.tensor([grid]), spatial_merge_size=2, window_size=64, patch_size=8)
     assert torch.equal(window_order(grid, merge_size=2, window=4), torch.as_tensor(expected))
 
@@ -107,7 +106,7 @@ def test_window_order_is_transformers_own(grid: tuple[int, int, int]) -> None:
 def test_attention_implementations_agree(
     visual: VisualFeatures, compressed: CompressedVideo, model: VideoModel, implementation: str
 ) -> None:
-    """Features, scores and answers; scores are our own under each of them."""
+    """Features and answers agree; scores are computed by this library with every implementation."""
     other = load_model(TINY, dtype="float32", device="cpu", attn_implementation=implementation)
     assert isinstance(other.vision, QwenVision)
     assert other.vision._tower.config._attn_implementation == implementation
@@ -118,7 +117,7 @@ def test_attention_implementations_agree(
 
 
 def test_a_long_video_is_encoded_block_by_block(model: VideoModel) -> None:
-    """More steps than go through the tower at once give each step what it gets alone."""
+    """Steps in several blocks get the features and scores that each gets alone."""
     frames = video(3, count=39)
     whole = model.encode(frames, np.arange(39.0))
     assert whole.grid_thw[0] == 20
@@ -141,14 +140,14 @@ def test_a_long_video_is_encoded_block_by_block(model: VideoModel) -> None:
     ],
 )
 def test_frames_that_can_not_be_encoded(model: VideoModel, frames: Any, times: Any, message: str) -> None:
-    """Permanent errors, each with its cause."""
+    """Each case is a permanent error that names its cause."""
     with pytest.raises(InvalidFeaturesError, match=message):
         model.encode(frames, times)
 
 
 @pytest.mark.parametrize("config", [None, CompressionConfig(retention_ratio=1.0)])
 def test_all_tokens_kept(model: VideoModel, visual: VisualFeatures, config: CompressionConfig | None) -> None:
-    """Without compression, or at a retention of 1: every token at its own place."""
+    """Without compression, and at a retention ratio of 1, every token keeps its index."""
     found = model.compress(visual, config)
     assert torch.equal(found.tokens, visual.features.flatten(0, 1))
     assert found.indices.tolist() == found.assignment.tolist() == list(range(visual.scores.numel()))
@@ -156,7 +155,7 @@ def test_all_tokens_kept(model: VideoModel, visual: VisualFeatures, config: Comp
 
 
 def test_a_quarter_kept(compressed: CompressedVideo, visual: VisualFeatures) -> None:
-    """What the library's `compress` gives, with what answering needs of the video."""
+    """The tokens are those of `flashvid.compress`, with what answering needs of the video."""
     assert visual.scores.numel() / 4 <= len(compressed.tokens) <= visual.scores.numel() / 4 + 2 * 3
     assert compressed.grid_thw == visual.grid_thw
     assert compressed.frame_timestamps is visual.frame_timestamps

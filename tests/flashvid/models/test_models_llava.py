@@ -1,4 +1,4 @@
-"""LLaVA-OneVision and LLaVA-Video against transformers' own model, the reference's vectors, and sums written out."""
+"""LLaVA-OneVision and LLaVA-Video against transformers' model, reference vectors, and explicit computations."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NEWLINE = 99.0
 
 @pytest.fixture(scope="module")
 def stock_and_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[LlavaOnevisionForConditionalGeneration, Path]:
-    """A LLaVA-OneVision as transformers 5 writes it."""
+    """Write a LLaVA-OneVision as transformers 5 does."""
     folder = tmp_path_factory.mktemp("llava") / "model"
     return write_llava(folder), folder
 
@@ -47,30 +47,30 @@ def stock_and_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[LlavaOne
 def stock(
     stock_and_folder: tuple[LlavaOnevisionForConditionalGeneration, Path],
 ) -> LlavaOnevisionForConditionalGeneration:
-    """The stock model."""
+    """Return the stock model."""
     return stock_and_folder[0]
 
 
 @pytest.fixture(scope="module")
 def folder(stock_and_folder: tuple[LlavaOnevisionForConditionalGeneration, Path]) -> Path:
-    """Its directory."""
+    """Return the directory of the model."""
     return stock_and_folder[1]
 
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> VideoModel:
-    """Our handle on it."""
+    """Return our handle on the model."""
     return load_model(str(folder), device="cpu")
 
 
 @pytest.fixture(scope="module")
 def visual(model: VideoModel) -> VisualFeatures:
-    """One video, encoded."""
+    """Return one encoded video."""
     return model.encode(video(0), TIMES)
 
 
 def pictures(folder: Path, count: int = 6) -> Tensor:
-    """A video as the tower reads it, `[count, 3, 30, 30]`."""
+    """Return a video as the tower reads it, `[count, 3, 30, 30]`."""
     vision = load_model(str(folder), part="vision", device="cpu").vision
     assert isinstance(vision, LlavaVision)
     preprocessor = vision._preprocessor
@@ -80,7 +80,7 @@ def pictures(folder: Path, count: int = 6) -> Tensor:
 @pytest.mark.skipif(not E2E.is_dir(), reason=f"reference vectors are not at {E2E}; set FLASHVID_REFERENCE")
 @pytest.mark.parametrize("family", ["llava_onevision", "llava_video"])
 def test_reference_vectors(tmp_path: Path, family: str) -> None:
-    """From pixels to generated tokens, without compression and in both variants of the method."""
+    """From pixels to generated tokens, results match without compression and with both variants of the method."""
     case, vectors = load_case(family, E2E, tmp_path / "model"), run_vectors(family, E2E)
     assert case.model.family == family
     assert [vector.name for vector in vectors] == [f"{family}_{run}" for run in ("plain", "r0.25_v1", "r0.25_v2")]
@@ -91,7 +91,7 @@ def test_reference_vectors(tmp_path: Path, family: str) -> None:
 def test_features_are_transformers_own(
     stock: LlavaOnevisionForConditionalGeneration, folder: Path, visual: VisualFeatures
 ) -> None:
-    """Tower, projector and bilinear pooling; transformers appends the newline, which here belongs to the prompt."""
+    """Transformers appends the newline, which belongs to the prompt in this library."""
     with torch.no_grad():
         expected = stock.model.get_video_features(
             pictures(folder).unsqueeze(0), vision_feature_layer=-1, vision_feature_select_strategy="full"
@@ -104,7 +104,7 @@ def test_features_are_transformers_own(
 def test_scores_are_the_last_layers_softmax(
     stock: LlavaOnevisionForConditionalGeneration, folder: Path, visual: VisualFeatures
 ) -> None:
-    """Written out for one frame: every head's whole matrix, the mean over heads and queries, pooled as a picture."""
+    """Scores of one frame match whole attention matrices, averaged over heads and queries, and pooled."""
     tower = stock.model.vision_tower
     with torch.no_grad():
         hidden = tower(pictures(folder), output_hidden_states=True).hidden_states[1][2]
@@ -121,7 +121,7 @@ def test_scores_are_the_last_layers_softmax(
 
 
 def test_pooling_by_hand() -> None:
-    """Of 3 x 3 patches: bilinear takes the middle of 1.5 wide fields, average the first whole field alone."""
+    """Of 3 x 3 patches, bilinear pooling reads fields 1.5 wide, and average pooling only the first whole field."""
     patches = torch.arange(9.0).reshape(1, 9, 1)
     assert torch.allclose(pool(patches, "bilinear").flatten(), torch.tensor([1.0, 2.5, 5.5, 7.0]))
     assert pool(patches, "average").flatten().tolist() == [2.0]
@@ -129,7 +129,7 @@ def test_pooling_by_hand() -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts_of_checkpoints(tmp_path: Path, visual: VisualFeatures, layout: str) -> None:
-    """The same numbers from every layout, and each part reads only its own tensors."""
+    """Every layout gives the same values, and each part reads only its own tensors."""
     write_llava(tmp_path / "model", layout=layout)
     vision = load_model(str(tmp_path / "model"), part="vision", device="cpu")
     found = vision.encode(video(0), TIMES)
@@ -143,9 +143,9 @@ def test_layouts_of_checkpoints(tmp_path: Path, visual: VisualFeatures, layout: 
 
 
 def test_families_are_told_apart_by_pooling(tmp_path: Path) -> None:
-    """The architecture is the same; averages make 7 x 7 of 15 x 15 patches."""
+    """The architecture is the same; average pooling makes 7 x 7 tokens of 15 x 15 patches."""
     for number, mode in enumerate(("average", "bilinear")):
-        # With a newline behind every row it is LLaVA-Video, as it was trained; its configuration then says bilinear.
+        # A newline after every row identifies LLaVA-Video, whose published configuration says bilinear.
         folder = tmp_path / str(number)
         write_llava(folder, layout="original", mm_spatial_pool_mode=mode, mm_newline_position="grid")
         found = load_model(str(folder), part="vision", device="cpu")
@@ -158,7 +158,7 @@ def test_families_are_told_apart_by_pooling(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_attention_implementations_agree(folder: Path, visual: VisualFeatures, implementation: str) -> None:
-    """Features and scores; scores are our own under each of them."""
+    """Scores are computed by this library with every implementation."""
     other = load_model(str(folder), part="vision", device="cpu", attn_implementation=implementation)
     assert isinstance(other.vision, LlavaVision)
     assert other.vision._encoder.config._attn_implementation == implementation
@@ -168,14 +168,14 @@ def test_attention_implementations_agree(folder: Path, visual: VisualFeatures, i
 
 
 def test_half_precision(folder: Path, visual: VisualFeatures) -> None:
-    """Features in the weights' precision, scores in float32."""
+    """Features have the precision of the weights, scores are float32."""
     found = load_model(str(folder), part="vision", device="cpu", dtype="bfloat16").encode(video(0), TIMES)
     assert (found.features.dtype, found.scores.dtype) == (torch.bfloat16, torch.float32)
     assert torch.nn.functional.cosine_similarity(found.features.float(), visual.features, dim=-1).min() > 0.98
 
 
 def test_a_long_video_is_encoded_block_by_block(model: VideoModel) -> None:
-    """More frames than go through the tower at once give each frame what it gets alone."""
+    """Frames in several blocks get the features and scores that each gets alone."""
     frames = video(3, count=37)
     whole = model.encode(frames, np.arange(37.0))
     for frame in (0, 15, 16, 36):
@@ -185,7 +185,7 @@ def test_a_long_video_is_encoded_block_by_block(model: VideoModel) -> None:
 
 
 def test_memory_does_not_grow_with_the_video(model: VideoModel) -> None:
-    """768 frames need at most 1.2 times what 64 need, features and scores aside."""
+    """768 frames need at most 1.2 times as much as 64 frames, features and scores excluded."""
     peaks = []
     for count in (64, 768):
         frames = video(1, count, 30, 30)
@@ -198,7 +198,7 @@ def test_memory_does_not_grow_with_the_video(model: VideoModel) -> None:
 def test_a_full_prompt_gives_transformers_logits(
     stock: LlavaOnevisionForConditionalGeneration, folder: Path, model: VideoModel, visual: VisualFeatures
 ) -> None:
-    """Everything kept: our prefix and suffix through our decoder, theirs through the stock model."""
+    """Without compression, our prefix and suffix give our decoder the logits of the stock model."""
     language = model.language
     assert isinstance(language, LlavaLanguage)
     compressed = model.compress(visual, None)
@@ -218,7 +218,7 @@ def test_a_full_prompt_gives_transformers_logits(
 def test_answers_are_those_of_stock_generate(
     stock: LlavaOnevisionForConditionalGeneration, folder: Path, model: VideoModel, visual: VisualFeatures
 ) -> None:
-    """Everything kept, greedy."""
+    """Answers match without compression and with greedy decoding."""
     chat = model.language.chat
     (answer,) = model.answer(
         model.compress(visual, None), ["What?"], GenerationConfig(max_new_tokens=8, system_prompt="Be brief.")
@@ -239,7 +239,7 @@ def test_answers_are_those_of_stock_generate(
 
 @pytest.mark.parametrize("newlines", ["one_token", "frame"])
 def test_questions_together_and_alone(tmp_path: Path, newlines: str) -> None:
-    """One prefill for all, with pruning inside the decoder."""
+    """The video is prefilled once for all questions, with pruning inside the decoder."""
     write_llava(tmp_path / "model", layout="original", mm_newline_position=newlines)
     model = load_model(str(tmp_path / "model"), device="cpu")
     compressed = model.compress(model.encode(video(0), TIMES), CompressionConfig(retention_ratio=0.25))
@@ -248,7 +248,7 @@ def test_questions_together_and_alone(tmp_path: Path, newlines: str) -> None:
     together = model.answer(compressed, asked, short, pruning=pruning)
     alone = [model.answer(compressed, [question], short, pruning=pruning)[0] for question in asked]
     assert [answer.response for answer in together] == [answer.response for answer in alone]
-    # One of three layers before the pruning. A newline that is kept is no visual token, and takes the place of one.
+    # One of three layers runs before the pruning. A kept newline is not a visual token, but replaces one.
     num_video, num_newlines = len(compressed.tokens), 6 if newlines == "frame" else 0
     most = math.ceil((num_video + num_newlines) * 0.3)
     for answer in together:
@@ -258,7 +258,7 @@ def test_questions_together_and_alone(tmp_path: Path, newlines: str) -> None:
 
 
 def kept(indices: list[int]) -> CompressedVideo:
-    """Some tokens of 3 frames of 4, of width 2; a token's value is its index."""
+    """Return tokens of 3 frames of 4 tokens, of width 2; the value of a token is its index."""
     return CompressedVideo(
         tokens=torch.tensor(indices, dtype=torch.float32).unsqueeze(1).expand(-1, 2),
         indices=torch.tensor(indices),
@@ -270,12 +270,12 @@ def kept(indices: list[int]) -> CompressedVideo:
 
 
 def drawn(prefix: SharedPrefix) -> tuple[list[float], list[int], list[int]]:
-    """A prefix by its embeddings' first column, and which places are visual and prunable."""
+    """Return the first column of a prefix's embeddings, and which places are visual and prunable."""
     return prefix.embeddings[:, 0].tolist(), prefix.is_visual.int().tolist(), prefix.is_prunable.int().tolist()
 
 
 def test_newlines_by_hand() -> None:
-    """One behind the video, not prunable; one behind every frame, also an empty one, prunable; or none."""
+    """A newline after the video is not prunable; newlines after every frame, empty ones too, are."""
     before, newline = torch.tensor([[-1.0, -1.0], [-2.0, -2.0]]), torch.full((2,), NEWLINE)
     one = shared_prefix(before, kept([0, 3, 9]), newline, "one_token")
     assert drawn(one) == ([-1, -2, 0, 3, 9, NEWLINE], [0, 0, 1, 1, 1, 0], [0, 0, 1, 1, 1, 0])
@@ -283,7 +283,7 @@ def test_newlines_by_hand() -> None:
     assert drawn(every)[0] == [-1, -2, 0, 3, NEWLINE, NEWLINE, 9, NEWLINE]
     assert drawn(every)[1:] == ([0, 0, 1, 1, 0, 0, 1, 0], [0, 0, 1, 1, 1, 1, 1, 1])
     assert drawn(shared_prefix(before, kept([0, 3]), newline, "no_token"))[0] == [-1, -2, 0, 3]
-    # Positions are those of the shortened prompt, and go on in the question.
+    # Positions are those of the shortened prompt, and continue in the question.
     assert every.positions.tolist() == [list(range(8))]
     suffix = question_suffix(2, (5, 6, 7), kept([0, 3, 9]), "frame")
     assert (suffix.ids, suffix.positions.tolist(), suffix.next_position) == ((5, 6, 7), [[8, 9, 10]], 11)
@@ -292,7 +292,7 @@ def test_newlines_by_hand() -> None:
 
 
 def test_the_original_prompt(tmp_path: Path) -> None:
-    """The original code's conversation, whatever template the tokenizer has; its placeholder is no token of it."""
+    """Original models use the conversation of the original code, whatever template the tokenizer has."""
     write_llava(tmp_path / "model", layout="original")
     language = load_model(str(tmp_path / "model"), part="language", device="cpu").language
     assert isinstance(language, LlavaLanguage)
@@ -307,10 +307,10 @@ def test_the_original_prompt(tmp_path: Path) -> None:
     [
         ("original", {"mm_spatial_pool_mode": "max"}, "mm_spatial_pool_mode max is not supported"),
         ("original", {"mm_projector_type": "linear"}, "mm_projector_type linear is not supported"),
-        ("original", {"mm_newline_position": "row"}, "mm_newline_position row is none of"),
+        ("original", {"mm_newline_position": "row"}, "mm_newline_position row is not one of"),
         ("original", {"add_faster_video": True}, "add_faster_video is not supported"),
         ("original", {"vision_config": None, "mm_vision_tower": "openai/clip"}, "mm_vision_tower openai/clip"),
-        ("original", {"hidden_size": None}, "gives no hidden_size of the language side"),
+        ("original", {"hidden_size": None}, "lacks hidden_size of the language side"),
         ("original", {"architectures": ["LlavaLlamaForCausalLM"]}, "LlavaLlamaForCausalLM is not supported"),
         ("transformers 5", {"text_config": None}, "lacks vision_config or text_config"),
         ("transformers 5", {"vision_feature_layer": [1, 2]}, "vision_feature_layer must be one number"),
@@ -320,14 +320,14 @@ def test_the_original_prompt(tmp_path: Path) -> None:
     ],
 )
 def test_configurations_that_are_refused(tmp_path: Path, layout: str, changes: dict[str, Any], message: str) -> None:
-    """Before any weight is read, each with its cause."""
+    """Each case is refused before weights are read, with its cause."""
     write_llava(tmp_path / "model", layout=layout, **changes)
     with pytest.raises(ModelLoadError, match=message):
         resolve_model(str(tmp_path / "model"))
 
 
 def test_tensors_that_do_not_fit(tmp_path: Path) -> None:
-    """Missing, unexpected, of another shape: named, with the part they belong to."""
+    """Missing and unexpected tensors, and tensors of another shape, are named with their part."""
     folder = tmp_path / "model"
     write_llava(folder)
     change_weights(folder, lambda weights: weights.pop("image_newline"))
@@ -345,7 +345,7 @@ def test_tensors_that_do_not_fit(tmp_path: Path) -> None:
 
 
 def test_a_feature_layer_before_the_last(tmp_path: Path, visual: VisualFeatures) -> None:
-    """The layers behind it are neither run nor read."""
+    """Layers after it are neither run nor read."""
     write_llava(tmp_path / "model", vision_feature_layer=-2)
     found = load_model(str(tmp_path / "model"), part="vision", device="cpu")
     assert not any(".layers.1." in name for name in found.tensors_read)
@@ -353,7 +353,7 @@ def test_a_feature_layer_before_the_last(tmp_path: Path, visual: VisualFeatures)
 
 
 def test_the_published_tower_needs_no_configuration() -> None:
-    """The original layout names it: 27 layers, of which 26 are used; 27 x 27 patches make 14 x 14 or 13 x 13 tokens."""
+    """It has 27 layers, of which 26 are used, and 27 x 27 patches, which make 14 x 14 or 13 x 13 tokens."""
     config = {"architectures": ["LlavaQwenForCausalLM"], "mm_vision_tower": "google/siglip-so400m-patch14-384", **TEXT}
     onevision = LlavaSettings.parse(config)
     assert (onevision.vision["num_hidden_layers"], onevision.patch_grid, onevision.token_grid) == (26, 27, 14)
@@ -361,13 +361,13 @@ def test_the_published_tower_needs_no_configuration() -> None:
 
 
 def test_frames_have_one_size(tmp_path: Path, folder: Path) -> None:
-    """Any frame becomes the tower's square; bounds of the area have no meaning, and a processor must fit the tower."""
+    """Frames of any size become the tower's square; bounds of the area and other sizes are refused."""
     preprocessor = load_preprocessor(str(folder))
     assert preprocessor.target_size(720, 1280) == (30, 30)
     resized = preprocessor.resize(video(0))
     assert resized.shape == (6, 30, 30, 3)
     assert preprocessor.resize(resized) is resized
-    with pytest.raises(ConfigurationError, match="LLaVA's have one"):
+    with pytest.raises(ConfigurationError, match="LLaVA, whose frames have one size"):
         load_preprocessor(str(folder), max_pixels=10000)
     write_llava(tmp_path / "model")
     change_config(tmp_path / "model")
@@ -377,7 +377,7 @@ def test_frames_have_one_size(tmp_path: Path, folder: Path) -> None:
 
 
 def test_compression_of_a_video(model: VideoModel, visual: VisualFeatures) -> None:
-    """The library's own, on projected and pooled features."""
+    """The tokens are those of `flashvid.compress` on projected and pooled features."""
     compressed = model.compress(visual, CompressionConfig(retention_ratio=0.25))
     assert 6 * 16 <= len(compressed.tokens) <= 6 * 17
     assert compressed.deepstack == ()

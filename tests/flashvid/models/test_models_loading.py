@@ -1,4 +1,4 @@
-"""What can't be loaded is refused before any work, with one clear error, whatever the family."""
+"""Models that can't be loaded are refused before any work, with one clear error, in every family."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "llava_onevision": write_llava,
     "llava_video": _write_llava_video,
 }
-# A tensor of each side that must be there, and one that must not.
+# For each side, a tensor that must exist, and one that must not.
 TENSORS = {
     "qwen2_5_vl": {
         "vision": ("model.visual.merger.mlp.2.bias", "model.visual.blocks.0.attn.gate.weight"),
@@ -61,25 +61,25 @@ TENSORS = {
 
 @pytest.fixture(params=WRITERS)
 def family(request: pytest.FixtureRequest) -> str:
-    """Name of a family."""
+    """Return the name of each family in turn."""
     return str(request.param)
 
 
 @pytest.fixture
 def folder(family: str, tmp_path: Path) -> Path:
-    """A small model of the family, to be damaged."""
+    """Write a small model of the family, for tests to damage."""
     WRITERS[family](tmp_path / "model")
     return tmp_path / "model"
 
 
 @pytest.fixture
 def unread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No weight may be read."""
+    """Fail if a weight is read."""
     monkeypatch.setattr(Checkpoint, "read", lambda *_: pytest.fail("a weight was read"))
 
 
 def change_tokenizer(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Write tokenizer.json again after a function has changed it."""
+    """Rewrite tokenizer.json after a function changes its content."""
     content = json.loads((folder / "tokenizer.json").read_text())
     change(content)
     (folder / "tokenizer.json").write_text(json.dumps(content))
@@ -88,7 +88,7 @@ def change_tokenizer(folder: Path, change: Callable[[dict[str, Any]], object]) -
 @pytest.mark.parametrize("part", ["vision", "language"])
 @pytest.mark.usefixtures("unread")
 def test_a_missing_tensor_is_named(family: str, folder: Path, part: str) -> None:
-    """Of either side, when the model is looked up."""
+    """The error comes when the model is resolved, for tensors of either side."""
     missing = TENSORS[family][part][0]
     change_weights(folder, lambda weights: weights.pop(missing))
     with pytest.raises(ModelLoadError, match=f"the weights lack {missing}$"):
@@ -98,7 +98,7 @@ def test_a_missing_tensor_is_named(family: str, folder: Path, part: str) -> None
 @pytest.mark.parametrize("part", ["vision", "language"])
 @pytest.mark.usefixtures("unread")
 def test_an_unexpected_tensor_is_named(family: str, folder: Path, part: Any) -> None:
-    """It would mean another architecture."""
+    """An unexpected tensor means another architecture."""
     extra = TENSORS[family][part][1]
     change_weights(folder, lambda weights: weights.update({extra: torch.ones(3)}))
     with pytest.raises(ModelLoadError, match="there are unexpected tensors: ") as caught:
@@ -109,7 +109,7 @@ def test_an_unexpected_tensor_is_named(family: str, folder: Path, part: Any) -> 
 @pytest.mark.parametrize("extra", ["extra.lora_A.weight", "lm_head.lora_A.weight", "audio_tower.conv.bias"])
 @pytest.mark.usefixtures("unread")
 def test_a_tensor_of_no_part_is_named(folder: Path, extra: str) -> None:
-    """It would have been left out in silence: an adapter that was not merged."""
+    """Such a tensor, for instance of an adapter that was not merged, must not be ignored silently."""
     change_weights(folder, lambda weights: weights.update({extra: torch.ones(3)}))
     with pytest.raises(ModelLoadError, match=f"there are unexpected tensors: {extra}"):
         resolve_model(str(folder))
@@ -117,7 +117,7 @@ def test_a_tensor_of_no_part_is_named(folder: Path, extra: str) -> None:
 
 @pytest.mark.parametrize("value", ["x", None, [], {}, -1, 2.5])
 def test_whatever_is_wrong_with_a_configuration_is_one_error(folder: Path, value: object) -> None:
-    """Numbers that are none, and numbers that make no model."""
+    """Values of the wrong type and impossible numbers all raise ModelLoadError."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     nested = [config[name] for name in ("vision_config", "text_config") if isinstance(config.get(name), dict)]
     for part in [config, *nested]:
@@ -126,7 +126,7 @@ def test_whatever_is_wrong_with_a_configuration_is_one_error(folder: Path, value
                 before = part[key]
                 part[key] = value
                 (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-                # Some of these values are a default's, or do no harm.
+                # Some of these values equal a default or have no effect.
                 with suppress(ModelLoadError, ConfigurationError):
                     load_model(str(folder), device="cpu")
                 part[key] = before
@@ -135,16 +135,16 @@ def test_whatever_is_wrong_with_a_configuration_is_one_error(folder: Path, value
 @pytest.mark.parametrize("ends", [[], "<|im_end|>", -1, 10**9, [3, None], {}])
 def test_an_end_that_no_answer_could_reach_is_refused(folder: Path, ends: object) -> None:
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}), encoding="utf-8")
-    with pytest.raises(ModelLoadError, match="names no token that ends"):
+    with pytest.raises(ModelLoadError, match="does not name ids of the tokenizer"):
         load_model(str(folder), part="language", device="cpu")
 
 
 def test_weights_of_no_one_precision_are_refused(folder: Path) -> None:
-    """Quantised ones would be taken for weights; two precisions do not multiply."""
+    """Quantised weights must not be read as weights, and products need one precision."""
     name = next(name for name in load_file(folder / "model.safetensors") if name.endswith("q_proj.weight"))
     change_config(folder, dtype=None, torch_dtype=None)
     change_weights(folder, lambda weights: weights.update({name: weights[name].double()}))
-    with pytest.raises(ModelLoadError, match="give a dtype"):
+    with pytest.raises(ModelLoadError, match="set dtype"):
         load_model(str(folder), device="cpu")
     change_weights(folder, lambda weights: weights.update({name: weights[name].to(torch.int8)}))
     with pytest.raises(ModelLoadError, match="quantised weights are not supported"):
@@ -152,7 +152,7 @@ def test_weights_of_no_one_precision_are_refused(folder: Path) -> None:
 
 
 def test_a_revision_is_of_a_hub_id(folder: Path) -> None:
-    with pytest.raises(ModelLoadError, match="revision main is of a hub id"):
+    with pytest.raises(ModelLoadError, match="revision main is given for a directory"):
         resolve_model(str(folder), "main")
 
 
@@ -163,7 +163,7 @@ def test_bounds_of_no_area_are_refused(folder: Path, bounds: dict[str, int]) -> 
 
 
 def test_threads_encode_as_one_does(folder: Path) -> None:
-    """What the last block gets is caught as it passes by: another thread's would do, and be wrong."""
+    """The input of the last block is captured during the run, and must be that of the thread's own clip."""
     model = load_model(str(folder), part="vision", dtype="float32", device="cpu")
     clips = [np.random.default_rng(seed).integers(0, 256, (8, 60 + 20 * seed, 80, 3), np.uint8) for seed in range(2)]
     times = np.arange(8.0)
@@ -181,7 +181,7 @@ def test_threads_encode_as_one_does(folder: Path) -> None:
 
 @pytest.mark.usefixtures("unread")
 def test_another_architecture_is_refused(folder: Path) -> None:
-    """With the names of those that are supported."""
+    """The error lists the supported architectures."""
     change_config(folder, architectures=["LlamaForCausalLM"])
     with pytest.raises(ModelLoadError, match="LlamaForCausalLM is not supported; supported: Qwen2_5_VL"):
         load_model(str(folder))
@@ -189,14 +189,14 @@ def test_another_architecture_is_refused(folder: Path) -> None:
 
 @pytest.mark.usefixtures("unread")
 def test_a_tokenizer_without_the_special_tokens_is_refused(folder: Path) -> None:
-    """Prompts would be cut up into plain text."""
+    """Special tokens of a prompt would otherwise be split into plain text."""
     change_tokenizer(folder, lambda content: content.update(added_tokens=content["added_tokens"][:1]))
     with pytest.raises(ModelLoadError, match=r"the tokenizer lacks .*<\|im_start\|>, <\|im_end\|>$"):
         load_model(str(folder))
 
 
 def test_a_tokenizer_that_is_damaged_is_refused(folder: Path) -> None:
-    """The library's own exception is no special one."""
+    """The tokenizers library raises plain Exception."""
     change_tokenizer(folder, lambda content: content.update(model={"type": "BPE", "vocab": 3}))
     with pytest.raises(ModelLoadError, match="the tokenizer can't be loaded: "):
         load_model(str(folder), part="language", device="cpu")
@@ -204,15 +204,17 @@ def test_a_tokenizer_that_is_damaged_is_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "consolidated.00.pth"])
 def test_pickled_weights_alone_are_refused(folder: Path, name: str) -> None:
-    """By name, with what to do."""
+    """The error names the file and what to do."""
     (folder / "model.safetensors").unlink()
     (folder / name).write_bytes(b"not to be opened")
-    with pytest.raises(ModelLoadError, match=f"{name} is pickled, and never read: save the model with safetensors"):
+    with pytest.raises(
+        ModelLoadError, match=f"{name} is pickled, and pickled weights are never read: save the model with safetensors"
+    ):
         load_model(str(folder))
 
 
 def test_code_in_a_models_directory_is_never_run(folder: Path) -> None:
-    """Configurations may point to it; it would leave a trace."""
+    """Configurations may point to code, which would write a file here."""
     trace = folder / "trace"
     (folder / "trap.py").write_text(f"open({str(trace)!r}, 'w')\nclass Trap: pass\n")
     change_config(folder, auto_map={"AutoConfig": "trap.Trap", "AutoModel": "trap.Trap"})
@@ -222,7 +224,7 @@ def test_code_in_a_models_directory_is_never_run(folder: Path) -> None:
     try:
         load_model(str(folder), device="cpu")
     except ModelLoadError as error:
-        assert "can't be loaded" in error.message  # Loading may also succeed, without it.
+        assert "can't be loaded" in error.message  # Loading may also succeed without the code.
     assert not trace.exists()
 
 
@@ -231,7 +233,7 @@ def test_code_in_a_models_directory_is_never_run(folder: Path) -> None:
 def test_weights_that_do_not_fit_the_device_are_refused(
     family: str, folder: Path, part: Any, dtype: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before one is read; one byte more is enough."""
+    """The check comes before weights are read; one missing byte is enough."""
     loaded = load_model(str(folder), part=part, dtype=dtype, device="cpu")
     stored = load_file(folder / "model.safetensors")
     needed = sum(stored[name].numel() * loaded.dtype.itemsize for name in loaded.tensors_read)
@@ -244,7 +246,7 @@ def test_weights_that_do_not_fit_the_device_are_refused(
 
 
 def test_free_memory_counts_what_torch_has_in_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On CUDA; elsewhere nobody can tell."""
+    """Only CUDA reports free memory."""
     assert free_bytes(torch.device("cpu")) is None
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 5000))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 300)
@@ -253,13 +255,13 @@ def test_free_memory_counts_what_torch_has_in_store(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By name, before torch finds out in the middle of loading."""
+    """The error names the device, before torch fails in the middle of loading."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert usable_device("cuda:1") == torch.device("cuda:1")
     for device, message in (
         ("cuda:2", "'cuda:2' is not here: torch finds 2 GPUs"),
-        ("gpu", "none that torch knows"),
+        ("gpu", "is unknown to torch"),
         ("xpu", "'xpu' can't be used here"),
     ):
         with pytest.raises(ConfigurationError, match=message):
@@ -270,7 +272,7 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0"])
 def test_a_gpu_whose_driver_is_too_old_is_refused(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is counted, and nothing else can be done with it."""
+    """Torch counts such a GPU, but can't use it."""
 
     def too_old() -> None:
         raise RuntimeError("The NVIDIA driver on your system is too old (found version 12020).\nPlease update it.")

@@ -1,4 +1,4 @@
-"""Qwen3-VL against transformers' own model, the reference's vectors, and sums written out."""
+"""Qwen3-VL against transformers' model, reference vectors, and explicit computations."""
 
 from __future__ import annotations
 
@@ -29,43 +29,43 @@ START, PAD, END = "<|vision_start|>", "<|video_pad|>", "<|vision_end|>"
 
 @pytest.fixture(scope="module")
 def stock_and_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Qwen3VLForConditionalGeneration, Path]:
-    """A Qwen3-VL as transformers writes it."""
+    """Write a Qwen3-VL as transformers does."""
     folder = tmp_path_factory.mktemp("qwen3") / "model"
     return write_qwen3(folder), folder
 
 
 @pytest.fixture(scope="module")
 def stock(stock_and_folder: tuple[Qwen3VLForConditionalGeneration, Path]) -> Qwen3VLForConditionalGeneration:
-    """The stock model."""
+    """Return the stock model."""
     return stock_and_folder[0]
 
 
 @pytest.fixture(scope="module")
 def folder(stock_and_folder: tuple[Qwen3VLForConditionalGeneration, Path]) -> Path:
-    """Its directory."""
+    """Return the directory of the model."""
     return stock_and_folder[1]
 
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> VideoModel:
-    """Our handle on it."""
+    """Return our handle on the model."""
     return load_model(str(folder), device="cpu")
 
 
 @pytest.fixture(scope="module")
 def visual(model: VideoModel) -> VisualFeatures:
-    """One video of 3 steps, encoded."""
+    """Return one encoded video of 3 steps."""
     return model.encode(video(0), TIMES)
 
 
 @pytest.fixture(scope="module")
 def compressed(model: VideoModel, visual: VisualFeatures) -> CompressedVideo:
-    """A quarter of its tokens."""
+    """Return the video with a quarter of its tokens."""
     return model.compress(visual, CompressionConfig(retention_ratio=0.25))
 
 
 def patches(model: VideoModel) -> tuple[Tensor, tuple[int, int, int]]:
-    """The video as the tower reads it."""
+    """Return the video as the tower reads it."""
     vision = model.vision
     assert isinstance(vision, Qwen3Vision)
     preprocessor = vision._preprocessor
@@ -73,7 +73,7 @@ def patches(model: VideoModel) -> tuple[Tensor, tuple[int, int, int]]:
 
 
 def language_of(model: VideoModel) -> Qwen3Language:
-    """The language side, typed."""
+    """Return the language side with its type."""
     language = model.language
     assert isinstance(language, Qwen3Language)
     return language
@@ -81,7 +81,7 @@ def language_of(model: VideoModel) -> Qwen3Language:
 
 @pytest.mark.skipif(not E2E.is_dir(), reason=f"reference vectors are not at {E2E}; set FLASHVID_REFERENCE")
 def test_reference_vectors(tmp_path: Path) -> None:
-    """From pixels to generated tokens, without compression and in both variants of the method."""
+    """From pixels to generated tokens, results match without compression and with both variants of the method."""
     case, vectors = load_case("qwen3_vl", E2E, tmp_path / "model"), run_vectors("qwen3_vl", E2E)
     assert [vector.name for vector in vectors] == [f"qwen3_vl_{run}" for run in ("plain", "r0.25_v1", "r0.25_v2")]
     for vector in vectors:
@@ -91,7 +91,7 @@ def test_reference_vectors(tmp_path: Path) -> None:
 def test_features_are_transformers_own(
     stock: Qwen3VLForConditionalGeneration, model: VideoModel, visual: VisualFeatures
 ) -> None:
-    """Main and deepstack features."""
+    """Main and deepstack features match."""
     pixels, grid = patches(model)
     with torch.no_grad():
         expected = stock.model.visual(pixels, grid_thw=torch.tensor([grid]))
@@ -107,7 +107,7 @@ def test_features_are_transformers_own(
 def test_scores_are_the_last_blocks_softmax(
     stock: Qwen3VLForConditionalGeneration, model: VideoModel, visual: VisualFeatures
 ) -> None:
-    """Written out for one step: every head's whole matrix, then means over heads, queries and a token's patches."""
+    """Scores of one step match whole attention matrices, averaged over heads, queries and a token's patches."""
     pixels, grid = patches(model)
     block = stock.model.visual.blocks[-1]
     seen: dict[str, Any] = {}
@@ -126,7 +126,7 @@ def test_scores_are_the_last_blocks_softmax(
 
 
 def test_deepstack_features_are_gathered(visual: VisualFeatures, compressed: CompressedVideo) -> None:
-    """At the kept indices, as they are: neither merged nor averaged."""
+    """They are taken at the kept indices, neither merged nor averaged."""
     assert len(compressed.deepstack) == 2
     for kept, whole in zip(compressed.deepstack, visual.deepstack, strict=True):
         assert torch.equal(kept, whole[compressed.indices])
@@ -134,7 +134,7 @@ def test_deepstack_features_are_gathered(visual: VisualFeatures, compressed: Com
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_attention_implementations_agree(folder: Path, visual: VisualFeatures, implementation: str) -> None:
-    """Features and scores; scores are our own under each of them."""
+    """Scores are computed by this library with every implementation."""
     other = load_model(str(folder), part="vision", device="cpu", attn_implementation=implementation)
     assert isinstance(other.vision, Qwen3Vision)
     assert other.vision._tower.config._attn_implementation == implementation
@@ -144,7 +144,7 @@ def test_attention_implementations_agree(folder: Path, visual: VisualFeatures, i
 
 
 def test_a_long_video_is_encoded_block_by_block(folder: Path) -> None:
-    """More steps than go through the tower at once give each step what it gets alone."""
+    """Steps in several blocks get the features and scores that each gets alone."""
     model = load_model(str(folder), part="vision", device="cpu", min_pixels=32 * 48, max_pixels=32 * 48)
     vision = model.vision
     assert isinstance(vision, Qwen3Vision)
@@ -161,7 +161,7 @@ def test_a_long_video_is_encoded_block_by_block(folder: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_video(folder: Path) -> None:
-    """768 frames of one size need at most 1.2 times what 64 need, features and scores aside."""
+    """768 frames need at most 1.2 times as much as 64 frames of the same size, features and scores excluded."""
     model = load_model(str(folder), part="vision", device="cpu", min_pixels=32 * 48, max_pixels=32 * 48)
     peaks = []
     for count in (64, 768):
@@ -177,7 +177,7 @@ def test_memory_does_not_grow_with_the_video(folder: Path) -> None:
 def test_a_full_prompt_gives_transformers_positions_and_logits(
     stock: Qwen3VLForConditionalGeneration, model: VideoModel, visual: VisualFeatures
 ) -> None:
-    """Everything kept: our prefix and suffix through our decoder, theirs through the stock model."""
+    """Without compression, our prefix and suffix give our decoder the logits of the stock model."""
     language, everything = language_of(model), model.compress(visual, None)
     ids = language.chat.around_video("What?", "Be brief.")
     prefix, suffix = language.prefix(ids[0], everything), language.suffix(*ids, everything)
@@ -211,7 +211,7 @@ def test_a_full_prompt_gives_transformers_positions_and_logits(
 
 
 def test_the_prompt_in_words(model: VideoModel, compressed: CompressedVideo) -> None:
-    """Every step behind its time, between markers that replace the template's own."""
+    """Each step follows its time, between markers that replace those of the template."""
     language = language_of(model)
     texts = language._texts(*language.chat.around_video("What is <|video_pad|>?", "Be brief."), compressed)
     words = PAD.join(language.chat._tokenizer.decode(text) for text in texts)
@@ -223,13 +223,13 @@ def test_the_prompt_in_words(model: VideoModel, compressed: CompressedVideo) -> 
 
 
 def test_times_of_steps() -> None:
-    """The middle of a step's first and last frame; an incomplete step repeats its frame."""
+    """A time is the mean of a step's first and last frame; an incomplete step repeats its last frame."""
     assert step_seconds(np.array([0.0, 1.0, 4.0, 8.0, 9.0]), 3) == [0.5, 6.0, 9.0]
     assert step_seconds(np.array([3.0]), 1) == [3.0]
 
 
 def test_markers_stay_unless_the_reference_is_asked_for(model: VideoModel, compressed: CompressedVideo) -> None:
-    """Without them positions have gaps; text, times and visual tokens are the same."""
+    """Without markers positions have gaps; text, times and visual tokens are the same."""
     language = language_of(model)
     ids = language.chat.around_video("What?", "Be brief.")
     ours = language.prefix(ids[0], compressed)
@@ -251,7 +251,7 @@ def test_markers_stay_unless_the_reference_is_asked_for(model: VideoModel, compr
 def test_the_references_prompt_through_the_handle(
     stock: Qwen3VLForConditionalGeneration, model: VideoModel, visual: VisualFeatures, compressed: CompressedVideo
 ) -> None:
-    """The answer of the stock decoder to a prompt whose markers were cut out by hand; a whole video keeps them."""
+    """The answer is that of the stock decoder to a prompt without markers; an uncompressed video keeps them."""
     settings = GenerationConfig(max_new_tokens=6, system_prompt="Be brief.")
     reference = settings.model_copy(update={"reference_compatible": True})
     (plain,) = model.answer(compressed, ["What?"], settings)
@@ -287,7 +287,7 @@ def test_the_references_prompt_through_the_handle(
 
 
 def test_a_step_of_which_nothing_is_left_keeps_its_time(model: VideoModel, compressed: CompressedVideo) -> None:
-    """Also the last one, whose text then ends the prefix; only visual tokens may be pruned."""
+    """If it is the last step, its text ends the prefix; only visual tokens may be pruned."""
     language = language_of(model)
     some = CompressedVideo(
         compressed.tokens[:2],
@@ -309,7 +309,7 @@ def test_a_step_of_which_nothing_is_left_keeps_its_time(model: VideoModel, compr
 def test_of_two_tokens_with_one_place_the_second_stands_there_twice(
     model: VideoModel, compressed: CompressedVideo
 ) -> None:
-    """What the published implementation makes of its repeated indices."""
+    """The published implementation does the same with repeated indices."""
     indices = torch.tensor([3, 3, 5])
     twice = replace(
         compressed,
@@ -324,27 +324,27 @@ def test_of_two_tokens_with_one_place_the_second_stands_there_twice(
 
 
 def test_texts_around_steps_by_hand() -> None:
-    """The template's markers become the first step's start and the last one's end; one without them gets both."""
+    """The template's markers become those of the first and the last step; missing markers are added."""
     expected = [(1, 7, 90), (91, 8, 90), (91, 2)]
     assert texts_around_steps((1, 90), (91, 2), [(7,), (8,)], start=90, end=91) == expected
     assert texts_around_steps((1,), (2,), [(7,), (8,)], start=90, end=91) == expected
 
 
 def test_deepstack_features_must_be_there(model: VideoModel, compressed: CompressedVideo) -> None:
-    """Rebuilt from storage that lacks them, a video would be answered about, and wrongly."""
+    """Answers about a video without its deepstack features would be silently wrong."""
     with pytest.raises(InvalidFeaturesError, match="features of 2 deepstack layers, not 0"):
         language_of(model).prefix((1, 2), replace(compressed, deepstack=()))
 
 
 def test_a_tied_head_is_the_embedding(tmp_path: Path) -> None:
-    """Small models have no head of their own."""
+    """Small models do not store a head."""
     write_qwen3(tmp_path / "model", tied=True)
     language = language_of(load_model(str(tmp_path / "model"), part="language", device="cpu"))
     assert language.decoder._head.data_ptr() == language.decoder._model.embed_tokens.weight.data_ptr()
 
 
 def test_each_part_reads_only_its_tensors(folder: Path) -> None:
-    """Together everything, once."""
+    """Together the parts read every tensor once."""
     vision = load_model(str(folder), part="vision", device="cpu")
     language = load_model(str(folder), part="language", device="cpu")
     assert all(name.startswith("model.visual.") for name in vision.tensors_read)
@@ -355,7 +355,7 @@ def test_each_part_reads_only_its_tensors(folder: Path) -> None:
 def test_answers_are_those_of_stock_generate(
     stock: Qwen3VLForConditionalGeneration, model: VideoModel, visual: VisualFeatures
 ) -> None:
-    """Everything kept, greedy."""
+    """Answers match without compression and with greedy decoding."""
     language, everything = language_of(model), model.compress(visual, None)
     (answer,) = model.answer(everything, ["What?"], GenerationConfig(max_new_tokens=8, system_prompt="Be brief."))
     texts = language._texts(*language.chat.around_video("What?", "Be brief."), everything)
@@ -377,7 +377,7 @@ def test_answers_are_those_of_stock_generate(
 
 
 def test_questions_together_and_alone(model: VideoModel, compressed: CompressedVideo) -> None:
-    """One prefill for all, with pruning inside the decoder; it may not begin among the deepstack layers."""
+    """The video is prefilled once for all questions; pruning must come after the deepstack layers."""
     asked, short = ["What?", "How many?", "Why is that?"], GenerationConfig(max_new_tokens=6)
     pruning = InnerPruningConfig(pruning_layer=2, llm_retention_ratio=0.3)
     together = model.answer(compressed, asked, short, pruning=pruning)
@@ -391,7 +391,7 @@ def test_questions_together_and_alone(model: VideoModel, compressed: CompressedV
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
-    """Configurations and tensors, each with its cause."""
+    """Configurations and tensors are refused with their cause."""
     folder = tmp_path / "model"
     write_qwen3(folder)
     vision = resolve_model(str(folder)).config()["vision_config"]

@@ -1,4 +1,4 @@
-"""The Qwen2.5-VL handle against what the published implementation computed through the real model class."""
+"""The Qwen2.5-VL handle against recorded outputs of the published implementation with the real model class."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.oracles.reference_e2e import compare_inputs, compare_run, qwen2_5_vl_
 
 E2E = REFERENCE / "e2e"
 COMPRESSED = ("qwen2_5_vl_r0.25_v1", "qwen2_5_vl_r0.25_v2")
-SUPPRESSED = 511  # the reference never lets this one win, so that every run has 16 tokens
+SUPPRESSED = 511  # the reference suppresses this token, so that every run has 16 tokens
 GRID = (5, 16, 24)
 
 pytestmark = pytest.mark.skipif(
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> VideoModel:
-    """The reference's model, as a directory with the embedded model's tokenizer (prompts are given as ids here)."""
+    """Return the reference's model, with the embedded model's tokenizer; prompts are passed as ids here."""
     folder = tmp_path_factory.mktemp("reference") / "model"
     shutil.copytree(resolve_model("tiny-random").path, folder)
     config = json.loads((E2E / "qwen2_5_vl_config.json").read_text())
@@ -41,13 +41,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> VideoModel:
 
 @pytest.fixture(scope="module")
 def inputs() -> dict[str, Tensor]:
-    """What the reference was given."""
+    """Return the inputs of the reference."""
     return load_file(E2E / "qwen2_5_vl_inputs.safetensors")
 
 
 @pytest.fixture(scope="module")
 def visual(model: VideoModel, inputs: dict[str, Tensor]) -> VisualFeatures:
-    """What our vision side makes of it."""
+    """Return the result of our vision side on these inputs."""
     vision = model.vision
     assert isinstance(vision, QwenVision)
     found = vision.encode_patches(inputs["pixel_values_videos"], GRID)
@@ -58,16 +58,16 @@ def visual(model: VideoModel, inputs: dict[str, Tensor]) -> VisualFeatures:
 
 @pytest.mark.parametrize("name", COMPRESSED)
 def test_features_and_scores(visual: VisualFeatures, name: str) -> None:
-    """Un-permuted from window order, to 1e-4; scores of a step add up to a quarter."""
+    """In reading order, values match to 1e-4; scores of a step add up to a quarter."""
     expected = load_vector(E2E / f"{name}.safetensors").tensors
     assert torch.allclose(visual.features, expected["vision_features"], rtol=0, atol=1e-4)
-    # Scores are around 1 / 384: compare relative to that.
+    # Scores are around 1 / 384, so the tolerance is relative.
     assert torch.allclose(visual.scores, expected["attention_scores"], rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", COMPRESSED)
 def test_compression_of_our_own_features(model: VideoModel, visual: VisualFeatures, name: str) -> None:
-    """The whole vision side, from pixels to kept tokens."""
+    """The kept tokens match from pixels on."""
     vector = load_vector(E2E / f"{name}.safetensors")
     settings = {key: value for key, value in vector.params.items() if key in CompressionConfig.model_fields}
     compressed = model.compress(visual, CompressionConfig(**settings, reference_compatible=True))
@@ -78,13 +78,13 @@ def test_compression_of_our_own_features(model: VideoModel, visual: VisualFeatur
 
 @pytest.mark.parametrize("name", ["qwen2_5_vl_plain", *COMPRESSED])
 def test_what_the_language_model_receives_and_prunes(name: str) -> None:
-    """Embeddings and M-RoPE positions of a prompt, and what goes on behind the inner pruning, exactly."""
+    """Embeddings and M-RoPE positions of a prompt, and the tokens kept by inner pruning, match exactly."""
     vector = load_vector(E2E / f"{name}.safetensors")
     assert compare_inputs(qwen2_5_vl_run(E2E, vector), vector.tensors) is None
 
 
 @pytest.mark.parametrize("name", ["qwen2_5_vl_plain", *COMPRESSED])
 def test_generation(name: str) -> None:
-    """The reference's ids, its logits to 1e-3 over 16 steps, and as many tokens cached in each layer."""
+    """Ids match over 16 steps, logits to 1e-3, and so do the numbers of cached tokens of each layer."""
     vector = load_vector(E2E / f"{name}.safetensors")
     assert compare_run(qwen2_5_vl_run(E2E, vector), vector.tensors) is None

@@ -1,4 +1,4 @@
-"""Finding a model, saying exactly which it is, and refusing what can't work before any weight is read."""
+"""Resolving a model, its identity, and the errors that come before weights are read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TINY = resolve_model("tiny-random")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy of the embedded model, to be damaged."""
+    """Copy the embedded model, for tests to damage."""
     return Path(shutil.copytree(TINY.path, tmp_path / "model"))
 
 
@@ -36,7 +36,7 @@ def change_json(file: Path, **changes: Any) -> None:
 
 
 def rename_tensors(folder: Path, *replacements: tuple[str, str]) -> None:
-    """Write the weights again under other names."""
+    """Rewrite the weights with other names."""
     weights = load_file(folder / "model.safetensors")
     for old, new in replacements:
         weights = {name.replace(old, new): tensor for name, tensor in weights.items()}
@@ -44,7 +44,7 @@ def rename_tensors(folder: Path, *replacements: tuple[str, str]) -> None:
 
 
 def shard(folder: Path) -> None:
-    """Split the weights into two files with an index, as large models come."""
+    """Split the weights into two files with an index."""
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     names = sorted(weights)
@@ -56,33 +56,32 @@ def shard(folder: Path) -> None:
 
 
 def old_layout(folder: Path) -> None:
-    """The names that the published Qwen2.5-VL files have."""
+    """Rename tensors as in the published Qwen2.5-VL files."""
     rename_tensors(folder, ("model.language_model.", "model."), ("model.visual.", "visual."))
 
 
 def test_the_embedded_model_is_found_by_name() -> None:
-    """And nothing is downloaded for it."""
+    """Nothing is downloaded."""
     assert (TINY.name, TINY.family) == ("tiny-random", "qwen2_5_vl")
     assert TINY.path.is_dir()
     assert TINY.identity.startswith("sha256:")
 
 
 def test_identity_is_of_the_content(folder: Path) -> None:
-    """Not of the place, and not of files that inference doesn't read."""
+    """Neither the location nor files that inference does not read change it."""
     (folder / "README.md").write_text("Changed.")
     assert resolve_model(str(folder)).identity == TINY.identity
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"])
 def test_identity_covers_every_setting(folder: Path, name: str) -> None:
-    """Anything that could change a result changes it."""
     file = folder / name
     file.write_text(file.read_text() + "\n")
     assert resolve_model(str(folder)).identity != TINY.identity
 
 
 def test_identity_covers_weights_and_chat_template(folder: Path) -> None:
-    """One bit of one weight, or a template beside the tokenizer."""
+    """One bit of one weight changes it, and so does a template beside the tokenizer."""
     weights = load_file(folder / "model.safetensors")
     weights["lm_head.weight"][-1, -1] = 0.5
     save_file(weights, folder / "model.safetensors")
@@ -92,14 +91,14 @@ def test_identity_covers_weights_and_chat_template(folder: Path) -> None:
 
 
 def test_identity_of_a_hub_snapshot_is_its_commit(tmp_path: Path) -> None:
-    """Given by id or by the path into the cache, it is the same model."""
+    """The hub id and the path of its snapshot in the cache give the same identity."""
     snapshot = tmp_path / "models--owner--model" / "snapshots" / COMMIT
     shutil.copytree(TINY.path, snapshot)
     assert resolve_model(str(snapshot)).identity == f"owner/model@{COMMIT}"
 
 
 def test_a_hub_id_is_downloaded_without_pickles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only configurations, tokenizer and safetensors are asked for, at the revision given."""
+    """Only configurations, tokenizer and safetensors are requested, at the given revision."""
     asked: dict[str, Any] = {}
 
     def download(name: str, **options: Any) -> str:
@@ -113,19 +112,19 @@ def test_a_hub_id_is_downloaded_without_pickles(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_hub_id_offline_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names the model and the reason."""
+    """The error names the model and the reason."""
 
     def download(*_: Any, **__: Any) -> str:
         raise LocalEntryNotFoundError("no connection\nand more")
 
     monkeypatch.setattr(resolve, "snapshot_download", download)
-    with pytest.raises(ModelLoadError, match=r"^owner/model: .*hub: no connection$"):
+    with pytest.raises(ModelLoadError, match=r"^owner/model: .*Hub failed: no connection$"):
         resolve_model("owner/model")
 
 
 @pytest.mark.parametrize("name", ["tiny-rand", "./nowhere", "/no/where", "~/nowhere", "a/b/c", ""])
 def test_a_name_that_is_nothing(name: str) -> None:
-    """The embedded names are listed."""
+    """The error lists the embedded models."""
     with pytest.raises(ModelLoadError, match="tiny-random"):
         resolve_model(name)
 
@@ -135,23 +134,23 @@ def test_a_name_that_is_nothing(name: str) -> None:
     [
         ("config.json", None, "there is no config.json"),
         ("config.json", "{", r"config\.json can't be read"),
-        ("config.json", "[]", r"config\.json holds no JSON object"),
+        ("config.json", "[]", r"config\.json does not hold a JSON object"),
         ("config.json", "{}", r"architecture None is not supported; supported: Qwen2_5_VL"),
         ("tokenizer.json", None, r"there is no tokenizer\.json"),
         ("tokenizer.json", "{}", r"the tokenizer lacks <\|vision_start\|>, <\|video_pad\|>, .*<\|im_end\|>"),
         ("tokenizer_config.json", "{}", "there is no chat template"),
         ("model.safetensors", None, r"there is no model\.safetensors \(pickled weights are never read\)"),
         ("model.safetensors", "garbage", r"model\.safetensors can't be read"),
-        ("model.safetensors.index.json", "{}", r"model\.safetensors\.index\.json is no index"),
+        ("model.safetensors.index.json", "{}", r"model\.safetensors\.index\.json is not an index"),
         (
             "model.safetensors.index.json",
             '{"weight_map": {"lm_head.weight": "gone.safetensors"}}',
-            r"gone\.safetensors is named in the index and missing",
+            r"gone\.safetensors is named in the index, but missing",
         ),
     ],
 )
 def test_a_damaged_directory_is_refused_by_name(folder: Path, file: str, content: str | None, message: str) -> None:
-    """Each with its folder and its cause."""
+    """Each error names the directory and the cause."""
     (folder / file).unlink(missing_ok=True)
     if content is not None:
         (folder / file).write_text(content)
@@ -161,7 +160,7 @@ def test_a_damaged_directory_is_refused_by_name(folder: Path, file: str, content
 
 
 def test_pickled_weights_do_not_help(folder: Path) -> None:
-    """A .bin beside missing safetensors is not opened: unpickling it would raise KeyboardInterrupt."""
+    """Unpickling the .bin file here would raise KeyboardInterrupt."""
 
     class Trap:
         def __reduce__(self) -> tuple[Any, ...]:
@@ -174,7 +173,7 @@ def test_pickled_weights_do_not_help(folder: Path) -> None:
 
 
 def test_another_architecture_is_refused_with_those_supported(folder: Path) -> None:
-    """By architecture where there is one; else by model type."""
+    """The architecture decides; without one, the model type does."""
     change_json(folder / "config.json", architectures=["LlamaForCausalLM"])
     with pytest.raises(ModelLoadError, match="LlamaForCausalLM is not supported; supported: Qwen2_5_VLForCond"):
         resolve_model(str(folder))
@@ -193,21 +192,21 @@ def test_another_architecture_is_refused_with_those_supported(folder: Path) -> N
     ],
 )
 def test_a_missing_tensor_is_named(folder: Path, missing: str) -> None:
-    """From the headers, before anything is loaded."""
+    """The headers of the files suffice, before anything is loaded."""
     rename_tensors(folder, (missing, "unknown"))
     with pytest.raises(ModelLoadError, match=rf"the weights lack {missing}$"):
         resolve_model(str(folder))
 
 
 def test_many_missing_tensors_are_counted(folder: Path) -> None:
-    """Not all of a thousand names."""
+    """The error does not list a thousand names."""
     rename_tensors(folder, ("model.visual.", "elsewhere."))
     with pytest.raises(ModelLoadError, match=r"model\.visual\.patch_embed.* and 22 more"):
         resolve_model(str(folder))
 
 
 def test_a_tensor_of_another_shape_is_named(folder: Path) -> None:
-    """When the part is loaded."""
+    """The error comes when the part is loaded."""
     weights = load_file(folder / "model.safetensors")
     weights["lm_head.weight"] = weights["lm_head.weight"][:, :-1].contiguous()
     save_file(weights, folder / "model.safetensors")
@@ -218,7 +217,7 @@ def test_a_tensor_of_another_shape_is_named(folder: Path) -> None:
 
 @pytest.mark.parametrize("section", [[1, 1, 1], [16, 24], "x", None])
 def test_shares_of_a_head_that_do_not_add_up_are_refused(folder: Path, section: object) -> None:
-    """Found out by the first answer otherwise."""
+    """Otherwise the first answer would fail."""
     text = TINY.config()["text_config"]
     change_json(folder / "config.json", text_config={**text, "rope_parameters": {"mrope_section": section}})
     with pytest.raises(ModelLoadError, match="mrope_section"):
@@ -226,7 +225,7 @@ def test_shares_of_a_head_that_do_not_add_up_are_refused(folder: Path, section: 
 
 
 def test_a_windowed_last_block_is_refused(folder: Path) -> None:
-    """Its attention scores would not see the whole frame."""
+    """Its attention scores would not cover the whole frame."""
     vision = {**TINY.config()["vision_config"], "fullatt_block_indexes": [0]}
     change_json(folder / "config.json", vision_config=vision)
     with pytest.raises(ModelLoadError, match="last vision block attends to windows"):
@@ -236,20 +235,20 @@ def test_a_windowed_last_block_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dtype": "float8"}, "dtype float8 is none of float32, bfloat16, float16"),
-        ({"dtype": torch.int64}, "is none of"),
-        ({"part": "visual"}, "'visual' is none of all, vision, language"),
-        ({"attn_implementation": "nonsense"}, "can't be built as asked.*nonsense"),
+        ({"dtype": "float8"}, "dtype float8 is not one of float32, bfloat16, float16"),
+        ({"dtype": torch.int64}, "is not one of"),
+        ({"part": "visual"}, "'visual' is not one of all, vision, language"),
+        ({"attn_implementation": "nonsense"}, "can't build the model.*nonsense"),
     ],
 )
 def test_impossible_settings(settings: dict[str, Any], message: str) -> None:
-    """Configuration errors, whatever the model."""
+    """These are configuration errors for every model."""
     with pytest.raises(ConfigurationError, match=message):
         load_model(TINY, **settings)
 
 
 def test_the_tensors_asked_for_are_those_of_the_class() -> None:
-    """Our list of names is transformers' own: nothing forgotten, nothing made up."""
+    """The list of names is that of transformers' class."""
     with torch.device("meta"):
         model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_pretrained(TINY.path))
     config = TINY.config()
@@ -260,7 +259,7 @@ def test_the_tensors_asked_for_are_those_of_the_class() -> None:
 
 
 def read_by_part(source: ModelSource) -> dict[str, frozenset[str]]:
-    """Which tensors each part reads, and a check of the bytes counted."""
+    """Return the tensors that each part reads, after checking the bytes counted."""
     stored = {}
     for file in source.path.glob("*.safetensors"):
         stored.update(load_file(file))
@@ -275,7 +274,7 @@ def read_by_part(source: ModelSource) -> dict[str, frozenset[str]]:
 
 @pytest.mark.parametrize("layout", ["single", "sharded", "old", "old and sharded"])
 def test_a_part_reads_only_its_tensors(folder: Path, layout: str) -> None:
-    """In every layout the two parts are disjoint, and together all there is."""
+    """In every layout the parts are disjoint, and together read every tensor."""
     if layout.startswith("old"):
         old_layout(folder)
     if layout.endswith("sharded"):
@@ -288,15 +287,15 @@ def test_a_part_reads_only_its_tensors(folder: Path, layout: str) -> None:
 
 
 def test_tied_embeddings(folder: Path) -> None:
-    """Nothing is missing; a head that is stored all the same counts, as transformers has it."""
+    """No tensor is missing without a head; a stored head is used, as in transformers."""
     change_json(folder / "config.json", tie_word_embeddings=True)
     logits = load_model(str(folder), part="language", dtype="float32").language.decoder.logits(torch.eye(96))
     stock = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     expected = stock.lm_head(stock.model.language_model.norm(torch.eye(96)))
     torch.testing.assert_close(logits, expected.detach())
-    rename_tensors(folder, ("lm_head.weight", "model.language_model.rotary_emb.inv_freq"))  # as of old checkpoints
+    rename_tensors(folder, ("lm_head.weight", "model.language_model.rotary_emb.inv_freq"))  # as in old checkpoints
     load_model(str(folder), part="language")
-    # Where older configurations keep it.
+    # Older configurations keep it there.
     text = {**TINY.config()["text_config"], "tie_word_embeddings": True}
     change_json(folder / "config.json", tie_word_embeddings=None, text_config=text)
     load_model(str(folder), part="language")
@@ -304,7 +303,7 @@ def test_tied_embeddings(folder: Path) -> None:
 
 @pytest.mark.parametrize("part", ["vision", "language"])
 def test_dtype_is_the_checkpoints_unless_given(folder: Path, part: Any) -> None:
-    """By name or by torch's own; without a word in the configuration, as the tensors are."""
+    """A name and torch's own object are equal; without one in the configuration, tensors keep their precision."""
     assert load_model(TINY, part=part).dtype == torch.bfloat16
     assert load_model(TINY, part=part, dtype="float32").dtype == torch.float32
     assert load_model(TINY, part=part, dtype=torch.float16).dtype == torch.float16
@@ -315,10 +314,10 @@ def test_dtype_is_the_checkpoints_unless_given(folder: Path, part: Any) -> None:
 
 
 def test_the_published_configurations_are_flat(folder: Path) -> None:
-    """They keep the text's settings at the top, and `torch_dtype`; with the old names of tensors, as published."""
+    """They keep text settings and `torch_dtype` at the top level, and use the old names of tensors."""
     config = TINY.config()
     text = config.pop("text_config")
-    # In the older spelling of rotary embeddings, too.
+    # The older spelling of rotary embeddings works too.
     rope = text.pop("rope_parameters")
     text |= {
         "rope_theta": rope["rope_theta"],

@@ -1,4 +1,4 @@
-"""The embedded random model: rebuilt byte for byte, real to transformers, and telling inputs apart."""
+"""The embedded random model: reproducible to the byte, loadable by transformers, and sensitive to its inputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUESTIONS = ("What happens here?", "How many objects are there?", "Which colour 
 
 @pytest.fixture(scope="module")
 def answers() -> dict[tuple[int, str], Answer]:
-    """Four videos, four questions."""
+    """Return answers to four questions about four videos."""
     model = load_model("tiny-random", device="cpu")
     found: dict[tuple[int, str], Answer] = {}
     for seed in range(4):
@@ -30,7 +30,7 @@ def answers() -> dict[tuple[int, str], Answer]:
 
 
 def test_the_committed_files_are_what_the_script_writes(tmp_path: Path) -> None:
-    """Every file, every byte; and small."""
+    """Every file is identical to the byte, and small."""
     build(tmp_path / "rebuilt")
     committed = resolve_model("tiny-random").path
     files = sorted(file.name for file in committed.iterdir())
@@ -41,14 +41,14 @@ def test_the_committed_files_are_what_the_script_writes(tmp_path: Path) -> None:
 
 
 def test_building_leaves_the_global_generator_alone(tmp_path: Path) -> None:
-    """A fixed seed of its own."""
+    """The script uses a fixed seed and its own generator."""
     before = torch.get_rng_state()
     build(tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_transformers_loads_it_without_complaint() -> None:
-    """No tensor missing, unexpected or of another shape."""
+    """No tensor is missing, unexpected or of another shape."""
     _, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
         resolve_model("tiny-random").path, output_loading_info=True
     )
@@ -56,17 +56,17 @@ def test_transformers_loads_it_without_complaint() -> None:
 
 
 def test_answers_are_printable_nonsense(answers: dict[tuple[int, str], Answer]) -> None:
-    """Syllables of three letters, so that nobody takes them for answers."""
+    """Answers are syllables of three letters, so that they are not mistaken for real answers."""
     for answer in answers.values():
         assert answer.response
         assert all(len(word) == 3 and word.isascii() and word.isalpha() for word in answer.response.split(" "))
 
 
 def test_answers_tell_videos_and_questions_apart(answers: dict[tuple[int, str], Answer]) -> None:
-    """Also questions that differ in one letter, and also when they are cut after 6 tokens."""
+    """Answers differ between questions that differ in one letter, even when cut after 6 tokens."""
     assert len({answer.response for answer in answers.values()}) >= 15
     assert len({" ".join(answer.response.split()[:6]) for answer in answers.values()}) >= 15
-    # Both endings occur: by itself, and by max_new_tokens where that is small.
+    # Answers end by an end token, or by max_new_tokens if that is small.
     assert any(answer.finish_reason == "stop" for answer in answers.values())
     assert any(answer.num_generated_tokens > 10 for answer in answers.values())
 

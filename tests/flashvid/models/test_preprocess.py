@@ -1,6 +1,6 @@
-"""Resizing and patching of frames, against the source text of transformers' own video processor.
+"""Resizing and patching of frames, against the source of transformers' video processor.
 
-That processor can't be imported without torchvision, so its two pure functions are taken from its file.
+The processor can't be imported without torchvision, so its two pure functions are taken from its file.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from flashvid.models import load_preprocessor, resolve_model
 from flashvid.models.frames import move_frames, normalize
 from flashvid.models.qwen.qwen_preprocess import QwenFramePreprocessor
 
-# As the published Qwen2.5-VL models have it.
+# Settings of the published Qwen2.5-VL models.
 PUBLISHED = QwenFramePreprocessor(14, 2, 2, min_pixels=56 * 56, max_pixels=28 * 28 * 1280)
 
 
 @cache
 def theirs(name: str, family: str = "qwen2_vl") -> Callable[..., Any]:
-    """A function of one of transformers' video processors."""
+    """Return a function of one of transformers' video processors."""
     package = importlib.util.find_spec("transformers")
     assert package is not None
     assert package.origin is not None
@@ -53,7 +53,7 @@ def theirs(name: str, family: str = "qwen2_vl") -> Callable[..., Any]:
 
 
 def noise(count: int, height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Random frames uint8 `[count, height, width, 3]`."""
+    """Return random frames uint8 `[count, height, width, 3]`."""
     return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
 
@@ -65,7 +65,7 @@ def noise(count: int, height: int, width: int, seed: int = 0) -> NDArray[np.uint
     bounds=st.tuples(st.integers(1, 2000), st.integers(1, 2000)),
 )
 def test_target_size_is_transformers_smart_resize(height: int, width: int, side: int, bounds: tuple[int, int]) -> None:
-    """Any frame, any bounds; what it refuses is refused here, too."""
+    """Sizes agree for all frames and bounds, and both refuse the same frames."""
     low, high = (bound * side * side for bound in sorted(bounds))
     ours = QwenFramePreprocessor(side // 2, 2, 2, min_pixels=low, max_pixels=high)
     if max(height, width) > 200 * min(height, width):
@@ -87,12 +87,12 @@ def test_target_size_is_transformers_smart_resize(height: int, width: int, side:
     ],
 )
 def test_target_size_by_hand(height: int, width: int, expected: tuple[int, int]) -> None:
-    """Worked out on paper, so that ours and theirs can't be wrong together."""
+    """Sizes computed by hand guard against an error in both implementations."""
     assert PUBLISHED.target_size(height, width) == expected
 
 
 def test_resize_is_bicubic_with_antialiasing_on_bytes() -> None:
-    """Frame by frame what torchvision calls for uint8, also for read-only and strided input, which is not changed."""
+    """Frames match what torchvision calls for uint8; read-only and strided input is not changed."""
     frames = noise(3, 180, 2 * 317)[:, :, ::2]
     frames.flags.writeable = False
     before = frames.copy()
@@ -110,7 +110,7 @@ def test_resize_is_bicubic_with_antialiasing_on_bytes() -> None:
 
 
 def test_frames_of_the_right_size_are_not_touched() -> None:
-    """Resized once in the decode actor, they pass the encode actor as they are: the very same array."""
+    """Frames that the decode actor resized pass the encode actor as the same array."""
     frames = noise(2, 56, 84)
     assert PUBLISHED.resize(frames) is frames
     resized = PUBLISHED.resize(noise(2, 123, 457))
@@ -119,7 +119,7 @@ def test_frames_of_the_right_size_are_not_touched() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 5, 8])
 def test_patches_are_transformers_own(count: int) -> None:
-    """Normalised as its fused formula says and cut by its function; odd counts repeat the last frame."""
+    """Pixels follow the processor's fused formula and its function; odd numbers of frames repeat the last one."""
     frames = noise(count, 56, 84)
     patches, grid_thw = PUBLISHED.patches(frames, torch.device("cpu"))
     mean = torch.tensor(PUBLISHED.image_mean) * 255
@@ -132,7 +132,7 @@ def test_patches_are_transformers_own(count: int) -> None:
 
 
 def test_patches_by_hand() -> None:
-    """One value followed through: token by token, inside a token row by row; channel, frame, row, column inside."""
+    """The order is by tokens, by rows inside a token, and by channel, frame, row and column inside a patch."""
     frames = noise(2, 56, 84)
     patches, _ = PUBLISHED.patches(frames, torch.device("cpu"))
     # Token 1 of the second row of tokens is the 5th; its lower left patch is its 3rd: patch row 3, patch column 2.
@@ -142,12 +142,12 @@ def test_patches_by_hand() -> None:
 
 
 def test_the_embedded_model_makes_a_small_grid_of_an_hd_frame() -> None:
-    """6 x 11 tokens of 16 pixels, within its 80."""
+    """The grid has 6 x 11 tokens of 16 pixels; the bound is 80 tokens."""
     assert load_preprocessor("tiny-random").target_size(720, 1280) == (96, 176)
 
 
 def model_directory(folder: Path, **files: object) -> Path:
-    """A copy of the embedded model with other JSON files; None leaves one out."""
+    """Copy the embedded model with other JSON files; None leaves a file out."""
     shutil.copytree(resolve_model("tiny-random").path, folder)
     (folder / "preprocessor_config.json").unlink()
     for name, content in files.items():
@@ -172,7 +172,7 @@ def model_directory(folder: Path, **files: object) -> Path:
     ],
 )
 def test_bounds_come_from_the_model(tmp_path: Path, files: dict[str, object], expected: tuple[int, int]) -> None:
-    """From the videos' file, else the images', in either spelling, else transformers' defaults."""
+    """The file for videos comes first, then the one for images, in either spelling, then transformers' defaults."""
     preprocessor = load_preprocessor(str(model_directory(tmp_path / "model", **files)))
     assert isinstance(preprocessor, QwenFramePreprocessor)
     assert (preprocessor.min_pixels, preprocessor.max_pixels) == expected
@@ -180,7 +180,7 @@ def test_bounds_come_from_the_model(tmp_path: Path, files: dict[str, object], ex
 
 
 def test_given_bounds_replace_the_models() -> None:
-    """A frame is resized to fit them; bounds that exclude each other are refused."""
+    """Frames are resized to fit the bounds; bounds that exclude each other are refused."""
     small = load_preprocessor("tiny-random", min_pixels=16 * 16, max_pixels=4 * 16 * 16)
     assert small.target_size(720, 1280) == (16, 32)
     with pytest.raises(ConfigurationError, match=r"min_pixels \(99999\) is above max_pixels \(20480\)"):
@@ -188,7 +188,7 @@ def test_given_bounds_replace_the_models() -> None:
 
 
 def test_other_means_are_used(tmp_path: Path) -> None:
-    """A model that was trained on other statistics says so in its file."""
+    """Models that were trained on other statistics name them in their file."""
     settings = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.5, 1.0]}
     preprocessor = load_preprocessor(str(model_directory(tmp_path / "model", preprocessor_config=settings)))
     assert isinstance(preprocessor, QwenFramePreprocessor)
@@ -201,7 +201,7 @@ def test_other_means_are_used(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
-    """Not a stack trace of the JSON parser."""
+    """The error is not a traceback of the JSON parser."""
     folder = model_directory(tmp_path / "model")
     (folder / "preprocessor_config.json").write_text("{")
     with pytest.raises(ModelLoadError, match=r"preprocessor_config\.json can't be read"):
@@ -209,7 +209,7 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
 
 
 def test_frames_move_without_being_shared() -> None:
-    """Read-only frames, as they arrive from another process: the same bytes as they lie, in memory of their own."""
+    """Read-only frames of another process arrive unchanged, in memory of their own."""
     frames = noise(3, 8, 6)
     given = frames.copy()
     given.flags.writeable = False
@@ -221,7 +221,7 @@ def test_frames_move_without_being_shared() -> None:
 
 
 def test_normalised_frames_are_those_of_arithmetic() -> None:
-    """Bit for bit what the processors' formula gives, channels first and in that order in memory."""
+    """Values match the processors' formula to the bit, with channels first in memory."""
     frames, mean, std = noise(3, 8, 6), PUBLISHED.image_mean, PUBLISHED.image_std
     pixels = torch.from_numpy(frames.transpose(0, 3, 1, 2).astype(np.float32))
     scaled = [torch.tensor(values).view(3, 1, 1) * 255 for values in (mean, std)]
@@ -231,14 +231,14 @@ def test_normalised_frames_are_those_of_arithmetic() -> None:
 
 
 class _Copies(TorchFunctionMode):
-    """Notes the bytes and numbers of this side that are given to a device."""
+    """Records the bytes and numbers of the host that are copied to a device."""
 
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run it; what makes tensors of numbers copies them, whatever device it is asked for."""
+        """Run a function; functions that make tensors of numbers count as copies, whatever their device."""
         out = func(*args, **(kwargs or {}))
         if not isinstance(out, torch.Tensor):
             return out
@@ -249,7 +249,7 @@ class _Copies(TorchFunctionMode):
 
 
 def test_only_bytes_are_moved_to_the_device() -> None:
-    """One copy, of the frames: mean and deviation in a tensor of their own would each make the CPU wait for a GPU."""
+    """Only frames are copied: copies of mean and deviation would make the CPU wait for a GPU."""
     with _Copies() as copies:
         normalize(noise(3, 8, 6), torch.device("meta"), PUBLISHED.image_mean, PUBLISHED.image_std)
     assert copies.found == ["to torch.uint8"]

@@ -45,7 +45,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def cases() -> list[dict[str, Any]]:
-    """Every family at every shape."""
+    """Return every family with every shape."""
     kinds: list[tuple[str, str, dict[str, Any]]] = [
         ("llava", "LlavaOnevisionVideoProcessor", {"image_mean": HALF, "image_std": HALF}),
         ("qwen2_5_vl", "Qwen2VLVideoProcessor", QWEN),
@@ -56,7 +56,7 @@ def cases() -> list[dict[str, Any]]:
         {"family": family, "processor": processor, "settings": settings, "frames": shape, "seed": seed}
         for family, processor, settings in kinds
         for seed, shape in enumerate(SHAPES)
-        # Their Qwen3 processor refuses a single frame; ours fills its step.
+        # Transformers' Qwen3 processor refuses a single frame; ours fills its step.
         if family != "qwen3_vl" or shape[0] > 1
     ]
 
@@ -66,7 +66,7 @@ CASES = cases()
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> list[NDArray[np.float32]]:
-    """What the processors make of all cases, in one other process."""
+    """Return the results of transformers' processors on all cases, from one other process."""
     folder = tmp_path_factory.mktemp("processors")
     (folder / "cases.json").write_text(json.dumps(CASES))
     path = os.pathsep.join([str(Path(__file__).parents[3]), TORCHVISION])
@@ -76,7 +76,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> list[NDArray[np.float32]
 
 
 def ours(case: dict[str, Any]) -> tuple[torch.Tensor, tuple[float, ...]]:
-    """Our pixels, and the deviations that they were divided by."""
+    """Return our pixels, and the deviations that they were divided by."""
     frames, settings = noise(*case["frames"], case["seed"]), case["settings"]
     if case["family"] == "llava":
         llava = LlavaFramePreprocessor(384, 384, 14)
@@ -95,7 +95,7 @@ def ours(case: dict[str, Any]) -> tuple[torch.Tensor, tuple[float, ...]]:
 
 @pytest.mark.parametrize("number", range(len(CASES)), ids=lambda number: f"{CASES[number]['family']}-{number}")
 def test_within_one_step_of_a_byte(theirs: list[NDArray[np.float32]], number: int) -> None:
-    """Same shape; no value further off than one of 256 steps, most not at all."""
+    """Shapes are equal, no value differs by more than one of 256 steps, and most values are equal."""
     pixels, deviation = ours(CASES[number])
     expected = torch.from_numpy(theirs[number]).reshape(pixels.shape)
     error = (pixels - expected).abs()

@@ -1,1 +1,1 @@
-"""Qwen2.5-VL: `family` needs neither torch nor transformers, `preprocess` and `positions` only torch."""
+"""Qwen2.5-VL: `facts` needs neither torch nor transformers, `preprocess` only torch."""

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: what its directories must hold, by their JSON and by the headers of their weights."""
+"""Facts about Qwen2.5-VL: its configuration and the names of its tensors."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ class Qwen2_5Family(QwenFamily):  # noqa: N801 - the model's name has the unders
     preprocessor = "flashvid.models.qwen.qwen_preprocess:QwenFramePreprocessor"
     vision = f"{_PACKAGE}.vision:QwenVision"
     language = f"{_PACKAGE}.language:QwenLanguage"
-    # The second ones are those of checkpoints from before transformers 5.
+    # The second prefixes are those of checkpoints from before transformers 5.
     vision_prefixes = ("model.visual.", "visual.")
     language_prefixes = ("model.language_model.", "model.")
 
     def check_config(self, config: Mapping[str, Any]) -> str | None:
-        """See `Family`; the last vision block must attend to whole frames, since scores are taken from it."""
+        """See `Family`; the last vision block must attend to whole frames, because scores come from it."""
         if problem := config_problem(config):
             return problem
         vision = config["vision_config"]
-        # Transformers' default belongs to a depth of 32.
+        # The default of transformers, for a depth of 32.
         if vision["depth"] - 1 not in vision.get("fullatt_block_indexes", (7, 15, 23, 31)):
-            return "the last vision block attends to windows, not to whole frames: it gives no attention scores"
+            return "the last vision block attends to windows, not to whole frames: it does not yield attention scores"
         if not isinstance(window := vision.get("window_size", 112), int) or window < 1:
             return f"window_size {window!r} of the vision side is not a number of pixels"
         return None
 
     def vision_tensors(self, config: Mapping[str, Any]) -> list[str]:
-        """List the tensors of tower and projector, without prefix."""
+        """See `QwenFamily`."""
         block = [
             *("norm1.weight", "norm2.weight"),
             *biased("attn.qkv", "attn.proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
@@ -49,5 +49,5 @@ class Qwen2_5Family(QwenFamily):  # noqa: N801 - the model's name has the unders
         ]
 
     def language_tensors(self, config: Mapping[str, Any]) -> list[str]:
-        """List the tensors of the decoder, without prefix and output head."""
+        """See `QwenFamily`."""
         return decoder_tensors(text_config(config)["num_hidden_layers"])

@@ -1,4 +1,4 @@
-"""The language side of Qwen2.5-VL: its decoder, and how it lays out a prompt around a video (spec 8)."""
+"""The language side of Qwen2.5-VL: decoder, and the layout of a prompt around a video (docs/flashvid.md, section 8)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flashvid.engine.types import CompressedVideo
 from flashvid.models.qwen.qwen2_5_vl.facts import Qwen2_5Family
 from flashvid.models.qwen.qwen_language import QwenLanguageBase, last_of_equal
 
-# Timestamps are off by parts of a millisecond; in positions.
+# Added to temporal positions: container timestamps are off by fractions of a millisecond.
 _TICKS = 1e-3
 
 
@@ -25,7 +25,7 @@ class QwenLanguage(QwenLanguageBase):
     decoder_class = Qwen2_5_VLTextModel
 
     def prefix(self, before: tuple[int, ...], compressed: CompressedVideo) -> SharedPrefix:
-        """See `LanguageSide`: kept tokens stay where they were in the uncompressed prompt, at positions with gaps."""
+        """See `LanguageSide`: kept tokens retain their positions in the uncompressed prompt, with gaps."""
         indices = compressed.indices.cpu()
         positions = self._positions(before, 0, compressed)
         kept = torch.cat([torch.arange(len(before)), indices + len(before)])
@@ -35,12 +35,12 @@ class QwenLanguage(QwenLanguageBase):
         return SharedPrefix(torch.cat([embedded, tokens]), positions[:, kept], is_visual, is_visual)
 
     def suffix(self, before: tuple[int, ...], after: tuple[int, ...], compressed: CompressedVideo) -> QuestionSuffix:
-        """See `LanguageSide`: it stands where it would without compression."""
+        """See `LanguageSide`: positions are those of the uncompressed prompt."""
         positions = self._positions(before, len(after), compressed)
         return QuestionSuffix(after, positions[:, positions.shape[1] - len(after) :], int(positions.max()) + 1)
 
     def _positions(self, before: tuple[int, ...], num_after: int, compressed: CompressedVideo) -> Tensor:
-        """`[3, len(before) + T * N + num_after]`: of the prompt without compression."""
+        """Return the positions of the uncompressed prompt, `[3, len(before) + T * N + num_after]`."""
         step_s = seconds_per_step(compressed.frame_timestamps, self._vision.temporal_patch_size)
         return prompt_positions(
             len(before),
@@ -52,7 +52,7 @@ class QwenLanguage(QwenLanguageBase):
 
 
 def seconds_per_step(frame_timestamps: NDArray[np.float64], temporal_patch_size: int) -> float:
-    """Seconds between temporal steps, from the mean distance of the sampled frames; 1 for a single frame."""
+    """Return the seconds between temporal steps, from the mean distance of the sampled frames; 1 for a single frame."""
     if len(frame_timestamps) < 2:
         return 1.0
     span = float(frame_timestamps[-1] - frame_timestamps[0])
@@ -67,16 +67,16 @@ def prompt_positions(
     merge_size: int,
     positions_per_step: float,
 ) -> Tensor:
-    """Positions of text, every token of a video, and text.
+    """Compute the M-RoPE positions of text, every token of a video, and text.
 
-    Text after the video goes on behind the video's largest position in any row, as the model was trained and as
-    transformers 4 did it. Transformers 5.23 goes on behind the largest of height and width alone, which differs for
-    videos that last longer than they are wide, so to speak.
+    Text after the video continues after the largest position of the video in any row, as in training and in
+    transformers 4. Transformers 5.23 continues after the largest of height and width alone, which differs for videos
+    whose temporal positions exceed both (docs/families.md).
 
     Args:
-        num_before: Text tokens before the video.
+        num_before: Number of text tokens before the video.
         grid_thw: Steps, rows and columns of patches.
-        num_after: Text tokens after it.
+        num_after: Number of text tokens after the video.
         merge_size: Patches along a token's side.
         positions_per_step: Seconds per step times the model's `tokens_per_second`.
 
@@ -84,7 +84,7 @@ def prompt_positions(
         `[3, num_before + T * N + num_after]` int64.
     """
     steps, rows, columns = grid_thw[0], grid_thw[1] // merge_size, grid_thw[2] // merge_size
-    # Truncated, and not rounded before: 1.9999 positions, which container ticks can give for 2, must not count as 1.
+    # Truncation must not turn 1.9999, which container timestamps can yield for 2, into 1.
     times = (torch.arange(steps, dtype=torch.float64) * positions_per_step + _TICKS).long()
     grid = torch.meshgrid(times, torch.arange(rows), torch.arange(columns), indexing="ij")
     video = torch.stack([axis.flatten() for axis in grid]) + num_before

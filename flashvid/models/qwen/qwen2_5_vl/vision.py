@@ -1,4 +1,4 @@
-"""The vision side of Qwen2.5-VL: a tower that works window by window (spec 7)."""
+"""The vision side of Qwen2.5-VL, whose tower processes tokens window by window."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class QwenVision(QwenVisionBase):
     preprocessor_class = QwenFramePreprocessor
 
     def in_reading_order(self, scores: Tensor, grid_thw: tuple[int, int, int]) -> Tensor:
-        """See `QwenVisionBase`: the tower has them window by window."""
+        """See `QwenVisionBase`: the tower's order is window by window."""
         merge_size = self._preprocessor.merge_size
         window = self._tower.window_size // merge_size // self._preprocessor.patch_size
         order = window_order(grid_thw, merge_size=merge_size, window=window).to(scores.device)
@@ -31,12 +31,12 @@ class QwenVision(QwenVisionBase):
 
 
 def window_order(grid_thw: tuple[int, int, int], *, merge_size: int, window: int) -> Tensor:
-    """Reading-order index of every token in the order in which the tower processes them, window by window.
+    """Return the reading-order index of each token, in the tower's order.
 
     Args:
         grid_thw: Steps, rows and columns of patches.
         merge_size: Patches along a token's side.
-        window: Tokens along a window's side; windows at the border are smaller.
+        window: Tokens along a window's side; windows at the border may be smaller.
 
     Returns:
         `[T * N]` int64.

@@ -1,4 +1,4 @@
-"""Qwen3-VL: what its directories must hold, by their JSON and by the headers of their weights."""
+"""Facts about Qwen3-VL: its configuration and the names of its tensors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from flashvid.models.qwen.qwen_family import QwenFamily, config_problem
 from flashvid.models.tensors import biased, decoder_tensors
 
-# Transformers leaves out a value that is its class's default.
+# The default of transformers, which leaves default values out of config.json.
 _DEEPSTACK_LAYERS = (8, 16, 24)
 _PACKAGE = "flashvid.models.qwen.qwen3_vl"
 
@@ -25,16 +25,16 @@ class Qwen3Family(QwenFamily):
     language_prefixes = ("model.language_model.",)
 
     def check_config(self, config: Mapping[str, Any]) -> str | None:
-        """See `Family`; the configuration must have both sides, and deepstack layers that exist."""
+        """See `Family`; the configuration must have both sides and name deepstack layers that exist."""
         if not isinstance(config.get("text_config"), Mapping):
-            return "config.json gives no num_hidden_layers and hidden_size of the language side"
+            return "config.json lacks num_hidden_layers or hidden_size of the language side"
         if problem := config_problem(config):
             return problem
         depth, num_layers, indexes = config["vision_config"]["depth"], self.num_layers(config), deepstack_layers(config)
         if any(not 0 <= index < depth for index in indexes):
             return f"deepstack_visual_indexes {list(indexes)} are not all below the depth of {depth}"
         if len(indexes) > num_layers:
-            return f"{len(indexes)} deepstack layers do not fit {num_layers} decoder layers"
+            return f"{len(indexes)} deepstack layers need as many decoder layers, but the decoder has {num_layers}"
         return None
 
     def num_deepstack(self, config: Mapping[str, Any]) -> int:
@@ -42,7 +42,7 @@ class Qwen3Family(QwenFamily):
         return len(deepstack_layers(config))
 
     def vision_tensors(self, config: Mapping[str, Any]) -> list[str]:
-        """List the tensors of tower and projectors, without prefix."""
+        """See `QwenFamily`."""
         block = biased("norm1", "norm2", "attn.qkv", "attn.proj", "mlp.linear_fc1", "mlp.linear_fc2")
         mergers = ["merger", *(f"deepstack_merger_list.{level}" for level in range(len(deepstack_layers(config))))]
         return [
@@ -53,7 +53,7 @@ class Qwen3Family(QwenFamily):
         ]
 
     def language_tensors(self, config: Mapping[str, Any]) -> list[str]:
-        """List the tensors of the decoder, without prefix and output head."""
+        """See `QwenFamily`."""
         text = config["text_config"]
         layers = ("q_proj", "k_proj", "v_proj", "o_proj")
         projections = biased(*layers) if text.get("attention_bias") else [f"{layer}.weight" for layer in layers]
@@ -61,5 +61,5 @@ class Qwen3Family(QwenFamily):
 
 
 def deepstack_layers(config: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the vision layers whose features go into the first decoder layers, one each."""
+    """Return the vision layers whose features the first decoder layers add, one layer each."""
     return tuple(config["vision_config"].get("deepstack_visual_indexes", _DEEPSTACK_LAYERS))

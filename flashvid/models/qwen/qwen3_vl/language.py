@@ -1,4 +1,4 @@
-"""The language side of Qwen3-VL: a decoder with its head, and prompts around a compressed video."""
+"""The language side of Qwen3-VL: decoder, and the layout of a prompt around a video (docs/flashvid.md, section 8)."""
 
 from __future__ import annotations
 
@@ -33,35 +33,35 @@ class Qwen3Language(QwenLanguageBase):
     _keeps_markers = True
 
     def reference_compatible(self) -> Self:
-        """See `LanguageSide`: the markers around every step of a compressed video are left out."""
+        """Return this side without the markers around the steps of a compressed video (docs/flashvid.md, section 8)."""
         compatible = copy(self)
         compatible._keeps_markers = False
         return compatible
 
     def prefix(self, before: Ids, compressed: CompressedVideo) -> SharedPrefix:
-        """What the decoder gets up to the last visual token.
+        """Lay out the prompt up to the last visual token.
 
         Args:
             before: Ids before the video, its start marker included.
             compressed: The video, with the deepstack features of its tokens.
 
         Raises:
-            InvalidFeaturesError: deepstack features are missing.
+            InvalidFeaturesError: The video lacks deepstack features of this model's layers.
         """
         needed, given = len(self._vision.deepstack_visual_indexes), len(compressed.deepstack)
         if given != needed:
-            raise InvalidFeaturesError(f"the video needs features of {needed} deepstack layers, not {given}")
+            raise InvalidFeaturesError(f"the video must have features of {needed} deepstack layers, not {given}")
         texts = self._texts(before, (), compressed)
         embed, merge_size = self.decoder.embed, self._vision.spatial_merge_size
         return shared_prefix(texts, compressed, merge_size, embed, self._dropped(compressed))
 
     def suffix(self, before: Ids, after: Ids, compressed: CompressedVideo) -> QuestionSuffix:
-        """What the decoder gets behind that; `after` are the ids behind the video, from its end marker on."""
+        """Lay out the prompt after the last visual token; `after` are the ids from the video's end marker on."""
         texts, merge_size = self._texts(before, after, compressed), self._vision.spatial_merge_size
         return question_suffix(texts, compressed, merge_size, self._dropped(compressed))
 
     def _dropped(self, compressed: CompressedVideo) -> frozenset[int]:
-        # The published implementation drops markers as it drops tokens: a video that is whole keeps them.
+        # The published implementation drops markers only where it compresses, so an uncompressed video keeps them.
         drops = not self._keeps_markers and len(compressed.tokens) < len(compressed.assignment)
         return frozenset(self._markers) if drops else frozenset()
 
@@ -70,7 +70,7 @@ class Qwen3Language(QwenLanguageBase):
         return self.chat.split_at_videos(_START + _END)[0]
 
     def _texts(self, before: Ids, after: Ids, compressed: CompressedVideo) -> list[Ids]:
-        """Ids around the steps: each stands behind its time, between markers in place of those around the video."""
+        """Return the ids around the steps: each step follows its time, between markers of its own."""
         seconds = step_seconds(compressed.frame_timestamps, compressed.grid_thw[0])
         times = [self.chat.split_at_videos(f"<{second:.1f} seconds>")[0] for second in seconds]
         start, end = self._markers
@@ -78,7 +78,7 @@ class Qwen3Language(QwenLanguageBase):
 
 
 def step_seconds(frame_timestamps: NDArray[np.float64], num_steps: int) -> list[float]:
-    """The time of each temporal step: the middle of its first and last frame, as the processor has it."""
+    """Return the time of each temporal step in seconds, the mean of its first and last frame, as the processor does."""
     per_step = math.ceil(len(frame_timestamps) / num_steps)
     filled = np.pad(frame_timestamps, (0, num_steps * per_step - len(frame_timestamps)), mode="edge")
     steps = filled.reshape(num_steps, per_step)
@@ -86,17 +86,17 @@ def step_seconds(frame_timestamps: NDArray[np.float64], num_steps: int) -> list[
 
 
 def texts_around_steps(before: Ids, after: Ids, times: Sequence[Ids], *, start: int, end: int) -> list[Ids]:
-    """The text before, between and behind the steps of a video, one more than there are steps.
+    """Return the texts before, between and after the steps of a video, one more than there are steps.
 
-    Markers stand around every step, and not around the video any more. Times are spelled apart from what is before
-    them: that is a marker or, in the published template, a line break, and no token reaches over either.
+    Markers enclose each step instead of the video. Times are tokenized separately from the text before them, which ends
+    in a marker or, in the published template, in a line break: no token spans either.
 
     Args:
-        before: Ids before the video; a start marker at their end is that of the first step.
-        after: Ids behind it; an end marker at their beginning is that of the last step.
+        before: Ids before the video; a start marker at the end is that of the first step.
+        after: Ids after the video; an end marker at the beginning is that of the last step.
         times: Ids of each step's time.
         start: The marker before a step.
-        end: The marker behind it.
+        end: The marker after a step.
     """
     opening = before[:-1] if before[-1:] == (start,) else before
     closing = after if after[:1] == (end,) else (end, *after)
@@ -105,15 +105,15 @@ def texts_around_steps(before: Ids, after: Ids, times: Sequence[Ids], *, start: 
 
 
 def positions_of_parts(texts: Sequence[Ids], rows: int, columns: int) -> tuple[list[Tensor], list[Tensor]]:
-    """M-RoPE positions of a whole prompt, nothing removed.
+    """Compute the M-RoPE positions of a whole, uncompressed prompt.
 
-    Text counts up in all three rows. A step of `rows` x `columns` tokens has one position in time, and takes as many
-    as its longer side.
+    Text counts up in all three rows. A step of `rows` x `columns` tokens has one temporal position, and advances the
+    position by its longer side.
 
     Args:
         texts: Ids around the steps, one more than there are steps.
-        rows: Of tokens.
-        columns: Of tokens.
+        rows: Rows of tokens of a step.
+        columns: Columns of tokens of a step.
 
     Returns:
         Positions `[3, L]` int64 of each text, and `[3, rows * columns]` of each step.
@@ -136,15 +136,15 @@ def shared_prefix(
     embed: Callable[[Sequence[int]], Tensor],
     dropped: frozenset[int] = frozenset(),
 ) -> SharedPrefix:
-    """The prompt up to its last visual token, and the texts of later steps of which nothing is left.
+    """Lay out the prompt up to its last visual token, and the texts of later steps without kept tokens.
 
     Args:
-        texts: Ids around the steps, one more than there are steps; the last is not part of the prefix.
+        texts: Ids around the steps, one more than there are steps; the last text is not part of the prefix.
         compressed: The video.
         merge_size: Patches along a token's side.
-        embed: Token ids to embeddings `[L, D]`.
-        dropped: Ids of text that is left out once positions are known: the reference drops the markers around the
-            steps of a video, we drop none.
+        embed: Function from token ids to embeddings `[L, D]`.
+        dropped: Ids of text to leave out after positions are computed: the published implementation drops the markers
+            around the steps of a video, this library by default drops no id.
     """
     steps, rows, columns = compressed.grid_thw
     rows, columns = rows // merge_size, columns // merge_size
@@ -171,7 +171,7 @@ def shared_prefix(
 def question_suffix(
     texts: Sequence[Ids], compressed: CompressedVideo, merge_size: int, dropped: frozenset[int] = frozenset()
 ) -> QuestionSuffix:
-    """What stands behind the last step, at positions as if nothing had been removed; see `shared_prefix`."""
+    """Lay out the text after the last step, at the positions of the uncompressed prompt; see `shared_prefix`."""
     _, rows, columns = compressed.grid_thw
     of_texts, _ = positions_of_parts(texts, rows // merge_size, columns // merge_size)
     read = [place for place, token in enumerate(texts[-1]) if token not in dropped]

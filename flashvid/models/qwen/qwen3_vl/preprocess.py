@@ -1,4 +1,4 @@
-"""Frames to patches, as Hugging Face's Qwen3-VL video processor makes them: a budget of pixels for the whole video."""
+"""Cut frames into patches as transformers' Qwen3-VL video processor does: pixels are bounded per video."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from flashvid.models.source import ModelSource
 
 @dataclass(frozen=True)
 class Qwen3FramePreprocessor(QwenFramePreprocessor):
-    """Resizing and patching. Patches are cut as Qwen2.5-VL's are; sizes depend on the number of frames.
+    """Resizes frames to a size that depends on their number, and cuts patches as Qwen2.5-VL does.
 
     Attributes:
-        per_frame: Whether `min_pixels` and `max_pixels` bound one frame, as bounds given by the user do, or all frames
-            of a video together, as the model's own do.
-        cap_frames: Whether a frame of a short video is bounded, too (`cap_pixels_per_frame` of the processor).
-        max_frame_tokens: By this many tokens.
-        num_frames: Of the whole video, if frames are given a few at a time; see `for_video`.
+        per_frame: Whether `min_pixels` and `max_pixels` bound one frame, as bounds set by the user do, or all frames of
+            a video together, as the model's own bounds do.
+        cap_frames: Whether single frames of short videos are bounded too (`cap_pixels_per_frame` of the processor).
+        max_frame_tokens: Upper bound of a frame's tokens where `cap_frames` is set.
+        num_frames: Number of frames of the whole video, if frames are passed a few at a time; see `for_video`.
     """
 
     patch_size: int = 16
@@ -37,17 +37,17 @@ class Qwen3FramePreprocessor(QwenFramePreprocessor):
 
     @classmethod
     def load(cls, source: ModelSource, *, min_pixels: int | None, max_pixels: int | None) -> Self:
-        """Read a model's settings; given bounds, of one frame, replace its own.
+        """Read a model's settings; bounds that are not None apply to one frame and replace the model's own.
 
         Raises:
-            ModelLoadError: an unreadable file.
-            ConfigurationError: the lower bound is above the upper.
+            ModelLoadError: A file can't be read.
+            ConfigurationError: The lower bound is above the upper bound.
         """
         stored = stored_settings(source)
         size = stored.get("size") or {}
         per_frame = min_pixels is not None or max_pixels is not None
         if per_frame:
-            # A bound that is not given does not bind.
+            # A bound that is None does not apply.
             low, high = min_pixels or 1, max_pixels or 1 << 62
         else:
             low = size.get("shortest_edge") or cls.min_pixels
@@ -63,16 +63,16 @@ class Qwen3FramePreprocessor(QwenFramePreprocessor):
         )
 
     def for_video(self, num_frames: int) -> Self:
-        """The preprocessing of a video's frames that are given a few at a time: their size hangs on their number."""
+        """See `FramePreprocessor`: the target size depends on the number of frames."""
         return replace(self, num_frames=num_frames)
 
     def target_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width after resizing: multiples of a token's side, shape nearly kept.
+        """Return height and width in pixels after resizing: multiples of a token's side, aspect ratio nearly kept.
 
-        Without `for_video`, of the frames of one temporal step.
+        Without `for_video`, the size is that of a video of one temporal step.
 
         Raises:
-            InvalidFeaturesError: a frame more than 200 times as long as wide.
+            InvalidFeaturesError: One side of a frame is more than 200 times as long as the other.
         """
         return self._target_size(height, width, self.num_frames or self.temporal_patch_size)
 
@@ -85,13 +85,13 @@ class Qwen3FramePreprocessor(QwenFramePreprocessor):
         return self._fitting_size(height, width, self._bounds(count), count=count, counted=self._counted(count))
 
     def resized_size(self, frames: NDArray[np.uint8]) -> tuple[int, int]:
-        """`target_size` of a video's frames, and their own size if that is one that `target_size` gives.
+        """Return the target size of frames, or their own size if frames may already have been resized to it.
 
-        They are all frames of a video, or some of those that `for_video` was told of.
+        The frames are all frames of a video, or, after `for_video`, some of its frames.
 
-        The processor counts an odd number of frames once as it is and once rounded to even, and keeps strips of one
-        token's height above its bounds, so that resizing what it has resized could change it again; a size that is
-        within bounds by either count, or such a strip, is left alone.
+        The processor uses an odd number of frames both as it is and rounded to even, and allows strips of one token's
+        height above its bounds, so that resizing twice could change the size twice. A size that is within bounds by
+        either number, or such a strip, is therefore kept.
         """
         num_frames, height, width = self.num_frames or len(frames), *frames.shape[1:3]
         side = self.patch_size * self.merge_size
@@ -106,11 +106,11 @@ class Qwen3FramePreprocessor(QwenFramePreprocessor):
         return self._target_size(height, width, num_frames)
 
     def _count(self, num_frames: int) -> int:
-        # Bounds of one frame know no number of frames.
+        # Bounds of one frame do not depend on the number of frames.
         return self.temporal_patch_size if self.per_frame else max(num_frames, self.temporal_patch_size)
 
     def _bounds(self, count: int) -> tuple[int, int]:
-        """Least and most pixels of a video of `count` frames."""
+        """Return the least and the most pixels of a video of `count` frames."""
         if self.per_frame:
             return self.min_pixels * count, self.max_pixels * count
         if not self.cap_frames:
@@ -120,5 +120,5 @@ class Qwen3FramePreprocessor(QwenFramePreprocessor):
         return self.min_pixels, per_frame * count
 
     def _counted(self, count: int) -> int:
-        # Python's round, to even at halves, as the processor does: 5 frames count as 4.
+        # Python rounds halves to even, as the processor does: 5 frames count as 4.
         return round(count / self.temporal_patch_size) * self.temporal_patch_size

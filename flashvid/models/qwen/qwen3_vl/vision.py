@@ -1,4 +1,4 @@
-"""The vision side of Qwen3-VL: a tower without windows, and features of its earlier layers (spec 7)."""
+"""The vision side of Qwen3-VL, whose tower has no windows and returns features of earlier layers."""
 
 from __future__ import annotations
 
