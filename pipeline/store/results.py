@@ -73,7 +73,7 @@ class Results:
             first = error.errors()[0]
             what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
             raise ConfigurationError(
-                f"the job of run {self.record['run_id']} is from another version of flashvid ({what}): use that version",
+                f"the job of run {self.record['run_id']} is of another version of flashvid ({what}): use that one",
                 self._storage.url,
             ) from None
 
