@@ -286,7 +286,7 @@ class Storage:
         within_s: float = _READ_SECONDS,
         has_timeout: bool = True,
         **options: object,
-    ) -> Any:  # noqa: ANN401 - whatever the filesystem returns
+    ) -> Any:  # noqa: ANN401 - the type depends on `method`
         """Call a method of the filesystem; on a remote store, repeat it until it answers or the time is over.
 
         Raises:

@@ -143,11 +143,11 @@ class DecodeProcess:
         self._connection.recv()
         self._ready = True
 
-    def _receive(self, timeout_s: float) -> Any:  # noqa: ANN401 - a header, None or an exception
+    def _receive(self, timeout_s: float) -> Any:  # noqa: ANN401 - header, None or exception
         if not self._connection.poll(max(timeout_s, 0.0)):
             raise DecodeTimeoutError(
-                f"decoding this file took more than {self._time_limit_s:g} s: raise resources.decode.time_limit_s if it "
-                "happens again"
+                f"decoding this file took more than {self._time_limit_s:g} s: raise resources.decode.time_limit_s if "
+                "it happens again"
             )
         return self._connection.recv()
 
