@@ -1,1 +1,1 @@
-"""The distributed flow: planning, storage, decoding, actors, and the Ray graph that joins them."""
+"""Runs a job as a distributed Ray flow: planning, storage, video decoding, actors, and commits."""

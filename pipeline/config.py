@@ -1,8 +1,8 @@
-"""The job: every setting of a run, frozen and validated.
+"""Define the job: every setting of a run, frozen and validated.
 
-Field names are the field's own (`num_frames`, `fps`, `retention_ratio`, `max_new_tokens`, `num_gpus`,
-`storage_options`). A setting here either changes results, and is then part of a fingerprint
-(`pipeline.store.fingerprint`), or changes only how the work is spread, and is not.
+The names are those of the libraries that use them (`num_frames`, `fps`, `retention_ratio`, `max_new_tokens`,
+`num_gpus`, `storage_options`). A setting that changes results is part of a fingerprint
+(`pipeline/store/fingerprint.py`). A setting that changes only how the work is distributed is not.
 """
 
 from __future__ import annotations
@@ -25,44 +25,50 @@ _URL_WITH_SECRET = re.compile(r"://[^/@]*:[^/@]*@")
 
 
 class Settings(BaseModel):
-    """A frozen group of settings that refuses unknown names."""
+    """A frozen group of settings that rejects unknown names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ModelConfig(Settings):
-    """Which video LLM, and in which precision."""
+    """Selects the video LLM and its precision."""
 
-    name: str = Field(min_length=1, description="embedded model, local directory, or hub id")
-    revision: str | None = Field(default=None, description="branch, tag or commit of a hub id")
+    name: str = Field(min_length=1, description="embedded model, local directory, or Hugging Face Hub id")
+    revision: str | None = Field(default=None, description="branch, tag or commit of a Hugging Face Hub id")
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
-        default=None, description="precision of weights and tokens; the checkpoint's own when omitted"
+        default=None, description="precision of weights and tokens; default: the checkpoint's own"
     )
     wait_s: float = Field(
         default=600,
         ge=0,
-        description="seconds that an actor waits where its node does not have the model yet, before the run stops",
+        description="seconds to wait for the model on a node that does not have it yet, before the run stops",
     )
 
 
 class SamplingConfig(Settings):
-    """Which frames of a clip the model sees: `num_frames` spread evenly, or `fps` up to `max_frames`."""
+    """Selects the frames of a clip that the model sees: `num_frames` spread evenly, or `fps` up to `max_frames`."""
 
     num_frames: int | None = Field(default=None, ge=1, description="frames per clip, spread evenly")
     fps: float | None = Field(default=None, gt=0, description="frames per second of video, instead of num_frames")
-    max_frames: int = Field(default=768, ge=1, description="with fps: at most so many, then spread evenly")
-    decoder: Literal["auto", "decord", "pyav"] = Field(
-        default="auto", description="auto: decord for files that it reads exactly, PyAV for all others"
+    max_frames: int = Field(
+        default=768,
+        ge=1,
+        description="with fps: largest number of frames per clip; a longer clip gets this many, spread evenly",
     )
-    min_pixels: int | None = Field(default=None, ge=1, description="lower bound of a resized frame's area")
-    max_pixels: int | None = Field(default=None, ge=1, description="upper bound of a resized frame's area")
+    decoder: Literal["auto", "decord", "pyav"] = Field(
+        default="auto", description="video decoder; auto: decord for files that it reads exactly, PyAV for all others"
+    )
+    min_pixels: int | None = Field(default=None, ge=1, description="smallest area of a resized frame, in pixels")
+    max_pixels: int | None = Field(default=None, ge=1, description="largest area of a resized frame, in pixels")
 
     @model_validator(mode="after")
     def _one_way_to_sample(self) -> Self:
         if self.num_frames is not None and self.fps is not None:
-            raise ValueError("num_frames and fps exclude each other: give one of them")
+            raise ValueError("num_frames and fps exclude each other: set only one of them")
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
-            raise ValueError(f"min_pixels ({self.min_pixels}) is above max_pixels ({self.max_pixels})")
+            raise ValueError(
+                f"min_pixels ({self.min_pixels}) is above max_pixels ({self.max_pixels}): lower one or raise the other"
+            )
         return self
 
 
@@ -70,56 +76,66 @@ _Count = Annotated[int, Field(ge=1)]
 
 
 class PoolConfig(Settings):
-    """One pool of actors. What is omitted is chosen from the cluster's size (see `pipeline.cluster.resources`)."""
+    """One pool of actors; values that are left out are chosen by the size of the cluster.
+
+    `plan_pools` in `pipeline/cluster/resources.py` chooses them.
+    """
 
     concurrency: _Count | tuple[_Count, _Count] | None = Field(
-        default=None, description="number of actors, or [least, most] of a pool that grows and shrinks with its work"
+        default=None, description="number of actors, or [least, most] for a pool that grows and shrinks with its work"
     )
     num_cpus: float | None = Field(default=None, ge=0, description="CPUs that each actor reserves")
-    num_gpus: float | None = Field(default=None, ge=0, description="GPUs, or a share of one, per actor")
+    num_gpus: float | None = Field(
+        default=None, ge=0, description="GPUs that each actor reserves: a whole number, or a share below 1"
+    )
 
     @field_validator("concurrency")
     @classmethod
     def _least_is_not_most(cls, concurrency: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
         if isinstance(concurrency, tuple) and concurrency[0] > concurrency[1]:
-            raise ValueError(f"at least {concurrency[0]} actors and at most {concurrency[1]} contradict each other")
+            raise ValueError(
+                f"the least number of actors ({concurrency[0]}) is above the most ({concurrency[1]}): "
+                "write [least, most]"
+            )
         return concurrency
 
     @field_validator("num_gpus")
     @classmethod
     def _share_or_whole(cls, num_gpus: float | None) -> float | None:
         if num_gpus is not None and num_gpus > 1 and num_gpus != int(num_gpus):
-            raise ValueError("more than one GPU comes in whole ones only")
+            raise ValueError("num_gpus above 1 must be a whole number: round it, or set a share below 1")
         return num_gpus
 
 
 class DecodePoolConfig(PoolConfig):
-    """The pool that decodes, and what one clip may take of it."""
+    """The pool for video decoding, and what one clip may use of it."""
 
     time_limit_s: float = Field(
-        default=600.0, gt=0, description="seconds that the decoder, or a look at its packets, may take for one clip"
+        default=600.0, gt=0, description="seconds that video decoding of a clip, or probing of its file, may take"
     )
-    memory_limit_gb: float = Field(default=4.0, ge=0.1, description="GiB that the decoder of one actor may allocate")
+    memory_limit_gb: float = Field(default=4.0, ge=0.1, description="GiB that video decoding in one actor may allocate")
 
     @field_validator("num_gpus")
     @classmethod
     def _on_cpu(cls, num_gpus: float | None) -> float | None:
         if num_gpus:
-            raise ValueError("decoding runs on CPUs: num_gpus has no meaning here")
+            raise ValueError("decoding runs on CPUs: remove num_gpus from resources.decode")
         return num_gpus
 
 
 class StagingConfig(Settings):
-    """The folder of each node into which videos are fetched from object stores."""
+    """The folder on each node that receives videos fetched from object stores."""
 
     directory: str | None = Field(
-        default=None, description="on a local disk; default: below the system's temporary folder"
+        default=None, description="path on a local disk; default: a folder in the system's temporary folder"
     )
-    max_gb: float = Field(default=50.0, gt=0, description="GiB of videos kept there; the least recently used go first")
+    max_gb: float = Field(
+        default=50.0, gt=0, description="GiB of videos kept there; the least recently used are deleted first"
+    )
 
 
 class ResourcesConfig(Settings):
-    """The three pools, the bound on decoded clips in memory, and where videos are fetched to."""
+    """The three pools, the limit of decoded clips in memory, and the folder for fetched videos."""
 
     decode: DecodePoolConfig = DecodePoolConfig()
     encode: PoolConfig = PoolConfig()
@@ -128,93 +144,110 @@ class ResourcesConfig(Settings):
     max_decoded_clips: int | None = Field(
         default=None,
         ge=1,
-        description="clips whose frames are in memory at once, over the whole cluster; "
-        "default: two for each encode actor, and two more",
+        description="largest number of clips whose frames are in memory at once, in the whole cluster; "
+        "default: two for each encode actor, plus two",
     )
 
 
 class CommitConfig(Settings):
-    """How often the driver writes answers: after so many rows or so many seconds, whichever comes first."""
+    """Sets how often answers are written: after this many rows or this many seconds, whichever comes first."""
 
     rows: int = Field(default=1000, ge=1)
     seconds: float = Field(default=15.0, ge=0)
 
 
 class QuestionRow(Settings):
-    """One question, as a row of the questions table or written into the job."""
+    """One question: a row of the questions table, or an item in the job file."""
 
     question: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = Field(
-        description="the text; {column} stands for a column of the video's row"
+        description="the text; {column} is replaced by that column of the video's row"
     )
-    question_id: str | None = Field(default=None, min_length=1, description="default: hash of text and options")
+    question_id: str | None = Field(
+        default=None, min_length=1, description="name of the question; default: a hash of its text and options"
+    )
     options: tuple[str, ...] | None = Field(
         default=None,
         min_length=2,
         max_length=26,
-        description="choices, shown to the model with a letter each",
+        description="choices; the model sees each with a letter",
     )
     answer: str | None = Field(default=None, description="the expected answer, for evaluation only")
-    video_id: str | None = Field(default=None, description="ask it of this video only")
+    video_id: str | None = Field(
+        default=None, description="the only video that gets this question; default: every video"
+    )
     category: str | None = Field(default=None, description="kind of question, for evaluation only")
 
 
 class JobConfig(Settings):
-    """A job: videos, questions, where results go, and every setting in between."""
+    """A job: the videos, the questions, the output, and all other settings of a run."""
 
     videos: str = Field(min_length=1, description="a folder, a glob, or a Parquet, CSV or JSONL table")
-    questions: str | tuple[QuestionRow, ...] = Field(description="a table's path, or the questions themselves")
+    questions: str | tuple[QuestionRow, ...] = Field(
+        description="path of a Parquet, CSV or JSONL table, or a list of questions"
+    )
     output: str = Field(min_length=1, description="folder or URL that receives answers and failures")
     cache: str | Literal[False] | None = Field(
         default=None,
-        description="where the compressed tokens live: default, in the output; off: nowhere, for jobs that run once",
+        description="folder or URL for the compressed tokens; default: the output; "
+        "off: tokens are not stored, for jobs that run once",
     )
     cache_dtype: CacheDtype | None = Field(
-        default=None, description="int8 halves a bfloat16 cache, at a small error; default: tokens bit for bit"
+        default=None,
+        description="int8 halves the size of bfloat16 tokens, with a small error; default: tokens are stored exactly",
     )
     limit: int | None = Field(
-        default=None, ge=1, description="only the first so many videos of the table: a trial before the whole"
+        default=None, ge=1, description="use only this many videos, from the start of the table, for a trial run"
     )
     source_id_column: str | None = Field(
         default=None,
-        description="column of the videos table that says what the bytes are, for instance a checksum",
+        description="column of the videos table that identifies the content of the file, for example a checksum; "
+        "default: path, size, and modification time or etag",
     )
     model: ModelConfig
     preset: str | None = Field(
-        default=None, description="published settings of a model; fills what compression and inner_pruning leave open"
+        default=None,
+        description="published settings of a model; sets the keys of compression and inner_pruning that are left out",
     )
     window_s: float | None = Field(
-        default=None, gt=0, description="cut videos into clips of so many seconds; whole videos when omitted"
+        default=None, gt=0, description="cut videos into clips of this many seconds; default: whole videos"
     )
     stride_s: float | None = Field(
-        default=None, gt=0, description="seconds from one window's start to the next one's; default: window_s"
+        default=None,
+        gt=0,
+        description="seconds from the start of one window to the start of the next; default: window_s",
     )
     sampling: SamplingConfig = SamplingConfig(num_frames=32)
     compression: CompressionConfig = CompressionConfig()
-    inner_pruning: InnerPruningConfig | None = Field(default=None, description="pruning inside the LLM; none if null")
+    inner_pruning: InnerPruningConfig | None = Field(default=None, description="pruning inside the LLM; null: none")
     generation: GenerationConfig = GenerationConfig()
     resources: ResourcesConfig = ResourcesConfig()
     commit: CommitConfig = CommitConfig()
-    max_attempts: int = Field(default=3, ge=1, description="tries of a transient failure, counted over runs")
+    max_attempts: int = Field(
+        default=3, ge=1, description="tries after which a transient failure is final, counted over all runs"
+    )
     on_error: Literal["quarantine", "raise"] = Field(
         default="quarantine",
-        description="quarantine records a failure and goes on; raise stops the run at the first one",
+        description="quarantine: record a failure and continue; raise: stop the run at the first failure",
     )
     max_failures: float | None = Field(
         default=None,
         gt=0,
-        description="stop when more clips fail than this number, or, below 1, than this share of the run's clips",
+        description="stop the run when more clips than this fail; a value below 1 is a share of the run's clips",
     )
-    storage_options: dict[str, Any] = Field(default_factory=dict, description="passed to fsspec; no secrets")
+    storage_options: dict[str, Any] = Field(
+        default_factory=dict, description="options of the storage, passed to fsspec; secrets are rejected"
+    )
     allowed_roots: tuple[Annotated[str, StringConstraints(min_length=1)], ...] | None = Field(
         default=None,
-        description="folders and URL prefixes that videos, tables, output and cache must be below, for instance "
-        "/mnt/videos, s3://bucket or s3://; no bound when omitted",
+        description="folders and URL prefixes that must contain videos, tables, output and cache, for example "
+        "/mnt/videos, s3://bucket or s3://; default: any place is allowed",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _fill_from_preset(cls, job: object) -> object:
-        # Before the groups are read: what is written in them stands, and a recorded job holds what came out of it.
+        # Runs before the groups are validated: keys that the job sets win over the preset, and the recorded job holds
+        # the merged values.
         if not isinstance(job, dict) or job.get("preset") not in tuple(PRESETS):
             return job
         preset, written = preset_named(job["preset"]), {"compression": {}, "inner_pruning": {}, **job}
@@ -233,16 +266,18 @@ class JobConfig(Settings):
         if not isinstance(job, dict) or name not in tuple(METHODS) or (pruning := METHODS[name].inner_pruning) is None:
             return job
         if job.get("preset") is not None:
-            raise ValueError(f"a preset holds settings of flashvid, not of the method {name}: leave one of them out")
+            raise ValueError(
+                f"a preset holds settings of flashvid, not of the method {name}: remove preset or compression.method"
+            )
         if job.get("inner_pruning", {}) is None:
-            raise ValueError(f"{name} is inner_pruning: it cannot be switched off")
+            raise ValueError(f"{name} is inner_pruning and can't run without it: remove inner_pruning: null")
         defaults = InnerPruningConfig.model_validate(pruning)
         return {**job, "inner_pruning": _filled(job.get("inner_pruning", {}), defaults)}
 
     @model_validator(mode="after")
     def _stride_of_windows(self) -> Self:
         if self.stride_s is not None and self.window_s is None:
-            raise ValueError("stride_s needs window_s")
+            raise ValueError("stride_s needs window_s: set window_s, or remove stride_s")
         return self
 
     @field_validator("preset")
@@ -267,46 +302,49 @@ class JobConfig(Settings):
     @field_validator("storage_options")
     @classmethod
     def _no_secrets(cls, value: dict[str, Any]) -> dict[str, Any]:
-        # The job is written to storage as it was resolved; a secret in it would be, too.
+        # The resolved job is written to storage, with any secret that it holds.
         for key, text in _nested(value):
             if any(word in key.lower() for word in _SECRET_WORDS):
                 raise ValueError(f"'{key}' looks like a secret: give it through the environment or a profile")
             if _URL_WITH_SECRET.search(text):
-                raise ValueError("a URL holds a password: give it through the environment or a profile")
+                raise ValueError("a URL contains a password: give it through the environment or a profile")
         return value
 
     @field_validator("videos", "questions", "output", "cache")
     @classmethod
     def _no_secrets_in_urls(cls, value: object) -> object:
         if isinstance(value, str) and _URL_WITH_SECRET.search(value):
-            raise ValueError("the URL holds a password: give it through the environment or a profile")
+            raise ValueError("the URL contains a password: give it through the environment or a profile")
         return value
 
     @field_validator("cache", mode="before")
     @classmethod
     def _off_is_false(cls, value: object) -> object:
-        # YAML reads off as false; the command line and Python may write the word.
+        # YAML parses off as false; the command line and Python may pass the word.
         return False if value == "off" else value
 
     @property
     def keeps_tokens(self) -> bool:
-        """Whether compressed tokens are committed, for later questions and later runs."""
+        """Return whether compressed tokens are committed, for later questions and later runs."""
         return self.cache is not False
 
     @property
     def tokens_root(self) -> str:
-        """Where the compressed tokens live, if they are kept."""
+        """Return the folder or URL of the compressed tokens; meaningful only if `keeps_tokens`."""
         return self.cache or self.output
 
 
 def _filled(group: object, defaults: BaseModel) -> object:
-    """A group as it is written, and defaults for what it leaves open; what is no group is left to the validation."""
+    """Return a group with defaults for the keys that it leaves out; a value that is not a group is returned as it is.
+
+    Validation rejects such a value later.
+    """
     written = group.model_dump(exclude_unset=True) if isinstance(group, BaseModel) else group
     return {**defaults.model_dump(), **written} if isinstance(written, dict) else written
 
 
 def _nested(value: object, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every key inside a value with its text; "" for a value that is not a text, or has no key."""
+    """Yield each key inside a value with its text: "" for a value that is not text, and "" for a missing key."""
     yield key, value if isinstance(value, str) else ""
     if isinstance(value, dict):
         for name, inner in value.items():

@@ -1,7 +1,7 @@
-"""The pipeline's leaves on the library's error tree; the branch decides what happens next (see `flashvid.errors`).
+"""Define the errors of the pipeline. The branch of an error decides what happens next (see `flashvid/errors.py`).
 
 FlashVidError
-├── TransientError          tried again by later runs, up to `max_attempts`
+├── TransientError          later runs retry the clip, up to `max_attempts`
 │   ├── WorkerDiedError
 │   ├── SuspectedClipError
 │   ├── SourceUnreachableError
@@ -9,14 +9,14 @@ FlashVidError
 │   ├── ClusterUnreachableError
 │   ├── DecodeTimeoutError
 │   └── CorruptTokensError
-├── PermanentError          recorded once; tried again only when the source changed
+├── PermanentError          recorded once; retried only if the source changes
 │   ├── InputRowError
 │   ├── VideoNotFoundError
 │   ├── UnreadableVideoError
 │   ├── DecoderDiedError
 │   ├── DecodeMemoryError
 │   └── PoisonClipError
-└── FatalError              the run stops; what is committed stays
+└── FatalError              the run stops; committed results stay
     ├── InputTableError
     ├── NewerFormatError
     ├── SettingsChangedError
@@ -33,19 +33,19 @@ from flashvid.errors import FatalError, PermanentError, TransientError
 
 
 class WorkerDiedError(TransientError):
-    """A process that read or decoded the file was killed; the next run tries again."""
+    """A process that read or decoded the file was killed. The next run retries the clip."""
 
 
 class SuspectedClipError(TransientError):
-    """Two of the run's processes died while they worked on this clip: the run tries it again alone at its end."""
+    """Two processes died while they worked on this clip. The run retries the clip alone at its end."""
 
 
 class PoisonClipError(PermanentError):
-    """Processes died of this clip also while they worked on nothing else."""
+    """Processes died on this clip again when it was retried alone."""
 
 
 class InputRowError(PermanentError):
-    """A row of the videos table with an impossible value; the other rows are not affected."""
+    """A row of the videos table has an impossible value. Other rows are not affected."""
 
 
 class VideoNotFoundError(PermanentError):
@@ -53,64 +53,64 @@ class VideoNotFoundError(PermanentError):
 
 
 class UnreadableVideoError(PermanentError):
-    """The file is there, and it is not a video that can be decoded to its end."""
+    """The file exists but can't be decoded to its end as a video."""
 
 
 class DecoderDiedError(PermanentError):
-    """The process that decoded the file died of it, and so did a new one."""
+    """The process that decoded the file crashed, and so did a new one."""
 
 
 class DecodeMemoryError(PermanentError):
-    """Decoding the file takes more memory than `resources.decode.memory_limit_gb`."""
+    """Reading or decoding the file needs more memory than `resources.decode.memory_limit_gb`."""
 
 
 class SourceUnreachableError(TransientError):
-    """The storage did not say whether the file is there: no permission, no credentials, or no answer."""
+    """Storage did not say whether the file exists: no permission, no credentials, or no reply."""
 
 
 class StorageUnavailableError(TransientError):
-    """The store of the output, the cache or the input tables did not answer, however often it was asked."""
+    """The store of the output, the cache or the input tables did not reply to repeated requests."""
 
 
 class ClusterUnreachableError(TransientError):
-    """Nothing answers at the cluster's address, or it refuses us: no run was started there."""
+    """The cluster's address does not reply or rejects the connection. No run was started there."""
 
 
 class DecodeTimeoutError(TransientError):
-    """Decoding a file took longer than `resources.decode.time_limit_s`: it hangs, or the machine was busy."""
+    """Decoding a file took longer than `resources.decode.time_limit_s`: the decoder hangs, or the machine was busy."""
 
 
 class CorruptTokensError(TransientError):
-    """A committed tokens object that does not hold what its columns say; deleting it has it made again."""
+    """A committed tokens object contradicts its own columns. Delete it, and the next run makes it again."""
 
 
 class InputTableError(FatalError):
-    """A table of videos or questions that can't be read as one: the message names the row or the column."""
+    """A table of videos or questions is missing or invalid. The message names the row or the column."""
 
 
 class NewerFormatError(FatalError):
-    """A later version of flashvid wrote this output in a format that this version can't read."""
+    """A later version of flashvid wrote this output, in a format that this version can't read."""
 
 
 class SettingsChangedError(FatalError):
-    """The output was made with other settings; going on needs `--fork`."""
+    """The output was made with other settings. Continuing requires `--fork`."""
 
 
 class QuestionChangedError(FatalError):
-    """A `question_id` that already has answers now stands for another text."""
+    """A `question_id` that already has answers now has another text."""
 
 
 class OutputLockedError(FatalError):
-    """Another run writes to this output."""
+    """Another run or care command writes to this output."""
 
 
 class MonitorLostError(FatalError):
-    """The process that keeps the run's books is gone; the next run goes on from what is committed."""
+    """The run's monitor process died. The next run continues from the committed results."""
 
 
 class TooManyFailuresError(FatalError):
-    """More clips failed than `on_error` or `max_failures` of the job allow; they and all answers are committed."""
+    """More clips failed than `on_error` or `max_failures` allows. Their failures and all answers are committed."""
 
 
 class ClusterTooSmallError(FatalError):
-    """The actor pools can't all be placed on this cluster: the run would hang."""
+    """The cluster has no room for all actor pools, so the run would wait forever."""

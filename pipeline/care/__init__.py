@@ -1,1 +1,1 @@
-"""Looking after an output: export, verify, gc, forget, status."""
+"""Maintains an output: export, verify, gc, forget, status."""

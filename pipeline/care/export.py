@@ -1,4 +1,4 @@
-"""A copy of the answers for readers: the latest of each, sorted, in few large files. The ledger stays as it is."""
+"""Copy the latest version of each answer to a few large sorted files. The ledger stays unchanged."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _ROWS_PER_FILE = 500_000
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote.
+    """The result of an export.
 
     Attributes:
-        fingerprint: The `answers_fingerprint` whose answers they are.
-        rows: Answers written.
-        superseded: Answers left out: of files that were replaced, or committed twice.
-        files: Names below the target.
+        fingerprint: The `answers_fingerprint` of the exported answers.
+        rows: Number of answers written.
+        superseded: Number of answers left out: earlier versions, answers about replaced files, and duplicates.
+        files: Names of the files below the target.
     """
 
     fingerprint: str
@@ -35,17 +35,18 @@ class Exported:
 
 
 def export_answers(output: Storage, target: Storage, fingerprint: str | None = None) -> Exported:
-    """Write the answers of one fingerprint to a new place, sorted by video, span and question.
+    """Write the answers of one fingerprint to an empty folder, sorted by video, span and question in each file.
 
-    All rows of a video are in one file. Memory holds one file's rows, whatever the number of answers.
+    All rows of a video are in one file. Memory use is limited to the rows of one file.
 
     Args:
-        output: Where the answers are.
-        target: An empty folder, elsewhere.
-        fingerprint: Whose answers; default: those of the latest run.
+        output: The output that holds the answers.
+        target: An empty folder outside of the output.
+        fingerprint: The `answers_fingerprint`; default: that of the latest run.
 
     Raises:
-        ConfigurationError: no such answers, or the target is not empty.
+        ConfigurationError: the output has no such answers, or the target is not empty.
+        NewerFormatError: see `RunRecords.all`; only without `fingerprint`.
     """
     if fingerprint is None:
         fingerprint = RunRecords(output).latest()["answers_fingerprint"]
@@ -53,7 +54,7 @@ def export_answers(output: Storage, target: Storage, fingerprint: str | None = N
     if not shards:
         raise ConfigurationError(f"has no answers under fingerprint {fingerprint}", output.url)
     if target.names(""):
-        raise ConfigurationError("is not empty: an export goes to a new place", target.url)
+        raise ConfigurationError("is not empty: export to an empty or new folder", target.url)
     rows = seen = 0
     files: list[str] = []
     for table in _files(output, shards):
@@ -61,13 +62,15 @@ def export_answers(output: Storage, target: Storage, fingerprint: str | None = N
         latest = latest.sort_by([(name, "ascending") for name in KEY])
         files.append(f"part-{len(files):05d}.parquet")
         if not target.create(files[-1], table_to_bytes(latest)):
-            raise ConfigurationError(f"{files[-1]} was written by somebody else", target.url)
+            raise ConfigurationError(
+                f"another process wrote {files[-1]} during the export: export to another folder", target.url
+            )
         rows, seen = rows + latest.num_rows, seen + table.num_rows
     return Exported(fingerprint, rows, seen - rows, tuple(files))
 
 
 def _files(output: Storage, shards: Iterable[Sequence[str]]) -> Iterator[pa.Table]:
-    """Neighbouring shards together, until they fill a file."""
+    """Yield tables of consecutive shards, each with at least `_ROWS_PER_FILE` rows except the last."""
     waiting: list[pa.Table] = []
     for names in shards:
         waiting += output.scan(names, schemas.ANSWERS, schemas.ANSWERS.names)

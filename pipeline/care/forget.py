@@ -1,4 +1,4 @@
-"""Taking a video out of an output: the one command that writes parts of the ledger anew."""
+"""Remove a video from an output. This is the only command that rewrites parts of the ledger."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.store.tokens import read_token_columns
 
 @dataclass(frozen=True)
 class Forgotten:
-    """What was removed: rows of the tables, and objects of tokens."""
+    """The number of removed rows of `answers/`, `failures/` and `probes/`, and of removed tokens objects."""
 
     answers: int
     failures: int
@@ -29,26 +29,26 @@ class Forgotten:
 
 
 def token_roots(output: Storage, storage_options: Mapping[str, Any]) -> list[Storage]:
-    """Where the runs of an output keep their tokens: the output itself, and every cache that a run names."""
+    """Return every place where runs of an output keep tokens: the output, and each cache named by a run record."""
     caches = {run["job"].get("cache") for run in RunRecords(output).all()} - {None, output.url, "off"}
     return [output, *(Storage(cache, storage_options) for cache in sorted(caches))]
 
 
 def forget_video(output: Storage, caches: Iterable[Storage], lease: Lease, video_id: str) -> Forgotten:
-    """Remove a video's answers, failures and tokens, and what was found out about its file.
+    """Remove the answers, failures, tokens and probes of a video.
 
-    A part that has rows of other videos is written again without this one's, and then removed. Where the process dies
-    in between, the others' rows are there twice (`verify` finds them) until the same command has been given again.
-    Tokens of the same bytes go too if another video has them; they are made again when needed.
+    A part with rows of other videos is first written again without the rows of this video, then removed. If the process
+    dies in between, the rows of the other videos exist twice (`verify` reports them) until the command is repeated.
+    Tokens that another video with the same bytes shares are removed too; a later run makes them again.
 
     Args:
         output: The output.
-        caches: Every place with tokens of it, the output itself included: `token_roots`.
-        lease: Of the output: nobody else writes meanwhile.
-        video_id: The video.
+        caches: Every place with tokens of the output, including the output itself, as `token_roots` returns them.
+        lease: The lease of the output, so that no other process writes to it.
+        video_id: The video to remove.
 
     Raises:
-        OutputLockedError: another run has taken the lease; what is removed stays removed, and the rest stays.
+        OutputLockedError: another run took the lease. Objects already removed stay removed, and the rest stays.
     """
     answer_parts = [name for name in output.names("answers") if f"/shard={shard_of(video_id)}/" in name]
     failure_parts = output.names("failures")
@@ -56,7 +56,7 @@ def forget_video(output: Storage, caches: Iterable[Storage], lease: Lease, video
     def is_its_row(rows: pa.Table) -> pa.Array:
         return pc.equal(rows["video_id"], video_id)
 
-    # Tokens and probes first, as long as answers and failures still say which are the video's.
+    # Tokens and probes first, while answers and failures still tell which of them belong to the video.
     answered = [row for rows in _tables(output, answer_parts) for row in rows.filter(is_its_row(rows)).to_pylist()]
     failed = [row for rows in _tables(output, failure_parts) for row in rows.filter(is_its_row(rows)).to_pylist()]
     clips = {content_key(row["source_id"], row["start_s"], row["end_s"]) for row in answered}
@@ -82,16 +82,16 @@ def _is_in(column: pa.ChunkedArray, values: set[str | None]) -> pa.Array:
 
 
 def _forget_tokens(cache: Storage, lease: Lease, video_id: str, clips: set[str], runs: set[str]) -> list[str | None]:
-    """Remove the tokens of the answered clips, and those that this output's runs made of the video.
+    """Remove the tokens of the answered clips, and all tokens that this output's runs made of the video.
 
-    In a shared cache another output may have other bytes under the same `video_id`: those stay.
+    In a shared cache, tokens with the same `video_id` from runs of another output stay: they may be of other bytes.
 
     Returns:
-        The `source_id` of each object that was removed; None where a damaged one did not say.
+        The `source_id` of each removed object; None for a damaged object.
     """
     removed = []
     for name in cache.names("tokens"):
-        # A damaged object says nothing of itself: it goes with its clip, and is otherwise left to `verify`.
+        # A damaged object has no columns: it is removed only if its name is that of an answered clip.
         row = read_token_columns(cache, name, ["video_id", "source_id", "run_id"]) or {}
         if PurePosixPath(name).stem in clips or (row.get("video_id") == video_id and row["run_id"] in runs):
             lease.check()
@@ -106,7 +106,7 @@ def _tables(storage: Storage, names: list[str]) -> Iterator[pa.Table]:
 
 
 def _without(storage: Storage, lease: Lease, names: list[str], is_ours: Callable[[pa.Table], pa.Array]) -> int:
-    """Take rows out of some parts; how many they were."""
+    """Remove rows from some parts and return how many were removed."""
     removed = 0
     for name, table in zip(names, _tables(storage, names), strict=True):
         kept = table.filter(pc.invert(is_ours(table)))

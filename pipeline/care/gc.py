@@ -1,4 +1,4 @@
-"""What nobody needs: tokens of fingerprints that no run names, and uploads whose writers are gone."""
+"""Find garbage: tokens of fingerprints that no run record names, and abandoned uploads."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from flashvid.errors import ConfigurationError
 from pipeline.store.run_records import RunRecords
 from pipeline.store.storage import Storage
 
-# No writer of ours takes this long for one object.
+# No writer of this project takes this long for one object.
 _ABANDONED = timedelta(hours=1)
-_ABANDONED_UPLOAD = "an upload whose writer is gone"
+_ABANDONED_UPLOAD = "an abandoned upload, more than an hour old"
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Something that can go.
+    """An object or an upload that can be removed.
 
     Attributes:
-        name: The object, or the upload.
-        why: What makes it garbage.
-        size_bytes: Of the object; 0 for an upload, whose parts are not listed.
+        name: Name of the object or the upload.
+        why: Why it is garbage.
+        size_bytes: Size of the object; 0 for a multipart upload, whose parts are not listed.
         remove: Removes it.
     """
 
@@ -35,22 +35,23 @@ class Piece:
 
 
 def find_garbage(root: Storage, used_by: Sequence[Storage] = (), *, now: datetime | None = None) -> list[Piece]:
-    """Everything below an output, or a cache, that no run needs. Nothing is removed.
+    """Return everything below an output or a cache that no run needs. Nothing is removed.
 
     Args:
         root: An output or a cache.
-        used_by: Outputs, besides `root` itself, whose runs may use the tokens in it.
-        now: For tests.
+        used_by: Outputs other than `root` whose runs may use the tokens in it.
+        now: Current time; default: the clock's. Tests set it.
 
     Raises:
-        ConfigurationError: no run record in any of them: then nothing says what is needed.
+        ConfigurationError: `root` and `used_by` have no run records, so nothing tells which tokens are in use.
+        NewerFormatError: see `RunRecords.all`.
     """
     runs = [run for storage in (root, *used_by) for run in RunRecords(storage).all()]
     if not runs:
-        raise ConfigurationError("has no runs/: name the outputs that use this cache with --used-by", root.url)
+        raise ConfigurationError("has no run records: name the outputs that use this cache with --used-by", root.url)
     named = {run["tokens_fingerprint"] for run in runs}
     tokens = [
-        Piece(name, "tokens of a fingerprint that no run names", size, partial(root.remove, name))
+        Piece(name, "tokens of a fingerprint that no run record names", size, partial(root.remove, name))
         for name, size in root.sizes("tokens").items()
         if name.split("/")[1].removeprefix("fingerprint=") not in named
     ]
@@ -64,7 +65,10 @@ def find_garbage(root: Storage, used_by: Sequence[Storage] = (), *, now: datetim
 
 
 def _unfinished_uploads(root: Storage, before: datetime) -> list[Piece]:
-    """Multipart uploads on S3 that nobody completed: invisible, and paid for."""
+    """Return multipart uploads on S3 that were started before a time and not completed.
+
+    S3 does not list them as objects, but charges for them.
+    """
     fs: Any = root.fs
     if not hasattr(fs, "list_multipart_uploads"):
         return []

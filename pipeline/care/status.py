@@ -1,4 +1,4 @@
-"""How an output stands, read from its own tables: runs, lease, answers, failures. No cluster is asked."""
+"""Read the status of an output from its own tables (runs, lease, answers, failures), without a cluster."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ State = Literal["running", "completed", "stopped", "lost"]
 
 @dataclass(frozen=True)
 class FailureGroup:
-    """Failures of one cause that no answer has superseded."""
+    """The number of unresolved failures with one cause."""
 
     stage: str
     error_type: str
@@ -27,23 +27,25 @@ class FailureGroup:
 
 @dataclass(frozen=True)
 class OutputStatus:
-    """How an output stands.
+    """The status of an output.
 
     Attributes:
-        output: Its URL.
-        state: Of the latest run: `running`; `completed`; `stopped` before its end, which it said; `lost`: it said
-            nothing, and gives no sign of life.
-        run_id: The latest run.
-        started: When that was, in ISO 8601.
-        host: Where its driver was started.
-        fingerprint: Its `answers_fingerprint`.
-        seconds_since_sign: Seconds since it renewed the lease; None if somebody else has taken it since.
-        answers: Answers under the fingerprint, the latest of each.
-        answers_total: Answers of the finished job, as the latest run that came to its end planned them; None before.
-        failures: What failed and was not answered since, by cause, the most frequent first.
-        runs: How many runs the output has seen.
-        summary: How the latest run ended; None if it has not.
-        held_by: A care command, or another run, that holds the lease now; None if nobody does.
+        output: URL of the output.
+        state: State of the latest run. `running`: its process is alive. `completed`: it wrote its end record.
+            `stopped`: it ended early and released the lease, or another process has taken the lease since. `lost`: it
+            neither ended nor released the lease, and no longer renews it.
+        run_id: Id of the latest run.
+        started: Start of the latest run, in ISO 8601.
+        host: Host of its driver.
+        fingerprint: The `answers_fingerprint` of the latest run.
+        seconds_since_sign: Seconds since it renewed the lease; None if another process has taken the lease since.
+        answers: Number of answers under the fingerprint, counting the latest version of each.
+        answers_total: Number of answers of the finished job, as planned by the latest run under the fingerprint that
+            ended; None if none has.
+        failures: Unresolved failures by cause, the most frequent first.
+        runs: Number of runs of the output.
+        summary: End record of the latest run; None if it has none.
+        held_by: Care command or other run that holds the lease now; None if there is none.
     """
 
     output: str
@@ -62,13 +64,13 @@ class OutputStatus:
 
 
 def output_status(storage: Storage) -> OutputStatus:
-    """Read how an output stands.
+    """Read the status of an output.
 
     Raises:
         ConfigurationError: no run has written to it.
         NewerFormatError: see `RunRecords.all`.
     """
-    # The lease first: a run that ends meanwhile is then seen as one that ended, not as one that was lost.
+    # Read the lease first: a run that ends in the meantime is then reported as completed, not as lost.
     holder = Holder.of(storage)
     results, records = Results(storage), RunRecords(storage)
     record, ended = results.record, records.ended()
@@ -99,5 +101,5 @@ def _state(holder: Holder | None, *, ended: bool) -> State:
         return "completed"
     if holder is not None and holder.is_alive:
         return "running"
-    # A run that is over without an end released the lease on its way out, or somebody else has taken it since.
+    # Without an end record, the run either released the lease when it stopped, or another process has taken it since.
     return "lost" if holder is not None and not holder.released else "stopped"

@@ -1,4 +1,4 @@
-"""Holding an output against its guarantees: nothing twice, nothing without a run, nothing damaged."""
+"""Check an output against its guarantees (docs/guarantees.md): no duplicates, no orphans, no damage."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _ANSWER_KEY = ("clip_id", "question_id", "question_hash")
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that should not be.
+    """A violation of a guarantee.
 
     Attributes:
-        kind: duplicate: an answer that was committed twice; orphan: results of no recorded run; damaged: an object
-            that can't be read or contradicts its name.
-        name: The object.
-        message: One sentence.
+        kind: duplicate: an answer was committed twice; orphan: no run record belongs to the results; damaged: an object
+            can't be read or contradicts its name.
+        name: Name of the object.
+        message: What is wrong, to be read after the name.
     """
 
     kind: Literal["duplicate", "orphan", "damaged"]
@@ -39,7 +39,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verified:
-    """What was looked at, and what is wrong with it."""
+    """The number of checked objects and answers, and the findings."""
 
     objects: int
     answers: int
@@ -47,12 +47,16 @@ class Verified:
 
 
 def verify(output: Storage, token_roots: Sequence[Storage]) -> Verified:
-    """Read every object of an output and its tokens, one at a time, checksums included.
+    """Read every object of an output and its tokens, one at a time, and verify checksums and guarantees.
 
     Args:
         output: The output.
-        token_roots: Every place with tokens of it, the output itself included (`forgetting.token_roots`). In a
-            shared cache only the tokens that this output's runs name are looked at.
+        token_roots: Every place with tokens of the output, including the output itself, as `token_roots` of
+            `pipeline/care/forget.py` returns them. In a shared cache, only tokens under a fingerprint of this output's
+            runs are checked.
+
+    Raises:
+        NewerFormatError: see `RunRecords.all`.
     """
     check = _Verification(output)
     for names in output.by_folder("answers").values():
@@ -69,7 +73,7 @@ def verify(output: Storage, token_roots: Sequence[Storage]) -> Verified:
 
 
 class _Verification:
-    """Looks at one object after the other and notes what is wrong."""
+    """Checks objects one by one and collects findings."""
 
     def __init__(self, output: Storage) -> None:
         runs = RunRecords(output).all()
@@ -81,7 +85,7 @@ class _Verification:
         self.findings: list[Finding] = []
 
     def read(self, storage: Storage, name: str, columns: Iterable[str]) -> pa.Table | None:
-        """A whole object; None, and a finding, if it can't be read or lacks a column."""
+        """Return the table of an object. If it can't be read or lacks a column, note a finding and return None."""
         self.objects += 1
         try:
             table = from_bytes(storage.read(name))
@@ -95,7 +99,7 @@ class _Verification:
         return table
 
     def answers_of_shard(self, names: Sequence[str]) -> None:
-        """All answers of one shard and fingerprint: their keys are held, and no more."""
+        """Check all answers of one shard and fingerprint. Only their keys are kept in memory."""
         keys: Counter[tuple[str, ...]] = Counter()
         by_part: dict[str, set[tuple[str, ...]]] = {}
         for name in names:
@@ -108,26 +112,28 @@ class _Verification:
             by_part[name] = set(part)
             self.runs_of(name, {row["run_id"] for row in rows})
             if (shards := {shard_of(row["video_id"]) for row in rows}) != {_folder_value(name, "shard")}:
-                self._find("damaged", name, f"holds rows of the shards {sorted(shards)}")
+                self._find("damaged", name, f"has rows of the shards {sorted(shards)}, not only of its own")
         for name, part_keys in by_part.items():
             if doubled := sorted(key for key in part_keys if keys[key] > 1):
                 self._find(
-                    "duplicate", name, f"{len(doubled)} answers stand elsewhere too, e.g. of clip {doubled[0][0]}"
+                    "duplicate",
+                    name,
+                    f"has {len(doubled)} answers that occur twice, for example of clip {doubled[0][0]}",
                 )
 
     def runs_of(self, name: str, run_ids: set[str]) -> None:
-        """Whether the runs that wrote a part are recorded."""
+        """Check that the runs that wrote a part have records."""
         if _folder_value(name, "fingerprint") not in self._answers_prints:
-            self._find("orphan", name, "no run names its fingerprint")
+            self._find("orphan", name, "has a fingerprint that no run record names")
             return
         for run_id in sorted(run_ids - self._run_ids):
-            self._find("orphan", name, f"there is no record of run {run_id}")
+            self._find("orphan", name, f"has rows of run {run_id}, which has no run record")
 
     def tokens(self, root: Storage, name: str) -> None:
-        """One clip's tokens: whether they can be read, and are the ones that their name says."""
+        """Check that a clip's tokens can be read and match the name of their object."""
         if _folder_value(name, "fingerprint") not in self._tokens_prints:
             if root is self._output:
-                self._find("orphan", name, "no run names its fingerprint")
+                self._find("orphan", name, "has a fingerprint that no run record names")
             return
         self.objects += 1
         content = root.read(name)
@@ -138,12 +144,12 @@ class _Verification:
             return
         (row,) = from_bytes(content).select(["source_id", "start_s", "end_s"]).to_pylist()
         if PurePosixPath(name).stem != content_key(row["source_id"], row["start_s"], row["end_s"]):
-            self._find("damaged", name, "holds the tokens of another clip than its name says")
+            self._find("damaged", name, "has the tokens of another clip than its name says")
 
     def _find(self, kind: Literal["duplicate", "orphan", "damaged"], name: str, message: str) -> None:
         self.findings.append(Finding(kind, name, message))
 
 
 def _folder_value(name: str, key: str) -> str:
-    """The value of a hive folder in an object's name."""
+    """Return the value of a Hive partition folder (``key=value``) in an object's name."""
     return next(part.removeprefix(f"{key}=") for part in name.split("/") if part.startswith(f"{key}="))

@@ -1,4 +1,4 @@
-"""The two input tables: videos and questions. Reading them is in `videos_table` and `questions_table`."""
+"""Reads the two input tables, videos and questions, in `videos_table` and `questions_table`."""
 
 from pipeline.inputs.questions import Question, QuestionTable
 from pipeline.inputs.videos import Source, Video, VideoTable

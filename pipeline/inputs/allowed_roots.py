@@ -1,6 +1,6 @@
-"""Which files a job may touch: `allowed_roots`, so that a table of videos can't have other files read.
+"""Check the files of a job against `allowed_roots`, so that a videos table can't make the job read other files.
 
-A videos table may come from anybody who may write to a bucket; the process that reads it may see more than they do.
+The author of a videos table may have fewer permissions than the process that reads it.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ _LOCAL = ("file://", "local://")
 
 
 def refusal(path: str, allowed_roots: Sequence[str] | None) -> str | None:
-    """Why a path or URL may not be read, or None if it may.
+    """Return why a path or URL may not be opened, or None if it may.
 
-    Local paths are compared as they are after every symbolic link is followed. A URL has to begin with a root, which
-    ends at a slash: ``s3://bucket`` allows ``s3://bucket/a.mp4`` and not ``s3://bucket2/a.mp4``; ``s3://`` allows all.
+    Local paths are compared after all symbolic links are resolved. A URL must start with a root, up to a slash:
+    ``s3://bucket`` allows ``s3://bucket/a.mp4`` but not ``s3://bucket2/a.mp4``; ``s3://`` allows every bucket.
 
     Args:
-        path: What is to be opened.
+        path: Path or URL to open.
         allowed_roots: Local folders and URL prefixes; None allows everything.
     """
     if allowed_roots is None or any(_is_below(path, root) for root in allowed_roots):
@@ -29,7 +29,7 @@ def refusal(path: str, allowed_roots: Sequence[str] | None) -> str | None:
 def _is_below(path: str, root: str) -> bool:
     local_path, local_root = _local(path), _local(root)
     if local_path is None or local_root is None:
-        # A chain of URLs (zip::file:///etc/...) begins with no root; "..", or a "%" that hides it, may lead out of one.
+        # Reject a chain of URLs (zip::file:///etc/...), and "..", also if hidden by a "%": both may leave the root.
         unclear = ".." in path.split("/") or "%" in path or "::" in path
         prefix = root if root.endswith("/") else f"{root}/"
         return local_path is None and local_root is None and not unclear and f"{path}/".startswith(prefix)
@@ -37,7 +37,7 @@ def _is_below(path: str, root: str) -> bool:
 
 
 def _local(path: str) -> Path | None:
-    """The local file that a path means; None for a URL."""
+    """Return the resolved local file of a path; None for a URL."""
     for scheme in _LOCAL:
         if path.startswith(scheme):
             return Path(path.removeprefix(scheme)).resolve()

@@ -1,4 +1,4 @@
-"""A job's tables, read and checked, and what the bytes behind its videos are."""
+"""Read and check the tables of a job, and identify the bytes of its videos."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pipeline.inputs.videos_table import read_videos
 
 @dataclass(frozen=True)
 class JobInputs:
-    """What a job reads.
+    """The inputs of a job.
 
     Attributes:
         videos: Rows of the videos table.
         questions: The questions.
-        sources: What the bytes of each video are, in the order of `videos`.
+        sources: Identity of each video's bytes, in the order of `videos`.
     """
 
     videos: list[Video]
@@ -34,6 +34,7 @@ def read_inputs(job: JobConfig) -> JobInputs:
     """Read and check the tables, and stat every video.
 
     Raises:
+        ConfigurationError: see `read_tables`.
         InputTableError: see `read_tables` and `stat_sources`.
     """
     table, questions = read_tables(job)
@@ -43,11 +44,11 @@ def read_inputs(job: JobConfig) -> JobInputs:
 
 
 def read_tables(job: JobConfig) -> tuple[VideoTable, QuestionTable]:
-    """Read and check the videos, up to the job's `limit`, and the questions; no video is looked for.
+    """Read and check the videos, up to the job's `limit`, and the questions. No video file is accessed.
 
     Raises:
         ConfigurationError: a table, the output or the cache is outside of `allowed_roots`.
-        InputTableError: a table that can't be read, or that contradicts the job or the other one.
+        InputTableError: a table can't be read, or contradicts the job or the other table.
     """
     for key in ("videos", "questions", "output", "cache"):
         place = getattr(job, key)
@@ -55,6 +56,10 @@ def read_tables(job: JobConfig) -> tuple[VideoTable, QuestionTable]:
             raise ConfigurationError(f"{key}: {reason}")
     videos = read_videos(job.videos, job.storage_options, job.allowed_roots)
     if job.source_id_column is not None and job.source_id_column not in videos.columns:
-        raise InputTableError(f"has no column {job.source_id_column!r} (source_id_column of the job)", job.videos)
+        raise InputTableError(
+            f"has no column {job.source_id_column!r} (source_id_column of the job); its columns are "
+            f"{videos.rows.column_names}",
+            job.videos,
+        )
     questions = read_questions(job.questions, videos, job.storage_options)
     return videos.first(job.limit), questions

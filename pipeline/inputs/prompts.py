@@ -1,4 +1,7 @@
-"""The user's turn of the prompt, as the model reads it after the video (`prompt` version of the fingerprint)."""
+"""Build the user's turn of the prompt, which follows the video.
+
+Changes require another `prompt` version in `pipeline/store/fingerprint.py`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ _CHOOSE = "Answer with the option's letter from the given choices directly."
 
 
 def question_prompt(question: str, options: Sequence[str] | None) -> str:
-    """Question and options in the form common to video benchmarks (lmms-eval's multiple-choice prompt).
+    """Return the question and its options in the format of video benchmarks (lmms-eval's multiple-choice prompt).
 
     Args:
         question: The rendered question.
@@ -22,5 +25,5 @@ def question_prompt(question: str, options: Sequence[str] | None) -> str:
 
 
 def option_letters(options: Sequence[str]) -> tuple[str, ...]:
-    """What the prompt asks the model to answer with: a letter for each of up to 26 choices, from A."""
+    """Return the letters that the prompt gives to up to 26 options, from A."""
     return tuple(string.ascii_uppercase[: len(options)])

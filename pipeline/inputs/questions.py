@@ -1,4 +1,4 @@
-"""The questions of a job: what is asked of every video, or of one."""
+"""Hold the questions of a job: about every video, or about one."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Question:
     """A checked question.
 
     Attributes:
-        question_id: Unique among the questions that any one video gets.
-        template: The text, with `{column}` where a column of the video's row goes.
+        question_id: Unique among the questions about one video.
+        template: The text; `{column}` is replaced by that column of the video's row.
         options: Choices shown to the model, or None for an open question.
-        expected_answer: For evaluation; never shown to the model.
-        video_id: The only video it is asked of; None for all.
-        category: For evaluation, as `expected_answer`.
+        expected_answer: Expected answer, for evaluation; never shown to the model.
+        video_id: The only video that gets the question; None for all.
+        category: Kind of question, for evaluation; never shown to the model.
     """
 
     question_id: str
@@ -35,30 +35,30 @@ class Question:
 
     @cached_property
     def columns(self) -> frozenset[str]:
-        """Columns of the video's row that the text uses."""
+        """Return the columns of the video's row that the text uses."""
         return frozenset(name for _, name, _, _ in string.Formatter().parse(self.template) if name)
 
     @cached_property
     def fixed_hash(self) -> str | None:
-        """The `question_hash` of a text that is the same for every row; None if it uses columns."""
+        """Return the `question_hash` if the text is the same for every video; None if it uses columns."""
         return None if self.columns else question_hash(self.render({}), self.options)
 
     def render(self, columns: Mapping[str, Any]) -> str:
-        """The text for one video, whose row has these columns."""
-        # Not str.format: a column may be called "meta.title", which that takes for an attribute.
+        """Return the text for a video whose row has these columns."""
+        # Not str.format, which would read a column named "meta.title" as an attribute.
         parts = string.Formatter().parse(self.template)
         return "".join(text + ("" if name is None else str(columns[name])) for text, name, _, _ in parts)
 
     def hash(self, columns: Mapping[str, Any]) -> str:
-        """The `question_hash` of what that video is asked."""
+        """Return the `question_hash` for a video whose row has these columns."""
         return self.fixed_hash or question_hash(self.render(columns), self.options)
 
     def prompt(self, columns: Mapping[str, Any]) -> str:
-        """What the model reads after that video."""
+        """Return the user's turn of the prompt for a video whose row has these columns."""
         return question_prompt(self.render(columns), self.options)
 
     def row(self, columns: Mapping[str, Any]) -> dict[str, Any]:
-        """The question's columns of that video's row in `answers/`."""
+        """Return the columns of `answers/` that describe the question, for a video whose row has these columns."""
         return {
             "question_id": self.question_id,
             "question": self.render(columns),
@@ -69,7 +69,7 @@ class Question:
 
 
 class QuestionTable:
-    """The job's questions, looked up by video."""
+    """The questions of a job, grouped by video."""
 
     def __init__(self, questions: Iterable[Question]) -> None:
         self._common: list[Question] = []
@@ -79,15 +79,15 @@ class QuestionTable:
 
     @property
     def common(self) -> Sequence[Question]:
-        """The questions for all videos."""
+        """Return the questions about all videos."""
         return self._common
 
     def for_video(self, video_id: str) -> list[Question]:
-        """Every question of a video: those for all videos, then its own."""
+        """Return every question about a video: first the common questions, then its own."""
         return [*self._common, *self._of_video.get(video_id, [])]
 
     @property
     def columns(self) -> frozenset[str]:
-        """Columns of the videos table that some question uses."""
+        """Return the columns of the videos table that at least one question uses."""
         own = (question for questions in self._of_video.values() for question in questions)
         return frozenset().union(*(question.columns for question in (*self._common, *own)))

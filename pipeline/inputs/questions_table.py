@@ -1,4 +1,4 @@
-"""Reading and checking the questions table."""
+"""Read and check the questions table."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ def read_questions(
     """Read and check the questions of a job.
 
     Args:
-        source: Path of a Parquet, CSV or JSONL table, or the rows written into the job.
+        source: Path of a Parquet, CSV or JSONL table, or the rows in the job.
         videos: The videos that a `video_id` may name, and the columns that `{column}` may use.
-        storage_options: For fsspec.
+        storage_options: Options for fsspec.
 
     Raises:
-        InputTableError: no questions, a missing or unknown column, an impossible value, an unknown `{column}` or
+        InputTableError: no questions, a missing or unknown column, an invalid value, an unknown `{column}` or
             `video_id`, or a `question_id` that occurs twice for the same video; the message names the rows.
+        StorageUnavailableError: the store of the table does not answer.
     """
     if isinstance(source, str):
         name, rows = source, read_question_rows(source, storage_options or {})
@@ -57,21 +58,26 @@ def read_questions(
         )
         _check_placeholders(question, videos.columns, where)
         if question.video_id is not None and question.video_id not in known:
-            raise InputTableError(f"video_id {question.video_id!r} is not in the videos table", where)
+            raise InputTableError(
+                f"video_id {question.video_id!r} is not in the videos table: correct it, or leave it empty to ask the "
+                "question about every video",
+                where,
+            )
         questions.append(question)
     _check_unique(questions, name)
     return QuestionTable(questions)
 
 
 def read_question_rows(path: str, options: Mapping[str, Any]) -> list[QuestionRow]:
-    """The rows of a questions table, each checked by itself.
+    """Return the rows of a questions table, each checked by itself.
 
     Args:
         path: A Parquet, CSV or JSONL table.
-        options: For fsspec.
+        options: Options for fsspec.
 
     Raises:
-        InputTableError: see `read_questions`.
+        InputTableError: no such table, a missing or unknown column, or an invalid value.
+        StorageUnavailableError: the store of the table does not answer.
     """
     if not is_table(path):
         raise InputTableError("is not a .parquet, .csv or .jsonl file", path)
@@ -91,7 +97,7 @@ def _row(row: Mapping[str, Any], where: str) -> QuestionRow:
     if isinstance(values.get("options"), str):
         values["options"] = _options(values["options"], where)
     for name in ("question_id", "video_id", "answer", "category"):
-        if isinstance(values.get(name), int):  # JSONL and Parquet may hold numbers where an id is meant
+        if isinstance(values.get(name), int):  # JSONL and Parquet may contain numbers as ids
             values[name] = str(values[name])
     try:
         return QuestionRow.model_validate(values)
@@ -101,7 +107,11 @@ def _row(row: Mapping[str, Any], where: str) -> QuestionRow:
 
 
 def _options(text: str, where: str) -> list[str] | None:
-    """Options in a CSV cell: a JSON list."""
+    """Return the options in a CSV cell, which is a JSON list.
+
+    Raises:
+        InputTableError: the cell is not a JSON list.
+    """
     try:
         options = json.loads(text)
     except json.JSONDecodeError:
@@ -119,23 +129,29 @@ def _check_placeholders(question: Question, columns: frozenset[str], where: str)
     for name, spec, how in fields:
         if name is not None and name not in columns:
             raise InputTableError(
-                f"the question uses {{{name}}}, which is no column of the videos table; its columns are "
+                f"the question uses {{{name}}}, which is not a column of the videos table; its columns are "
                 f"{', '.join(sorted(columns))} (write {{{{ and }}}} for literal braces)",
                 where,
             )
         if spec or how:
-            raise InputTableError(f"the question formats {{{name}}}: only a plain {{column}} is understood", where)
+            raise InputTableError(
+                f"the question formats {{{name}}}: only a plain {{column}} is supported, remove the ! or : and what "
+                "follows",
+                where,
+            )
 
 
 def _check_unique(questions: Sequence[Question], name: str) -> None:
     rows_of_id: dict[str, dict[str | None, int]] = defaultdict(dict)
     for number, question in enumerate(questions, 1):
         rows = rows_of_id[question.question_id]
-        # A question for all videos clashes with every other of its id; two for different videos do not.
+        # A question about all videos conflicts with any other that has its id; questions about different videos do not.
         clashing = rows if question.video_id is None else {None, question.video_id} & rows.keys()
         if clashing:
             earlier = min(rows[scope] for scope in clashing)
             raise InputTableError(
-                f"question_id {question.question_id!r} occurs twice, in rows {earlier} and {number}", name
+                f"question_id {question.question_id!r} occurs twice, in rows {earlier} and {number}: change or remove "
+                "one",
+                name,
             )
         rows[question.video_id] = number

@@ -1,4 +1,4 @@
-"""What the bytes of a video are: the identity that decides whether earlier work still holds."""
+"""Identify the bytes of videos. The identity decides whether earlier work is still valid."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ _STAT_THREADS = 32
 def stat_sources(
     videos: Sequence[Video], *, source_id_column: str | None, storage_options: Mapping[str, Any]
 ) -> list[Source]:
-    """Find out what every video's bytes are, without reading them.
+    """Identify the bytes of every video without reading them, in the order of `videos`.
+
+    A missing or unreachable file is not an error: its `Source` says so.
 
     Args:
         videos: Rows of the videos table.
-        source_id_column: A column that names the bytes (a checksum, a version) instead of size and time.
-        storage_options: For fsspec.
+        source_id_column: Column that identifies the bytes (a checksum, a version), instead of path, size and time.
+        storage_options: Options for fsspec.
 
     Raises:
         InputTableError: a row has no value in `source_id_column`.
@@ -31,7 +33,10 @@ def stat_sources(
     if source_id_column is not None:
         for number, video in enumerate(videos, 1):
             if video.columns.get(source_id_column) in (None, ""):
-                raise InputTableError(f"row {number} (video_id {video.video_id!r}) has no {source_id_column!r}")
+                raise InputTableError(
+                    f"row {number} (video_id {video.video_id!r}) has no {source_id_column!r}, which is the job's "
+                    "source_id_column: fill it in"
+                )
 
     filesystems: dict[str, Any] = {}
 
@@ -47,14 +52,14 @@ def stat_sources(
         except (FileNotFoundError, NotADirectoryError):
             return Source(digest("missing", video.video_path), None)
         except Exception as error:  # noqa: BLE001 - becomes a failure of this row in the probe stage
-            # No permission, no credentials, an unknown protocol: every file system has errors of its own.
+            # No permission, no credentials, an unknown protocol: each filesystem has its own errors for these.
             reason = f"{type(error).__name__}: {error}"
             return Source(digest("unreachable", video.video_path), None, unreachable=reason)
         named = video.columns.get(source_id_column) if source_id_column else None
         state = [str(named)] if named is not None else [video.video_path, info["size"], _state(info)]
         return Source(digest("source", *state), info["size"])
 
-    # Local files answer faster than a thread is woken; what waits for a network waits together.
+    # Only remote files use threads: a local stat takes less time than waking a thread.
     local = {number for number, video in enumerate(videos) if "://" not in (video.video_path or "")}
     with ThreadPoolExecutor(_STAT_THREADS) as pool:
         waiting = {number: pool.submit(stat, video) for number, video in enumerate(videos) if number not in local}
@@ -62,7 +67,7 @@ def stat_sources(
 
 
 def _state(info: Mapping[str, Any]) -> str:
-    """What changes with the bytes: the store's etag, else the time of the last change."""
+    """Return a text that changes with the bytes: the store's etag, else the modification time; "" if it has neither."""
     for name in ("ETag", "etag", "mtime", "LastModified", "updated"):
         if (value := info.get(name)) is not None:
             return value.isoformat() if isinstance(value, datetime) else str(value)

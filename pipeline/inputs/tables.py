@@ -1,4 +1,4 @@
-"""Parquet, CSV and JSONL files as Arrow tables, with errors that name the file."""
+"""Read Parquet, CSV and JSONL files as Arrow tables, with errors that name the file."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
 
 
 def is_table(path: str) -> bool:
-    """Whether a path names a table by its suffix."""
+    """Return whether a path has the suffix of a table."""
     return PurePosixPath(path).suffix.lower() in TABLE_SUFFIXES
 
 
 def text_column(texts: Iterable[str | None]) -> pa.Array:
-    """Texts as an Arrow array. `pa.array` makes the same one, but imports pandas first."""
+    """Return texts as an Arrow array of strings. `pa.array` returns the same, but imports pandas first."""
     builder = pa.lib.StringBuilder()
     builder.append_values(list(texts))
     return builder.finish()
 
 
 def read_table(path: str, storage_options: Mapping[str, Any]) -> pa.Table:
-    """Read one table file. Every cell of a CSV file is text: a `video_id` of ``0001`` is not the number 1.
+    """Read one table file. Every cell of a CSV file is text, so a `video_id` of ``0001`` keeps its zeros.
 
     Args:
-        path: Path or URL ending in .parquet, .csv or .jsonl.
-        storage_options: For fsspec.
+        path: Path or URL that ends in .parquet, .csv or .jsonl.
+        storage_options: Options for fsspec.
 
     Raises:
-        InputTableError: the file is missing or can't be parsed; names the file and the parser's reason.
-        StorageUnavailableError: its store does not answer.
+        InputTableError: the file is missing or can't be parsed; the message has the file and the parser's reason.
+        StorageUnavailableError: the store of the file does not answer.
     """
     fs, inner = resolve(path, storage_options)
     suffix = PurePosixPath(path).suffix.lower()
@@ -54,14 +54,14 @@ def read_table(path: str, storage_options: Mapping[str, Any]) -> pa.Table:
         if suffix == ".parquet":
             return from_bytes(content)
         if suffix == ".csv":
-            # Quoted fields may hold line breaks: questions do.
+            # Quoted fields may contain line breaks, as some questions do.
             parse_options = pa.csv.ParseOptions(newlines_in_values=True)
             names = pa.csv.open_csv(io.BytesIO(content), parse_options=parse_options).schema.names
             types = dict.fromkeys(names, pa.string())
             return pa.csv.read_csv(
                 io.BytesIO(content),
                 parse_options=parse_options,
-                # Only an empty cell is null: "NA" may be a name, and "null" an answer.
+                # Only an empty cell is null: "NA" may be a name, and "null" may be an answer.
                 convert_options=pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""]),
             )
         return _read_jsonl(content)
@@ -70,7 +70,11 @@ def read_table(path: str, storage_options: Mapping[str, Any]) -> pa.Table:
 
 
 def _read_jsonl(content: bytes) -> pa.Table:
-    """Not Arrow's reader: that turns a text like "2026-01-31", which may be a `video_id`, into a time."""
+    """Parse JSON Lines. Arrow's own reader would turn a text such as "2026-01-31", maybe a `video_id`, into a time.
+
+    Raises:
+        ValueError: a line is not a JSON object, or the content is not UTF-8.
+    """
     rows = []
     for number, line in enumerate(content.decode("utf-8-sig").split("\n"), 1):
         if line.strip():
@@ -79,7 +83,7 @@ def _read_jsonl(content: bytes) -> pa.Table:
             except json.JSONDecodeError as error:
                 raise ValueError(f"line {number}: {error}") from None
             if not isinstance(row, dict):
-                raise ValueError(f"line {number} is not an object")
+                raise ValueError(f"line {number} is not a JSON object but {line.strip()[:40]!r}")
             rows.append(row)
     names = dict.fromkeys(name for row in rows for name in row)
     return pa.table({name: [row.get(name) for row in rows] for name in names})

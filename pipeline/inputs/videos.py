@@ -1,4 +1,4 @@
-"""The videos of a job: rows of its videos table, and what the bytes of each are."""
+"""Hold the videos of a job: the rows of its videos table, and the identity of each file."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ class Video:
 
     Attributes:
         video_id: Unique name of the row.
-        video_path: Where the file is; None if the row does not say.
-        start_s: Start of the span in seconds; None means the beginning.
-        end_s: End of the span in seconds; None means the end.
+        video_path: Path or URL of the file; None if the row has none.
+        start_s: Start of the span in seconds; None for the beginning.
+        end_s: End of the span in seconds; None for the end.
         columns: The row's other columns, for `{column}` in questions.
-        problem: Why the row can't be used; it then fails in the probe stage and stops no other row.
-        refused: The problem is where the file is: nobody may so much as look for it.
+        problem: Why the row can't be used; None if it can. The row then fails in the probe stage, without effect on
+            other rows.
+        refused: Whether the file is outside of `allowed_roots`. Its existence may then not even be checked.
     """
 
     video_id: str
@@ -46,12 +47,12 @@ class Video:
 
 @dataclass(frozen=True)
 class Source:
-    """The file behind a video, as the file system or the user names it.
+    """The file of a video, identified by its filesystem or by a column of the videos table.
 
     Attributes:
-        source_id: Identity of the bytes; a replaced file has another.
-        size_bytes: Size of the file; None where it is missing.
-        unreachable: Why storage could not say; the `source_id` then stands for nothing.
+        source_id: Identity of the bytes; a replaced file has another one.
+        size_bytes: Size of the file; None if it is missing or unreachable.
+        unreachable: Why storage did not say whether the file exists; the `source_id` then identifies no bytes.
     """
 
     source_id: str
@@ -60,18 +61,20 @@ class Source:
 
     @property
     def exists(self) -> bool:
-        """Whether there is a file."""
+        """Return whether the file exists."""
         return self.size_bytes is not None
 
 
 @dataclass(frozen=True)
 class VideoTable:
-    """The checked rows of a videos table, as Arrow holds them: a million are small. They become `Video`s one by one.
+    """The checked rows of a videos table.
+
+    The rows stay in Arrow, where a million take little memory. Iteration converts them to `Video` objects in batches.
 
     Attributes:
-        rows: Every `video_id` is a text, unique and not empty.
-        path: Where the table is: relative video paths are meant from its folder.
-        allowed_roots: As in `JobConfig`; a row with a file elsewhere has a problem.
+        rows: The table; every `video_id` is a text, unique and not empty.
+        path: Path or URL of the table; relative video paths start at its folder.
+        allowed_roots: As in `JobConfig`; a row whose file is outside has a `problem`.
     """
 
     rows: pa.Table
@@ -88,23 +91,24 @@ class VideoTable:
 
     @property
     def video_ids(self) -> pa.ChunkedArray:
-        """The column `video_id`, of strings."""
+        """Return the column `video_id`, of strings."""
         return self.rows["video_id"]
 
     @property
     def columns(self) -> frozenset[str]:
-        """Names that `{column}` in a question may use."""
+        """Return the names that `{column}` in a question may use."""
         return frozenset((*_KNOWN_COLUMNS, *self.rows.column_names))
 
     def first(self, count: int | None) -> VideoTable:
-        """The first rows only; all of them for None."""
+        """Return a table of the first `count` rows; None for all rows."""
         return self if count is None else replace(self, rows=self.rows.slice(0, count))
 
     def shards(self, count: int) -> list[VideoTable]:
-        """Deal the rows out by the hash of their `video_id`, as answers are dealt out on storage.
+        """Split the rows by the hash of their `video_id`, as storage splits the answers.
 
         Args:
-            count: A divisor of 256: shard i has the rows whose `shard_of` is one of the i-th `256 / count`.
+            count: Number of shards, a divisor of 256. Shard i has the rows whose `shard_of` is in the i-th group of
+                `256 / count` values.
         """
         if count == 1:
             return [self]
@@ -145,7 +149,7 @@ def _seconds(row: Mapping[str, Any], name: str, problem: str | None) -> tuple[fl
 
 
 def _absolute(video_path: str, table: str) -> str:
-    """A relative path in a table is meant from the table's own folder."""
+    """Return the absolute path of a video; a relative path starts at the folder of the table."""
     if "://" in video_path or video_path.startswith("/"):
         return video_path
     folder = table.rsplit("/", 1)[0] if "/" in table else "."

@@ -1,1 +1,1 @@
-"""What is on storage: objects, tables, tokens, answers, run records, the lease."""
+"""Reads and writes everything on storage: objects, tables, tokens, answers, run records, the lease."""

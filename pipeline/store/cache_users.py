@@ -1,4 +1,4 @@
-"""`used-by/` in a cache: which outputs keep their tokens there, so that nobody takes them for garbage."""
+"""Record in `used-by/` of a cache which outputs keep their tokens there, so that `gc` does not remove them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ _FOLDER = "used-by"
 
 
 def note_cache_user(cache: Storage, output: Storage) -> None:
-    """Leave word in a cache that an output uses it; before the first token of a run is committed there."""
+    """Record in a cache that an output uses it. Call this before a run commits its first tokens there."""
     where = output.root if output.is_local else output.url
     name = f"{_FOLDER}/{digest('cache user', where, length=16)}.json"
     cache.add(name, json.dumps({"output": where}).encode())
 
 
 def cache_users(cache: Storage, storage_options: Mapping[str, Any], gone: Collection[str] = ()) -> list[Storage]:
-    """The outputs that have left word.
+    """Return the outputs that `note_cache_user` recorded.
 
     Args:
-        cache: The cache; an output that nobody shares has no users but itself.
-        storage_options: Of the outputs.
-        gone: Outputs, as they are named there, that do not exist any more.
+        cache: The cache; an output that only its own runs use has no such records.
+        storage_options: Options for fsspec, used for every output.
+        gone: Outputs that no longer exist, named as in the records; they are left out.
 
     Raises:
-        ConfigurationError: one of the others has no runs, seen from here: it may be on another machine.
+        ConfigurationError: another recorded output has no runs that this machine can see. It may be on the disk of
+            another machine.
     """
     found = []
     for name in cache.names(_FOLDER):
@@ -40,8 +41,8 @@ def cache_users(cache: Storage, storage_options: Mapping[str, Any], gone: Collec
         found.append(Storage(where, storage_options))
         if not RunRecords(found[-1]).all():
             raise ConfigurationError(
-                f"is used by {where}, which has no runs, seen from here: call gc where it can be read, "
-                f"or with --gone {where} if it does not exist any more",
+                f"is used by {where}, where this machine finds no runs: run gc on a machine that can read {where}, "
+                f"or add --gone {where} if that output no longer exists",
                 cache.url,
             )
     return found

@@ -1,4 +1,4 @@
-"""What every part of a run is given: the job, its fingerprints, its output and its name."""
+"""Hold what every part of a run needs: the job, its fingerprints, its output and its run id."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pipeline.store.tokens import TokenStore
 
 @dataclass(frozen=True)
 class RunContext:
-    """A run, wherever one of its processes works on it.
+    """The context of one run, sent to each of its processes.
 
     Attributes:
         job: The job.
-        prints: Its fingerprints.
-        storage: Its output. A process that receives the context counts its own traffic.
-        run_id: Its name; see `new_run_id`.
+        prints: Fingerprints of the job.
+        storage: The output. Each process that receives the context counts its own traffic.
+        run_id: Id of the run, made by `new_run_id`.
     """
 
     job: JobConfig
@@ -32,16 +32,16 @@ class RunContext:
 
     @classmethod
     def of(cls, job: JobConfig, model: ModelSource) -> Self:
-        """A new run of a job, with the model that was found for it."""
+        """Return the context of a new run of a job with this resolved model."""
         storage = Storage(job.output, job.storage_options)
         return cls(job, fingerprints(job, model.identity, model.family), storage, new_run_id())
 
     @property
     def ledger(self) -> Ledger:
-        """The answers and failures under the run's `answers_fingerprint`."""
+        """Return the answers and failures under the run's `answers_fingerprint`."""
         return Ledger(self.storage, self.prints.answers)
 
     def token_store(self) -> TokenStore:
-        """The compressed tokens under the run's `tokens_fingerprint`."""
+        """Return the compressed tokens under the run's `tokens_fingerprint`."""
         storage = Storage(self.job.tokens_root, self.job.storage_options)
         return TokenStore(storage, self.prints.tokens, self.job.cache_dtype)

@@ -1,4 +1,4 @@
-"""The fsspec filesystem of a URL, and what its silence means. fsspec is imported when the first one is opened."""
+"""Open the fsspec filesystem of a URL and classify its errors. fsspec is imported when the first URL is opened."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import Any
 from flashvid.errors import ConfigurationError, FatalError
 from pipeline.errors import StorageUnavailableError
 
-# What a store says about the object itself, and will say again.
+# Errors about the object itself: repeating the request gives the same reply.
 FINAL_ERRORS = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, NotImplementedError)
 
 
 def resolve(url: str, storage_options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
     """Return the fsspec filesystem of a URL and the path inside it (absolute for local files).
 
-    Listings are never cached: they decide what work is left. Filesystems are: each holds open connections.
+    Listings are never cached, because they decide what work is left. Filesystem objects are cached by fsspec, because
+    each holds open connections.
 
     Raises:
-        ConfigurationError: an unknown protocol, one whose package is missing, or options that it does not take.
+        ConfigurationError: the protocol is unknown, its package is missing, or it does not accept the options.
     """
     if "://" not in url:
         from fsspec.implementations.local import LocalFileSystem
@@ -36,7 +37,7 @@ def resolve(url: str, storage_options: Mapping[str, Any] | None = None) -> tuple
 
 
 def is_local(fs: Any) -> bool:  # noqa: ANN401 - an fsspec filesystem, which has no types
-    """Whether a filesystem is this machine's own."""
+    """Return whether a filesystem is the local one."""
     from fsspec.implementations.local import LocalFileSystem
 
     return isinstance(fs, LocalFileSystem)
@@ -44,10 +45,12 @@ def is_local(fs: Any) -> bool:  # noqa: ANN401 - an fsspec filesystem, which has
 
 @contextmanager
 def answering(url: str) -> Iterator[None]:
-    """Turn every filesystem's own error for "no answer" into one that names the URL; let what it says of a path pass.
+    """Convert errors of a remote store that does not answer into one that names the URL.
+
+    `FINAL_ERRORS`, which are about a path, `FatalError` and every error of a local path pass unchanged.
 
     Raises:
-        StorageUnavailableError: a remote store did not answer.
+        StorageUnavailableError: the remote store did not answer.
     """
     try:
         yield

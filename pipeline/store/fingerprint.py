@@ -1,6 +1,6 @@
-"""Fingerprints: which settings a result depends on, as flat dictionaries and as one hash over each.
+"""Derive fingerprints: the settings that a result depends on, as flat dictionaries, and one hash of each.
 
-The dictionaries are stored with every run, so that a refused run can name what changed.
+Every run record stores the dictionaries, so that the error for changed settings can name them.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from flashvid.models.registry import FAMILIES
 from pipeline.config import JobConfig
 from pipeline.store.keys import digest
 
-# Bumped by hand when the code behind them starts to give other results; tests/pipeline/store/test_versions.py
-# guards each.
+# Increase a number by hand when the code that it stands for gives other results; tests/pipeline/store/test_versions.py
+# fails until that is done.
 VERSIONS: Mapping[str, int] = {"decode": 2, "preprocess": 1, "compression": 3, "prompt": 2}
-# Added to what `compression.reference_compatible` gives, which only its own defects and ties can change.
+# Part of the fingerprint only with `compression.reference_compatible`. Increase it by hand when that mode reproduces
+# other defects or ties of the published implementation.
 REFERENCE_MODE_VERSION = 2
 
 Setting = str | int | float | bool | list[str] | None
@@ -24,11 +25,11 @@ Setting = str | int | float | bool | list[str] | None
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """What the tokens and the answers of a run depend on.
+    """The settings that the tokens and the answers of a run depend on.
 
     Attributes:
         tokens_settings: Settings that change a clip's compressed tokens.
-        answers_settings: Those, and the ones that change only answers.
+        answers_settings: `tokens_settings` and the settings that change only answers.
     """
 
     tokens_settings: Mapping[str, Setting]
@@ -36,17 +37,17 @@ class Fingerprints:
 
     @property
     def model_identity(self) -> str:
-        """Which model."""
+        """Return the identity of the model's weights: a commit, or a digest of the files."""
         return str(self.tokens_settings["model.identity"])
 
     @property
     def tokens(self) -> str:
-        """The `tokens_fingerprint`."""
+        """Return the `tokens_fingerprint`."""
         return digest(dict(self.tokens_settings), length=16)
 
     @property
     def answers(self) -> str:
-        """The `answers_fingerprint`."""
+        """Return the `answers_fingerprint`."""
         return digest(dict(self.answers_settings), length=16)
 
 
@@ -56,7 +57,7 @@ def fingerprints(job: JobConfig, model_identity: str, family: str | None = None)
     Args:
         job: The job.
         model_identity: Resolved commit, or digest of the model's files (`flashvid.models.resolve_model`).
-        family: Name of the model's family; one of another package adds its name and version.
+        family: Name of the model's family; a family of another package adds its name and version.
     """
     tokens: dict[str, Setting] = {
         "model.identity": model_identity,
@@ -80,7 +81,7 @@ def fingerprints(job: JobConfig, model_identity: str, family: str | None = None)
         **_flat("generation", job.generation.model_dump(mode="json")),
         "version.prompt": VERSIONS["prompt"],
     }
-    # Switched off, or without it, nothing is added: answers from before there was such a setting are still this job's.
+    # Add nothing while these settings are off: answers from versions without them then keep their fingerprint.
     if not job.generation.reference_compatible:
         del answers["generation.reference_compatible"]
     if job.inner_pruning is not None:
@@ -89,7 +90,7 @@ def fingerprints(job: JobConfig, model_identity: str, family: str | None = None)
 
 
 def changed_settings(old: Mapping[str, Setting], new: Mapping[str, Setting]) -> list[str]:
-    """Describe the differences, one line each: ``compression.retention_ratio: 0.1 -> 0.25``."""
+    """Return one line for each difference, for example ``compression.retention_ratio: 0.1 -> 0.25``."""
     return [
         f"{name}: {old.get(name)} -> {new.get(name)}" for name in sorted({*old, *new}) if old.get(name) != new.get(name)
     ]

@@ -1,6 +1,6 @@
-"""Identities: what makes two clips, questions or settings the same. Pure functions of their arguments.
+"""Compute the identities of clips, questions and settings. All functions are pure.
 
-Every identity is a SHA-256 over canonical JSON, so that the boundary between two parts is never ambiguous.
+Every identity is a SHA-256 of canonical JSON, so that the boundary between two parts is never ambiguous.
 """
 
 from __future__ import annotations
@@ -11,31 +11,34 @@ from collections.abc import Sequence
 
 
 def digest(*parts: object, length: int = 32) -> str:
-    """Hexadecimal hash of JSON-serialisable parts.
+    """Return a hexadecimal hash of JSON-serialisable parts.
 
     Args:
         parts: Strings, numbers, None, and lists or dictionaries of them.
-        length: Hexadecimal digits kept.
+        length: Number of hexadecimal digits to keep.
     """
     canonical = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:length]
 
 
 def content_key(source_id: str, start_s: float | None, end_s: float | None) -> str:
-    """Cache key of a clip's tokens: what the bytes are and which span is meant, never the bare `video_id`."""
+    """Return the cache key of a clip's tokens, from the identity of the file's bytes and the span in seconds.
+
+    The `video_id` is not part of it: two rows with the same bytes and span share their tokens.
+    """
     return digest("content", source_id, start_s, end_s)
 
 
 def clip_id(video_id: str, key: str) -> str:
-    """The clip of one video: a changed source gives another `content_key`, and so another clip."""
+    """Return the id of a video's clip. A changed source has another `content_key`, so it is another clip."""
     return digest("clip", video_id, key)
 
 
 def question_hash(question: str, options: Sequence[str] | None) -> str:
-    """Identity of what is asked: the text as the model sees it and the options."""
+    """Return the identity of a question: the rendered text that the model sees, and the options."""
     return digest("question", question, list(options) if options else None)
 
 
 def shard_of(key: str) -> str:
-    """Two hexadecimal digits that spread rows over 256 folders."""
+    """Return the shard of a key: two hexadecimal digits that spread rows over 256 folders."""
     return digest("shard", key, length=2)

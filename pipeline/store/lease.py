@@ -1,11 +1,13 @@
-"""The lease: one driver writes to an output at a time (DESIGN, guarantee 2).
+"""Hold the lease, which lets one driver at a time write to an output (docs/guarantees.md, guarantee 2).
 
-``lease/<epoch>.json`` files are created exclusively and never deleted; the highest epoch holds the lease. Renewing it
-is creating the next epoch, so no clock of another machine is ever trusted: an observer waits until no new epoch has
-appeared for `LEASE_SECONDS` by its own clock. A holder on this host whose process is gone is succeeded at once.
+``lease/<epoch>.json`` objects are created exclusively and never deleted; the highest epoch holds the lease. The holder
+renews it by creating the next epoch, so no host depends on the clock of another one: an observer waits until no new
+epoch has appeared for `LEASE_SECONDS` by its own clock. If the holder's process on the same host has ended, the next
+run takes the lease at once.
 
-A write begins at most a third of the lease's life, or one renewal, after its last epoch was begun, and each of the two
-ends or is given up within `storage.WRITE_SECONDS`, below half of it: before anybody may take over.
+A write starts at most `LEASE_SECONDS` / 3, or one renewal, after the latest renewal started. A renewal and a write
+each end, or are abandoned, within `WRITE_SECONDS` of `pipeline/store/storage.py`, which is less than half of
+`LEASE_SECONDS`. So a write ends before another host may take the lease.
 """
 
 from __future__ import annotations
@@ -30,14 +32,14 @@ LEASE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Holder:
-    """Who took an output's lease last, for a person to read: nothing may be decided by it.
+    """The latest holder of an output's lease, for display only: no decision may depend on it.
 
     Attributes:
         run_id: The run, or the care command.
-        host: Where.
-        released: It is over, and said so.
-        seconds: Since it last renewed the lease, by the store's clock.
-        is_alive: Whether its process runs; for another host, whether it renewed the lease within its life.
+        host: Name of its host.
+        released: Whether it released the lease.
+        seconds: Seconds since it last renewed the lease, by the store's clock.
+        is_alive: Whether its process runs; for another host, whether it renewed the lease within `LEASE_SECONDS`.
     """
 
     run_id: str
@@ -48,7 +50,7 @@ class Holder:
 
     @classmethod
     def of(cls, storage: Storage) -> Holder | None:
-        """The last holder; None if there never was one."""
+        """Return the latest holder; None if no run has taken the lease yet."""
         epoch, record = _highest(storage)
         if record is None:
             return None
@@ -83,10 +85,16 @@ class Lease:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> Lease:
-        """Take the lease, waiting out a holder elsewhere that may be dead.
+        """Take the lease. If a holder on another host has not released it, first wait `LEASE_SECONDS` for a renewal.
+
+        Args:
+            storage: The output.
+            run_id: The run, or the care command.
+            clock: Monotonic clock in seconds.
+            sleep: Waits for a number of seconds.
 
         Raises:
-            OutputLockedError: the holder is alive, or somebody else took the lease at this moment.
+            OutputLockedError: the holder is alive, or another process took the lease at the same time.
         """
         epoch, holder = _highest(storage)
         if holder is not None and not holder["released"]:
@@ -105,32 +113,32 @@ class Lease:
         return lease
 
     def check(self) -> None:
-        """Confirm before a commit that the lease is still held, and keep it alive.
+        """Confirm before a commit that this process still holds the lease, and renew it if it is due.
 
         Raises:
-            OutputLockedError: another run has taken over; nothing more may be committed.
+            OutputLockedError: another run took the lease; this process may commit nothing more.
         """
-        # An epoch of ours whose reply was lost may stand there; renewing finds out whose it is.
+        # After a renewal without a reply, the next epoch may be our own; the renewal in `keep_alive` finds out.
         if self._advancing_since is None and self._storage.exists(_name(self.epoch + 1)):
             raise OutputLockedError(f"another run took over {self._storage.url}; this one stops")
         self.keep_alive()
 
     def keep_alive(self) -> None:
-        """Renew the lease when a third of its life is over; costs nothing before.
+        """Renew the lease once `LEASE_SECONDS` / 3 have passed; before that, send no request.
 
         Raises:
-            OutputLockedError: another run has taken over.
+            OutputLockedError: another run took the lease.
         """
         if self._clock() - self._renewed_at > LEASE_SECONDS / 3:
             interrupted = self._advancing_since is not None
             self._advance(released=False)
             if interrupted:
-                self._advance(released=False)  # that one was old: its first try may have been seen long ago
+                self._advance(released=False)  # others may have seen the first try of the interrupted epoch long ago
 
     def release(self) -> None:
-        """Let the next run start at once; a lease that was lost is not ours to release.
+        """Release the lease, so that the next run starts at once. Do nothing if another run has taken it.
 
-        Where storage is away, the next run waits as it would for a holder that died.
+        If the store does not answer, the lease stays, and the next run waits as it does for a holder that died.
         """
         with suppress(OutputLockedError, StorageUnavailableError):
             self._advance(released=True)
@@ -144,7 +152,7 @@ class Lease:
             "nonce": self._nonce,
             "released": released,
         }
-        # The time before the first try: others may have seen the epoch, and begun to wait, before a reply reached us.
+        # Take the time before the first try: others may see the epoch, and start to wait, before its reply arrives.
         if self._advancing_since is None:
             self._advancing_since = self._clock()
         if not self._storage.create(_name(self.epoch + 1), json.dumps(record).encode()):
@@ -165,8 +173,8 @@ def _highest(storage: Storage) -> tuple[int, Mapping[str, Any] | None]:
 
 
 def _host() -> str:
-    # Process numbers mean something only since the last boot and inside one namespace: containers may share a host
-    # name and the kernel's boot id.
+    # A process id is unique only since the last boot and inside one namespace: containers may share a host name and
+    # the kernel's boot id.
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = str(Path("/proc/self/ns/pid").readlink())
@@ -176,9 +184,12 @@ def _host() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a living process started, in the kernel's ticks: tells it from a later one with the same number."""
+    """Return the start time of a running process in kernel ticks; None if it does not run.
+
+    The start time distinguishes a process from a later one with the same id.
+    """
     try:
-        # Fields 3 and 22; the name in field 2 may hold spaces, so count from its closing parenthesis.
+        # Fields 3 and 22 of proc(5). The name in field 2 may contain spaces, so count from its closing parenthesis.
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except OSError:
         return None
@@ -191,5 +202,5 @@ def _is_running(pid: int, started: str | None) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # somebody else's process, alive
+        pass  # a running process of another user
     return _started(pid) == started

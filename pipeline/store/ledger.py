@@ -1,7 +1,7 @@
-"""The ledger: answers and failures of one `answers_fingerprint`, appended in immutable parts, never rewritten.
+"""Append answers and failures of one `answers_fingerprint` to the ledger, in immutable parts.
 
-Only the driver appends, so no two writers race for a row (DESIGN, guarantee 2). What is in the ledger is done;
-there is no other marker.
+Only the driver appends, so no two writers race for a row (docs/guarantees.md, guarantee 2). Work is done if and only
+if the ledger holds its rows; there is no other marker.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pipeline.store.parquet import Row, to_bytes
 from pipeline.store.retries import read_retries
 from pipeline.store.storage import Storage
 
-# Objects of one commit that are on their way at once: each takes some 30 ms on an object store, all of that waiting.
-# As many connections as botocore opens to one.
+# Objects of one commit that are written at the same time. On an object store each takes about 30 ms, all of it waiting.
+# The number is botocore's default of connections to one host.
 OBJECTS_AT_ONCE = 10
 _FAILURE_COLUMNS = (
     "clip_id", "video_id", "question_id", "question_hash", "error_kind", "error_type", "attempt", "stage", "run_id"
@@ -29,7 +29,7 @@ _FAILURE_COLUMNS = (
 
 
 class Ledger:
-    """Committed answers and failures under one fingerprint."""
+    """The committed answers and failures under one `answers_fingerprint`."""
 
     def __init__(self, storage: Storage, fingerprint: str) -> None:
         self._storage = storage
@@ -37,25 +37,24 @@ class Ledger:
         self._failures = f"failures/fingerprint={fingerprint}"
 
     def append_answers(self, rows: Sequence[Row], part: str, confirm: Callable[[], object] = lambda: None) -> None:
-        """Commit answers, one object per shard of their `video_id`, `OBJECTS_AT_ONCE` side by side.
+        """Commit answers, one object per shard of their `video_id`, in groups of `OBJECTS_AT_ONCE` parallel writes.
 
         Args:
             rows: Rows of `schemas.ANSWERS`.
             part: Name of this commit, unique over all runs.
-            confirm: Called in this thread before each `OBJECTS_AT_ONCE`; raises if no more may be written.
+            confirm: Called in this thread before each group; raises if nothing more may be written.
 
         Raises:
-            Exception: what `confirm` or the first of the objects that failed raised. Those beside it are written or
-                failed too, none is on its way any more (unless it was waiting for them that was interrupted); those
-                after them are not begun.
+            Exception: the error of `confirm`, or of the first object that failed. By then every other write of the
+                same group has ended (unless the wait for them was interrupted), and no later group has started.
         """
         shards: dict[str, list[Row]] = defaultdict(list)
         for row in rows:
             shards[shard_of(row["video_id"])].append(row)
         objects = [(f"{self._answers}/shard={shard}/part-{part}.parquet", shards[shard]) for shard in shards]
         at_once = self._storage.at_once(OBJECTS_AT_ONCE)
-        # A thread for each object, so that none waits for another between `confirm` and its own beginning. All of them
-        # have ended when this is left, also by an error.
+        # One thread per object of a group, so that each write starts right after `confirm`. The pool waits for all
+        # threads when this block ends, also after an error.
         with ThreadPoolExecutor(at_once) as pool:
             for begin in range(0, len(objects), at_once):
                 confirm()
@@ -65,12 +64,21 @@ class Ledger:
                     write.result()
 
     def append_failures(self, rows: Sequence[Row], part: str) -> None:
-        """Commit failures, rows of `schemas.FAILURES`, in one object."""
+        """Commit failures, rows of `schemas.FAILURES`, in one object.
+
+        Args:
+            rows: The failures; nothing is written if there are none.
+            part: Name of this commit, unique over all runs.
+        """
         if rows:
             self._create(f"{self._failures}/part-{part}.parquet", rows, schemas.FAILURES)
 
     def answer_keys(self, shards: Iterable[str] | None = None) -> Iterable[AnswerKey]:
-        """Keys of committed answers, of all or of some shards (`shard_of`); only key columns are read."""
+        """Yield the keys of committed answers. Only key columns are read.
+
+        Args:
+            shards: The shards to read, as `shard_of` gives them; None for all.
+        """
         columns = ["video_id", "clip_id", "question_id", "question_hash", "run_id"]
         folders = [self._answers] if shards is None else [f"{self._answers}/shard={shard}" for shard in shards]
         for folder in folders:
@@ -79,12 +87,16 @@ class Ledger:
                     yield AnswerKey(**row)
 
     def failure_table(self) -> pa.Table:
-        """The key columns of every committed failure, `video_id` and `error_type` among them."""
+        """Return the columns `_FAILURE_COLUMNS` of every committed failure."""
         empty = pa.schema([schemas.FAILURES.field(name) for name in _FAILURE_COLUMNS]).empty_table()
         return pa.concat_tables([empty, *self._read(self._failures, schemas.FAILURES, _FAILURE_COLUMNS)])
 
     def failure_keys(self, rows: pa.Table | None = None) -> Iterable[FailureKey]:
-        """Keys of committed failures: of all, or of some rows of `failure_table`."""
+        """Yield the keys of committed failures.
+
+        Args:
+            rows: Rows of `failure_table`; None for all.
+        """
         requests = read_retries(self._storage)
         names = [field.name for field in fields(FailureKey) if field.name != "retried"]
         for batch in (self.failure_table() if rows is None else rows).to_batches():
@@ -93,7 +105,7 @@ class Ledger:
                 yield FailureKey(**{name: row[name] for name in names}, retried=retried)
 
     def _create(self, name: str, rows: Sequence[Row], schema: pa.Schema) -> None:
-        # Part names carry the run and a counter: a clash means two processes believe to be the same run.
+        # Part names contain the run id and a counter: if one is taken, two processes use the same run id.
         self._storage.add(name, to_bytes(rows, schema))
 
     def _read(self, folder: str, schema: pa.Schema, columns: Sequence[str]) -> Iterable[pa.Table]:

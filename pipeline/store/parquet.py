@@ -1,4 +1,4 @@
-"""Parquet in memory: one table to bytes and back, so that storage sees whole objects only."""
+"""Encode tables as Parquet in memory and decode them, so that storage handles only whole objects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def to_bytes(rows: Sequence[Row], schema: pa.Schema) -> bytes:
     """Encode rows as one Parquet file.
 
     Raises:
-        KeyError: a row has a column that the schema lacks (a typing error would otherwise vanish silently).
+        KeyError: a row has a column that the schema lacks. Arrow would drop it silently.
     """
     for row in rows:
         if unknown := row.keys() - set(schema.names):
@@ -24,7 +24,7 @@ def to_bytes(rows: Sequence[Row], schema: pa.Schema) -> bytes:
 
 
 def table_to_bytes(table: pa.Table) -> bytes:
-    """Encode an Arrow table as one Parquet file, with checksums."""
+    """Encode an Arrow table as one Parquet file with page checksums."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     content: bytes = sink.getvalue().to_pybytes()
@@ -32,25 +32,30 @@ def table_to_bytes(table: pa.Table) -> bytes:
 
 
 def from_bytes(content: bytes) -> pa.Table:
-    """Decode one Parquet file, checksums included. Raises OSError where the bytes have changed."""
+    """Decode one Parquet file and verify its checksums.
+
+    Raises:
+        OSError: the bytes do not match their checksum.
+        pyarrow.ArrowInvalid: the content is not a Parquet file.
+    """
     return _read(pa.BufferReader(content))
 
 
 def read_columns(file: IO[bytes], schema: pa.Schema, columns: Sequence[str]) -> pa.Table:
-    """Read some columns of an open Parquet file, checksums included, without the bytes of the others.
+    """Read some columns of an open Parquet file and verify their checksums. Other columns are not read.
 
     Args:
         file: The file.
-        schema: Types of the columns; one that the file lacks is null.
+        schema: Types of the columns; a column that the file lacks is null.
         columns: Names, in the order of the result.
 
     Raises:
-        OSError: the bytes have changed.
-        pyarrow.ArrowInvalid: not a Parquet file.
+        OSError: the bytes do not match their checksum.
+        pyarrow.ArrowInvalid: the content is not a Parquet file.
     """
     table = _read(file, columns)
     schema = pa.schema([schema.field(name) for name in columns])
-    # Neither pq.read_table nor pyarrow.dataset: they import pandas, which most processes never need.
+    # pq.read_table and pyarrow.dataset import pandas, which most processes never need.
     arrays = [
         table[field.name] if field.name in table.column_names else pa.nulls(table.num_rows, field.type)
         for field in schema
@@ -59,5 +64,5 @@ def read_columns(file: IO[bytes], schema: pa.Schema, columns: Sequence[str]) -> 
 
 
 def _read(file: IO[bytes] | pa.BufferReader, columns: Sequence[str] | None = None) -> pa.Table:
-    # Without threads: one of Arrow's may give up its last reference to the bytes while Python ends, and abort it.
+    # No threads: an Arrow thread that drops the last reference to the bytes while Python shuts down aborts the process.
     return pq.ParquetFile(file, page_checksum_verification=True).read(columns, use_threads=False)

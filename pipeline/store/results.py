@@ -1,4 +1,4 @@
-"""What an output says today: the latest answer of each question, and the failures that no answer has superseded."""
+"""Read the current results of an output: the latest answer of each question, and the unresolved failures."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from pipeline.store.parquet import Row
 from pipeline.store.run_records import RunRecords
 from pipeline.store.storage import Storage
 
-# One question of one span of one video.
+# Identifies one question about one span of one video.
 KEY = ("video_id", "start_s", "end_s", "question_id")
-# What `latest_rows` looks at besides.
+# Columns that `latest_rows` needs in addition to KEY.
 ORDER = ("source_id", "run_id")
-# Where a failure does not tell its file (those from before it did): without its bytes a video is another clip than with
-# them, so these are over once any clip of it is answered.
+# Errors of a video whose bytes could not be identified, so the failure's `clip_id` differs from that of the readable
+# file. Failures of earlier versions have no `source_id` either: such a failure is resolved as soon as any clip of its
+# video has an answer.
 _OF_NO_FILE = (VideoNotFoundError.__name__, SourceUnreachableError.__name__)
 
 
 def latest_rows(rows: Sequence[Row]) -> list[int]:
-    """Return the numbers of the answers that count today, ascending.
+    """Return the indices of the current answers, ascending.
 
-    Of answers with the same key that is the one of the latest run; of a replaced file none counts.
+    Of answers with the same key, the one of the latest run is current. Answers about a replaced file are not current.
 
     Args:
-        rows: With the columns `KEY` and `ORDER`; every answer of each of their videos.
+        rows: Rows with the columns `KEY` and `ORDER`; they must include every answer of each of their videos.
     """
-    # A `run_id` sorts by the time its run began. Rows of one run are equal work, and any of them will do.
+    # Run ids sort by the start of their run. Rows of one run with the same key are equal, so any of them may be taken.
     oldest_first = sorted(range(len(rows)), key=lambda number: rows[number]["run_id"])
     file_of = {rows[n]["video_id"]: rows[n]["source_id"] for n in oldest_first if rows[n]["source_id"] is not None}
     of_current_files = (n for n in oldest_first if rows[n]["source_id"] == file_of.get(rows[n]["video_id"]))
@@ -43,14 +44,15 @@ class Results:
 
     Args:
         storage: The output.
-        fingerprint: Whose; those of the latest run when omitted.
+        fingerprint: The `answers_fingerprint`; default: that of the latest run.
 
     Raises:
-        ConfigurationError: no run, or none of that fingerprint.
+        ConfigurationError: the output has no run, or none under this fingerprint.
+        NewerFormatError: see `RunRecords.all`.
 
     Attributes:
         fingerprint: The `answers_fingerprint`.
-        record: How the latest run under it was started: job, settings, versions.
+        record: Start record of the latest run under the fingerprint: job, settings, versions.
     """
 
     def __init__(self, storage: Storage, fingerprint: str | None = None) -> None:
@@ -60,10 +62,10 @@ class Results:
 
     @property
     def job(self) -> JobConfig:
-        """The job that the latest run was given, as it was resolved.
+        """Return the resolved job of the latest run.
 
         Raises:
-            ConfigurationError: it has settings that this version does not know.
+            ConfigurationError: the job has settings that this version does not accept.
         """
         try:
             return JobConfig.model_validate(self.record["job"])
@@ -71,28 +73,31 @@ class Results:
             first = error.errors()[0]
             what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
             raise ConfigurationError(
-                f"its run {self.record['run_id']} was made by another version of flashvid ({what})", self._storage.url
+                f"the job of run {self.record['run_id']} is of another version of flashvid ({what}): use that one",
+                self._storage.url,
             ) from None
 
     def answers(self, columns: Sequence[str] = tuple(schemas.ANSWERS.names)) -> list[Row]:
-        """The latest answer of every question of every span of a video, sorted by these.
+        """Return the latest answer of every question about every span of every video, sorted by `KEY`.
 
         Args:
-            columns: Of `schemas.ANSWERS`; those that identify an answer come along.
+            columns: Columns of `schemas.ANSWERS`; the columns that identify an answer are always included.
         """
         wanted = list(dict.fromkeys([*KEY, *ORDER, "clip_id", *columns]))
         latest: list[Row] = []
-        # A video's answers are all in one shard.
+        # One shard holds all answers of a video.
         for names in self._storage.by_folder(f"answers/fingerprint={self.fingerprint}").values():
             rows = [row for part in self._storage.scan(names, schemas.ANSWERS, wanted) for row in part.to_pylist()]
             latest += (rows[number] for number in latest_rows(rows))
         return sorted(latest, key=lambda row: tuple(str(row[name]) for name in KEY))
 
     def failures(self, answers: Sequence[Row]) -> list[Row]:
-        """The latest failure of everything that failed and has not been answered since; of a replaced file, none.
+        """Return the latest failure of each clip and question without a later answer, sorted by video and question.
+
+        Failures of a replaced file are left out.
 
         Args:
-            answers: As `answers` gives them.
+            answers: Rows of the method `answers`, with any columns.
         """
         names = self._storage.names(f"failures/fingerprint={self.fingerprint}")
         parts = self._storage.scan(names, schemas.FAILURES, schemas.FAILURES.names)
@@ -117,7 +122,7 @@ class Results:
 
 
 def _latest_runs(rows: Sequence[Row], *, by: str) -> dict[str, str]:
-    """Of each value of a column the latest run that has it."""
+    """Return the latest run id of each value of a column."""
     runs: dict[str, str] = {}
     for row in rows:
         runs[row[by]] = max(runs.get(row[by], ""), row["run_id"])

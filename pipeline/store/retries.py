@@ -1,4 +1,7 @@
-"""`retries/`: what a person asked to be tried again. Failures stay in the ledger; planning no longer counts these."""
+"""Read and write `retries/`: requests of the user to retry failures.
+
+The failures stay in the ledger; the planner ignores the ones that a request covers.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,13 @@ _FOLDER = "retries"
 
 @dataclass(frozen=True)
 class RetryRequest:
-    """Failures of runs that had started when this was asked, all or those that match.
+    """A request to retry failures of runs that started before it: all failures, or the ones that match.
 
     Attributes:
-        requested: A `new_run_id`: earlier runs have smaller ones.
-        kind: `error_kind`; None for any.
+        requested: Id from `new_run_id`; runs that started earlier have smaller ids.
+        kind: `error_kind` of the failures; None for any.
         error_type: Class name of the error; None for any.
-        stage: Where it happened; None for any.
+        stage: Stage of the failures; None for any.
     """
 
     requested: str
@@ -32,7 +35,7 @@ class RetryRequest:
     stage: str | None = None
 
     def covers(self, failure: Mapping[str, Any]) -> bool:
-        """Whether a row of `failures/` is to be tried again."""
+        """Return whether the request covers a row of `failures/`."""
         return (
             failure["run_id"] < self.requested
             and self.kind in (None, failure["error_kind"])
@@ -42,25 +45,25 @@ class RetryRequest:
 
 
 def read_retries(storage: Storage) -> list[RetryRequest]:
-    """Every request so far."""
+    """Return all requests of an output."""
     return [RetryRequest(**json.loads(storage.read(name))) for name in storage.names(_FOLDER)]
 
 
 def request_retry(storage: Storage, request: RetryRequest) -> int:
-    """Have failures tried again by the next run, whatever fingerprint they belong to.
+    """Request that the next run retries failures, under every fingerprint of the output.
 
     Returns:
-        Failures that no answer has superseded, which the request covers and no earlier one did: of every clip and
-        question the latest. Nothing is written if there are none.
+        The number of unresolved failures that this request covers and no earlier one does, counting the latest of each
+        clip and question. If it is 0, nothing is written.
 
     Raises:
-        ConfigurationError: the output has no failures at all: probably another folder was meant.
+        ConfigurationError: the output has no failures at all; probably the path is wrong.
         NewerFormatError: see `RunRecords.all`.
     """
-    RunRecords(storage).all()  # of a later format: nothing is written into it
+    RunRecords(storage).all()  # raises for a later format, before anything is written
     names = storage.names("failures")
     if not names:
-        raise ConfigurationError("has no failures", storage.url)
+        raise ConfigurationError("has no failures to retry: check the path of the output", storage.url)
     earlier = read_retries(storage)
     covered = 0
     for fingerprint in sorted({name.split("/")[1].removeprefix("fingerprint=") for name in names}):

@@ -1,4 +1,7 @@
-"""`runs/`: what each run was asked to do and how it ended. Immutable; the settings in them guard against mixing."""
+"""Read and write `runs/`: the immutable start record and end record of each run.
+
+The settings in the start records prevent results of different settings from being mixed.
+"""
 
 from __future__ import annotations
 
@@ -16,27 +19,32 @@ from pipeline.errors import NewerFormatError, SettingsChangedError
 from pipeline.store.fingerprint import Fingerprints, changed_settings
 from pipeline.store.storage import Storage
 
-# Of all that is below an output, as docs/compatibility.md describes it. Raised when an older version would misread it.
+# Format of everything below an output (docs/compatibility.md). Increase it if an older version would misread a change.
 FORMAT_VERSION = 1
 _RECORDED_PACKAGES = ("flashvid-pipeline", "torch", "transformers", "ray", "decord", "av", "pyarrow")
 
 
 def new_run_id() -> str:
-    """Sortable by start, unique without coordination."""
+    """Return a new run id, which sorts by start time (UTC) and is unique without coordination."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
 
 
 class RunRecords:
-    """The runs of one output."""
+    """The run records of one output."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
 
     def check_settings(self, new: Fingerprints, *, fork: bool) -> None:
-        """Refuse settings that this output has not seen, unless the user asks for a fork (guarantee 5).
+        """Reject settings that no earlier run of this output used (docs/guarantees.md, guarantee 5).
+
+        Args:
+            new: Fingerprints of the run that is about to start.
+            fork: Whether the user allows new settings (`--fork`).
 
         Raises:
-            SettingsChangedError: names every changed setting, compared with the nearest earlier run.
+            SettingsChangedError: no earlier run used these settings; the message lists the differences from the
+                earlier run that is most similar.
             NewerFormatError: see `all`.
         """
         earlier = [run for run in self.all() if self._has_results(run)]
@@ -49,11 +57,12 @@ class RunRecords:
         raise SettingsChangedError(
             f"{self._storage.url} was made with other settings:\n  "
             + "\n  ".join(changes)
-            + "\nGo on beside the earlier answers with --fork, or choose another output."
+            + "\nRestore these settings, store the new answers next to the earlier ones with --fork, or choose another "
+            "output."
         )
 
     def start(self, run_id: str, job: JobConfig, prints: Fingerprints) -> None:
-        """Record the job as resolved, before anything is committed under its fingerprints."""
+        """Record the resolved job. Call this before anything is committed under its fingerprints."""
         self._create(
             f"runs/{run_id}.json",
             {
@@ -72,20 +81,23 @@ class RunRecords:
         )
 
     def end(self, run_id: str, summary: Mapping[str, Any]) -> None:
-        """Record how the run ended."""
+        """Record the end of a run with its summary."""
         self._create(f"runs/{run_id}.end.json", {"ended": datetime.now(UTC).isoformat(), **summary})
 
     def all(self) -> list[dict[str, Any]]:
-        """Every run's record as it was started, the earliest first.
+        """Return the start record of every run, the earliest first.
 
         Raises:
-            NewerFormatError: a run of a later version has changed the output's format.
+            NewerFormatError: a later version wrote to this output, in a format that this version can't read.
         """
         names = self._storage.names("runs")
         return [self._read_start(name) for name in names if not name.endswith(".end.json")]
 
     def latest(self, fingerprint: str | None = None) -> dict[str, Any]:
-        """The latest run's record, or that of the latest run under an `answers_fingerprint`.
+        """Return the start record of the latest run.
+
+        Args:
+            fingerprint: Consider only runs under this `answers_fingerprint`; None for all runs.
 
         Raises:
             ConfigurationError: there is no such run.
@@ -93,11 +105,15 @@ class RunRecords:
         """
         runs = self.all()
         if not runs:
-            raise ConfigurationError("no run has written here: runs/ is empty", self._storage.url)
+            raise ConfigurationError(
+                "no run has written here: runs/ is empty; check the path of the output", self._storage.url
+            )
         chosen = [run for run in runs if fingerprint in (None, run["answers_fingerprint"])]
         if not chosen:
             known = ", ".join(dict.fromkeys(run["answers_fingerprint"] for run in runs))
-            raise ConfigurationError(f"has no run of fingerprint {fingerprint}; there are {known}", self._storage.url)
+            raise ConfigurationError(
+                f"has no run of fingerprint {fingerprint}; known fingerprints: {known}", self._storage.url
+            )
         return chosen[-1]
 
     def _read_start(self, name: str) -> dict[str, Any]:
@@ -115,7 +131,7 @@ class RunRecords:
         return dict(json.loads(self._storage.read(name)))
 
     def ended(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        """The two records of every run that came to its end, as it was started and as it ended, the earliest first.
+        """Return the start record and the end record of every run that has ended, the earliest first.
 
         Raises:
             NewerFormatError: see `all`.
@@ -124,7 +140,10 @@ class RunRecords:
         return [(self._read_start(name.replace(".end.json", ".json")), self._read(name)) for name in ends]
 
     def _has_results(self, run: Mapping[str, Any]) -> bool:
-        """Whether anything stands under a run's fingerprints; a run that made nothing binds nobody."""
+        """Return whether anything is committed under a run's fingerprints.
+
+        The settings of a run without results are not compared with those of later runs.
+        """
         answers, tokens = run["answers_fingerprint"], run["tokens_fingerprint"]
         folders = (f"answers/fingerprint={answers}", f"failures/fingerprint={answers}", f"tokens/fingerprint={tokens}")
         return any(self._storage.has_folder(folder) for folder in folders)

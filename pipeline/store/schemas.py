@@ -1,10 +1,10 @@
-"""Arrow schemas of everything the pipeline writes (DESIGN: "On storage"). One place, so that readers can rely on it."""
+"""Define the Arrow schema of every table that the pipeline writes. docs/tables.md describes the columns."""
 
 from __future__ import annotations
 
 import pyarrow as pa
 
-# `pipeline.clip.ClipIdentity`.
+# The fields of `ClipIdentity` in pipeline/clip.py.
 _CLIP = (
     ("clip_id", pa.string()),
     ("video_id", pa.string()),
@@ -88,5 +88,5 @@ FAILURES = pa.schema(
     ]
 )
 
-# Added within format 1: parts written before do not have them, and readers take them for null (docs/compatibility.md).
+# Columns added within format 1. Earlier parts lack them, and readers treat them as null (docs/compatibility.md).
 LATER_COLUMNS = {"failures": frozenset({"question_hash", "source_id", "start_s", "end_s"})}

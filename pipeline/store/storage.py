@@ -1,8 +1,9 @@
-"""One folder on any fsspec URL, with the one write the guarantees need: exclusive, atomic creation.
+"""Read and write objects in one folder of any fsspec URL. The only kind of write is exclusive, atomic creation.
 
-Every object is written once under its final name and never changed. Locally that is a temporary file, fsync, and a
-hard link (which fails if the name is taken); on object stores a conditional PUT (`If-None-Match`). A store without
-such a PUT is found out before the first write; there, a name is only looked at before it is written.
+Every object is written once, under its final name, and never changed (docs/guarantees.md, guarantee 1). Locally, that
+is a temporary file, an fsync and a hard link, which fails if the name is taken. On object stores, it is a conditional
+PUT (`If-None-Match`). A test before the first write detects a store without conditional PUT; there, each name is only
+checked before it is written.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from pipeline.store.filesystem import FINAL_ERRORS, is_local, resolve
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# For one object, all tries together. A write under the lease has to end well before another host may take over: below
-# half the lease's life (`pipeline.store.lease.LEASE_SECONDS`).
+# Limit for one object, all tries together. A write under the lease must end before another host may take over, so this
+# is less than half of `LEASE_SECONDS` in pipeline/store/lease.py.
 WRITE_SECONDS = 25.0
 _READ_SECONDS = 60.0
-# Where nobody has given this process credentials: a machine's own may be slow to come, but mostly there are none.
+# Limit if no credentials are found. Those of a cloud machine may take a moment to arrive, but usually none exist.
 _CREDENTIALS_SECONDS = 5.0
 _FIRST_PAUSE_S = 0.2
 _SCAN_THREADS = 16
@@ -41,9 +42,9 @@ _FINAL_NUMBERS = (errno.EINVAL, errno.ENOSYS)
 
 
 class Traffic:
-    """Counts bytes and requests of any thread, each once, until they are taken.
+    """Counts bytes and requests of all threads until `take` returns them.
 
-    A copy has no counts: a Ray task that is given a storage reports its own traffic only.
+    A pickled copy starts at zero, so that a Ray task that receives a storage reports only its own traffic.
     """
 
     def __init__(self) -> None:
@@ -59,7 +60,7 @@ class Traffic:
             self._counts[name] += number
 
     def take(self) -> dict[str, int]:
-        """Return everything counted since the last call."""
+        """Return the counts since the last call, by name, and reset them."""
         with self._lock:
             taken, self._counts = self._counts, Counter()
         return dict(taken)
@@ -68,22 +69,29 @@ class Traffic:
 class Storage:
     """A root folder and the objects below it, named by relative POSIX paths.
 
-    Every method but those on local files repeats what failed without an answer, and raises `StorageUnavailableError`
-    where none came in time.
+    On a remote store, every method repeats a request that got no answer, and raises `StorageUnavailableError` if none
+    comes in time.
+
+    Args:
+        url: Path or URL of the root folder.
+        storage_options: Options for fsspec.
+
+    Raises:
+        ConfigurationError: the URL can't be opened, or names a local file.
     """
 
     def __init__(self, url: str, storage_options: Mapping[str, Any] | None = None) -> None:
         self.url = url
         self.fs, self.root = resolve(url, storage_options)
         self.is_local = is_local(self.fs)
-        # Others may have one connection, on which requests of several threads would mix.
+        # Other filesystems may have a single connection, on which requests of several threads would mix.
         self.is_concurrent = self.is_local or self.fs.async_impl
         self._traffic = Traffic()
         if self.is_local and Path(self.root).is_file():
             raise ConfigurationError("is a file, not a folder", url)
 
     def path(self, name: str) -> str:
-        """The filesystem's own path of an object."""
+        """Return the path of an object inside the filesystem."""
         return f"{self.root.rstrip('/')}/{name}"
 
     def create(self, name: str, content: bytes, *, within_s: float = WRITE_SECONDS) -> bool:
@@ -92,14 +100,14 @@ class Storage:
         Args:
             name: The object.
             content: All of it.
-            within_s: Seconds that this may take on a remote store.
+            within_s: Limit in seconds on a remote store.
 
         Returns:
-            True if this call made the object, or the object that is there holds exactly these bytes (the lost
-            reply of one's own PUT is no conflict); False if somebody else's object is there.
+            True if this call created the object, or if the existing object has exactly these bytes (so a lost reply to
+            this process's own PUT is not a conflict). False if another object has the name.
 
         Raises:
-            StorageUnavailableError: no answer in time. The object may be there, or may be yet to appear.
+            StorageUnavailableError: no answer in time. The object may exist, or may still appear.
         """
         self._traffic.add("bytes_written", len(content))
         if self.is_exclusive:
@@ -109,13 +117,18 @@ class Storage:
         return self.read(name) == content
 
     def add(self, name: str, content: bytes) -> None:
-        """Write an object under a name that no other writer can have chosen. Raises FileExistsError."""
+        """Write an object under a name that no other writer uses.
+
+        Raises:
+            FileExistsError: the name is taken by other bytes.
+            StorageUnavailableError: see `create`.
+        """
         if not self.create(name, content):
-            raise FileExistsError(f"{name} was written by another process")
+            raise FileExistsError(f"{name} exists with other content: another process wrote it")
 
     @cached_property
     def is_exclusive(self) -> bool:
-        """Whether the store itself refuses to write over an object, found out by trying it once."""
+        """Return whether the store itself refuses to overwrite an object; the first call tests it with one object."""
         if self.is_local:
             return True
         name = f"{_TEMPORARY}{uuid.uuid4().hex}"
@@ -123,35 +136,47 @@ class Storage:
             return self._create(name, b"first", WRITE_SECONDS) and not self._create(name, b"second", WRITE_SECONDS)
         except (NotImplementedError, OSError) as error:
             if isinstance(error, NotImplementedError) or error.errno in _FINAL_NUMBERS:
-                return False  # it does not know such a request
+                return False  # the store does not support conditional writes
             raise
         finally:
             with suppress(FileNotFoundError, PermissionError):
                 self.remove(name)
 
     def read(self, name: str) -> bytes:
-        """The whole content of an object. Raises FileNotFoundError."""
+        """Return the whole content of an object.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
         content: bytes = self._call(self.fs.cat_file, self.path(name))
         self._traffic.add("bytes_read", len(content))
         return content
 
     def fetch(self, name: str, path: str, *, within_s: float) -> None:
-        """Copy an object to a local file. Raises FileNotFoundError.
+        """Copy an object to a local file.
 
         Args:
             name: The object.
-            path: Where to; overwritten.
-            within_s: Seconds that this may take on a remote store.
+            path: The local file; overwritten.
+            within_s: Limit in seconds on a remote store.
+
+        Raises:
+            FileNotFoundError: there is no such object.
         """
         self._call(self.fs.get_file, self.path(name), path, within_s=within_s)
 
     def scan(self, names: Sequence[str], schema: pa.Schema, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Columns of Parquet objects: only these are read, some objects at once if they can be, each as its own table.
+        """Yield some columns of Parquet objects, one table per object, in order. Objects are read in parallel.
 
         Args:
             names: The objects.
-            schema: Of the columns; null where an object lacks one.
-            columns: Those wanted.
+            schema: Types of the columns; a column that an object lacks is null.
+            columns: The columns to read; no others are read.
+
+        Raises:
+            FileNotFoundError: an object is missing.
+            OSError: the bytes of an object do not match their checksum.
+            pyarrow.ArrowInvalid: an object is not a Parquet file.
         """
         from pipeline.store.parquet import read_columns
 
@@ -161,60 +186,68 @@ class Storage:
 
         at_once = self.at_once(_SCAN_THREADS)
         with ThreadPoolExecutor(at_once) as pool:
-            # Not all at once: what is read ahead is held in memory.
+            # Read in groups, because tables that are read ahead stay in memory.
             for begin in range(0, len(names), 4 * at_once):
                 some = names[begin : begin + 4 * at_once]
                 yield from pool.map(lambda name: self._call(read, name, has_timeout=False), some)
 
     def at_once(self, most: int) -> int:
-        """Requests that several threads may make side by side, of so many that are wished."""
+        """Return how many requests threads may send in parallel: `most`, or 1 if the filesystem is not concurrent."""
         return most if self.is_concurrent else 1
 
     def take_traffic(self) -> dict[str, int]:
-        """`bytes_written`, `bytes_read`, `requests_repeated` of whole objects since this was last asked."""
+        """Return `bytes_written`, `bytes_read` and `requests_repeated` since the last call. `scan` is not counted."""
         return self._traffic.take()
 
     def exists(self, name: str) -> bool:
-        """Whether there is an object of that name."""
+        """Return whether an object has this name."""
         return self._kind(name) not in (None, "directory")
 
     def has_folder(self, folder: str) -> bool:
-        """Whether anything stands below a folder."""
+        """Return whether a folder exists. On an object store, it exists if it holds an object."""
         return self._kind(folder) == "directory"
 
     def _kind(self, name: str) -> str | None:
-        # Not fs.exists: most filesystems take every trouble for a no.
+        # Not fs.exists: most filesystems return False for any error.
         try:
             return str(self._call(self.fs.info, self.path(name))["type"])
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def names(self, folder: str) -> list[str]:
-        """Names, relative to the root, of all finished objects below a folder, sorted; [] if there is none."""
+        """Return the names, relative to the root, of all finished objects below a folder, sorted."""
         return sorted(name for name in self._find(folder) if _TEMPORARY not in name)
 
     def by_folder(self, folder: str) -> Mapping[str, list[str]]:
-        """The same names, grouped by the folder that holds them."""
+        """Return the `names` below a folder, grouped by the folder that holds them directly."""
         groups: dict[str, list[str]] = defaultdict(list)
         for name in self.names(folder):
             groups[name.rpartition("/")[0]].append(name)
         return groups
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Bytes of every finished object below a folder, by name."""
+        """Return the size in bytes of every finished object below a folder, by name."""
         return {name: info["size"] for name, info in sorted(self._find(folder).items()) if _TEMPORARY not in name}
 
     def written(self, name: str) -> datetime:
-        """When an object was written, by the store's clock. Raises FileNotFoundError."""
+        """Return when an object was written, by the store's clock.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
         return _written(self._call(self.fs.info, self.path(name)))
 
     def temporary_objects(self) -> dict[str, tuple[int, datetime]]:
-        """What writers write to until an object is finished: its size, and when it was written to last, by name."""
+        """Return size in bytes and time of the last write of every temporary file of a writer, by name."""
         found = {name: info for name, info in self._find("").items() if _TEMPORARY in name}
         return {name: (info["size"], _written(info)) for name, info in found.items()}
 
     def remove(self, name: str) -> None:
-        """Remove an object for good. Only care commands do; raises FileNotFoundError."""
+        """Remove an object. Only care commands and the test of `is_exclusive` may call this.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
         self._call(self.fs.rm_file, self.path(name))
 
     def _find(self, folder: str) -> dict[str, Mapping[str, Any]]:
@@ -223,7 +256,7 @@ class Storage:
         except FileNotFoundError:
             return {}
         prefix = self.root.rstrip("/") + "/"
-        # SeaweedFS keeps a folder whose last object was removed, and lists it.
+        # SeaweedFS keeps and lists a folder after its last object is removed.
         return {path.removeprefix(prefix): info for path, info in found.items() if info["type"] != "directory"}
 
     def _create(self, name: str, content: bytes, within_s: float) -> bool:
@@ -235,10 +268,10 @@ class Storage:
         except FileNotFoundError as error:
             if self.is_local:
                 raise
-            # Object stores know no folders that would have to be made first: it is the bucket that is missing.
+            # Object stores need no folders, so the missing thing is the bucket.
             raise ConfigurationError(f"can't be written to: {error}", self.url) from None
         except OSError as error:
-            # SeaweedFS's refusal reaches us as EINVAL, others' as FileExistsError.
+            # A taken name arrives as EINVAL from SeaweedFS and as FileExistsError from other stores.
             if not isinstance(error, FileExistsError) and error.errno != errno.EINVAL:
                 raise
             if not self.exists(name):
@@ -253,8 +286,12 @@ class Storage:
         within_s: float = _READ_SECONDS,
         has_timeout: bool = True,
         **options: object,
-    ) -> Any:  # noqa: ANN401 - whatever the filesystem returns
-        """Call a method of the filesystem, on remote ones again and again until it answers or the time is over."""
+    ) -> Any:  # noqa: ANN401 - the type depends on `method`
+        """Call a method of the filesystem; on a remote store, repeat it until it answers or the time is over.
+
+        Raises:
+            StorageUnavailableError: no answer within `within_s` seconds.
+        """
         if self.is_local:
             return method(*arguments, **options)
         begun, pause = time.monotonic(), _FIRST_PAUSE_S
@@ -279,7 +316,7 @@ class Storage:
 
 
 def _written(info: Mapping[str, Any]) -> datetime:
-    """When an object was last written, as the filesystem says it."""
+    """Return when an object was last written, from the `info` of its filesystem; 1970 if that has no time."""
     written = next((info[name] for name in ("LastModified", "mtime", "updated", "created") if name in info), 0.0)
     return datetime.fromtimestamp(written, UTC) if isinstance(written, int | float) else written
 
@@ -299,7 +336,7 @@ def _create_local(target: Path, content: bytes) -> None:
 
 
 def _make_folder(folder: Path) -> None:
-    """Create a folder and its parents durably: each new name is written to disk with the folder that holds it."""
+    """Create a folder and its parents, and fsync the parent of each new one so that it survives a power cut."""
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in new:
@@ -307,7 +344,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    # The new name itself must survive a power cut, not only the bytes behind it.
+    # The name of a new file must survive a power cut, not only its bytes.
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

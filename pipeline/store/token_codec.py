@@ -1,4 +1,4 @@
-"""A clip's compressed tokens as the bytes of one Parquet object, and back. This module imports torch."""
+"""Encode a clip's compressed tokens as one Parquet object, and decode them. This module imports torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.errors import CorruptTokensError
 from pipeline.store import schemas
 from pipeline.store.parquet import from_bytes, to_bytes
 
-# Parquet has no bfloat16: tokens travel as raw little-endian bytes beside the name of their dtype.
+# Parquet has no bfloat16: tokens are stored as raw little-endian bytes, with the name of their dtype in another column.
 _DTYPES: Mapping[str, torch.dtype] = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
@@ -30,10 +30,17 @@ def encode_tokens(
     thumbnails: list[bytes],
     run_id: str,
 ) -> bytes:
-    """A clip's tokens as the object that is committed: one row of `schemas.TOKENS`.
+    """Encode a clip's tokens as the object to commit: one row of `schemas.TOKENS`.
+
+    Args:
+        video: The tokens `[M, D]`, one matrix for each level.
+        origin: The clip.
+        cache_dtype: Stored type of the tokens; None stores them exactly.
+        thumbnails: Encoded images of the clip.
+        run_id: The run that makes the tokens.
 
     Raises:
-        InvalidFeaturesError: tokens that `cache_dtype` cannot hold.
+        InvalidFeaturesError: `cache_dtype` can't represent the tokens.
     """
     levels, scales = [video.tokens, *video.deepstack], None
     if cache_dtype is not None:
@@ -61,15 +68,19 @@ def encode_tokens(
 
 
 def decode_tokens(content: bytes, name: str) -> CompressedVideo:
-    """The tokens in an object; `name` is for the error.
+    """Decode the tokens of an object.
+
+    Args:
+        content: The bytes of the object.
+        name: Name of the object, for the error.
 
     Raises:
-        CorruptTokensError: the object contradicts itself.
+        CorruptTokensError: the object can't be read, or contradicts itself.
     """
     try:
         (row,) = from_bytes(content).to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise CorruptTokensError(f"is no Parquet file with one row: {error}", name) from None
+        raise CorruptTokensError(f"is not a Parquet file with one row: {error}", name) from None
     try:
         return _decode(row, name)
     except KeyError as error:
@@ -79,17 +90,20 @@ def decode_tokens(content: bytes, name: str) -> CompressedVideo:
 def _decode(row: Mapping[str, Any], name: str) -> CompressedVideo:
     dtype = _DTYPES.get(row["dtype"])
     if dtype is None:
-        raise CorruptTokensError(f"holds tokens of an unknown dtype {row['dtype']!r}", name)
+        raise CorruptTokensError(f"has tokens of the unknown dtype {row['dtype']!r}", name)
     shape = (row["num_tokens"], row["hidden_size"])
-    # Older objects have neither column: they are of families without these features, and exact.
+    # Objects of earlier versions lack these columns: their models have no deepstack features, their tokens are exact.
     contents = (row["tokens"], *(row.get("deepstack") or ()))
     scales = () if row.get("scales") is None else (row["scales"], *(row.get("deepstack_scales") or ()))
     stored = torch.int8 if scales else dtype
     for content in contents:
         if len(content) != shape[0] * shape[1] * stored.itemsize or len(row["indices"]) != shape[0]:
-            raise CorruptTokensError(f"holds {len(content)} bytes for {shape} {stored}", name)
+            raise CorruptTokensError(
+                f"has {len(content)} bytes and {len(row['indices'])} indices for tokens of shape {shape} and {stored}",
+                name,
+            )
     if scales and [len(of_level) for of_level in scales] != [shape[0]] * len(contents):
-        raise CorruptTokensError(f"holds scales for other than {shape[0]} tokens", name)
+        raise CorruptTokensError(f"does not have one scale for each of its {shape[0]} tokens", name)
     found = [_tensor(content, stored, shape) for content in contents]
     if scales:
         found = [
@@ -110,10 +124,10 @@ def _decode(row: Mapping[str, Any], name: str) -> CompressedVideo:
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:
-    """The values of `[M, D]`, row by row, as they lie in memory."""
+    """Return the values of a tensor `[M, D]` as raw bytes, row by row."""
     return tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
 
 
 def _tensor(content: bytes, dtype: torch.dtype, shape: tuple[int, int]) -> torch.Tensor:
-    # bytearray: torch wants memory that it may write to.
+    # A bytearray, because torch requires writable memory.
     return torch.frombuffer(bytearray(content), dtype=dtype).reshape(shape)

@@ -1,4 +1,4 @@
-"""The dataset of compressed tokens: one immutable Parquet object per clip, shared by every run that can use it."""
+"""Read and write the dataset of compressed tokens: one immutable Parquet object per clip, reusable by any run."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pipeline.store.storage import Storage
 if TYPE_CHECKING:
     from flashvid.models import CompressedVideo
 
-# Nobody waits for one clip's tokens, which may be large, as others wait for a lease.
+# Longer than `WRITE_SECONDS`: tokens may be large, and they are not written under the lease.
 _WRITE_SECONDS = 600.0
 
 
 class TokenStore:
-    """Committed compressed tokens under one `tokens_fingerprint`.
+    """The committed compressed tokens under one `tokens_fingerprint`.
 
     Args:
-        storage: Where.
+        storage: The output or cache that holds the tokens.
         fingerprint: The `tokens_fingerprint`.
-        cache_dtype: How tokens are written; None is bit for bit. Reading goes by what an object says of itself.
+        cache_dtype: Stored type of new tokens; None stores them exactly. Each object records its own type for reading.
     """
 
     def __init__(self, storage: Storage, fingerprint: str, cache_dtype: CacheDtype | None = None) -> None:
@@ -31,21 +31,25 @@ class TokenStore:
         self._folder = f"tokens/fingerprint={fingerprint}"
 
     def name(self, content_key: str) -> str:
-        """The object of a clip; its shard is the key's own prefix."""
+        """Return the name of a clip's object; its shard is the first two digits of the key."""
         return f"{self._folder}/shard={content_key[:2]}/{content_key}.parquet"
 
     def committed(self, shards: Iterable[str] | None = None) -> frozenset[str]:
-        """`content_key` of every clip whose tokens are committed, in all or some shards (a key's first two digits)."""
+        """Return the `content_key` of every clip whose tokens are committed.
+
+        Args:
+            shards: The shards to list: first two digits of the keys; None for all.
+        """
         folders = [self._folder] if shards is None else [f"{self._folder}/shard={shard}" for shard in shards]
         names = (name for folder in folders for name in self._storage.names(folder))
         return frozenset(name.rsplit("/", 1)[1].removesuffix(".parquet") for name in names)
 
     def has(self, content_key: str) -> bool:
-        """Whether a clip's tokens are committed."""
+        """Return whether a clip's tokens are committed."""
         return self._storage.exists(self.name(content_key))
 
     def take_traffic(self) -> dict[str, int]:
-        """See `Storage.take_traffic`."""
+        """Return the traffic of the storage since the last call, as `Storage.take_traffic` does."""
         return self._storage.take_traffic()
 
     def commit(
@@ -57,10 +61,14 @@ class TokenStore:
         thumbnails: list[bytes],
         run_id: str,
     ) -> bool:
-        """Write a clip's tokens; False if another writer was first (its object stays, and is as good).
+        """Commit a clip's tokens.
+
+        Returns:
+            False if another writer was first. Its object stays, and is equally valid.
 
         Raises:
-            InvalidFeaturesError: tokens that `cache_dtype` cannot hold.
+            InvalidFeaturesError: `cache_dtype` can't represent the tokens.
+            StorageUnavailableError: see `Storage.create`.
         """
         from pipeline.store.token_codec import encode_tokens
 
@@ -68,11 +76,11 @@ class TokenStore:
         return self._storage.create(self.name(content_key), content, within_s=_WRITE_SECONDS)
 
     def read(self, content_key: str) -> CompressedVideo:
-        """The committed tokens of a clip.
+        """Return the committed tokens of a clip.
 
         Raises:
             FileNotFoundError: nothing is committed for this clip.
-            CorruptTokensError: the object contradicts itself.
+            CorruptTokensError: the object can't be read, or contradicts itself.
         """
         from pipeline.store.token_codec import decode_tokens
 
@@ -81,15 +89,15 @@ class TokenStore:
 
 
 def read_token_columns(storage: Storage, name: str, columns: Sequence[str]) -> dict[str, Any] | None:
-    """Read some columns of a clip's tokens: the tokens themselves, which are large, stay where they are.
+    """Read some columns of a clip's tokens object, without the tokens themselves, which are large.
 
     Args:
         storage: Root of the tokens.
-        name: The object, as `TokenStore.name` gives it.
-        columns: Names of `schemas.TOKENS`.
+        name: The object, as `TokenStore.name` returns it.
+        columns: Names of columns of `schemas.TOKENS`.
 
     Returns:
-        The values by name; None if there is no such object, or a damaged one.
+        The values by name; None if the object is missing or damaged.
     """
     import pyarrow as pa
 
@@ -104,5 +112,5 @@ def read_token_columns(storage: Storage, name: str, columns: Sequence[str]) -> d
     except OSError as error:
         if error.errno is not None:
             raise
-        return None  # what Parquet raises for bytes that make no sense
+        return None  # Arrow raises an OSError without errno for damaged Parquet
     return rows[0] if len(rows) == 1 else None

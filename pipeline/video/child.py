@@ -1,11 +1,11 @@
-"""The process that decodes: asked through a pipe, limited in memory and time, and free to die.
+"""Run the video decoding process: it serves requests from a pipe, with limits on memory and time, and may crash.
 
     python -m pipeline.video.child PIPE SHARED_MEMORY MEMORY_LIMIT_BYTES     (two file descriptors and a number)
 
-It imports neither torch, Ray, pyarrow nor fsspec, and so starts in a fraction of a second. Each request is a function
-that gives `FrameBlock`s, its arguments, and the seconds it may take. Then, each time it is asked, it replies with the
-header of the next block, whose frames are in the shared memory until it is asked again; at the end with None, or with
-an exception. While the parent works on a block, the next one is decoded.
+It imports neither torch, Ray, pyarrow nor fsspec, so it starts in a fraction of a second. A request is a function that
+yields `FrameBlock` objects, its arguments, and a time limit in seconds. For each further message from the parent, the
+child replies with the header of the next block, whose frames stay in the shared memory until the next message. The last
+reply is None or an exception. While the parent works on a block, the child decodes the next one.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from numpy.typing import NDArray
 
 from flashvid.errors import FlashVidError
 from pipeline.errors import DecodeMemoryError
-from pipeline.video.frame_blocks import FrameBlock  # and with it all decoders, before memory is counted
+from pipeline.video.frame_blocks import FrameBlock  # imports all decoders before the memory limit is set
 from pipeline.video.limits import limit_memory
 
-# The parent counts the seconds. This clock only ends a process that hangs after its parent has died.
+# The parent enforces the time limit. This timer only ends a child that hangs after its parent has died.
 _GRACE_S = 30.0
 
 
 def main() -> None:
-    """Serve until the other end of the pipe is closed."""
+    """Serve requests until the parent closes the pipe."""
     pipe, memory, memory_limit = map(int, sys.argv[1:])
     shared = mmap(memory, 0)
     limit_memory(memory_limit)
@@ -41,7 +41,7 @@ def main() -> None:
             while True:
                 _serve(parent, shared)
         except (EOFError, BrokenPipeError, ConnectionResetError):
-            return  # nobody asks any more
+            return  # the parent closed the pipe
 
 
 def _serve(parent: Connection, shared: mmap) -> None:
@@ -60,7 +60,7 @@ def _serve(parent: Connection, shared: mmap) -> None:
 
 
 def frames_in(shared: mmap, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """The frames uint8 `[f, H, W, 3]` at the beginning of the shared memory."""
+    """Return a view of the frames at the start of the shared memory: uint8 of this shape, `[f, H, W, 3]`."""
     return np.frombuffer(shared, dtype=np.uint8, count=math.prod(shape)).reshape(shape)
 
 
@@ -68,15 +68,21 @@ def _next(blocks: Iterator[FrameBlock]) -> FrameBlock | Exception | None:
     try:
         return next(blocks, None)
     except MemoryError:
-        return DecodeMemoryError("decoding this file takes more memory than resources.decode.memory_limit_gb")
+        return DecodeMemoryError(
+            "decoding this file takes more memory than resources.decode.memory_limit_gb: raise that limit, then use "
+            "flashvid retry"
+        )
     except Exception as error:  # noqa: BLE001 - raised again in the parent
         return _portable(error)
 
 
 def _portable(error: Exception) -> Exception:
-    """An exception that survives the pipe, with its traceback as a note: our own, or a description of another's."""
+    """Return an exception that can be pickled, with the traceback as a note.
+
+    A `FlashVidError` is returned itself; any other exception is described by a `RuntimeError`.
+    """
     kept = error if isinstance(error, FlashVidError) else RuntimeError(f"{type(error).__name__}: {error}")
-    kept.add_note("in the decode process:\n" + "".join(traceback.format_exception(error)))
+    kept.add_note("traceback of the video decoding process:\n" + "".join(traceback.format_exception(error)))
     return kept
 
 

@@ -1,4 +1,4 @@
-"""The frames of a clip, put together from blocks."""
+"""Join the frames of a clip from blocks."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ FrameTransform = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 def collect(
     blocks: Iterable[FrameBlock], transform_for: Callable[[int], FrameTransform] = lambda _: lambda frames: frames
 ) -> DecodedClip:
-    """Put a clip together from its blocks.
+    """Join the blocks of a clip.
 
     Args:
-        blocks: At least one.
-        transform_for: Given the number of sampled frames: what to make of frames `[f, H, W, 3]` (a resize), applied to
-            a few at a time: frames of the file's own size are never all in memory.
+        blocks: At least one block.
+        transform_for: Returns, for the number of sampled frames of the clip, the transform of frames `[f, H, W, 3]`
+            (a resize). It is applied to each block, so that full-size frames are never all in memory.
+
+    Returns:
+        The clip: uint8 frames `[F, H, W, 3]` after the transform, and float64 timestamps `[F]` in seconds.
     """
     frames, timestamps = [], []
     transform: FrameTransform | None = None
@@ -42,5 +45,18 @@ def decode_clip(
     *,
     transform_for: Callable[[int], FrameTransform] = lambda _: lambda frames: frames,
 ) -> DecodedClip:
-    """Decode the sampled frames of a clip in this process: `frame_blocks`, put together by `collect`."""
+    """Decode the sampled frames of a clip in this process.
+
+    Args:
+        path: See `frame_blocks`.
+        sampling: See `frame_blocks`.
+        start_s: Start of the clip in seconds, None for the beginning.
+        end_s: End of the clip in seconds, None for the end.
+        transform_for: See `collect`.
+
+    Raises:
+        UnreadableVideoError: see `frame_blocks`.
+        VideoNotFoundError: see `frame_blocks`.
+        SourceUnreachableError: see `frame_blocks`.
+    """
     return collect(frame_blocks(path, sampling, start_s, end_s), transform_for)

@@ -1,4 +1,4 @@
-"""Frames by number, with decord: fast where a file's pictures simply follow each other (see `packet_index`)."""
+"""Read frames by number with decord, which is fast and exact for files without `PacketIndex.traits`."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ class DecordReader:
             raise _unreadable(error) from error
 
     def __len__(self) -> int:
-        """Frames that decord has found."""
+        """Return the number of frames that decord finds in the file."""
         return len(self._reader)
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Decode frames.
 
         Args:
-            indices: `[f]` numbers of frames in presentation order.
+            indices: `[f]` numbers of frames, counted in presentation order.
 
         Returns:
             uint8 `[f, H, W, 3]`, RGB.
 
         Raises:
-            UnreadableVideoError: they can't be decoded.
+            UnreadableVideoError: decord can't decode them.
         """
         try:
             frames: NDArray[np.uint8] = self._reader.get_batch(indices).asnumpy()
@@ -51,7 +51,7 @@ class DecordReader:
 
 
 def _unreadable(error: BaseException) -> UnreadableVideoError:
-    """What decord says, as every trouble of its decoder in one of two types; without its time and source line."""
+    """Return an error with decord's first line of text, without the time and source line that it starts with."""
     lines = str(error).strip().splitlines() or ["no message"]
     cause = re.sub(r"^(\[[\d:]+\] \S+:\d+: )+", "", lines[0])
-    return UnreadableVideoError(f"the file can't be decoded, it may be cut short or damaged (decord: {cause})")
+    return UnreadableVideoError(f"the file can't be decoded; it may be cut short or damaged (decord: {cause})")

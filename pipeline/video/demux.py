@@ -1,4 +1,4 @@
-"""What a file's packets say, read without decoding: when each picture is shown, and where decoding can begin."""
+"""Read the packets of a file, without decoding: when each picture is shown, and where decoding can start."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from pipeline.errors import UnreadableVideoError
 from pipeline.video.bitstream import display_matrix, entry_kind, is_invisible
 from pipeline.video.packet_index import PacketIndex, VideoHeader
 
-# Their clocks run from the moment of the broadcast: a recording does not begin at zero.
+# Formats whose clock starts with the broadcast, so a recording does not start at zero.
 _RUNNING_CLOCKS = ("mpegts", "mpeg")
-# AVI has one picture after the other; the demuxer works out when those of other codecs are shown, and fails with these.
+# AVI stores no presentation times. The demuxer derives them from the order of the packets, which fails for these codecs
+# when they reorder pictures.
 _REORDERING_CODECS = ("h264", "hevc")
-# Where the demuxer looks for a keyframe before a wanted moment, in seconds before it; then from the file's beginning.
+# Where to seek for a keyframe before a wanted time, in seconds before it; after these, the start of the file.
 _LOOK_BACK_S = (0.0, 2.0, 20.0, 200.0)
-# Demuxers to ask for the time at which a keyframe is shown; the others for that at which it is decoded. For mp4's the
-# latter is before the former, and it would begin a keyframe too early.
+# Demuxers that seek by presentation time; the others seek by decoding time. In mp4, the decoding time of a keyframe is
+# before its presentation time, so seeking to it would land one keyframe too early.
 _SOUGHT_BY_PRESENTATION = ("matroska", "mov")
-# Demuxers that search by time land on the first packet only if they are sent further back than that.
+# Demuxers that search by time reach the first packet only if the seek goes this many seconds before it.
 BEFORE_ANY_S = 10.0
 
-# Headers may promise a few frames more than there are (a dropped last B-frame); a cut file lacks many.
+# A header may announce a few frames more than the file has (a dropped last B-frame); a truncated file lacks many.
 _FRAMES_MISSING_ALLOWED = 5
 _SECONDS_MISSING_ALLOWED = 1.0
 _SHARE_MISSING_ALLOWED = 0.02
@@ -40,7 +41,8 @@ def opened(file: str | IO[bytes]) -> Iterator[InputContainer]:
     """Open a local path or an open file for reading packets.
 
     Raises:
-        UnreadableVideoError: not a video file that the demuxer knows, or a damaged one; also in the middle of the work.
+        UnreadableVideoError: the file is not a video file that the demuxer knows, or is damaged. FFmpeg errors inside
+            the `with` block are converted too.
     """
     try:
         with av.open(file, "r") as container:
@@ -52,10 +54,10 @@ def opened(file: str | IO[bytes]) -> Iterator[InputContainer]:
 
 
 def video_stream(container: InputContainer) -> av.VideoStream:
-    """The stream to decode: the one that players choose, not a cover picture.
+    """Return the video stream to decode: the one that players choose, not a cover picture.
 
     Raises:
-        UnreadableVideoError: there is none.
+        UnreadableVideoError: the file has no video stream.
     """
     stream = container.streams.best("video")
     if not isinstance(stream, av.VideoStream):
@@ -65,21 +67,21 @@ def video_stream(container: InputContainer) -> av.VideoStream:
 
 
 def read_index(container: InputContainer, start_s: float | None = None, end_s: float | None = None) -> PacketIndex:
-    """Read the packets of a file, or of a span of it, to learn when its pictures are shown.
+    """Read the packets of a file, or of a span of it, and return the index of its pictures.
 
     Args:
         container: The file, newly opened.
-        start_s: Begin at the last keyframe that is not after this; None for the beginning.
-        end_s: Stop when everything up to here was read; None for the end of the file.
+        start_s: Seconds; start at the last keyframe that is not after this time. None for the beginning.
+        end_s: Seconds; stop once every picture up to this time is read. None for the end of the file.
 
     Raises:
-        UnreadableVideoError: no video stream, no pictures, or a file that was cut short.
+        UnreadableVideoError: no video stream, no pictures, no presentation times, or a file that was cut short.
     """
     stream = video_stream(container)
     time_base = stream.time_base or Fraction(1, av.time_base)
     runs = container.format.name in _RUNNING_CLOCKS
     origin = Fraction(container.start_time or 0, av.time_base) if runs else Fraction(0)
-    stream.codec_context.thread_count = 1  # an actor reserves one CPU
+    stream.codec_context.thread_count = 1  # a decode actor reserves one CPU
     found = _Pass(has_picture=start_s is not None)
     last_tick = None if end_s is None else (Fraction(end_s) + origin) / time_base
     packets = container.demux()
@@ -87,7 +89,7 @@ def read_index(container: InputContainer, start_s: float | None = None, end_s: f
         packets = _packets_before(container, stream, int((Fraction(start_s) + origin) / time_base))
     for packet in packets:
         if packet.size == 0:
-            continue  # the demuxer's mark at the end of a stream
+            continue  # the demuxer marks the end of a stream with an empty packet
         if packet.stream is not stream:
             found.note_other(packet)
             continue
@@ -100,32 +102,32 @@ def read_index(container: InputContainer, start_s: float | None = None, end_s: f
     reordered = stream.codec_context.name in _REORDERING_CODECS and stream.codec_context.has_b_frames
     if (found.without_time and not found.ticks) or (container.format.name == "avi" and reordered):
         raise UnreadableVideoError(
-            f"the container ({container.format.name}) does not say when its pictures are shown; "
-            "convert it first: ffmpeg -i IN OUT.mp4"
+            f"the container ({container.format.name}) does not say when each frame is shown; "
+            "convert the file first: ffmpeg -i IN OUT.mp4"
         )
     if not found.ticks:
-        raise UnreadableVideoError("the file can't be decoded, it may be cut short or damaged (it has no keyframe)")
+        raise UnreadableVideoError("the file can't be decoded; it may be cut short or damaged (it has no keyframe)")
     _check_complete(container, stream, found, whole=start_s is None and found.reached_end)
     return _index(container, stream, found, time_base, origin)
 
 
 @dataclass
 class _Pass:
-    """What is gathered while packets go by."""
+    """Collects the facts of an index while packets are read."""
 
     ticks: list[int] = field(default_factory=list)
     keyframes: list[int] = field(default_factory=list)
     entries: list[int] = field(default_factory=list)
-    traits: dict[str, None] = field(default_factory=dict)  # a set that keeps its order
+    traits: dict[str, None] = field(default_factory=dict)  # a set that keeps insertion order
     num_packets: int = 0
     without_time: bool = False
-    latest: tuple[int, int] = (0, 0)  # ticks: when the last picture begins, how long it lasts
+    latest: tuple[int, int] = (0, 0)  # start and duration of the last picture, in ticks
     others_end_s: float = 0.0
     reached_end: bool = True
     has_picture: bool = False
 
     def note(self, packet: av.Packet[Any], stream: av.VideoStream) -> None:
-        """One packet of the video."""
+        """Record a packet of the video stream."""
         self.num_packets += 1
         if not self.has_picture:
             self._look_at_first_picture(packet, stream)
@@ -137,7 +139,7 @@ class _Pass:
         if packet.is_discard:
             self.traits["an edit list"] = None
         elif not self.keyframes:
-            self.traits["no keyframe at its beginning"] = None
+            self.traits["no keyframe at the start"] = None
         elif packet.pts < self.keyframes[0]:
             self.traits["an open GOP"] = None
         elif not is_invisible(packet, stream.codec_context.name):
@@ -147,7 +149,7 @@ class _Pass:
                 self.traits["an open GOP"] = None
 
     def note_other(self, packet: av.Packet[Any]) -> None:
-        """One packet of another stream."""
+        """Record the end time of a packet of another stream."""
         if packet.pts is not None and packet.time_base is not None:
             end = (packet.pts + (packet.duration or 0)) * packet.time_base
             self.others_end_s = max(self.others_end_s, float(end))
@@ -155,35 +157,35 @@ class _Pass:
     def _note_keyframe(self, packet: av.Packet[Any], stream: av.VideoStream) -> None:
         kind = entry_kind(packet, stream.codec_context.name, stream.codec_context.extradata)
         if kind != "closed":
-            self.traits["keyframes that later pictures look behind"] = None
+            self.traits["keyframes that are not IDR pictures"] = None
         if packet.pts is not None and (kind != "none" or not self.keyframes):
             self.keyframes.append(packet.pts)
             self.entries.append(packet.pts if packet.dts is None else packet.dts)
 
     def _look_at_first_picture(self, packet: av.Packet[Any], stream: av.VideoStream) -> None:
-        """A rotation is told by pictures only: decode up to the first one."""
+        """Decode up to the first picture, because only decoded pictures tell the rotation."""
         try:
             frames = stream.codec_context.decode(packet)
         except av.error.FFmpegError:
             self.has_picture = True
-            self.traits["a first picture that can't be decoded"] = None
+            self.traits["a first frame that can't be decoded"] = None
             return
         for frame in frames[:1]:
             self.has_picture = True
             if display_matrix(frame) is not None:
                 self.traits["a rotation"] = None
             if frame.format.name not in ("yuv420p", "yuvj420p"):
-                self.traits[f"pixels as {frame.format.name}"] = None
+                self.traits[f"the pixel format {frame.format.name}"] = None
 
 
 def _packets_before(container: InputContainer, stream: av.VideoStream, tick: int) -> Iterator[av.Packet[Any]]:
-    """Packets from a keyframe on that is shown at `tick` or before it, as late as the demuxer finds one."""
+    """Return packets, starting with the latest keyframe shown at or before `tick` that the demuxer finds."""
     ticks_per_second = 1 / (stream.time_base or Fraction(1, av.time_base))
     codec = stream.codec_context
     begin = stream.start_time or 0
     places = [max(tick - int(back_s * ticks_per_second), begin) for back_s in _LOOK_BACK_S]
     for place in (*places, begin - int(BEFORE_ANY_S * ticks_per_second)):
-        with suppress(av.error.PermissionError):  # what a demuxer says to a place that it does not find
+        with suppress(av.error.PermissionError):  # a demuxer raises this if it finds no such place
             container.seek(place, stream=stream)
         packets = container.demux()
         for packet in packets:
@@ -192,30 +194,40 @@ def _packets_before(container: InputContainer, stream: av.VideoStream, tick: int
             if packet.pts <= tick and entry_kind(packet, codec.name, codec.extradata) != "none":
                 return chain([packet], packets)
             break
-    # Before the first picture, or before the first place where decoding can begin: from the beginning of the file.
+    # `tick` is before the first picture where decoding can start: read from the start of the file.
     return chain([packet], packets)
 
 
 def _check_complete(container: InputContainer, stream: av.VideoStream, found: _Pass, *, whole: bool) -> None:
-    """Hold what the container promises against what it has; of a span, only what the end of the file tells."""
+    """Compare the container's header with the packets that were read.
+
+    Args:
+        container: The file.
+        stream: The video stream.
+        found: Facts from its packets.
+        whole: Whether all packets of the file were read; if not, only the index of an mp4 is compared.
+
+    Raises:
+        UnreadableVideoError: the file is cut short.
+    """
     entries = stream.index_entries
     if container.format.name.startswith("mov") and len(entries):
         if entries[-1].pos + entries[-1].size > container.size:
-            raise UnreadableVideoError("the file is cut short: its last frames lie beyond its end")
+            raise UnreadableVideoError("the file is cut short: its index names frames beyond the end of the file")
         return
     if not whole:
         return
     missing = stream.frames - found.num_packets
     if missing > max(_FRAMES_MISSING_ALLOWED, _SHARE_MISSING_ALLOWED * stream.frames):
         raise UnreadableVideoError(
-            f"the file is cut short: its header promises {stream.frames} frames, it holds {found.num_packets}"
+            f"the file is cut short: its header announces {stream.frames} frames, but it has {found.num_packets}"
         )
     if container.format.name.startswith("matroska") and container.duration:
         promised_s = container.duration / av.time_base
         end_s = max(found.others_end_s, float(sum(found.latest) * (stream.time_base or 0)))
         if promised_s - end_s > max(_SECONDS_MISSING_ALLOWED, _SHARE_MISSING_ALLOWED * promised_s):
             raise UnreadableVideoError(
-                f"the file is cut short: its header promises {promised_s:.1f} s, it holds {end_s:.1f} s"
+                f"the file is cut short: its header announces {promised_s:.1f} s, but it has {end_s:.1f} s"
             )
 
 
@@ -225,16 +237,16 @@ def _index(
     ticks = np.unique(np.array(found.ticks, dtype=np.int64))
     traits = dict(found.traits)
     if found.without_time:
-        traits["pictures without a time"] = None
+        traits["frames without a presentation time"] = None
     if len(ticks) < len(found.ticks):
-        traits["two pictures at one time"] = None
+        traits["two frames with the same presentation time"] = None
     name = container.format.name
     if name.startswith("mov") and stream.frames != found.num_packets:
         traits["fragments or an edit list"] = None
     if len(container.streams.video) > 1:
         traits["several video streams"] = None
     if ticks[0] != 0:
-        traits["a beginning that is not at zero"] = None
+        traits["a first frame that is not at time zero"] = None
     times = ticks * time_base.numerator / time_base.denominator - float(origin)
     fps = float(stream.average_rate) if stream.average_rate else None
     end_s = float(sum(found.latest) * time_base - origin)

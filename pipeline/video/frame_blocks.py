@@ -1,4 +1,4 @@
-"""The sampled frames of a clip from a file, a few at a time, with the reader that is exact for it."""
+"""Yield the sampled frames of a clip, a few at a time, from the reader that is exact for the file."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from pipeline.video.demux import opened, read_index
 from pipeline.video.frame_sampling import sample_frames
 from pipeline.video.reader_choice import choose_reader
 
-# A block is handed on at once: small frames together, large ones (8K: 100 MB) alone.
+# Limits of a block, which is passed on as one piece: many small frames, or a single large one (8K: 100 MB).
 _MAX_FRAMES_OF_BLOCK = 16
 _MAX_BYTES_OF_BLOCK = 128 << 20
 
 
 @dataclass(frozen=True)
 class FrameBlock:
-    """A few consecutive sampled frames of a clip, of the file's own size; good until the next block is asked for.
+    """A few consecutive sampled frames of a clip, in the size of the file. They are valid until the next block is read.
 
     Attributes:
-        num_frames: Sampled frames of the whole clip.
+        num_frames: Number of sampled frames of the whole clip.
         frame_timestamps: float64 `[f]` presentation times in seconds.
         frames: uint8 `[f, H, W, 3]`, RGB.
     """
@@ -39,11 +39,11 @@ class FrameBlock:
 
 @dataclass(frozen=True)
 class RemoteVideo:
-    """A file of an object store that is read by ranges, where the decoder is.
+    """A file on an object store that the decoding process reads by ranges.
 
     Attributes:
         url: Any fsspec URL.
-        storage_options: For fsspec; credentials come from the environment.
+        storage_options: Options for fsspec; credentials come from the environment.
     """
 
     url: str
@@ -51,7 +51,7 @@ class RemoteVideo:
 
 
 class _Watched:
-    """An open remote file that remembers what went wrong with reading it: a decoder would blame the video."""
+    """An open remote file that keeps the error of a failed read, which FFmpeg would report as damage to the video."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -59,7 +59,7 @@ class _Watched:
         self.error: Exception | None = None
 
     def read(self, size: int = -1) -> bytes:
-        """Read as the file does; called by the demuxer."""
+        """Read up to `size` bytes, for the demuxer, and keep an error in `error`."""
         try:
             return self._file.read(size)
         except Exception as error:
@@ -69,11 +69,11 @@ class _Watched:
 
 @contextmanager
 def _readable(video: str | RemoteVideo) -> Iterator[str | IO[bytes]]:
-    """What the demuxer can open.
+    """Yield a path or an open file that the demuxer can open.
 
     Raises:
         VideoNotFoundError: there is no such remote file.
-        SourceUnreachableError: its store did not answer, in the middle of the work.
+        SourceUnreachableError: the store of a remote file did not answer a read inside the `with` block.
     """
     if isinstance(video, str):
         yield video
@@ -100,18 +100,19 @@ def frame_blocks(
     """Decode the sampled frames of a clip, a few at a time.
 
     Args:
-        path: A local file, or one that is read by ranges: for spans, and not with decord.
-        sampling: Which frames, and with which decoder.
+        path: A local file, or a remote file that is read by ranges, which decord can't do.
+        sampling: The frames to choose, and the decoder.
         start_s: Start of the clip in seconds, None for the beginning.
         end_s: End of the clip in seconds, None for the end.
 
     Raises:
-        UnreadableVideoError: the file can't be decoded, has no frame in the span, or is not one for the decoder that
+        UnreadableVideoError: the file can't be decoded, has no frame in the span, or is not exact with the decoder that
             the job names.
+        VideoNotFoundError: there is no such remote file.
         SourceUnreachableError: the store of a remote file did not answer.
     """
     with _readable(path) as file, opened(file) as container:
-        # decord reads all packets of a file before it gives a frame. A span is read from its own place, with PyAV.
+        # decord reads all packets of a file before it returns a frame, so a span is read with PyAV, from its own start.
         whole = sampling.decoder == "decord" or (start_s is None and end_s is None)
         index = read_index(container) if whole else read_index(container, start_s, end_s)
         indices = sample_frames(index.times, sampling, start_s, end_s, video_end_s=index.header.duration_s)

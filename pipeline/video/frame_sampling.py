@@ -1,4 +1,4 @@
-"""Which frames of a clip the model sees. Pure functions of presentation times, never of frame numbers alone."""
+"""Choose the frames of a clip that the model sees. All functions are pure and use presentation times."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pipeline.config import SamplingConfig
 from pipeline.errors import UnreadableVideoError
 
-# Decoders report times in single precision: equal times differ by up to half a millisecond after some hours.
+# Decoders report times in single precision: after some hours, equal times differ by up to half a millisecond.
 _TOLERANCE_S = 1e-3
 
 
@@ -22,18 +22,18 @@ def sample_frames(
 ) -> NDArray[np.int64]:
     """Choose the frames of a clip.
 
-    The wanted times are spread over the clip; each takes the frame on screen at that moment, so variable frame rates
-    sample by time. `num_frames` spreads from the first frame of the clip to its last (as LLaVA-NeXT does); `fps` steps
-    from the first one, and falls back to `max_frames` spread evenly where it would take more. No frame is taken twice:
-    a clip with fewer frames than asked gives all of them. A clip in which no frame begins (a still picture of a film at
-    a low rate) gives the one on screen.
+    Wanted times are spread over the clip, and each selects the frame on screen at that time, so a video with a variable
+    frame rate is sampled by time. `num_frames` spreads them from the first frame of the clip to its last (as LLaVA-NeXT
+    does). `fps` steps from the first frame; if that gives more than `max_frames`, it selects `max_frames`, spread
+    evenly. No frame is selected twice, so a clip with too few frames gives all of them. A clip in which no frame starts
+    (a video with a low frame rate) gives the frame on screen.
 
     Args:
         frame_times: `[num_frames_of_video]` presentation times in seconds, ascending.
         sampling: `num_frames`, or `fps` with `max_frames`.
         start_s: Start of the clip in seconds; None for the beginning.
         end_s: End of the clip in seconds, exclusive; None for the end.
-        video_end_s: When the last frame ends; None if that is not known.
+        video_end_s: When the last frame ends, in seconds; None if that is not known.
 
     Returns:
         `[F]` indices into `frame_times`, ascending, unique, at least one.
@@ -60,7 +60,7 @@ def sample_frames(
 def _on_screen(
     frame_times: NDArray[np.float64], start_s: float | None, end_s: float | None, video_end_s: float | None
 ) -> int | None:
-    """The frame that is shown all through a span in which no frame begins."""
+    """Return the index of the frame on screen in a span in which no frame starts; None if there is none."""
     if start_s is None or (end_s is not None and end_s <= start_s):
         return None
     index = int(np.searchsorted(frame_times, start_s)) - 1
@@ -69,11 +69,11 @@ def _on_screen(
 
 
 def is_sampled_down(frame_timestamps: NDArray[np.float64], sampling: SamplingConfig) -> bool:
-    """Whether a clip has fewer frames than its `fps` asks for, because of `max_frames`.
+    """Return whether a clip has fewer frames than its `fps` requires, because of `max_frames`.
 
     Args:
-        frame_timestamps: `[F]` times of its sampled frames; the first and last are the clip's own.
-        sampling: What they were sampled with.
+        frame_timestamps: `[F]` times of the sampled frames, including the first and last frame of the clip.
+        sampling: The settings that chose these frames.
     """
     return sampling.fps is not None and _steps(frame_timestamps[0], frame_timestamps[-1], sampling.fps) > (
         sampling.max_frames

@@ -1,4 +1,4 @@
-"""Limits that the kernel keeps to while a file is read: no code of ours need get its turn to end what hangs."""
+"""Limit time and memory while a file is read. The kernel enforces the limits, even if the Python code hangs."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 
 @contextmanager
 def limited(*, time_limit_s: float, memory_limit: int) -> Iterator[None]:
-    """Kill this process if what is done inside takes too long; let its allocations fail beyond a limit.
+    """Kill this process if the `with` block takes too long, and make allocations fail beyond a limit.
 
     Args:
-        time_limit_s: Seconds.
-        memory_limit: Bytes, beyond what the process has already (Linux only).
+        time_limit_s: Time limit in seconds.
+        memory_limit: Bytes that the process may allocate beyond its present memory (Linux only).
     """
     before = resource.getrlimit(resource.RLIMIT_DATA)
     limit_memory(memory_limit)
-    # Nobody handles this signal, which ends the process then, whatever its threads are in.
+    # The signal has no handler, so it ends the process, whatever its threads are doing.
     signal.setitimer(signal.ITIMER_REAL, time_limit_s)
     try:
         yield
@@ -29,10 +29,10 @@ def limited(*, time_limit_s: float, memory_limit: int) -> Iterator[None]:
 
 
 def limit_memory(limit: int) -> None:
-    """Let allocations fail beyond what this process has already and `limit` bytes more."""
+    """Make allocations fail once this process has `limit` bytes more than now (Linux only)."""
     statistics = Path("/proc/self/statm")
     if not statistics.exists():
-        return  # not Linux: nothing like it is enforced there
+        return  # not Linux: other systems do not enforce such a limit
     used = int(statistics.read_text().split()[5]) * resource.getpagesize()
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (used + limit, hard))

@@ -1,4 +1,4 @@
-"""What the packets of a file say about its pictures."""
+"""Hold what the packets of a file tell about its pictures."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class VideoHeader:
-    """What is known of a file.
+    """The properties of a video file.
 
     Attributes:
         duration_s: When the last picture ends, in seconds.
-        fps: Average frames per second, None where unknown.
-        num_frames: Pictures in the file.
-        width: Pixels, as they are stored.
-        height: Pixels, as they are stored.
-        container: Demuxer's name, for instance ``mov,mp4,m4a,3gp,3g2,mj2``.
-        codec: For instance ``h264``.
+        fps: Average frames per second; None if unknown.
+        num_frames: Number of pictures.
+        width: Width of the stored pictures in pixels, before rotation.
+        height: Height of the stored pictures in pixels, before rotation.
+        container: Name of the demuxer, for example ``mov,mp4,m4a,3gp,3g2,mj2``.
+        codec: Name of the codec, for example ``h264``.
     """
 
     duration_s: float
@@ -36,12 +36,12 @@ class PacketIndex:
     """The pictures of a file, or of a span of it, in presentation order.
 
     Attributes:
-        header: Of the file; `duration_s` and `num_frames` reach as far as packets were read.
-        ticks: int64 `[num_frames]` presentation times in the stream's own unit, ascending.
-        times: float64 `[num_frames]` the same in seconds from the beginning of the video.
-        keyframes: int64 `[num_keyframes]` presentation ticks of the pictures where decoding can begin, ascending.
-        entries: int64 `[num_keyframes]` what to ask the demuxer for to get there.
-        traits: What makes the file more than a plain sequence of pictures, in words; empty for most.
+        header: Properties of the file; `duration_s` and `num_frames` cover only the packets that were read.
+        ticks: int64 `[num_frames]` presentation times in the stream's time base, ascending.
+        times: float64 `[num_frames]` the same times in seconds from the start of the video.
+        keyframes: int64 `[num_keyframes]` presentation ticks of the pictures where decoding can start, ascending.
+        entries: int64 `[num_keyframes]` the tick to seek to for each keyframe.
+        traits: Properties, in words, that make the file more than a plain sequence of pictures; empty for most files.
     """
 
     header: VideoHeader

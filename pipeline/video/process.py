@@ -1,4 +1,4 @@
-"""Decoding in a process of its own: a file that crashes, hangs or swells its decoder costs only itself."""
+"""Decode videos in a child process, so that a file that crashes, hangs or exhausts its decoder fails alone."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ Decode = Callable[[str | RemoteVideo, SamplingConfig, float | None, float | None
 
 
 class DecodeProcess:
-    """Decodes clips in a child process, which is started again after it died.
+    """Decodes clips in a child process, and starts a new child after one dies.
 
     Args:
-        time_limit_s: Seconds that the decoder may take for a clip; what the caller does with its frames is not counted.
-        memory_limit_gb: GiB that the decoder may allocate beyond its own code (Linux only).
-        decode: What runs in the child; an importable function.
+        time_limit_s: Seconds that the decoder may take for a clip, without the time that the caller spends on frames.
+        memory_limit_gb: GiB that the decoder may allocate in addition to its loaded code (Linux only).
+        decode: Function that runs in the child; it must be importable.
     """
 
     def __init__(self, *, time_limit_s: float, memory_limit_gb: float, decode: Decode = frame_blocks) -> None:
@@ -44,7 +44,7 @@ class DecodeProcess:
 
     @property
     def pid(self) -> int:
-        """Of the present child."""
+        """Return the process id of the current child."""
         return self._child.pid
 
     def decode_clip(
@@ -56,17 +56,19 @@ class DecodeProcess:
         *,
         transform_for: Callable[[int], FrameTransform] = lambda _: lambda frames: frames,
     ) -> DecodedClip:
-        """Decode the sampled frames of a clip, as `pipeline.video.clip_frames.decode_clip` does.
+        """Decode the sampled frames of a clip; the arguments are those of `decode_clip` in `clip_frames`.
 
-        A child that dies of a clip, or runs out of memory, may do so because of the files before: it is tried once more
-        in a new one.
+        If a child that has already decoded other clips dies or runs out of memory, they may be the cause, so the clip
+        is tried once more in a new child.
 
         Raises:
             UnreadableVideoError: the file can't be decoded.
-            DecoderDiedError: a new process died of it.
-            WorkerDiedError: the process was killed.
-            DecodeTimeoutError: it took too long.
-            DecodeMemoryError: it took too much memory.
+            VideoNotFoundError: there is no such remote file.
+            SourceUnreachableError: the store of a remote file did not answer.
+            DecoderDiedError: a child that decoded nothing else crashed.
+            WorkerDiedError: a child that decoded nothing else was killed (SIGKILL).
+            DecodeTimeoutError: decoding took more than `time_limit_s`, or the child did not start in time.
+            DecodeMemoryError: decoding needs more than `memory_limit_gb`.
         """
         while True:
             used = self._used
@@ -89,11 +91,11 @@ class DecodeProcess:
         self._used = self._ready = False
         self._connection, theirs = Pipe()
         with theirs, _memory_file() as memory:
-            # Room for all that the child may hold; only what frames are written to becomes real.
+            # Enough address space for everything that the child may allocate; only pages with frames use memory.
             memory.truncate(self._memory_limit)
             self._shared = mmap(memory.fileno(), self._memory_limit)
             descriptors = [theirs.fileno(), memory.fileno()]
-            self._child = subprocess.Popen(  # noqa: S603 - our own module
+            self._child = subprocess.Popen(  # noqa: S603 - a module of this project
                 [sys.executable, "-m", "pipeline.video.child", *map(str, descriptors), str(self._memory_limit)],
                 stdin=subprocess.DEVNULL,
                 pass_fds=descriptors,
@@ -105,7 +107,7 @@ class DecodeProcess:
         self._start()
 
     def _blocks(self, *clip: object) -> Generator[FrameBlock]:
-        """The blocks of a clip as they come. A child that was not heard to its end is of no further use."""
+        """Yield the blocks of a clip as they arrive. If the caller stops early, the child is replaced by a new one."""
         finished = False
         try:
             self._await_start()
@@ -125,7 +127,7 @@ class DecodeProcess:
         except (EOFError, BrokenPipeError, ConnectionResetError):
             cause = self._cause_of_death()
             message = f"the process that decoded this file died ({cause})"
-            # Killed from outside, as by a machine without memory: that need not be the file's fault.
+            # SIGKILL comes from outside, for example from a machine without free memory: the file may be good.
             raise WorkerDiedError(message) if cause == "SIGKILL" else DecoderDiedError(message) from None
         finally:
             if not finished:
@@ -137,14 +139,15 @@ class DecodeProcess:
         if self._ready:
             return
         if not self._connection.poll(_START_LIMIT_S):
-            raise DecodeTimeoutError(f"the process that decodes did not start within {_START_LIMIT_S:g} s")
+            raise DecodeTimeoutError(f"the video decoding process did not start within {_START_LIMIT_S:g} s")
         self._connection.recv()
         self._ready = True
 
-    def _receive(self, timeout_s: float) -> Any:  # noqa: ANN401 - whatever the child says
+    def _receive(self, timeout_s: float) -> Any:  # noqa: ANN401 - header, None or exception
         if not self._connection.poll(max(timeout_s, 0.0)):
             raise DecodeTimeoutError(
-                f"decoding this file took more than {self._time_limit_s:g} s (resources.decode.time_limit_s)"
+                f"decoding this file took more than {self._time_limit_s:g} s: raise resources.decode.time_limit_s if "
+                "it happens again"
             )
         return self._connection.recv()
 
@@ -154,5 +157,8 @@ class DecodeProcess:
 
 
 def _memory_file() -> IO[bytes]:
-    """A file in memory, gone when nobody has it open or mapped; on disk where the system has no such files."""
+    """Return an anonymous file in memory, or a temporary file on disk if the system has no such files.
+
+    The file disappears when no process has it open or mapped.
+    """
     return os.fdopen(os.memfd_create("flashvid-frames"), "w+b") if hasattr(os, "memfd_create") else TemporaryFile()

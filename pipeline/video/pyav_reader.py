@@ -1,4 +1,4 @@
-"""Frames by presentation time, with PyAV: seek to a keyframe before, decode forward, take the picture at that time."""
+"""Read frames by presentation time with PyAV: seek to an earlier keyframe, decode forward, take the exact frame."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from pipeline.video.bitstream import display_matrix
 from pipeline.video.demux import BEFORE_ANY_S, video_stream
 from pipeline.video.packet_index import PacketIndex
 
-# Decoding so many pictures that nobody asked for costs less than a seek.
+# Decoding this many unneeded pictures costs less than a seek.
 _NOT_WORTH_A_SEEK = 8
-# From which keyframe a picture is decoded that did not come out: the last before it, then ones further back (after a
-# keyframe that is none, as in streams with gradual refresh).
+# Where to start decoding a picture, in keyframes back from the last one before it. Later entries are used if the
+# picture does not come out, as after a false keyframe (gradual refresh).
 _KEYFRAMES_BACK = (0, 1, 4)
 
 
 class PyavReader:
-    """Reads frames of one open file; a picture is taken by its exact presentation time or not at all.
+    """Reads frames of one open file; a frame is returned only if its presentation time matches exactly.
 
     Args:
-        container: The file, as `read_index` left it; stays the caller's.
-        index: Its pictures, at least those that are asked for.
+        container: The file after `read_index`; the caller closes it.
+        index: Index of at least the pictures to read.
     """
 
     def __init__(self, container: InputContainer, index: PacketIndex) -> None:
@@ -44,13 +44,13 @@ class PyavReader:
         """Decode frames.
 
         Args:
-            indices: `[f]` into the index, ascending; not before those of an earlier call.
+            indices: `[f]` indices into the packet index, ascending, and not before those of an earlier call.
 
         Returns:
-            uint8 `[f, H, W, 3]`, RGB, turned as the file says.
+            uint8 `[f, H, W, 3]`, RGB, rotated and mirrored according to the file.
 
         Raises:
-            UnreadableVideoError: the picture of such a time can't be decoded.
+            UnreadableVideoError: a frame can't be decoded, or has another size than the frames before it.
         """
         return np.stack([self._pixels(self._frame(int(index))) for index in indices])
 
@@ -70,10 +70,10 @@ class PyavReader:
                 error = caught
                 self._reached = None
         reason = error.strerror if error else f"no picture at {self._index.times[index]:.3f} s"
-        raise UnreadableVideoError(f"the file can't be decoded, it may be cut short or damaged ({reason})")
+        raise UnreadableVideoError(f"the file can't be decoded; it may be cut short or damaged ({reason})")
 
     def _ways_to(self, index: int) -> Iterator[int | None]:
-        """Where to begin decoding: None to go on from the last picture, else places to seek, later ones first."""
+        """Yield where to start decoding: None to continue from the last picture, then ticks to seek to, descending."""
         keyframes, entries, tick = self._index.keyframes, self._index.entries, self._index.ticks[index]
         nearest = max(int(np.searchsorted(keyframes, tick, side="right")) - 1, 0)
         if self._reached is not None and self._reached < tick:
@@ -85,7 +85,7 @@ class PyavReader:
         yield int(entries[0] - BEFORE_ANY_S / (self._stream.time_base or 1))
 
     def _forward_to(self, tick: int) -> av.VideoFrame | None:
-        """Decode until the picture of a tick comes out; None if it does not."""
+        """Decode up to the picture of a tick and return it; None if it does not come out, or is damaged."""
         for frame in self._frames:
             if frame.pts is None or frame.pts < tick:
                 continue
@@ -100,11 +100,13 @@ class PyavReader:
             image = turned(image, matrix)
         self._shape = self._shape or image.shape
         if image.shape != self._shape:
-            raise UnreadableVideoError(f"its pictures change their size, from {self._shape[:2]} to {image.shape[:2]}")
+            raise UnreadableVideoError(
+                f"the frame size changes within the file, from {self._shape[:2]} to {image.shape[:2]} (height, width)"
+            )
         return image
 
     def _to_rgb(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
-        """Convert colours as the ffmpeg program does, to the last bit (PyAV's own conversion rounds otherwise)."""
+        """Convert a frame to RGB exactly as the ffmpeg program does; PyAV's own conversion rounds differently."""
         layout = (frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range)
         if self._colours is None or self._colours[0] != layout:
             graph = av.filter.Graph()
@@ -122,12 +124,12 @@ class PyavReader:
 
 
 def turned(image: NDArray[np.uint8], matrix: NDArray[np.int32]) -> NDArray[np.uint8]:
-    """Turn and mirror an image `[H, W, 3]` as a display matrix says (ISO/IEC 14496-12, 6.2.2).
+    """Rotate and mirror an image `[H, W, 3]` according to a display matrix (ISO/IEC 14496-12, 6.2.2).
 
     Args:
-        image: As it is stored.
-        matrix: As `display_matrix` gives it: what is stored at (x, y) is shown at (a x + c y, b x + d y). Angles
-            between the quarter turns are ignored.
+        image: The image as stored.
+        matrix: int32 `[9]` from `display_matrix`. The pixel stored at (x, y) is shown at (a x + c y, b x + d y). Only
+            quarter turns and mirroring are applied; other angles are ignored.
     """
     a, b, c, d = np.sign(matrix[[0, 1, 3, 4]])
     if a and d and not b and not c:

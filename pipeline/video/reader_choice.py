@@ -1,4 +1,4 @@
-"""Which reader takes a file: decord where its frames are known to be exact, PyAV for all other files and for spans."""
+"""Choose the reader of a file: decord where its frames are known to be exact, PyAV for other files and for spans."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _EXACT_CODECS = ("h264", "hevc", "vp8", "vp9")
 
 
 def objections_to_decord(index: PacketIndex) -> tuple[str, ...]:
-    """Say why decord may return other frames of a file than the requested ones; empty where it is exact.
+    """Return the reasons why decord may return other frames of a file than the requested ones; empty if it is exact.
 
-    decord 0.6.0 selects frames by their number. docs/decoding.md lists where that was measured to go wrong: a container
-    or codec that is not on the lists here counts as wrong.
+    decord 0.6.0 selects frames by number. docs/decoding.md lists the files where that gives wrong frames. Containers
+    and codecs that are not listed in this module are treated as wrong.
 
     Args:
         index: The index of the whole file.
@@ -36,7 +36,7 @@ def objections_to_decord(index: PacketIndex) -> tuple[str, ...]:
 
 
 def automatic(index: PacketIndex) -> Decoder:
-    """Return the decoder of a whole file whose job leaves it open."""
+    """Return the decoder that `sampling.decoder: auto` uses for a whole file."""
     return "pyav" if objections_to_decord(index) else "decord"
 
 
@@ -46,13 +46,13 @@ def choose_reader(
     """Return the reader of a clip's frames.
 
     Args:
-        path: The local file, for a clip that is a whole file; None for a span, or for a file that is read by ranges.
-        sampling: With the decoder that the job names.
-        container: The file, as `read_index` left it.
-        index: Its pictures.
+        path: The local file, if the whole file was indexed; None for a span, or for a file that is read by ranges.
+        sampling: Names the decoder.
+        container: The file after `read_index`.
+        index: Index of its pictures.
 
     Raises:
-        UnreadableVideoError: the job names decord, which is not exact for this file.
+        UnreadableVideoError: the job requires decord, which is not exact for this file or can't open it.
     """
     if sampling.decoder == "pyav" or path is None:
         return PyavReader(container, index)
@@ -61,7 +61,7 @@ def choose_reader(
         reader = DecordReader(path)
         if len(reader) == index.header.num_frames:
             return reader
-        objections = (f"{len(reader)} frames counted where there are {index.header.num_frames}",)
+        objections = (f"decord counts {len(reader)} frames instead of {index.header.num_frames}",)
     if sampling.decoder == "decord":
         raise UnreadableVideoError(
             f"decord may return wrong frames of this file ({', '.join(objections)}): "

@@ -1,10 +1,10 @@
-"""Videos of object stores on a node's disk: each file fetched once, in a folder that keeps to its size by itself.
+"""Stage videos of object stores on a node's disk: each file is fetched once, into a folder of limited size.
 
-    files/    whole videos, named by their source; least recently used first to go
-    leases/   hard links of videos in somebody's hands, and files that are being fetched; named by their process
+    files/    whole videos, named by their source; the least recently used are deleted first
+    leases/   hard links of videos in use, and files that are being fetched; named by their process
 
-A reader works on a hard link of its own, so that nothing is taken from under it; what a killed process leaves is
-removed by the next one that fetches. Locks are `flock`s, which end with their process.
+Each reader has its own hard link, so deleting a file does not affect it. The next process that fetches a file removes
+what a killed process left. Locks use `flock`, so they end with their process.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from pipeline.store.storage import Storage
 
 _FETCH_SECONDS = 600.0
 _GIBIBYTE = 1 << 30
-# A span is read from where it lies if that is less than this share of the file. Opening a file and finding the place
-# reads megabytes that are not the span's, and other clips of the video may come to this node, too.
+# A span shorter than this share of the file is read in place. The share is small because opening a file and seeking
+# reads megabytes outside of the span, and because other clips of the video may follow on this node.
 _SHARE_READ_IN_PLACE = 1 / 8
 _SMALLEST_READ_IN_PLACE = 64 << 20
 
@@ -39,8 +39,8 @@ class StagedVideo:
     """A video on this node.
 
     Attributes:
-        path: Good until it is given back.
-        fetched_bytes: What was transferred for it, now.
+        path: Local path; valid until the `with` block of `Staging.staged` ends.
+        fetched_bytes: Bytes transferred for it in this call; 0 for a local or already staged file.
     """
 
     path: str
@@ -48,9 +48,9 @@ class StagedVideo:
 
 
 def is_read_in_place(clip: Clip, sampling: SamplingConfig) -> bool:
-    """Whether a clip's part of a remote file is better read by ranges than out of a copy of the file."""
+    """Return whether a clip of a remote file is cheaper to read by ranges than from a copy of the whole file."""
     if clip.size_bytes is None or clip.duration_s is None or sampling.decoder == "decord":
-        return False  # decord reads whole files
+        return False  # decord reads only whole local files
     span_s = min(clip.end_s or clip.duration_s, clip.duration_s) - (clip.start_s or 0.0)
     return clip.size_bytes >= _SMALLEST_READ_IN_PLACE and span_s < _SHARE_READ_IN_PLACE * clip.duration_s
 
@@ -59,8 +59,8 @@ class Staging:
     """The staged videos of this node, shared by its processes.
 
     Args:
-        config: Where, and how much.
-        storage_options: For fsspec.
+        config: The folder and its size limit.
+        storage_options: Options for fsspec.
     """
 
     def __init__(self, config: StagingConfig, storage_options: Mapping[str, Any]) -> None:
@@ -71,11 +71,15 @@ class Staging:
 
     @contextmanager
     def staged(self, video_path: str, source_id: str) -> Iterator[StagedVideo]:
-        """A local file with a video's bytes: the video itself, where it is one.
+        """Yield a local file with a video's bytes. A video that is a local file is yielded itself.
+
+        Args:
+            video_path: Path or URL of the video.
+            source_id: Identity of its bytes; names the staged file.
 
         Raises:
             VideoNotFoundError: there is no such file.
-            StorageUnavailableError: no answer, however often it was asked.
+            StorageUnavailableError: the store did not answer repeated requests.
         """
         fs, inner = resolve(video_path, self._storage_options)
         if is_local(fs):
@@ -85,14 +89,14 @@ class Staging:
             return
         self._leases.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._files.mkdir(exist_ok=True, mode=0o700)
-        # What decoders make of a file may depend on its suffix.
+        # Keep the suffix, because decoders may use it.
         name = digest("staged", source_id) + PurePosixPath(inner).suffix
         lease = self._leases / f"{os.getpid()}-{uuid.uuid4().hex}{PurePosixPath(inner).suffix}"
         try:
             fetched = 0
             if not self._take(name, lease):
                 with self._fetching(name):
-                    if not self._take(name, lease):  # nobody was faster
+                    if not self._take(name, lease):  # no other process staged it in the meantime
                         fetched = self._fetch(video_path, lease)
                         self._keep(lease, name)
             yield StagedVideo(str(lease), fetched)
@@ -100,17 +104,17 @@ class Staging:
             lease.unlink(missing_ok=True)
 
     def _take(self, name: str, lease: Path) -> bool:
-        """Hold a file that is there, and note that it was used."""
+        """Link a staged file to `lease` and mark it as used now; return False if it is not staged."""
         try:
             os.link(self._files / name, lease)
         except FileNotFoundError:
             return False
-        os.utime(lease)  # of both names
+        os.utime(lease)  # a hard link shares its times with the staged file
         return True
 
     @contextmanager
     def _fetching(self, name: str) -> Iterator[None]:
-        """One process at a time fetches a file; a few files share a lock."""
+        """Let one process at a time fetch a file. Files whose names start with the same two digits share a lock."""
         with (self._leases / f"lock-{name[:2]}").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -124,7 +128,7 @@ class Staging:
         return target.stat().st_size
 
     def _keep(self, lease: Path, name: str) -> None:
-        """Make a fetched file everybody's, if there is room for it without the least recently used ones."""
+        """Share a fetched file, if there is room for it after the least recently used files are deleted."""
         size = lease.stat().st_size
         self._sweep()
         kept = []
@@ -135,14 +139,14 @@ class Staging:
         for _, of, path in sorted(kept):
             if total + size <= self._max_bytes:
                 break
-            path.unlink(missing_ok=True)  # who holds it, holds it by a link of its own
+            path.unlink(missing_ok=True)  # its readers have their own links
             total -= of
         if total + size <= self._max_bytes:
             with suppress(FileExistsError):
                 os.link(lease, self._files / name)
 
     def _sweep(self) -> None:
-        """Remove what dead processes held."""
+        """Remove the links and partial files of dead processes."""
         for path in self._leases.iterdir():
             owner = path.name.split("-", 1)[0]
             if owner.isdigit() and not _is_alive(int(owner)):

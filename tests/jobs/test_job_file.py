@@ -228,7 +228,7 @@ def test_a_secret_is_refused_and_not_repeated(tmp_path: Path, options: str) -> N
 def test_a_password_in_a_url_is_refused_wherever_it_is(tmp_path: Path) -> None:
     options = "{client_kwargs: {endpoint_url: 'http://user:hunter2@host:9000'}}"
     message = refusal(tmp_path, MINIMAL + f"storage_options: {options}\n")
-    assert "line 5, storage_options: a URL holds a password" in message
+    assert "line 5, storage_options: a URL contains a password" in message
     assert "hunter2" not in message
 
 

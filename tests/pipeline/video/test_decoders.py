@@ -118,7 +118,7 @@ def test_the_check_finds_decords_wrong_frames(corpus: Path) -> None:
 def test_a_container_without_presentation_times_is_refused(corpus: Path) -> None:
     """AVI knows the order of packets only, and h264 shows pictures in another."""
     path = video_corpus.make("h264.avi", corpus)
-    with pytest.raises(UnreadableVideoError, match="does not say when its pictures are shown; convert it first"):
+    with pytest.raises(UnreadableVideoError, match="does not say when each frame is shown; convert the file first"):
         read_probe(str(path))
 
 
