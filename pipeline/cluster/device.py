@@ -9,8 +9,8 @@ import ray
 from flashvid.errors import ConfigurationError
 from flashvid.models.devices import usable_device
 
-# Environment variable that sets the device of every model, whatever Ray reserved. It serves machines where Ray is given
-# a number of GPUs that do not exist, as in the tests.
+# Environment variable that sets the device of every model, regardless of what Ray reserved. It is for machines where
+# Ray is given a number of GPUs that do not exist, as in the tests.
 DEVICE_VARIABLE = "FLASHVID_DEVICE"
 
 
