@@ -1,4 +1,4 @@
-"""What travels between the stages: one clip per Arrow block, its frames as raw bytes, never pickled."""
+"""Defines the message that passes between stages: one clip per Arrow block, its frames as raw bytes, never pickled."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _SCHEMA = pa.schema([("message", pa.string()), ("frames", pa.large_binary()), ("
 
 @dataclass(frozen=True)
 class ClipIdentity:
-    """Which span of which video a clip is: the columns that rows of answers, failures and tokens share.
+    """Identifies a span of a video, by the columns that rows of answers, failures and tokens share.
 
     Attributes:
-        clip_id: Derived from the video and the clip's content key.
-        video_id: The row of the videos table.
-        source_id: What the bytes are.
-        start_s: Start in seconds, None for the beginning.
-        end_s: End in seconds, None for the end.
+        clip_id: Id derived from the video and the clip's content key.
+        video_id: Id of the row in the videos table.
+        source_id: Id of the file's bytes.
+        start_s: Start of the span in seconds; None is the start of the file.
+        end_s: End of the span in seconds; None is the end of the file.
     """
 
     clip_id: str
@@ -38,25 +38,26 @@ class ClipIdentity:
     end_s: float | None
 
     def identity(self) -> dict[str, Any]:
-        """The columns by name."""
+        """Return the identity columns by name."""
         return {column.name: getattr(self, column.name) for column in fields(ClipIdentity)}
 
 
 @dataclass(frozen=True)
 class Clip(ClipIdentity):
-    """The unit of work: one span of one video, with the questions that still need an answer.
+    """A unit of work: one span of one video, with the questions that still need an answer.
 
     Attributes:
-        content_key: Cache key of its tokens.
-        video_path: Where the file is; None if the row does not say.
-        question_ids: Questions to answer, as ids: the texts travel once, not once a clip.
+        content_key: Cache key of the clip's tokens.
+        video_path: Path or URL of the file; None if the row has none.
+        question_ids: Ids of the questions to answer; their texts are sent to each actor once, not with every clip.
         columns: Columns of the video's row that the questions use, as text.
-        attempt: 1 for the first try of the clip, counted over runs.
-        question_attempts: The same of questions that failed before by themselves.
-        problem: Why the row can't be used (see `Video.problem`).
-        unreachable: Why storage could not say what the bytes are (see `Source.unreachable`).
-        size_bytes: Size of the file; None if it is not there.
-        duration_s: Length of the file in seconds; None before it is probed.
+        attempt: Number of this attempt at the clip, counted from 1 over all runs.
+        question_attempts: Number of this attempt at each question that failed on its own before, by `question_id`.
+        problem: Why the row can't be used; None if it can (`Video.problem` in `pipeline/inputs/videos.py`).
+        unreachable: Why storage could not identify the file's bytes; None if it could (`Source.unreachable` in
+            `pipeline/inputs/videos.py`).
+        size_bytes: Size of the file; None if it does not exist.
+        duration_s: Length of the file in seconds; None until the file is probed.
     """
 
     content_key: str
@@ -71,22 +72,22 @@ class Clip(ClipIdentity):
     duration_s: float | None = None
 
     def attempt_of(self, question_id: str | None) -> int:
-        """Which try this is: of a question, or of the clip (None)."""
+        """Return the attempt number, from 1, of a question, or of the whole clip if `question_id` is None."""
         return self.attempt if question_id is None else self.question_attempts.get(question_id, self.attempt)
 
     @property
     def is_tried_again(self) -> bool:
-        """Whether the clip or one of its questions has failed before."""
+        """Return whether the clip or one of its questions failed before."""
         return self.attempt > 1 or bool(self.question_attempts)
 
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """Sampled frames of a clip.
+    """Holds the sampled frames of a clip.
 
     Attributes:
         frames: uint8 `[F, H, W, 3]`, RGB.
-        frame_timestamps: `[F]` presentation times in seconds.
+        frame_timestamps: float64 `[F]`, presentation times in seconds.
     """
 
     frames: NDArray[np.uint8]
@@ -95,16 +96,16 @@ class DecodedClip:
 
 @dataclass(frozen=True)
 class Failure:
-    """What could not be done, and why (a row of `tables.FAILURES` without the clip's part).
+    """Describes a failed clip or question: a row of `failures/` without the clip's columns.
 
     Attributes:
         stage: probe, plan, decode, encode or answer.
         error_type: Class name of the error.
-        error_kind: transient or permanent: the retry policy.
-        error_message: One sentence.
-        traceback: For whoever debugs it.
-        question_id: The question at fault; None for the whole clip.
-        question_hash: What it asked; None where that can't be told.
+        error_kind: transient or permanent; this decides whether a later run retries.
+        error_message: Message of the error, one sentence.
+        traceback: Traceback of the error, for debugging.
+        question_id: Id of the question that failed; None if the whole clip failed.
+        question_hash: Hash of the question as rendered for the clip; None if it is unknown.
     """
 
     stage: str
@@ -119,7 +120,7 @@ class Failure:
     def of(
         cls, error: BaseException, stage: str, question_id: str | None = None, question_hash: str | None = None
     ) -> Self:
-        """Describe an exception. Errors that are not ours are transient: nothing says that they will come again."""
+        """Describe an exception; one that is not a `FlashVidError` counts as transient, since it may not recur."""
         return cls(
             stage=stage,
             error_type=type(error).__name__,
@@ -133,7 +134,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class AnswerKey:
-    """What identifies a committed answer."""
+    """Identifies a committed answer."""
 
     video_id: str
     clip_id: str
@@ -144,7 +145,10 @@ class AnswerKey:
 
 @dataclass(frozen=True)
 class FailureKey:
-    """What planning needs of a committed failure; `retried` if `flashvid retry` asked for it since."""
+    """Holds the columns of a committed failure that planning reads.
+
+    `retried` is whether `flashvid retry` released the failure after it was committed.
+    """
 
     clip_id: str
     question_id: str | None
@@ -158,14 +162,15 @@ class FailureKey:
 
 @dataclass(frozen=True)
 class ClipMessage:
-    """A clip on its way through the stages.
+    """Carries a clip through the stages.
 
     Attributes:
         clip: The planned clip.
-        decoded: Its frames, between decode and encode.
-        tokens: Between encode and answer, the object that a run with a cache would have committed (`cache: off`).
-        answers: Answer rows (without run columns), after the answer stage.
-        failures: What failed; one without a `question_id` ends the clip's way.
+        decoded: The clip's frames, from decode to encode.
+        tokens: With `cache: off`, the bytes of the token object that would otherwise be committed, from encode to
+            answer.
+        answers: Answer rows without the run's columns, set by the answer stage.
+        failures: Failures so far; after one without a `question_id`, later stages skip the clip.
     """
 
     clip: Clip
@@ -176,16 +181,16 @@ class ClipMessage:
 
     @property
     def has_failed(self) -> bool:
-        """Whether the whole clip has failed."""
+        """Return whether the whole clip has failed."""
         return any(failure.question_id is None for failure in self.failures)
 
     @property
     def is_suspected(self) -> bool:
-        """Whether the clip may have killed the processes that worked on it (`SuspectedClipError`)."""
+        """Return whether the clip may have killed the processes that worked on it (`SuspectedClipError`)."""
         return any(failure.error_type == SuspectedClipError.__name__ for failure in self.failures)
 
     def failed(self, failure: Failure) -> ClipMessage:
-        """The same clip with a failure instead of frames or tokens."""
+        """Return the message with a failure added and without frames and tokens."""
         return replace(self, decoded=None, tokens=None, failures=(*self.failures, failure))
 
     def to_table(self) -> pa.Table:
@@ -205,12 +210,16 @@ class ClipMessage:
 
     @classmethod
     def each_of(cls, table: pa.Table) -> list[Self]:
-        """Read every row of a table."""
+        """Return the message of every row of a table."""
         return [cls.from_table(table.slice(row, 1)) for row in range(table.num_rows)]
 
     @classmethod
     def from_table(cls, table: pa.Table) -> Self:
-        """Read one Arrow row; `decoded.frames` is a read-only view of its buffer."""
+        """Return the message of a table of one row; its `decoded.frames` is a read-only view of the table's buffer.
+
+        Raises:
+            ValueError: the table does not have exactly one row.
+        """
         if table.num_rows != 1:
             raise ValueError(f"a block holds one clip, not {table.num_rows}")
         message = json.loads(table["message"][0].as_py())
@@ -230,16 +239,16 @@ class ClipMessage:
 
 
 def _binary(array: NDArray[np.uint8]) -> pa.Array:
-    """One binary value over the array's own memory."""
+    """Return a binary column with one value, which shares the array's memory."""
     offsets = pa.py_buffer(np.array([0, array.nbytes], dtype=np.int64))
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(array)])
 
 
 def _bytes_of(column: pa.ChunkedArray) -> NDArray[np.uint8]:
-    """The one binary value of a column, as a view (its scalar would be a copy)."""
+    """Return the only value of a binary column as a read-only uint8 view; Arrow's scalar would be a copy."""
     (chunk,) = (chunk for chunk in column.chunks if len(chunk))
     _, offsets, content = chunk.buffers()
     start, end = np.frombuffer(offsets, dtype=np.int64)[chunk.offset : chunk.offset + 2]
     view = np.frombuffer(content, dtype=np.uint8)[start:end]
-    view.flags.writeable = False  # the object store's memory, or another stage's
+    view.flags.writeable = False  # the memory belongs to Ray's object store or to another stage
     return view

@@ -1,1 +1,1 @@
-"""The Ray cluster of a run: connection, pool sizes, monitor, the model on a node."""
+"""Connects a run to its Ray cluster, sizes the actor pools, monitors the actors, and finds the model on a node."""

@@ -1,4 +1,4 @@
-"""The Ray cluster a run works on: the one given, the one already connected, or one of its own on this machine."""
+"""Connects a run to a Ray cluster: the given one, the one already connected, or a new one on this machine."""
 
 from __future__ import annotations
 
@@ -21,41 +21,41 @@ _CONNECT_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class ClusterSize:
-    """What the cluster has, node by node."""
+    """Holds the CPUs and GPUs of the cluster, node by node."""
 
     cpus_per_node: tuple[float, ...]
     gpus_per_node: tuple[int, ...]
 
     @property
     def num_cpus(self) -> float:
-        """CPUs of all nodes."""
+        """Return the number of CPUs of all nodes."""
         return sum(self.cpus_per_node)
 
 
 @contextmanager
 def connected(address: str | None = None) -> Iterator[ClusterSize]:
-    """Connect to Ray for the duration of a run.
+    """Connect to Ray for the duration of a run, and yield the size of the cluster.
 
     Args:
-        address: A cluster's address; None for the connection there is, then `RAY_ADDRESS`, then a Ray of our own on
-            this machine, which ends with the run.
+        address: Address of a cluster. None takes the existing connection, else `RAY_ADDRESS`, else starts Ray on this
+            machine for the duration of the run.
 
     Raises:
-        ClusterUnreachableError: nothing answers at the address.
+        ClusterUnreachableError: the address does not answer.
     """
     ours = not ray.is_initialized()
     if ours:
         target = address or os.environ.get("RAY_ADDRESS") or "local"
-        # Explicit, since ray.init and the job tools disagree about the default. A Ray of our own listens on this
-        # machine only and without a dashboard.
+        # Explicit, since ray.init and Ray's job tools have different defaults. A Ray that is started here listens only
+        # on this machine and has no dashboard.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        # On a cluster, Ray Data has an actor collect what it is used for, unless told otherwise.
+        # On a cluster, Ray Data starts an actor that collects usage statistics unless they are disabled.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if target == "local":
-            # Ray's C++ side reports routine matters as errors on the terminal; its log files keep what matters.
+            # Ray's C++ code reports routine events as errors on the terminal; its log files keep the real ones.
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         _check_reachable(target)
-        # What goes wrong there is raised, too; a run that is interrupted would have its threads print tracebacks.
+        # Ray Data also raises its errors, and its threads would print tracebacks when a run is interrupted.
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         try:
             ray.init(
@@ -63,7 +63,7 @@ def connected(address: str | None = None) -> Iterator[ClusterSize]:
                 logging_level=logging.ERROR,
                 log_to_driver=False,
                 include_dashboard=False if target == "local" else None,
-                # Ray counts what the driver shows, also where torch can't use it: then everything runs on the CPU.
+                # Ray counts every GPU that the NVIDIA driver lists, even if torch can't use it; then use only CPUs.
                 num_gpus=0 if target == "local" and not usable_gpus() else None,
             )
         except ConnectionError as error:
@@ -76,14 +76,18 @@ def connected(address: str | None = None) -> Iterator[ClusterSize]:
 
 
 def _check_reachable(target: str) -> None:
-    """Ray itself asks an address that does not answer for more than a minute, and then ends the process."""
+    """Check that an address accepts connections, since Ray would retry for over a minute and then end the process.
+
+    Raises:
+        ClusterUnreachableError: the address does not answer within `_CONNECT_SECONDS`.
+    """
     host, colon, port = target.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdigit():
         return  # "local" or "auto"
     try:
         socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
     except OSError as error:
-        reason = f"no answer ({error.strerror or error}): is the cluster up, and the address right?"
+        reason = f"no answer ({error.strerror or error}); check that the cluster is up and that the address is right"
         raise ClusterUnreachableError(reason, target) from None
 
 
@@ -96,10 +100,10 @@ def _size() -> ClusterSize:
 
 
 def fatal_cause(error: BaseException) -> FatalError | None:
-    """What a task or an actor raised to stop the run, out of what Ray wrapped around it."""
+    """Return the `FatalError` that a task or actor raised, unwrapped from Ray's errors; None if there is none."""
     seen: BaseException | None = error
     while seen is not None:
-        # What Ray raises for a task is of its cause's class, too, but with a traceback for a message.
+        # Ray's error for a task is also an instance of its cause's class, but its message is a traceback.
         if isinstance(seen, FatalError) and not isinstance(seen, RayError):
             return seen
         seen = getattr(seen, "cause", None) or seen.__cause__

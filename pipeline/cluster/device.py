@@ -1,4 +1,4 @@
-"""Where an actor's model goes: to the GPU that Ray reserved for it, and nowhere else in silence."""
+"""Chooses the device of an actor's model: the GPU that Ray reserved for it, without a silent fallback to the CPU."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import ray
 from flashvid.errors import ConfigurationError
 from flashvid.models.devices import usable_device
 
-# The device of every model, whatever is reserved: for machines whose GPUs are a number given to Ray, as in our tests.
+# Environment variable that sets the device of every model, regardless of what Ray reserved. It is for machines where
+# Ray is given a number of GPUs that do not exist, as in the tests.
 DEVICE_VARIABLE = "FLASHVID_DEVICE"
 
 
 def reserved_device() -> str | None:
-    """The device for `load_model` in this process; None, its own choice, where Ray reserved no GPU.
+    """Return the device for `load_model` in this process; None if Ray reserved no GPU, so that `load_model` chooses.
 
     Raises:
-        ConfigurationError: a GPU is reserved and torch does not find it; on the CPU a run would take weeks.
+        ConfigurationError: a GPU is reserved but torch does not find it; a run on the CPU would take weeks.
     """
     if named := os.environ.get(DEVICE_VARIABLE):
         return named
@@ -29,7 +30,7 @@ def reserved_device() -> str | None:
     except ConfigurationError as error:
         raise ConfigurationError(
             f"a GPU is reserved for this process, but {error.message}: see GPUs in docs/operations.md for the driver; "
-            f"{DEVICE_VARIABLE}=cpu in the environment that Ray's nodes were started with runs the model on CPUs",
+            f"{DEVICE_VARIABLE}=cpu in the environment that Ray's nodes are started with runs the model on CPUs",
             f"node {context.get_node_id()}",
         ) from None
     return "cuda"

@@ -1,7 +1,7 @@
-"""The run's bookkeeping among its processes: who works, what was done, which clips kill, how many frames are held.
+"""Monitors a run's processes: the actors, the work done, the clips that kill processes, and the frames in memory.
 
-A single Ray actor per run holds one `RunMonitor`. Nothing that decides whether work is done lives here: losing it ends
-the run early, and the next one goes on from what is committed.
+One Ray actor per run holds one `RunMonitor`. It does not decide which work is done: if it is lost, the run ends early,
+and the next run continues from what is committed.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-# Pools shrink in silence: for so long an actor counts after a clip that it ended, and after one that it began.
+# Ray does not say when a pool shrinks, so an actor counts as working for this long after it ended a clip, and for this
+# long after it began one.
 _IDLE_S = 600.0
 _LONGEST_CLIP_S = 3600.0
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A stage's process, as it announced itself.
+    """Describes a process of a stage, as the process registered itself.
 
     Attributes:
-        stage: decode, encode or answer.
+        stage: Name of the stage.
         pid: Process id on its node.
         node_id: Ray's id of the node.
-        cuda_visible_devices: The GPUs Ray pinned it to; None where it asked for none.
+        cuda_visible_devices: GPUs that Ray pinned the process to; None if `CUDA_VISIBLE_DEVICES` is not set.
     """
 
     stage: str
@@ -35,13 +36,13 @@ class Worker:
 
 @dataclass(frozen=True)
 class Activity:
-    """A snapshot of the run.
+    """Summarises the work of a run so far.
 
     Attributes:
-        workers: Every process that started, restarted ones included.
-        counts: Work done, by name (`frames_decoded`, `encoder_calls`, ...), retried work included.
-        seconds: Time spent per stage, summed over its actors.
-        max_decoded_clips: The most clips whose frames were in memory at once.
+        workers: Every process that started, including restarted ones.
+        counts: Counts of work by name (`frames_decoded`, `encoder_calls`, ...), including repeated work.
+        seconds: Seconds of work by stage, summed over the stage's actors.
+        max_decoded_clips: Maximum number of clips whose frames were in memory at once.
     """
 
     workers: tuple[Worker, ...] = ()
@@ -51,7 +52,12 @@ class Activity:
 
 
 class RunMonitor:
-    """Bookkeeping of one run; plain Python, wrapped in a Ray actor by `pipeline.run.run`."""
+    """Counts the work of one run and bounds its clips in memory; `pipeline/run/run.py` wraps it in a Ray actor.
+
+    Args:
+        max_decoded_clips: Maximum number of clips whose frames may be in memory at once.
+        clock: Function that returns the time in seconds.
+    """
 
     def __init__(self, max_decoded_clips: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._bound = max_decoded_clips
@@ -66,14 +72,14 @@ class RunMonitor:
         self._seconds: dict[str, float] = defaultdict(float)
 
     def register(self, worker: Worker) -> None:
-        """Note a process that is ready to work."""
+        """Record a process that is ready to work."""
         self._workers.append(worker)
 
     def begin(self, clip_id: str, stage: str, actor_id: str = "") -> int:
-        """Note a clip before it is touched, and by whom.
+        """Record that an actor of a stage is about to work on a clip.
 
         Returns:
-            How often the stage began this clip before without ending it: each time its process died.
+            How often the stage began this clip before and did not end it; each time, its process died.
         """
         deaths = self._begun[clip_id, stage]
         self._begun[clip_id, stage] += 1
@@ -81,10 +87,11 @@ class RunMonitor:
         return deaths
 
     def begin_together(self, clip_ids: Sequence[str], stage: str, actor_id: str = "") -> bool:
-        """Note clips before they are touched as one batch.
+        """Record that an actor of a stage is about to work on clips as one batch.
 
         Returns:
-            False, and nothing is noted, if the stage began one of them before without ending it.
+            Whether the clips may be processed as a batch. False, without a record, if the stage began one of them
+            before and did not end it.
         """
         if any((clip_id, stage) in self._begun for clip_id in clip_ids):
             return False
@@ -93,7 +100,7 @@ class RunMonitor:
         return True
 
     def end(self, clip_id: str, stage: str, counts: Mapping[str, int], seconds: float, actor_id: str = "") -> None:
-        """Note what a stage did for a clip, whether it worked or failed."""
+        """Record the counts and the seconds of a stage's work on a clip that has succeeded or failed."""
         self._begun.pop((clip_id, stage), None)
         for name, count in counts.items():
             self._counts[name] += count
@@ -101,20 +108,20 @@ class RunMonitor:
         self._counts_until[stage][actor_id] = self._clock() + _IDLE_S
 
     def num_actors(self, stage: str) -> int:
-        """Actors of a stage that work, or did lately; one that Ray has restarted is the same."""
+        """Return how many actors of a stage work or worked recently; an actor that Ray restarted counts once."""
         now = self._clock()
         self._counts_until[stage] = {actor: until for actor, until in self._counts_until[stage].items() if until > now}
         return len(self._counts_until[stage])
 
     @property
     def num_held(self) -> int:
-        """Clips whose frames are in memory."""
+        """Return the number of clips whose frames are in memory."""
         return len(self._held)
 
     def admit(self, clip_id: str) -> bool:
-        """Ask to hold a clip's frames in memory; the bound holds over all decode actors together.
+        """Return whether a clip may have its frames in memory; the bound holds over all decode actors together.
 
-        A clip that is admitted already (its frames were lost with a node, say) is admitted again.
+        A clip that is already admitted is admitted again, for example if its frames were lost with a node.
         """
         if clip_id not in self._admitted and len(self._admitted) >= self._bound:
             return False
@@ -122,15 +129,15 @@ class RunMonitor:
         return True
 
     def hold(self, clip_id: str) -> None:
-        """A clip's frames are in memory: what really happens, to be held against the bound."""
+        """Record that a clip's frames are in memory, to compare the actual maximum with the bound."""
         self._held.add(clip_id)
         self._most_held = max(self._most_held, len(self._held))
 
     def release(self, clip_id: str) -> None:
-        """A clip's frames are no longer needed."""
+        """Record that a clip's frames are no longer needed, which gives its place to another clip."""
         self._admitted.discard(clip_id)
         self._held.discard(clip_id)
 
     def activity(self) -> Activity:
-        """What happened so far."""
+        """Return a snapshot of the work so far."""
         return Activity(tuple(self._workers), dict(self._counts), dict(self._seconds), self._most_held)

@@ -1,4 +1,4 @@
-"""The model as a node has it: waited for where it is still on its way, refused where it is another one."""
+"""Finds the run's model on a node: waits while it is being copied, and refuses a different model."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _log = logging.getLogger(__name__)
 def model_on_this_node(
     model: ModelConfig, identity: str | None, *, sleep: Callable[[float], None] = time.sleep
 ) -> ModelSource:
-    """Find the model that the run was fingerprinted with, for at most `model.wait_s` seconds.
+    """Return the model that the run was fingerprinted with, waiting for it for at most `model.wait_s` seconds.
 
-    A node that has just joined may still be copying it: a directory that is not there, incomplete or of another content
-    is looked at again. The content counts, since the same path may hold another checkpoint on another machine; a hub
-    snapshot is known by its commit, a directory is read through once.
+    A node that has just joined may still be copying the model, so a directory that is missing, incomplete or has other
+    content is checked again. The content is compared because the same path may hold another checkpoint on another
+    machine. A snapshot from the Hugging Face Hub is identified by its commit; a directory is read once in full.
 
     Args:
-        model: The job's, its revision pinned.
-        identity: `ModelSource.identity` of the model that the driver found; None for those who need no weights: none
-            are fetched, looked for or compared. A hub model is the driver's all the same, since its commit is pinned.
-        sleep: Waits so many seconds.
+        model: The job's model settings, with the revision pinned.
+        identity: `ModelSource.identity` of the driver's model. None if the caller needs no weights: then none are
+            downloaded, looked for or compared. A model from the Hub is still the driver's, since its commit is pinned.
+        sleep: Function that sleeps for a number of seconds.
 
     Raises:
-        ModelLoadError: it did not come.
+        ModelLoadError: the model did not arrive in time; the message says what is wrong with the one on this node.
     """
     waited, pause = 0.0, _FIRST_PAUSE_S
     while True:
@@ -39,11 +39,14 @@ def model_on_this_node(
             source = resolve_model(model.name, model.revision, weights=identity is not None)
             if identity in (None, source.identity):
                 return source
-            problem = f"this node's is {source.identity}, the run was planned with {identity}"
+            problem = f"this node has {source.identity}, but the run was planned with {identity}"
         except ModelLoadError as error:
             problem = error.message
         if waited >= model.wait_s:
-            raise ModelLoadError(f"not on this node after {waited:.0f} s: {problem}", model.name)
+            raise ModelLoadError(
+                f"not on this node after {waited:.0f} s: {problem}; copy the model to the node or raise model.wait_s",
+                model.name,
+            )
         if waited == 0:
             _log.warning("%s: waiting up to %.0f s for the model: %s", model.name, model.wait_s, problem)
         pause = min(pause, model.wait_s - waited)

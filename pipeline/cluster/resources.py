@@ -1,4 +1,4 @@
-"""How large each pool is and what its actors reserve. Pure: the cluster's size in, pool sizes out."""
+"""Decides how large each actor pool is and what its actors reserve. Pure: the cluster's size in, pool sizes out."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from flashvid.engine.constants import CPU_DECODE_ROWS, GPU_DECODE_ROWS
 from pipeline.config import PoolConfig, ResourcesConfig
 from pipeline.errors import ClusterTooSmallError
 
-# On a single GPU, encode and answer share it; both models' halves must fit its memory together.
+# Shares of encode and answer if there is a single GPU; its memory must hold both sides of the model.
 _SHARED_ENCODE_GPU = 0.4
 _SHARED_ANSWER_GPU = 0.6
 _ROUNDING = 1e-9
-# CPUs: enough for Ray not to take a node without any.
+# CPUs that an actor without GPUs reserves, so that Ray does not place it on a node without CPUs.
 _PRESENCE = 0.01
-# Of each answer actor, at least: it waits for its first one for no longer than a sixteenth of the run.
+# Minimum number of batches per answer actor while clips are encoded. A batch waits for its last clip, so the first one
+# takes at most a sixteenth of the run to arrive.
 _BATCHES_WHILE_ENCODING = 16
 
 
 @dataclass(frozen=True)
 class Pool:
-    """A pool of actors: what each reserves of its node, and how many there are.
+    """Describes an actor pool: the number of actors, and what each reserves of its node.
 
     Attributes:
-        size: Actors; where the pool grows, those that it starts with and never goes below.
-        num_cpus: Of each.
-        num_gpus: Of each.
-        max_size: What the pool may grow to; None if it does not.
+        size: Number of actors; the minimum, and the number at the start, if the pool can grow.
+        num_cpus: CPUs that each actor reserves.
+        num_gpus: GPUs that each actor reserves.
+        max_size: Maximum number of actors; None if the pool does not grow.
     """
 
     size: int
@@ -40,17 +41,17 @@ class Pool:
 
     @property
     def most(self) -> int:
-        """The most actors that there can be."""
+        """Return the maximum number of actors."""
         return self.max_size or self.size
 
 
 @dataclass(frozen=True)
 class Pools:
-    """The pools of a run, and the bound that keeps decoding from running ahead of encoding.
+    """Holds the actor pools of a run, and the bound that keeps video decoding from running ahead of encoding.
 
     Attributes:
-        by_stage: The pool of each stage that the run starts, by its name.
-        max_decoded_clips: Clips whose frames may be in memory at once.
+        by_stage: Pool of each stage that the run starts, by stage name.
+        max_decoded_clips: Maximum number of clips whose frames may be in memory at once.
     """
 
     by_stage: Mapping[str, Pool]
@@ -60,7 +61,7 @@ class Pools:
         return self.by_stage[stage]
 
     def of_one(self) -> Pools:
-        """One actor of each kind."""
+        """Return the pools with one actor each, for a run of one clip at a time."""
         alone = {stage: replace(pool, size=1, max_size=None) for stage, pool in self.by_stage.items()}
         return Pools(alone, max_decoded_clips=1)
 
@@ -74,22 +75,24 @@ def plan_pools(
     cpus_per_node: Sequence[float] = (),
     stages: Iterable[str] = (),
 ) -> Pools:
-    """Size the pools for a cluster.
+    """Size the actor pools for a cluster.
 
-    What the job leaves open: GPU actors reserve no CPU (else half-GPU actors wait for CPUs for ever); on one GPU encode
-    and answer share it 0.4 / 0.6, on several each actor has its own. Without GPUs they reserve next to nothing, which
-    keeps them off a head that has no CPUs to give, unless not even that is left.
+    Defaults for settings that the job leaves open: GPU actors reserve no CPU, since actors with half a GPU could
+    otherwise wait for CPUs forever. Encode and answer share a single GPU as 0.4 and 0.6; with several GPUs, each actor
+    has its own. Without GPUs, they reserve 0.01 CPU, which keeps them off a head node without CPUs. They reserve none
+    if not even that is free.
 
     Args:
-        resources: The job's wishes.
+        resources: Resource settings of the job.
         num_cpus: CPUs of the cluster.
-        gpus_per_node: GPUs of each node that has some.
-        encodes: Whether anything has to be decoded and encoded; else only the answer pool counts.
-        cpus_per_node: CPUs of each node; without, they count as one node's.
-        stages: Names of the run's stages. One that the job has no resources for is one actor that reserves nothing.
+        gpus_per_node: GPUs of each node that has GPUs.
+        encodes: Whether any clip has to be decoded and encoded; if not, only the answer pool is sized.
+        cpus_per_node: CPUs of each node; if empty, all CPUs count as those of one node.
+        stages: Names of the run's stages. A stage without resource settings gets one actor that reserves nothing.
 
     Raises:
-        ClusterTooSmallError: the pools can't all be placed; says what is asked, what there is, and what to change.
+        ClusterTooSmallError: the pools can't all be placed; the message says what they reserve, what the cluster has,
+            and which setting to change.
     """
     gpus, nodes = sum(gpus_per_node), cpus_per_node or (num_cpus,)
     pools = _gpu_pools(resources, gpus, encodes)
@@ -97,14 +100,14 @@ def plan_pools(
     max_decoded_clips = resources.max_decoded_clips or 2
     if encodes:
         decode_cpus = 1.0 if resources.decode.num_cpus is None else resources.decode.num_cpus
-        # Without GPUs the model runs on the same CPUs: leave it half of them, and always what its actors reserve.
+        # Without GPUs, the model runs on the same CPUs: leave it half of them, and at least what its actors reserve.
         reserved_cpus = sum(pool.size * pool.num_cpus for pool in pools.values())
         spare_cpus = min(num_cpus if gpus else num_cpus / 2, num_cpus - reserved_cpus + _ROUNDING)
-        # An actor's CPUs are on one node: what is left over on several makes no further one.
+        # An actor's CPUs must be on one node, so remainders on several nodes do not add up to another actor.
         room = sum(int(node / max(decode_cpus, 1.0)) for node in nodes)
         least, most = _bounds(resources.decode, max(1, min(room, int(spare_cpus / max(decode_cpus, 1.0)))))
         pools = {"decode": Pool(least, num_cpus=decode_cpus, num_gpus=0.0, max_size=most), **pools}
-        # One clip in each encode actor's hands and one waiting for it; a little more to even out long and short ones.
+        # Each encode actor works on one clip while one waits; two more even out long and short clips.
         max_decoded_clips = resources.max_decoded_clips or 2 * pools["encode"].most + 2
     _check(pools, nodes, gpus_per_node)
     if not gpus:
@@ -119,7 +122,7 @@ def plan_pools(
 
 
 def gpus_taken(pools: Pools) -> int:
-    """GPUs that the pools reserve when they start, on one node; actors with a share of a GPU have it on one."""
+    """Return how many GPUs of a single node the pools reserve when they start; a share of a GPU is on one device."""
     wishes = _each(pools.by_stage, "num_gpus")
     count = math.ceil(sum(wishes) - _ROUNDING)
     while not _gpus_fit(wishes, [count]):
@@ -128,15 +131,15 @@ def gpus_taken(pools: Pools) -> int:
 
 
 def clips_per_batch(num_clips: int, num_answers: int, pool: Pool, *, encodes: bool) -> int:
-    """How many clips an answer actor gets at a time.
+    """Return how many clips an answer actor gets at a time.
 
-    A step of the decoder costs about the same for one question as for all its rows, so clips with few questions share a
-    batch; but no actor goes without while others have several clips. Where clips are still to be encoded, a batch
-    waits for its last one, and is a small share of them all: the first answers are not long in coming.
+    A decode step costs about the same for one question as for a full batch, so clips with few questions share a batch,
+    but only while there are enough clips for every actor. While clips are still being encoded, a batch waits for its
+    last clip; it is then a small share of all clips, so that the first answers come early.
 
     Args:
         num_clips: Clips of the plan.
-        num_answers: Their open questions.
+        num_answers: Open questions of these clips.
         pool: The answer pool.
         encodes: Whether any of the clips has to be encoded.
     """
@@ -152,7 +155,7 @@ def _gpu_pools(resources: ResourcesConfig, gpus: int, encodes: bool) -> dict[str
     if gpus <= 1:
         sizes, shares = (1, 1), (_SHARED_ENCODE_GPU * gpus, _SHARED_ANSWER_GPU * gpus)
     else:
-        # Rounded down for encode: answering is the longer half at several questions a clip.
+        # Rounded down for encode, since answering takes longer with several questions per clip.
         for_encode = max(1, int(gpus * _SHARED_ENCODE_GPU))
         sizes, shares = (for_encode, gpus - for_encode), (1.0, 1.0)
     return {
@@ -184,23 +187,23 @@ def _check(pools: Mapping[str, Pool], cpus_per_node: Sequence[float], gpus_per_n
     each, num_cpus = _each(pools, "num_cpus"), sum(cpus_per_node)
     if sum(each) > num_cpus + _ROUNDING:
         raise ClusterTooSmallError(
-            f"the pools reserve {sum(each):g} CPUs and the cluster has {num_cpus:g} ({asked}); "
+            f"the pools reserve {sum(each):g} CPUs, but the cluster has {num_cpus:g} ({asked}); "
             "lower resources.*.concurrency or resources.*.num_cpus"
         )
     if not _cpus_fit(each, cpus_per_node):
         raise ClusterTooSmallError(
             f"the pools can't be placed on nodes of {', '.join(f'{node:g}' for node in cpus_per_node)} CPUs ({asked}); "
-            "an actor's CPUs have to be on one node: lower resources.*.num_cpus or resources.*.concurrency"
+            "the CPUs of an actor must be on one node: lower resources.*.num_cpus or resources.*.concurrency"
         )
     if not _gpus_fit(_each(pools, "num_gpus"), gpus_per_node):
         fix = "lower resources.encode or resources.answer: concurrency, or num_gpus so that actors share a GPU"
         if not gpus_per_node:
-            fix = "wait until a node with one has joined, or leave resources.*.num_gpus out to run on CPUs"
+            fix = "wait until a node with a GPU has joined, or remove resources.*.num_gpus from the job to run on CPUs"
         raise ClusterTooSmallError(f"the pools can't be placed on {sum(gpus_per_node)} GPUs ({asked}); {fix}")
 
 
 def _each(pools: Mapping[str, Pool], what: Literal["num_cpus", "num_gpus"]) -> list[float]:
-    """What every actor reserves that reserves some of it, the largest first."""
+    """Return what each actor reserves of a resource, largest first, without actors that reserve none."""
     wishes = [getattr(pool, what) for pool in pools.values() for _ in range(pool.size)]
     return sorted(filter(None, wishes), reverse=True)
 
@@ -214,7 +217,7 @@ def _place(wish: float, free: list[float]) -> bool:
 
 
 def _cpus_fit(wishes: Sequence[float], cpus_per_node: Sequence[float]) -> bool:
-    """First fit, largest first."""
+    """Return whether the CPUs that the actors reserve fit the nodes, placed first fit, largest first."""
     free = list(cpus_per_node)
     return all(_place(wish, free) for wish in wishes)
 

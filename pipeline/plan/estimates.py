@@ -1,4 +1,4 @@
-"""What a run will take, told before it is started. Pure: the plan, what headers say, and rates in; numbers out."""
+"""Estimates a run's work, time, cost and memory before it starts. Pure: plan, headers and rates in, numbers out."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from pipeline.config import JobConfig, SamplingConfig
 from pipeline.plan.plan import Plan
 from pipeline.video.packet_index import VideoHeader
 
-# Measured on the demo's clips: three thumbnails, the row's other columns, Parquet's own.
+# Bytes of a token object without its tokens, measured on the demo's clips: three thumbnails, the row's other columns,
+# and Parquet's own overhead.
 _CLIP_OVERHEAD_BYTES = 20_000
-# An index and an assignment per visual token, compressed.
+# Compressed bytes per visual token of its index and its assignment.
 _ASSIGNMENT_BYTES = 2
 _ANSWER_BYTES = 500
-# `frame_blocks` has so many frames of the file's own size in memory at once.
+# `pipeline/video/frame_blocks.py` holds this many frames of the file's size in memory at once, up to this many bytes.
 _FRAMES_OF_BLOCK = 16
 _BYTES_OF_BLOCK = 128 << 20
 
 
 @dataclass(frozen=True)
 class ClipSize:
-    """What becomes of one clip.
+    """Holds the sizes of one clip.
 
     Attributes:
-        frames: Sampled.
-        visual_tokens: All of them.
-        kept_tokens: At the asked retention.
-        frame_bytes: Of the frames once they are resized.
+        frames: Sampled frames.
+        visual_tokens: Visual tokens before compression.
+        kept_tokens: Visual tokens after compression, at the job's retention ratio.
+        frame_bytes: Bytes of the sampled frames after resizing.
     """
 
     frames: int
@@ -43,19 +44,19 @@ class ClipSize:
 
 @dataclass(frozen=True)
 class Work:
-    """What is left to do. Clips whose header nobody has read count as the mean of the others.
+    """Counts the work that is left; a clip whose header was not read counts as the mean of the others.
 
     Attributes:
         clips_known: Clips to encode whose headers were read.
-        frames: To decode.
-        visual_tokens: Of the clips to encode, uncompressed.
-        kept_tokens: And at the asked retention.
-        answers: To make.
-        answers_retried: Of these, failed before, and tried again.
-        largest_clip: The largest of the clips known; None if there is none.
-        read_bytes: Of video files.
-        unsized_files: Files whose size is not known.
-        write_bytes: Of tokens and answers.
+        frames: Frames to decode.
+        visual_tokens: Visual tokens of the clips to encode, before compression.
+        kept_tokens: Visual tokens of the clips to encode, after compression.
+        answers: Answers to make.
+        answers_retried: Answers among these that failed before.
+        largest_clip: Clip with the most bytes of frames, of the clips whose headers were read; None if there is none.
+        read_bytes: Bytes of video files to read.
+        unsized_files: Files to read whose size is not known.
+        write_bytes: Bytes of tokens and answers to write.
     """
 
     clips_known: int
@@ -72,13 +73,13 @@ class Work:
 
 @dataclass(frozen=True)
 class Rates:
-    """How fast one actor of each stage works; None where nobody knows.
+    """Holds the throughput of one actor of each stage; None where it is unknown.
 
     Attributes:
-        decode_frames_per_second: Frames sampled, decoded and resized.
-        encode_frames_per_second: Frames encoded and compressed.
-        answers_per_second: Answers, several questions of a clip counted each.
-        measured_in: `run_id` of the runs that they were measured in; empty if a person gave them.
+        decode_frames_per_second: Frames sampled, decoded and resized per second.
+        encode_frames_per_second: Frames encoded and compressed per second.
+        answers_per_second: Answers per second; each question of a clip is one answer.
+        measured_in: `run_id` of the runs that the rates were measured in; empty if the user gave all of them.
     """
 
     decode_frames_per_second: float | None = None
@@ -89,13 +90,13 @@ class Rates:
 
 @dataclass(frozen=True)
 class Duration:
-    """How long a run takes, without starting Ray and loading models.
+    """Holds the time that a run takes, without the time to start Ray and load models.
 
     Attributes:
-        stage_hours: Of each stage alone, on its whole pool; None where its rate is not known.
-        hours: The slowest stage's, since they work at the same time.
-        gpu_hours: `hours` on every GPU that the pools reserve.
-        cost: At the given price of a GPU hour.
+        stage_hours: Hours of each stage alone, on its whole pool, by stage; None where its rate is unknown.
+        hours: Hours of the slowest stage, since stages work at the same time; None if any is unknown.
+        gpu_hours: `hours` times the GPUs that the pools reserve; None if `hours` is unknown or they reserve no GPU.
+        cost: `gpu_hours` times the price of a GPU hour; None if either is unknown.
     """
 
     stage_hours: Mapping[str, float | None]
@@ -106,14 +107,15 @@ class Duration:
 
 @dataclass(frozen=True)
 class ActorMemory:
-    """What one actor of a pool needs.
+    """Compares the memory that one actor of a pool needs with the memory that it can have.
 
     Attributes:
         stage: decode, encode or answer.
         actors: Size of the pool.
-        num_gpus: What each reserves.
-        bytes_needed: Weights, and what the stage holds beside them; activations are not counted.
-        bytes_there: Its share of a GPU's memory, or of the machine's; None if that is not known.
+        num_gpus: GPUs that each actor reserves.
+        bytes_needed: Bytes of weights, frames and KV cache; activations are not counted.
+        bytes_there: Bytes of its share of a GPU's memory, or what the other actors leave of the machine's; None if
+            unknown.
     """
 
     stage: str
@@ -124,17 +126,20 @@ class ActorMemory:
 
     @property
     def fits(self) -> bool | None:
-        """Whether there is room; None if nobody knows."""
+        """Return whether the memory suffices; None if the memory that the actor can have is unknown."""
         return None if self.bytes_there is None else self.bytes_needed <= self.bytes_there
 
 
 def expected_frames(header: VideoHeader, clip: Clip, sampling: SamplingConfig) -> int | None:
-    """How many frames `sample_frames` will take of a clip with a constant frame rate; None if the header can't tell.
+    """Return how many frames `sample_frames` takes of a clip with a constant frame rate.
 
     Args:
-        header: What the file's header says.
-        clip: Whose span counts.
-        sampling: `num_frames`, or `fps` with `max_frames`.
+        header: Header of the clip's file.
+        clip: The clip, whose span is sampled.
+        sampling: The job's sampling settings.
+
+    Returns:
+        Number of frames; None if the header has no frame rate and `sampling.num_frames` is not set.
     """
     if not header.fps:
         return sampling.num_frames
@@ -147,16 +152,16 @@ def expected_frames(header: VideoHeader, clip: Clip, sampling: SamplingConfig) -
 
 
 def clip_size(header: VideoHeader, clip: Clip, job: JobConfig, preprocessor: FramePreprocessor) -> ClipSize | None:
-    """What becomes of one clip; None if its header does not say how many frames it has.
+    """Return the sizes of one clip; None if its number of frames is unknown (see `expected_frames`).
 
     Args:
-        header: What the file's header says.
+        header: Header of the clip's file.
         clip: The clip.
-        job: Its sampling and compression.
-        preprocessor: The model's.
+        job: Job with the sampling and compression settings.
+        preprocessor: Frame preprocessor of the model.
 
     Raises:
-        InvalidFeaturesError: frames of a shape that the model does not take.
+        InvalidFeaturesError: the model does not accept frames of this shape.
     """
     frames = expected_frames(header, clip, job.sampling)
     if frames is None:
@@ -172,12 +177,12 @@ def clip_size(header: VideoHeader, clip: Clip, job: JobConfig, preprocessor: Fra
 
 
 def work(plan: Plan, sizes: Mapping[str, ClipSize], *, stored_token_bytes: int) -> Work:
-    """Add up what a plan has to do.
+    """Add up the work of a plan.
 
     Args:
         plan: The plan.
-        sizes: By `clip_id`, of the clips to encode whose headers were read.
-        stored_token_bytes: Of one compressed token.
+        sizes: Sizes of the clips to encode whose headers were read, by `clip_id`.
+        stored_token_bytes: Bytes that one compressed token takes on storage.
     """
     known = [sizes[clip.clip_id] for clip in plan.to_encode if clip.clip_id in sizes]
     scale = len(plan.to_encode) / len(known) if known else 0.0
@@ -205,12 +210,12 @@ def work(plan: Plan, sizes: Mapping[str, ClipSize], *, stored_token_bytes: int) 
 def measured_rates(
     runs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]], model_identity: str, dtype: str | None
 ) -> Rates:
-    """What earlier runs of the same model in the same precision show, all of them together.
+    """Return the mean rates of earlier runs with the same model and dtype, over all of these runs together.
 
     Args:
-        runs: Each run's record as it was started and as it ended.
-        model_identity: See `pipeline.store.fingerprint.fingerprints`.
-        dtype: Of the job.
+        runs: Start record and end record of each run.
+        model_identity: `ModelSource.identity` of the job's model.
+        dtype: `model.dtype` of the job.
     """
     wanted = {"model.identity": model_identity, "model.dtype": dtype}
     ends = [end for start, end in runs if {name: start["tokens_settings"].get(name) for name in wanted} == wanted]
@@ -225,17 +230,17 @@ def measured_rates(
 
 
 def duration(todo: Work, rates: Rates, pools: Pools, *, num_gpus: int, gpu_hour_price: float | None) -> Duration:
-    """How long the work takes on pools of a given size; those that grow count at their least.
+    """Return the time and cost of the work; a pool that can grow counts at its minimum size.
 
-    GPUs that no pool reserves are not billed: where pools grow, nodes come when they are needed, and hours become fewer
-    as GPUs become more.
+    GPUs that no pool reserves are not billed. Where pools grow, nodes join only when they are needed, and more GPUs
+    mean fewer hours.
 
     Args:
         todo: The work.
-        rates: Of one actor.
-        pools: Their sizes.
-        num_gpus: Of the cluster; 0 where the model runs on CPUs.
-        gpu_hour_price: In any currency.
+        rates: Rates of one actor of each stage.
+        pools: The pools.
+        num_gpus: GPUs of the cluster; 0 if the model runs on CPUs.
+        gpu_hour_price: Price of a GPU hour, in any currency.
     """
     work_and_rate = {
         "decode": (todo.frames, rates.decode_frames_per_second),
@@ -265,17 +270,19 @@ def actor_memory(
     gpu_bytes: int | None,
     machine_bytes: int | None,
 ) -> tuple[ActorMemory, ...]:
-    """What each actor needs beside what there is: its reserved share of a GPU, or what the others leave of the machine.
+    """Return, for each stage, the memory that an actor needs and the memory that it can have.
+
+    An actor can have its reserved share of a GPU or, without one, what the other actors leave of the machine's memory.
 
     Args:
-        pools: Their sizes and shares.
-        vision_bytes: Weights of the vision side.
-        language_bytes: Weights of the language side.
-        cache_bytes: Keys and values of a full batch.
-        largest_clip: The clip with the most bytes of frames.
-        headers: Of the files to decode.
-        gpu_bytes: Memory of one GPU.
-        machine_bytes: Memory of the machine, for actors that reserve no GPU.
+        pools: The pools.
+        vision_bytes: Bytes of the vision side's weights.
+        language_bytes: Bytes of the language side's weights.
+        cache_bytes: Bytes of the KV cache of a full batch.
+        largest_clip: Clip with the most bytes of frames; None if no header was read.
+        headers: Headers of the files to decode.
+        gpu_bytes: Bytes of memory of one GPU; None if unknown.
+        machine_bytes: Bytes of memory of the machine, for actors that reserve no GPU; None if unknown.
     """
     frames = largest_clip.frame_bytes if largest_clip else 0
     pictures = [header.width * header.height * 3 for header in headers]

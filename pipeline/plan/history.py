@@ -1,4 +1,4 @@
-"""What earlier runs have answered and what has failed, as planning asks for it. Pure: committed keys in."""
+"""Answers the planner's queries about what earlier runs answered and what failed in them. Pure: committed keys in."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from typing import TYPE_CHECKING
 from pipeline.clip import AnswerKey, FailureKey
 from pipeline.errors import QuestionChangedError
 
-if TYPE_CHECKING:  # the module also reads tables
+if TYPE_CHECKING:  # this module also reads tables, which planning does not need
     from pipeline.inputs.questions import Question
 
 PLAN_STAGE = "plan"
 _SPAN_COLUMNS = frozenset({"start_s", "end_s"})
 
-# A clip, a question of it or None, the question's words or None.
+# `clip_id`, `question_id` or None for the whole clip, `question_hash` or None if it is unknown.
 _What = tuple[str, str | None, str | None]
 
 
 class AnswerHistory:
-    """What is answered, and to which text.
+    """Looks up which questions are answered, and for which question text.
 
     Args:
         answered: Committed answers.
 
     Attributes:
-        answered_in: The latest run, by `clip_id`, that gave an answer; runs are named in the order they began.
+        answered_in: `run_id` of the latest run that answered a question of a clip, by `clip_id`. Run ids sort by start
+            time.
     """
 
     def __init__(self, answered: Iterable[AnswerKey]) -> None:
@@ -41,53 +42,56 @@ class AnswerHistory:
                 self._hashes[owner, key.question_id] = key.question_hash
 
     def check(self, common: Iterable[Question]) -> None:
-        """A question for all videos, without columns, has one text: also for videos that it has not been put to yet.
+        """Check that each question without columns has the text that its answers for any video were given to.
+
+        Args:
+            common: Questions asked of every video. Each needs one text, also for videos without an answer yet.
 
         Raises:
-            QuestionChangedError: it has an answer to another text.
+            QuestionChangedError: a question has an answer to another text or other options.
         """
         for question in common:
             wanted = question.fixed_hash
             if wanted is not None and wanted not in self._everywhere.get(question.question_id, {wanted}):
                 raise QuestionChangedError(
-                    "its answers for other videos were given to another text or other options; give the new question a "
-                    "question_id of its own",
+                    "the text or the options of this question differ from those that its answers for other videos were "
+                    "given to; give the changed question a new question_id",
                     f"question_id {question.question_id!r}",
                 )
 
     def has(self, video_id: str, clip_id: str, question: Question, wanted: str) -> bool:
-        """Whether a clip has an answer to this question.
+        """Return whether a clip has an answer to a question.
 
         Args:
-            video_id: The clip's video.
-            clip_id: The clip.
+            video_id: Id of the clip's video.
+            clip_id: Id of the clip.
             question: The question.
-            wanted: `question_hash` of what the clip would be asked.
+            wanted: `question_hash` of the question as rendered for the clip.
 
         Raises:
-            QuestionChangedError: the video has an answer to another text under this id.
+            QuestionChangedError: the video has an answer to another text under this `question_id`.
         """
-        # A question that names the span has a text for each window of a video.
+        # The text of a question that uses the span differs between the windows of a video, so it is compared by clip.
         owner = clip_id if _SPAN_COLUMNS & question.columns else video_id
         if self._hashes.get((owner, question.question_id), wanted) != wanted:
             raise QuestionChangedError(
-                f"its answers for video_id {video_id!r} were given to another text (the question, its options, "
-                f"or a column it uses has changed); give the new question a question_id of its own",
+                f"its answers for video_id {video_id!r} were given to another text: the question, its options, or a "
+                f"column that it uses has changed; give the changed question a new question_id",
                 f"question_id {question.question_id!r}",
             )
         return (clip_id, question.question_id, wanted) in self._keys
 
 
 class FailureHistory:
-    """What failed in earlier runs, and whether it may be tried again. A later answer of a clip supersedes its failures.
+    """Looks up what failed in earlier runs and whether to retry it; a clip's later answer supersedes its failures.
 
-    What failed is a clip (without a `question_id`), or a question put to it in certain words (`question_hash`); older
-    failures do not tell the words, and count for any.
+    A failure is of a whole clip (no `question_id`) or of one question as rendered for the clip (`question_hash`).
+    Failures written by older versions have no `question_hash` and count for every text of the question.
 
     Args:
         failures: Committed failures.
-        answered_in: See `AnswerHistory`.
-        max_attempts: Tries of a transient failure.
+        answered_in: Latest run that answered a question of each clip, as in `AnswerHistory`.
+        max_attempts: Attempts allowed while failures are transient.
     """
 
     def __init__(self, failures: Iterable[FailureKey], answered_in: Mapping[str, str], max_attempts: int) -> None:
@@ -98,7 +102,7 @@ class FailureHistory:
         self._forgiven: dict[_What, int] = {}
         for failure in failures:
             if failure.stage == PLAN_STAGE:
-                # The row itself was at fault: planning sees for itself whether it still is.
+                # The row was at fault, and planning checks again whether it still is.
                 self._of_rows.add((failure.clip_id, failure.question_id))
                 continue
             if failure.question_id is None and failure.run_id < answered_in.get(failure.clip_id, ""):
@@ -111,15 +115,27 @@ class FailureHistory:
             self._attempts[what] = max(self._attempts.get(what, 0), failure.attempt)
 
     def attempts(self, clip: str, question_id: str | None = None, asked: str | None = None) -> int:
-        """Tries so far of a clip, or of one question of it in these words, that failed."""
+        """Return the number of failed attempts at a clip, or at one of its questions.
+
+        Args:
+            clip: Id of the clip.
+            question_id: Id of the question; None for the whole clip.
+            asked: `question_hash` of the question as rendered for the clip.
+        """
         return max(self._attempts.get(what, 0) for what in _known_as(clip, question_id, asked))
 
     def is_noted(self, clip: str, question_id: str) -> bool:
-        """Whether an earlier plan has recorded that a row can't be asked this question."""
+        """Return whether an earlier plan recorded that the question can't be asked of the clip."""
         return (clip, question_id) in self._of_rows
 
     def is_exhausted(self, clip: str, question_id: str | None = None, asked: str | None = None) -> bool:
-        """Whether a clip, or one question of it in these words, is not to be tried again."""
+        """Return whether a clip, or one of its questions, must not be retried.
+
+        Args:
+            clip: Id of the clip.
+            question_id: Id of the question; None for the whole clip.
+            asked: `question_hash` of the question as rendered for the clip.
+        """
         return any(
             what in self._permanent or self._attempts.get(what, 0) - self._forgiven.get(what, 0) >= self._max_attempts
             for what in _known_as(clip, question_id, asked)

@@ -1,6 +1,6 @@
-"""The plan: (clips x questions) minus what is committed. Pure: snapshots in, decisions out.
+"""Computes the plan, an anti-join: (clips x questions) minus committed answers. Pure: snapshots in, decisions out.
 
-Nothing here knows Ray or storage; the cross product is walked clip by clip and never held.
+This module uses neither Ray nor storage. It walks the cross product clip by clip and never holds it in memory.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from pipeline.errors import InputRowError
 from pipeline.plan.history import PLAN_STAGE, AnswerHistory, FailureHistory
 from pipeline.store.keys import clip_id, content_key, digest
 
-if TYPE_CHECKING:  # these modules also read tables
+if TYPE_CHECKING:  # these modules also read tables, which planning does not need
     from pipeline.inputs.questions import Question, QuestionTable
     from pipeline.inputs.videos import Source, Video
 
 
 @dataclass(frozen=True)
 class PlanCounts:
-    """A plan's numbers; those of shards add up.
+    """Counts the clips and answers of a plan; the counts of shards can be added.
 
     Attributes:
         clips_total: Clips of the job.
         clips_to_encode: Clips without committed tokens that have open questions.
         clips_cached: Clips with committed tokens that have open questions.
-        clips_tried_again: Clips of both kinds that failed before.
-        answers_total: Answers the finished job has.
-        answers_done: Answers that are committed already.
-        answers_exhausted: Answers not planned: failed for good, or too often.
-        answers_planned: Answers this run will try.
+        clips_tried_again: Clips of the two counts above that failed before.
+        answers_total: Answers that the finished job has.
+        answers_done: Answers that are committed.
+        answers_exhausted: Answers not planned, because of a permanent failure or too many transient ones.
+        answers_planned: Answers that this run will try to make.
     """
 
     clips_total: int = 0
@@ -44,18 +44,18 @@ class PlanCounts:
     answers_planned: int = 0
 
     def __add__(self, other: PlanCounts) -> PlanCounts:
-        """The numbers of two shards together."""
+        """Return the sum of the counts of two shards."""
         return PlanCounts(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def clips_planned(self) -> int:
-        """Clips this run will work on."""
+        """Return the number of clips that this run will work on."""
         return self.clips_to_encode + self.clips_cached
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run has to do.
+    """Lists the clips that a run has to process.
 
     Attributes:
         to_encode: Clips without committed tokens.
@@ -71,7 +71,7 @@ class Plan:
 
     @property
     def counts(self) -> PlanCounts:
-        """The plan's numbers."""
+        """Return the plan's counts."""
         clips = (*self.to_encode, *self.cached)
         return replace(
             self.totals,
@@ -83,11 +83,11 @@ class Plan:
 
     @property
     def unprobed(self) -> tuple[Clip, ...]:
-        """The clips to encode that no probe has found a length for, and those of rows with a problem."""
+        """Return the clips to encode whose file has no probed length or whose row has a problem."""
         return tuple(clip for clip in self.to_encode if clip.duration_s is None or clip.problem is not None)
 
     def without(self, clip_ids: Container[str]) -> Plan:
-        """The same plan without some of the clips to encode."""
+        """Return the plan without the clips to encode of these ids."""
         return replace(self, to_encode=tuple(clip for clip in self.to_encode if clip.clip_id not in clip_ids))
 
 
@@ -100,18 +100,18 @@ def plan(
     failed: Iterable[FailureKey],
     max_attempts: int,
 ) -> Plan:
-    """Decide what is left to do.
+    """Return the work that is left to do.
 
     Args:
-        clips: Every clip of the job, without questions: see `row_clip` and `pipeline.plan.windows.cut`.
+        clips: Every clip of the job, without questions, from `row_clip` and `pipeline.plan.windows.cut`.
         questions: The job's questions.
         committed_tokens: `content_key` of every clip whose tokens are committed.
         answered: Committed answers under this run's `answers_fingerprint`.
-        failed: Committed failures under it.
-        max_attempts: Tries of a transient failure.
+        failed: Committed failures under the same fingerprint.
+        max_attempts: Attempts allowed while failures are transient.
 
     Raises:
-        QuestionChangedError: a `question_id` has answers to another text; names it and the video.
+        QuestionChangedError: a `question_id` has answers to another text; the message names the question and the video.
     """
     answers = AnswerHistory(answered)
     history = FailureHistory(failed, answers.answered_in, max_attempts)
@@ -120,7 +120,7 @@ def plan(
     failures: list[tuple[Clip, Failure]] = []
     total = done = exhausted = 0
     for clip in clips:
-        # By their ids, the hashes of what each would be asked.
+        # `question_hash` of each question as rendered for the clip, by `question_id`.
         open_questions: dict[str, str] = {}
         for question in questions.for_video(clip.video_id):
             total += 1
@@ -139,7 +139,8 @@ def plan(
             else:
                 open_questions[name] = wanted
         if open_questions:
-            # A row with a problem names no span of its own: the probe refuses it, whatever is committed for the video.
+            # A row with a problem has no valid span of its own, so committed tokens of the video do not apply: the
+            # probe records its failure.
             is_cached = clip.problem is None and clip.content_key in committed_tokens
             (cached if is_cached else to_encode).append(_with_questions(clip, open_questions, history))
     answers.check(questions.common)
@@ -148,15 +149,15 @@ def plan(
 
 
 def row_clip(video: Video, source: Source, columns: Collection[str] = (), duration_s: float | None = None) -> Clip:
-    """The clip of a row, without questions.
+    """Return the clip of a row, without questions.
 
     Args:
         video: A row of the videos table.
-        source: What the bytes of its file are.
-        columns: The columns of the row that questions use.
-        duration_s: Length of the file in seconds, if it was probed.
+        source: Identity of the bytes of the row's file.
+        columns: Names of the row's columns that questions use.
+        duration_s: Length of the file in seconds; None if it was not probed.
     """
-    # A row with a problem is no span of the video: repaired, it is another clip.
+    # A row with a problem is not a span of the video. Its problem enters the key, so the fixed row is another clip.
     source_id = source.source_id if video.problem is None else digest("problem", source.source_id, video.problem)
     key = content_key(source_id, video.start_s, video.end_s)
     row = {**vars(video), **video.columns}
@@ -168,7 +169,8 @@ def row_clip(video: Video, source: Source, columns: Collection[str] = (), durati
         end_s=video.end_s,
         content_key=key,
         video_path=video.video_path,
-        # As text, once: what is hashed here and rendered in the answer stage must not differ by a trip through JSON.
+        # Converted to text once, so that the question hashed here and the one rendered in the answer stage are equal
+        # after the clip has been through JSON.
         columns={name: as_text(row.get(name)) for name in columns},
         problem=video.problem,
         unreachable=source.unreachable,
@@ -178,12 +180,12 @@ def row_clip(video: Video, source: Source, columns: Collection[str] = (), durati
 
 
 def as_text(value: object) -> str | None:
-    """A column's value as questions use it; None if it is empty."""
+    """Return a column's value as text for questions; None if it is empty."""
     return None if value is None else str(value)
 
 
 def changed_sources(clips: Iterable[Clip], probed: Mapping[str, Collection[str]]) -> list[str]:
-    """`video_id` of every video whose path was probed before with other bytes and never with these.
+    """Return the `video_id` of every video whose path was probed before with other bytes and never with these.
 
     Args:
         clips: A clip for each row of the videos table.
@@ -207,17 +209,19 @@ def _with_questions(clip: Clip, questions: Mapping[str, str], history: FailureHi
 
 
 def _unanswerable(question: Question, clip: Clip) -> Failure | None:
-    """Why a question can't be asked of a clip; None if it can."""
+    """Return the failure of a question that uses an empty column of the clip's row; None if it can be asked."""
     empty = sorted(name for name in question.columns if clip.columns[name] is None)
     if not empty:
         return None
     error = InputRowError(
-        f"question {question.question_id!r} uses {{{empty[0]}}}, which is empty here", f"video_id {clip.video_id!r}"
+        f"question_id {question.question_id!r} uses {{{empty[0]}}}, but this column of the video's row is empty; "
+        "fill it, or do not ask this question of the video",
+        f"video_id {clip.video_id!r}",
     )
     return Failure.of(error, PLAN_STAGE, question.question_id)
 
 
 def deal(clips: Sequence[Clip], count: int) -> Iterator[tuple[Clip, ...]]:
-    """Deal clips into at most `count` parts, each one read task of the run."""
+    """Split clips into at most `count` parts, one for each read task of the run."""
     for index in range(min(count, len(clips))):
         yield tuple(clips[index::count])

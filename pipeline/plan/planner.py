@@ -1,7 +1,7 @@
-"""Planning a run: what is on storage is read once, shards are planned, new files are probed.
+"""Plans a run: reads once what is on storage, plans each shard, and probes new files.
 
-A small job is one shard, planned in this process, without Ray. A large one is many, each a Ray task; what they find
-stays in Ray's object store until its clips are dealt out, and the driver holds numbers only.
+A small job is one shard, planned in this process without Ray. A large job has many shards, each planned by a Ray task.
+Their plans stay in Ray's object store until a read task fetches the clips; the driver holds only counts.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from pipeline.store.context import RunContext
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard's part of the plan, as the driver knows it.
+    """Holds a shard's plan, or the reference to it, and its counts.
 
     Attributes:
-        held: The part itself, or where Ray keeps it, pickled and compressed.
-        counts: Its numbers.
+        held: The plan, or Ray's reference to the plan, pickled and compressed.
+        counts: Counts of the plan.
         num_unprobed: Length of `Plan.unprobed`.
     """
 
@@ -42,7 +42,7 @@ class Shard:
     num_unprobed: int = 0
 
     def fetch(self) -> Plan:
-        """The part itself."""
+        """Return the shard's plan, from Ray's object store if it is there."""
         if isinstance(self.held, Plan):
             return self.held
         found: Plan = pickle.loads(zlib.decompress(ray.get(self.held)))  # noqa: S301 - from a task of this run
@@ -51,7 +51,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a run has to do, shard by shard.
+    """Lists what a run has to do, shard by shard.
 
     Attributes:
         shards: The shards.
@@ -63,12 +63,12 @@ class RunPlan:
 
     @classmethod
     def of(cls, plan: Plan) -> RunPlan:
-        """A plan that is held in this process."""
+        """Return a run plan of one shard, whose plan is held in this process."""
         return cls((Shard(plan, plan.counts),))
 
     @property
     def counts(self) -> PlanCounts:
-        """The numbers of all shards."""
+        """Return the sum of the counts of all shards."""
         return sum((shard.counts for shard in self.shards), PlanCounts())
 
 
@@ -104,15 +104,16 @@ class Planner:
         self._rows_per_shard = rows_per_shard
         self._probes = ProbeTable(run.storage)
         self._on_ray = False
-        # Files that could not be cut into windows, by `source_id`.
+        # Failures of files that could not be cut into windows, by `source_id`.
         self._uncut: dict[str, Failure] = {}
         self.num_probed = 0
 
     def plan(self, videos: VideoTable, questions: QuestionTable) -> RunPlan:
-        """Decide what is left to do.
+        """Return the work that is left to do.
 
         Raises:
-            FatalError: input that stops the run; see `survey` and `plan_shard`.
+            InputTableError: a row has no value in the job's `source_id_column`.
+            QuestionChangedError: a `question_id` has answers to another text.
         """
         count = 1 if self._connect is None else num_shards(len(videos), self._rows_per_shard)
         if self._connect is not None and count > 1:
@@ -130,20 +131,21 @@ class Planner:
         return RunPlan(shards, tuple(video_id for changed, _ in told for video_id in changed))
 
     def probe(self, todo: RunPlan, at_most: int | None = None) -> RunPlan:
-        """Read the packets of new files, shard by shard; clips whose file is no video fail here and leave the plan.
+        """Probe new files, shard by shard, and return the plan without the clips that failed.
 
         Args:
             todo: The plan.
-            at_most: Of each shard only so many files, spread over them, are read; the others stay in the plan.
+            at_most: Number of clips to probe per shard, spread evenly over it; the others stay in the plan. None probes
+                all.
         """
         shards = (self._probe(index, shard, at_most) for index, shard in enumerate(todo.shards))
         return replace(todo, shards=tuple(shards))
 
     def _measure(self, index: int, unknown: Sequence[Clip]) -> dict[str, float]:
-        """Probe files for their seconds, by `source_id`, so that they can be cut into windows.
+        """Probe files and return their lengths in seconds, by `source_id`, so that they can be cut into windows.
 
-        One that can't be probed stays whole, and fails as every clip does: tried again at once, it might be answered as
-        one clip beside the windows that a later run cuts.
+        A file that can't be probed stays one clip, and `_probe` records this failure for it. Probing it again could
+        succeed: the whole file would be answered as one clip, and a later run would answer its windows as well.
         """
         lengths: dict[str, float] = {}
         for clip, result in self._probed(unknown, f"windows-{index:03d}"):
@@ -169,7 +171,7 @@ class Planner:
         return Shard(ray.put(_packed(left)) if self._on_ray else left, left.counts)
 
     def _probed(self, clips: Sequence[Clip], part: str) -> Iterator[Found]:
-        """Probe files, and commit what is found chunk by chunk: a run that is killed does not read these again."""
+        """Probe files and commit the probes chunk by chunk, so that the run after a killed one does not repeat them."""
         if not clips:
             return
         job = self._run.job
@@ -190,7 +192,8 @@ class Planner:
         for clip, failure in failures:
             self._on_failure(clip, failure)
         self._tick()
-        # The driver's own copy: were a node lost and the task repeated, it would plan what is left by then.
+        # Copy the plan into an object that the driver owns. If a node were lost, Ray would repeat the task, and the
+        # task would plan what is left by then.
         return Shard(ray.put(self._fetch(part)) if self._on_ray else part, counts, num_unprobed)
 
     def _committed(self, count: int) -> NDArray[np.bytes_]:
@@ -201,13 +204,13 @@ class Planner:
         return np.concatenate([self._fetch(keys) for keys in listed])
 
     def _each(self, function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], num_returns: int = 2) -> list[Any]:
-        """Call a function for each shard, here or in Ray tasks: what it returns, or where Ray keeps that."""
+        """Call a function for each shard, here or in Ray tasks, and return the results or Ray's references to them."""
         if not self._on_ray:
             return [function(*arguments) for arguments in tasks]
         remote = ray.remote(num_returns=num_returns)(function)
         return [remote.remote(*arguments) for arguments in tasks]
 
-    def _shared(self, value: object) -> Any:  # noqa: ANN401 - the value, or where Ray keeps it
+    def _shared(self, value: object) -> Any:  # noqa: ANN401 - the value, or Ray's reference to it
         return ray.put(value) if self._on_ray else value
 
     def _fetch(self, held: Any) -> Any:  # noqa: ANN401 - see `_each`
@@ -216,25 +219,28 @@ class Planner:
         try:
             return ray.get(held)
         except RayError as error:
-            # Ray wraps what a task raised; the cause says what to do.
+            # Ray wraps the error that a task raised; the message of the cause is the one for the user.
             if (fatal := fatal_cause(error)) is not None:
                 raise fatal from error
             raise
 
 
 def _plan(packs: bool, *arguments: Any) -> tuple[Any, Plan | bytes]:  # noqa: ANN401
-    """`plan_shard`, and what the driver is told of it; packed, it can pass a part on without making objects of it."""
+    """Plan a shard and return a summary for the driver, and the plan.
+
+    If `packs`, the plan is pickled and compressed, so that the driver can pass it on without unpickling its clips.
+    """
     part = plan_shard(*arguments)
     return (part.counts, part.failures, len(part.unprobed)), _packed(part) if packs else part
 
 
 def _packed(part: Plan) -> bytes:
-    # Half of it are hexadecimal digits.
+    # Half of a pickled plan is hexadecimal digits, which compress well.
     return zlib.compress(pickle.dumps(part), level=1)
 
 
 def _spread(clips: Sequence[Clip], at_most: int | None) -> Sequence[Clip]:
-    """So many of the clips, or all."""
+    """Return at most `at_most` of the clips, spread evenly over them; all if it is None."""
     if at_most is None or len(clips) <= at_most:
         return clips
     return [clips[index] for index in np.linspace(0, len(clips) - 1, at_most).astype(int)]

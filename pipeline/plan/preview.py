@@ -1,4 +1,4 @@
-"""What a run of a job would do and take, without Ray and without a lease. Writes nothing but probes."""
+"""Previews what a run of a job would do and take, without Ray and without the lease. Writes only probes."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ from pipeline.video.packet_index import VideoHeader
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a run may use.
+    """Describes the hardware that a run may use.
 
     Attributes:
-        num_cpus: CPUs.
-        num_gpus: GPUs, on one node.
-        gpu_bytes: Memory of one GPU; None if that is not known.
-        machine_bytes: Memory of the machine; None if that is not known.
+        num_cpus: Number of CPUs.
+        num_gpus: Number of GPUs, all on one node.
+        gpu_bytes: Bytes of memory of one GPU; None if unknown.
+        machine_bytes: Bytes of memory of the machine; None if unknown.
     """
 
     num_cpus: int
@@ -55,7 +55,7 @@ class Hardware:
 
     @classmethod
     def here(cls) -> Hardware:
-        """This machine's."""
+        """Return the hardware of this machine."""
         import torch
 
         gpus = usable_gpus()
@@ -69,23 +69,23 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Preview:
-    """What a run would find and do.
+    """Describes what a run would find and do.
 
     Attributes:
         clips_total: Clips of the job.
         clips_to_encode: Clips to decode, encode and answer.
-        clips_cached: Clips to answer from the tokens that are there.
-        clips_unusable: Clips of whose file or row the probe says that nothing can be made, and why, by reason.
-        answers_total: Answers of the finished job.
-        answers_done: Committed.
-        answers_exhausted: Not tried again.
-        changed_sources: Videos whose file was replaced since an earlier run.
+        clips_cached: Clips to answer from committed tokens.
+        clips_unusable: Number of clips whose row or file can't be used, by error type.
+        answers_total: Answers that the finished job has.
+        answers_done: Answers that are committed.
+        answers_exhausted: Answers that a run would not retry.
+        changed_sources: `video_id` of every video whose file was replaced since an earlier run.
         changed_settings: Why a run would be refused without `fork`; None if it would not.
-        work: What is left to do.
-        rates: How fast that goes.
-        duration: How long it takes.
-        memory: What the actors need; empty where the pools can't be placed.
-        placement_problem: Why they can't; None if they can.
+        work: The work that is left.
+        rates: Rates of one actor of each stage.
+        duration: Time and cost of the work; None if the pools can't be placed.
+        memory: Memory of each stage's actors; empty if the pools can't be placed.
+        placement_problem: Why the pools can't be placed; None if they can.
         headers_read: New headers that this preview read and committed to `probes/`.
     """
 
@@ -114,21 +114,21 @@ def preview(
     gpu_hour_price: float | None = None,
     max_probes: int = 1000,
 ) -> Preview:
-    """Say what `pipeline.run.run.run` would do with a job.
+    """Return what `pipeline.run.run.run` would do with a job.
 
-    Reads the tables, stats every video, lists what is committed, reads the headers of new files, and commits these to
-    `probes/` as a run would.
+    Reads the tables, stats every video, lists what is committed, reads the headers of new files, and commits these
+    headers to `probes/` as a run would.
 
     Args:
         job: The job.
-        hardware: What a run may use.
-        given_rates: These, where they are set, count instead of measured ones.
-        gpu_hour_price: In any currency.
-        max_probes: Headers to read at most; with more new files, so many spread over them, and the rest counts as
-            their mean. Windows take the length of every video, and so all headers.
+        hardware: Hardware that a run may use.
+        given_rates: Rates that replace the measured ones where they are set.
+        gpu_hour_price: Price of a GPU hour, in any currency.
+        max_probes: Maximum number of headers to read. With more new files, those read are spread evenly over them, and
+            the others count as the mean. `window_s` needs the length of every video, and so every header.
 
     Raises:
-        FatalError: what would refuse the run, but for changed settings and too small a cluster, which are reported.
+        FatalError: the run would be refused. Changed settings and a cluster that is too small are reported instead.
     """
     model = resolve_model(job.model.name, job.model.revision)
     check_answering(model, job.generation, job.inner_pruning)
@@ -193,7 +193,7 @@ def preview(
 def _sizes(
     clips: Sequence[Clip], headers: Mapping[str, VideoHeader], job: JobConfig, model: ModelSource
 ) -> tuple[dict[str, ClipSize], dict[str, str]]:
-    """Sizes of the clips whose header is known, and why the model takes no frames of some; both by `clip_id`."""
+    """Return two mappings by `clip_id`: sizes of clips with a header, and error types of clips the model refuses."""
     sampling = job.sampling
     preprocessor = load_preprocessor(model, min_pixels=sampling.min_pixels, max_pixels=sampling.max_pixels)
     sizes: dict[str, ClipSize] = {}
@@ -212,7 +212,7 @@ def _sizes(
 
 
 def _rates(given: Rates, measured: Rates) -> Rates:
-    """What is given, and what was measured where nothing is."""
+    """Return the given rates, with the measured ones where a rate is not given."""
     names = ("decode_frames_per_second", "encode_frames_per_second", "answers_per_second")
     missing = {name: getattr(measured, name) for name in names if not getattr(given, name)}
     return replace(given, **missing, measured_in=measured.measured_in if any(missing.values()) else ())

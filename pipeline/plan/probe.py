@@ -1,4 +1,4 @@
-"""Probe: what the packets of new files say, before anything is spent on decoding them."""
+"""Reads the packets of new files, so that bad files fail before any time is spent on decoding them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from pipeline.video.packet_index import VideoHeader
 from pipeline.video.reader_choice import Decoder, automatic
 
 STAGE = "probe"
-# How Ray says that a process is gone, whoever ended it.
+# Ray raises these if a process is gone, for any reason.
 _DEATHS = (WorkerCrashedError, OutOfMemoryError, NodeDiedError, LocalRayletDiedError)
 CLIPS_PER_TASK = 32
 _THREADS = 16
@@ -41,11 +41,11 @@ _THREADS = 16
 
 @dataclass(frozen=True)
 class Probe:
-    """What was found out about a file.
+    """Holds what the packets of a file say.
 
     Attributes:
-        header: Of the file.
-        decoder: The one that reads it exactly, where the job leaves that to us.
+        header: Header of the file.
+        decoder: Video decoder that reads the file exactly, for `sampling.decoder: auto`.
     """
 
     header: VideoHeader
@@ -56,29 +56,32 @@ Found = tuple[Clip, Probe | Failure]
 
 
 class ProbeTable:
-    """`probes/`: what is known of every file seen so far, made once and added to."""
+    """Reads and appends to `probes/`, which holds one row per probed file."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
 
     def lengths(self) -> pa.Table:
-        """`video_path`, `source_id` and `duration_s` of every file probed; older probes may lack the length."""
+        """Return `video_path`, `source_id` and `duration_s` of every probed file.
+
+        `duration_s` is null in probes written by versions that did not record it.
+        """
         columns = ["video_path", "source_id", "duration_s"]
         empty = pa.schema([schemas.PROBES.field(name) for name in columns]).empty_table()
         return pa.concat_tables([empty, *self._read(columns)])
 
     def headers(self, source_ids: Collection[str]) -> dict[str, VideoHeader]:
-        """What is known of these sources, of those that were probed."""
+        """Return the headers of the sources that were probed, by `source_id`."""
         names = (field.name for field in fields(VideoHeader))
         found: dict[str, VideoHeader] = {}
         for row in self._rows("source_id", *names):
-            # Older probes may lack the length.
+            # Probes written by older versions may lack the length.
             if (source_id := row.pop("source_id")) in source_ids and row["duration_s"] is not None:
                 found[source_id] = VideoHeader(**row)
         return found
 
     def paths(self) -> dict[str, str]:
-        """`video_path` of every source that was probed, by `source_id`."""
+        """Return the `video_path` of every probed source, by `source_id`."""
         return {row["source_id"]: row["video_path"] for row in self._rows("source_id", "video_path")}
 
     def _rows(self, *columns: str) -> Iterator[dict[str, Any]]:
@@ -89,10 +92,10 @@ class ProbeTable:
         return self._storage.scan(self._storage.names("probes"), schemas.PROBES, columns)
 
     def append(self, probes: Sequence[tuple[Clip, Probe]], part: str) -> None:
-        """Commit what was found out.
+        """Commit probes, one row per source.
 
         Args:
-            probes: The probed clips and what their files say.
+            probes: Clips and the probes of their files.
             part: Name of this commit, unique over all runs.
         """
         by_source = {clip.source_id: (clip, probe) for clip, probe in probes}
@@ -111,7 +114,7 @@ class ProbeTable:
 
 
 def probe_in_threads(clips: Sequence[Clip], storage_options: Mapping[str, Any]) -> list[Found]:
-    """Read the packets of clips' files in this process, without limits."""
+    """Probe the files of clips in threads of this process, without limits of time or memory."""
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(zip(clips, pool.map(lambda clip: _probe(clip, storage_options), clips), strict=True))
 
@@ -119,22 +122,29 @@ def probe_in_threads(clips: Sequence[Clip], storage_options: Mapping[str, Any]) 
 def probe_clips(
     clips: Sequence[Clip], storage_options: Mapping[str, Any], limits: DecodePoolConfig
 ) -> Iterator[list[Found]]:
-    """Read the packets of clips' files in Ray tasks, some at a time.
+    """Probe the files of clips in Ray tasks and yield the results chunk by chunk.
 
-    A file that crashes a parser, hangs it or swells it costs only itself; each has the time and the memory that
-    `limits` give to decoding.
+    A file that makes the parser crash, hang or run out of memory fails alone.
+
+    Args:
+        clips: Clips whose files to probe.
+        storage_options: Options of the job's stores.
+        limits: Limits of video decoding; their time and memory limits apply to each file.
     """
-    # No retries by Ray: which file it was is found out here, by probing the chunk's files one by one.
+    # Ray must not retry a task: `alone` finds the file at fault by probing the chunk's files one by one.
     remote = ray.remote(max_retries=0)(_probe_chunk)
 
-    def start(chunk: Sequence[Clip]) -> Any:  # noqa: ANN401 - where Ray keeps the results
+    def start(chunk: Sequence[Clip]) -> Any:  # noqa: ANN401 - Ray's reference to the results
         return remote.remote(chunk, dict(storage_options), limits)
 
     def alone(clip: Clip) -> Probe | Failure:
         try:
             (found,) = ray.get(start([clip]))
         except _DEATHS:
-            message = f"the process that read the file's packets died, or did not end within {limits.time_limit_s:g} s"
+            message = (
+                "the process that read the file's packets crashed, was killed, or exceeded "
+                f"resources.decode.time_limit_s ({limits.time_limit_s:g} s); the next run tries the file again"
+            )
             return Failure.of(WorkerDiedError(message), STAGE)
         result: Probe | Failure = found
         return result
@@ -167,47 +177,49 @@ def _probe(clip: Clip, storage_options: Mapping[str, Any], limits: DecodePoolCon
     except Exception as error:  # noqa: BLE001 - becomes a row of failures/ with its traceback
         if limits is None or not isinstance(error, MemoryError):
             return Failure.of(error, STAGE)
-        limit = f"{limits.memory_limit_gb:g} GiB (resources.decode.memory_limit_gb)"
-        return Failure.of(DecodeMemoryError(f"reading its packets takes more than {limit}"), STAGE)
+        limit = f"resources.decode.memory_limit_gb ({limits.memory_limit_gb:g} GiB)"
+        return Failure.of(DecodeMemoryError(f"reading the file's packets takes more than {limit}; raise it"), STAGE)
 
 
 def probe_file(clip: Clip, storage_options: Mapping[str, Any]) -> Probe:
-    """Check a clip's row and read its file's packets, decoding the first picture only.
+    """Check a clip's row and read its file's packets, decoding only the first picture.
 
     Raises:
-        InputRowError: the row itself is wrong.
-        SourceUnreachableError: storage did not say whether there is a file.
-        VideoNotFoundError: no file.
-        UnreadableVideoError: not a video with a video stream, cut short, or shorter than the clip's start.
+        InputRowError: the row is invalid.
+        SourceUnreachableError: storage did not say whether the file exists.
+        VideoNotFoundError: the file does not exist.
+        UnreadableVideoError: the file has no video stream, is cut short, or ends before the clip starts.
     """
     if clip.problem is not None or clip.video_path is None:
         raise InputRowError(clip.problem or "the row has no video_path")
     if clip.unreachable is not None:
-        raise SourceUnreachableError(f"{clip.video_path} can't be reached ({clip.unreachable})")
+        raise SourceUnreachableError(f"storage can't be reached for {clip.video_path}: {clip.unreachable}")
     fs, inner = resolve(clip.video_path, storage_options)
     try:
         size = fs.size(inner)
     except (FileNotFoundError, NotADirectoryError):
         raise VideoNotFoundError(f"no video file at {clip.video_path}") from None
     if fs.isdir(inner):
-        raise VideoNotFoundError(f"{clip.video_path} is a folder, not a video file")
+        raise VideoNotFoundError(f"{clip.video_path} is a folder, not a video file; give the path of a file")
     if size == 0:
-        raise UnreadableVideoError(f"the file is empty: {clip.video_path}")
+        raise UnreadableVideoError(f"the file is empty: {clip.video_path}; upload it again")
     if isinstance(fs, LocalFileSystem):
         probe = read_probe(inner)
     else:
         with fs.open(inner, "rb") as file:
             probe = read_probe(file)
     if clip.start_s is not None and clip.start_s >= probe.header.duration_s:
-        raise UnreadableVideoError(f"start_s is {clip.start_s}, the video ends at {probe.header.duration_s:.2f} s")
+        raise UnreadableVideoError(
+            f"start_s is {clip.start_s}, but the video ends at {probe.header.duration_s:.2f} s; give an earlier start_s"
+        )
     return probe
 
 
 def read_probe(file: str | IO[bytes]) -> Probe:
-    """Read the packets of a local file or of an open one.
+    """Read the packets of a local file, by its path, or of an open file.
 
     Raises:
-        UnreadableVideoError: not a video with pictures, or cut short; says which.
+        UnreadableVideoError: the file has no pictures or is cut short; the message says which.
     """
     with opened(file) as container:
         index = read_index(container)

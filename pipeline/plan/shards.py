@@ -1,7 +1,7 @@
-"""The plan of one shard of a job's videos: what its rows' files are, what is known of them, and what is left to do.
+"""Plans one shard of a job's videos: identifies the files of its rows, looks up their probes, and plans what is left.
 
-Videos are dealt out as answers are dealt out on storage, by the hash of their `video_id`, so that a shard reads its own
-answers only. Nothing here knows Ray: `pipeline.plan.planner` calls this in the driver, or in a task for each shard.
+Videos are split into shards by the hash of their `video_id`, as answers are on storage, so that a shard reads only its
+own answers. This module does not use Ray: `pipeline/plan/planner.py` calls it in the driver or in one task per shard.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from pipeline.plan.windows import cut, spanning
 from pipeline.store.context import RunContext
 from pipeline.store.tokens import TokenStore
 
-# A shard's rows and answers are in the memory of one process.
+# One process holds a shard's rows and answers in memory.
 ROWS_PER_SHARD = 16_384
 SHARDS_ON_STORAGE = 256
 
 
 def num_shards(num_videos: int, rows_per_shard: int) -> int:
-    """How many shards to plan so many rows in: a power of two, at most those on storage."""
+    """Return the number of shards to plan so many videos in: a power of two, at most `SHARDS_ON_STORAGE`."""
     wanted = -(-num_videos // rows_per_shard)
     return min(SHARDS_ON_STORAGE, 1 << (wanted - 1).bit_length())
 
 
 def _shards_on_storage(index: int, count: int) -> list[str] | None:
-    """The shards of `answers/`, or of `tokens/`, that are the `index`-th of `count` equal parts; None for all."""
+    """Return the shards of `answers/` or `tokens/` in the `index`-th of `count` equal parts; None stands for all."""
     if count == 1:
         return None
     width = SHARDS_ON_STORAGE // count
@@ -43,10 +43,12 @@ def _shards_on_storage(index: int, count: int) -> list[str] | None:
 
 
 class CommittedTokens:
-    """Content keys as a container: a million take 32 MB, which processes share.
+    """Tests whether a content key is committed, by binary search in an array that processes share.
+
+    A million keys take 32 MB.
 
     Args:
-        keys: Each 32 hexadecimal digits, as bytes `S32`, ascending.
+        keys: `S32 [N]`, content keys of 32 hexadecimal digits, ascending.
     """
 
     def __init__(self, keys: NDArray[np.bytes_]) -> None:
@@ -59,20 +61,25 @@ class CommittedTokens:
 
 
 def list_tokens(store: TokenStore, index: int, count: int) -> NDArray[np.bytes_]:
-    """The content keys of a part of `tokens/`, as `CommittedTokens` wants them; later parts have greater keys."""
+    """Return the content keys in the `index`-th of `count` parts of `tokens/`.
+
+    Returns:
+        `S32 [N]`, ascending; every key of a later part is greater, so the parts can be concatenated for
+        `CommittedTokens`.
+    """
     return np.sort(np.array([*store.committed(_shards_on_storage(index, count))], dtype="S32"))
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What every shard is planned with.
+    """Holds what planning any shard needs.
 
     Attributes:
         run: The run.
         questions: The job's questions.
-        probed: `ProbeTable.lengths`.
-        failed: `Ledger.failure_table`.
-        committed: What `tokens/` holds, as for `CommittedTokens`.
+        probed: Table from `ProbeTable.lengths`.
+        failed: Table from `Ledger.failure_table`.
+        committed: `S32 [N]`, the content keys in `tokens/`, ascending.
     """
 
     run: RunContext
@@ -86,12 +93,12 @@ def survey(rows: VideoTable, snapshot: Snapshot) -> tuple[tuple[list[str], list[
     """Look up the files of a shard's rows.
 
     Args:
-        rows: The shard's.
+        rows: The shard's rows of the videos table.
         snapshot: What is on storage.
 
     Returns:
-        What the driver is told: `changed_sources`, and the whole files that have to be probed before they can be cut
-        into windows. And the clip of each row.
+        A pair. First, what the driver needs: the result of `changed_sources`, and a clip of each whole file that has to
+        be probed before it can be cut into windows. Second, the clip of each row.
 
     Raises:
         InputTableError: a row has no value in the job's `source_id_column`.
@@ -106,7 +113,7 @@ def survey(rows: VideoTable, snapshot: Snapshot) -> tuple[tuple[list[str], list[
     lengths: dict[str, float] = {}
     for row in probed.filter(ours).to_pylist():
         by_path.setdefault(row["video_path"], set()).add(row["source_id"])
-        if row["duration_s"] is not None:  # older probes may lack it
+        if row["duration_s"] is not None:  # probes written by older versions may lack it
             lengths[row["source_id"]] = row["duration_s"]
     clips = [
         row_clip(video, source, used_columns, lengths.get(source.source_id))
@@ -121,17 +128,17 @@ def survey(rows: VideoTable, snapshot: Snapshot) -> tuple[tuple[list[str], list[
 
 
 def plan_shard(clips: list[Clip], index: int, count: int, snapshot: Snapshot, lengths: Mapping[str, float]) -> Plan:
-    """Decide what is left to do in a shard.
+    """Return the work that is left to do in a shard.
 
     Args:
-        clips: The clip of each of its rows.
-        index: Which of the shards it is.
-        count: Shards in all.
+        clips: The clip of each row of the shard.
+        index: Index of the shard, from 0.
+        count: Number of shards.
         snapshot: What is on storage.
-        lengths: Seconds of sources that have been probed since, by `source_id`.
+        lengths: Lengths in seconds of files probed after `survey`, by `source_id`.
 
     Raises:
-        QuestionChangedError: see `plan`.
+        QuestionChangedError: a `question_id` has answers to another text.
     """
     job, ledger = snapshot.run.job, snapshot.run.ledger
     names = pa.array([clip.video_id for clip in clips], pa.string())

@@ -1,4 +1,4 @@
-"""Long videos as several clips: a clip for each row of the videos table, cut into windows of equal length. Pure."""
+"""Cuts the clip of each row of the videos table into windows of equal length, each a clip. Pure."""
 
 from __future__ import annotations
 
@@ -10,26 +10,32 @@ from pipeline.clip import Clip
 from pipeline.plan.plan import as_text
 from pipeline.store.keys import clip_id, content_key
 
-# Spans are part of a clip's identity: no trace of how a product was rounded may be in them.
+# Decimal places of a span's seconds. Spans are part of a clip's identity, which float rounding error must not change.
 _DIGITS = 6
 
 
 def cut(clips: Iterable[Clip], *, window_s: float, stride_s: float) -> list[Clip]:
-    """Replace the clip of each row by one clip per window.
+    """Replace the clip of each row with one clip per window.
 
-    A clip that is no longer than a window stays as it is, and so does one whose video has no known length: the probe
-    finds out what is wrong with it.
+    A clip no longer than a window is returned unchanged. So is a clip whose video has no known length: the probe will
+    record what is wrong with the video.
 
     Args:
         clips: A clip for each row, without questions.
         window_s: Length of a window in seconds.
-        stride_s: From the start of one window to the start of the next, in seconds.
+        stride_s: Seconds from the start of one window to the start of the next.
     """
     return [window for clip in clips for window in _windows(clip, window_s, stride_s)]
 
 
 def spanning(clip: Clip, start_s: float | None, end_s: float | None) -> Clip:
-    """The clip of another span of the same video."""
+    """Return the clip of another span of the same video.
+
+    Args:
+        clip: A clip of the video, without questions.
+        start_s: Start of the span in seconds; None is the start of the file.
+        end_s: End of the span in seconds; None is the end of the file.
+    """
     key = content_key(clip.source_id, start_s, end_s)
     columns = {"start_s": as_text(start_s), "end_s": as_text(end_s)}
     return replace(
@@ -46,7 +52,7 @@ def _windows(clip: Clip, window_s: float, stride_s: float) -> Iterator[Clip]:
     begin = clip.start_s or 0.0
     end = min(math.inf if clip.end_s is None else clip.end_s, clip.duration_s or 0.0)
     number, start = 0, begin
-    # The last window ends where its row does, so that it does not depend on how a length is measured.
+    # The last window takes its row's `end_s`, so that its identity does not depend on the measured length.
     while clip.problem is None and start + window_s < end:
         yield spanning(clip, clip.start_s if number == 0 else start, round(start + window_s, _DIGITS))
         number += 1

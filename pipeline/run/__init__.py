@@ -1,1 +1,1 @@
-"""One run: the Ray graph, the committer, metrics, log and summary."""
+"""Executes one run: the Ray graph, the committer, metrics, log and summary."""

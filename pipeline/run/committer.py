@@ -1,4 +1,4 @@
-"""The only writer of answers and failures: collects outcomes, commits them in batches under the lease."""
+"""Commits answers and failures in batches under the lease; nothing else writes them."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from pipeline.store.ledger import Ledger
 from pipeline.store.parquet import Row
 from pipeline.store.redaction import redacted
 
-# An object store that is away for longer than this ends the run; for less, answers wait in memory.
+# While the object store does not answer, rows wait in memory; after this many seconds, the run ends.
 _PATIENCE_S = 600.0
 _PAUSE_S = 5.0
 
 
 class Committer:
-    """Buffers rows until `CommitConfig` says to write them.
+    """Buffers rows and commits them as `CommitConfig` says.
 
     Args:
-        ledger: Where to.
-        lease: Held by this process.
-        config: When.
-        clock: In seconds.
-        sleep: Waits so many seconds.
-        on_commit: Told the number of answers and the rows of failures that are on storage now.
-        on_failure: Told of each failure when it is taken over; may raise to stop the run.
+        ledger: Ledger to commit to.
+        lease: Lease that this process holds.
+        config: Number of rows and seconds after which to commit.
+        clock: Function that returns the time in seconds.
+        sleep: Function that sleeps for a number of seconds.
+        on_commit: Called after each commit with the number of its answers and the rows of its failures.
+        on_failure: Called with each failure when it is added, and its clip; may raise to stop the run.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Committer:
         self.failures_committed = 0
 
     def add(self, message: ClipMessage) -> None:
-        """Take over a clip's answers and failures."""
+        """Add a clip's answers and failures to the next commit."""
         clip = message.clip
         for answer in message.answers:
             self._answers.append(
@@ -73,7 +73,7 @@ class Committer:
             self.add_failure(clip, failure)
 
     def add_failure(self, clip: Clip, failure: Failure) -> None:
-        """Take over a failure that no message carries (found while probing or planning)."""
+        """Add a failure to the next commit; failures of planning and probing are added without a message."""
         self._failures.append(
             {
                 **clip.identity(),
@@ -88,13 +88,13 @@ class Committer:
         self._on_failure(clip, failure)
 
     def tick(self) -> None:
-        """Commit if enough rows or seconds have come together; keep the lease alive in any case.
+        """Commit if enough rows or seconds have accumulated, and keep the lease alive.
 
-        What storage does not take now waits for a later tick.
+        If storage does not answer, a later tick tries again.
 
         Raises:
             OutputLockedError: another run has taken the lease; nothing more is written.
-            StorageUnavailableError: storage has been away for `_PATIENCE_S`.
+            StorageUnavailableError: storage has not answered for `_PATIENCE_S` seconds.
         """
         waiting = len(self._answers) + len(self._failures)
         due = waiting >= self._config.rows or (waiting and self._clock() - self._last_commit >= self._config.seconds)
@@ -113,14 +113,14 @@ class Committer:
             self._reached_at = self._clock()
 
     def flush(self, patience_s: float = _PATIENCE_S) -> None:
-        """Commit everything that waits.
+        """Commit all rows that wait.
 
         Args:
-            patience_s: Storage that is away is asked again for so long.
+            patience_s: Seconds for which to retry if storage does not answer.
 
         Raises:
             OutputLockedError: another run has taken the lease; nothing more is written.
-            StorageUnavailableError: storage is away; the next flush goes on from there.
+            StorageUnavailableError: storage did not answer; the next flush repeats the unfinished commit.
         """
         until = self._clock() + patience_s
         while True:
@@ -135,7 +135,7 @@ class Committer:
 
     def _commit(self) -> None:
         self._lease.check()
-        # A commit that failed half-way is repeated under the same names and row by row the same, never twice.
+        # A commit that failed half-way is repeated with the same names and the same rows, so no row is committed twice.
         if self._unfinished is None:
             self._unfinished = self._answers, self._failures
             self._answers, self._failures = [], []

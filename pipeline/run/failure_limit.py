@@ -1,4 +1,4 @@
-"""How much may fail before a run stops (`on_error`, `max_failures`)."""
+"""Stops a run that fails more than the job allows (`on_error`, `max_failures`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class FailureLimit:
     """Counts the clips of a run that failed, wholly or in a question, against what the job allows.
 
     Args:
-        job: With `on_error` and `max_failures`.
+        job: Job with the settings `on_error` and `max_failures`.
     """
 
     def __init__(self, job: JobConfig) -> None:
@@ -21,10 +21,12 @@ class FailureLimit:
         self._planned: int | None = None
 
     def planned(self, num_clips: int) -> None:
-        """Say how many clips the run works on: only from now on is a share of them known.
+        """Set the number of clips that the run works on, and check failures so far.
+
+        `max_failures` below 1 is a share of this number, so it applies only from here on.
 
         Raises:
-            TooManyFailuresError: planning alone has found too many.
+            TooManyFailuresError: planning alone found more failures than allowed.
         """
         self._planned = num_clips
         self._check()
@@ -33,12 +35,12 @@ class FailureLimit:
         """Count a failure.
 
         Raises:
-            TooManyFailuresError: it is one too many.
+            TooManyFailuresError: more clips have failed than the job allows.
         """
         self._failed.add(clip.clip_id)
         if self._stops_at_once:
             raise TooManyFailuresError(
-                f"on_error is raise, and in the {failure.stage} stage there was a {failure.error_type}: "
+                f"on_error is raise, and the {failure.stage} stage failed with {failure.error_type}: "
                 f"{failure.error_message}",
                 f"video_id {clip.video_id!r}",
             )
@@ -55,6 +57,6 @@ class FailureLimit:
         if len(self._failed) > allowed:
             of = "" if self._planned is None else f" of {self._planned}"
             raise TooManyFailuresError(
-                f"{len(self._failed)} clips{of} failed, more than max_failures ({self._allowed:g}) allows; what is "
-                "committed is kept, and the next run goes on from there"
+                f"{len(self._failed)} clips{of} failed, more than max_failures ({self._allowed:g}) allows; see the "
+                "output's failures/ for the causes; committed answers are kept, and the next run continues from them"
             )

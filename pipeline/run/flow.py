@@ -1,12 +1,12 @@
-"""The Ray graph of a run: one Ray Data execution over stateful actor pools.
+"""Builds and executes the Ray graph of a run: one Ray Data execution over stateful actor pools.
 
     clips without tokens ─► decode ─► encode ─┐
                                               ├─► answer ─► the driver
     clips with tokens ────────────────────────┘
 
-Each read task deals out one shard of the plan, one clip per block, so that no pool waits for a neighbour's clip, except
-where clips with few questions are answered as one batch. What back-pressure Ray Data applies to bytes is joined by a
-bound on clips: `RunMonitor.admit`.
+Each read task yields the clips of one shard of the plan, one clip per block, so that no clip waits for another one,
+except where clips with few questions are answered as one batch. Ray Data's back-pressure bounds bytes;
+`RunMonitor.admit` also bounds clips.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ SHARDS_AT_ONCE = 2
 
 
 class PlanSource(Datasource):
-    """The planned clips as a Ray Data source: one read task per shard, one clip per block."""
+    """Provides the planned clips to Ray Data: one read task per shard, one clip per block."""
 
     def __init__(self, tasks: list[ReadTask]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._tasks = tasks
 
     def estimate_inmemory_data_size(self) -> int | None:
-        """Unknown to Ray; the clips are small."""
+        """Return None, since the size is unknown; clips without frames are small."""
         return None
 
     def get_read_tasks(
         self,
-        parallelism: int,  # noqa: ARG002 - one task per shard, whatever Ray would prefer
+        parallelism: int,  # noqa: ARG002 - always one task per shard
         per_task_row_limit: int | None = None,  # noqa: ARG002
         data_context: DataContext | None = None,  # noqa: ARG002
     ) -> list[ReadTask]:
-        """One task per shard."""
+        """Return one task per shard."""
         return self._tasks
 
 
@@ -63,7 +63,7 @@ def _read_task(num_clips: int, clips: Callable[[], Sequence[Clip]]) -> ReadTask:
 
 
 def _source(plan: RunPlan, kind: Literal["to_encode", "cached"]) -> Dataset:
-    """A task per planned shard; what was planned in this process is one shard, and dealt out in several."""
+    """Return a dataset with one read task per shard; a shard planned in this process is split over several tasks."""
     tasks = []
     for shard in plan.shards:
         if isinstance(shard.held, Plan):
@@ -71,12 +71,12 @@ def _source(plan: RunPlan, kind: Literal["to_encode", "cached"]) -> Dataset:
             tasks += [_read_task(len(clips), partial(tuple, clips)) for clips in parts]
         elif count := getattr(shard.counts, f"clips_{kind}"):
             tasks.append(_read_task(count, partial(_fetch, shard, kind)))
-    # A read task waits for nothing: reserving a CPU would only make it compete with the decode actors. Without one,
-    # nothing but this bound keeps Ray from starting a process for every shard at once.
+    # A read task does little work, and a reserved CPU would only be taken from the decode actors. Since it reserves
+    # none, only `concurrency` keeps Ray from starting a process for every shard at once.
     dataset: Dataset = ray.data.read_datasource(
         PlanSource(tasks),
         num_cpus=0,
-        concurrency=min(SHARDS_AT_ONCE, len(tasks)),  # Ray warns of more than there are
+        concurrency=min(SHARDS_AT_ONCE, len(tasks)),  # Ray warns if it exceeds the number of tasks
         override_num_blocks=len(tasks),
     )
     return dataset
@@ -93,13 +93,13 @@ def stream(
     """Execute a plan, yielding each clip's outcome as it is ready, in no particular order.
 
     Args:
-        plan: What to do.
-        pools: Of how many actors.
-        settings: What every actor is given.
-        stages: What does it; others than ours measure what the graph itself costs.
+        plan: The plan.
+        pools: Actor pools of the stages.
+        settings: Constructor argument of every actor.
+        stages: Stages to execute; benchmarks pass others to measure the cost of the graph itself.
 
     Raises:
-        FatalError: raised inside a stage: the run can't go on.
+        FatalError: a stage raised it to end the run.
     """
     with _data_context():
         outcomes = _graph(plan, pools, settings, stages)
@@ -107,7 +107,7 @@ def stream(
         for block in outcomes.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             yield from ClipMessage.each_of(block)
     except RayError as error:
-        # Ray wraps what a stage raised; the cause says what to do.
+        # Ray wraps the error that a stage raised; the message of the cause is the one for the user.
         if (fatal := fatal_cause(error)) is not None:
             raise fatal from error
         raise
@@ -145,9 +145,9 @@ def _graph(plan: RunPlan, pools: Pools, settings: StageSettings, stages: Sequenc
 
 @contextmanager
 def _data_context() -> Iterator[None]:
-    """Ray Data settings for the datasets made inside; the caller's are untouched."""
+    """Apply this module's Ray Data settings to datasets made inside; the caller's settings are unchanged."""
     ours = DataContext.get_current().copy()
-    ours.target_max_block_size = 1  # bytes: every clip is a block of its own
+    ours.target_max_block_size = 1  # in bytes, so that each clip becomes a separate block
     ours.enable_progress_bars = False
     ours.execution_options.preserve_order = False
     with DataContext.current(ours):

@@ -1,7 +1,7 @@
-"""The log of a run as JSON lines: what happened to which clip and question, for a log collector to filter by.
+"""Writes the log of a run as JSON lines: what happened to which clip and question, so that log collectors can filter.
 
-Metrics say how much, `failures/` says what failed; the log says when. A line holds the time, the run's id, the event's
-name and its fields. Texts come from libraries and from the job's own tables, so each is `redacted` on its way out.
+Metrics say how much was done, `failures/` says what failed, and the log says when. A line holds the time, the run's id,
+the event's name and its fields. Texts may come from libraries and from the job's tables, so every text is `redacted`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class RunLog:
     """Writes the events of one run.
 
     Args:
-        run_id: In every line.
-        write: Takes a line, without its end.
-        tell: Takes each notice, for the user.
-        now: The time.
+        run_id: Id of the run, part of every line.
+        write: Function that writes a line, given without its line end.
+        tell: Function that shows a notice to the user.
+        now: Function that returns the time.
     """
 
     def __init__(
@@ -45,37 +45,42 @@ class RunLog:
         self._now = now
 
     def notice(self, sentence: str) -> None:
-        """What the user is told, too."""
+        """Show a notice to the user and log it."""
         self._tell(sentence)
         self._event("notice", message=sentence)
 
     def planned(self, counts: PlanCounts) -> None:
-        """What there is to do."""
+        """Log the counts of the plan."""
         self._event("planned", **asdict(counts))
 
     def clip(self, message: ClipMessage) -> None:
-        """A clip has left the last stage with these questions answered."""
+        """Log that a clip has left the last stage, and which of its questions were answered."""
         clip, questions = message.clip, [answer["question_id"] for answer in message.answers]
         self._event("clip", clip_id=clip.clip_id, video_id=clip.video_id, attempt=clip.attempt, question_ids=questions)
 
     def committed(self, num_answers: int, failures: Sequence[Mapping[str, Any]]) -> None:
-        """Rows are on storage: so many answers, and these failures, whose tracebacks are there only."""
+        """Log a commit: each failure without its traceback, and the numbers of answers and failures.
+
+        Args:
+            num_answers: Number of committed answers.
+            failures: Committed rows of `failures/`.
+        """
         for row in failures:
             self._event("failure", **{name: row[name] for name in _FAILURE_FIELDS})
         self._event("committed", answers=num_answers, failures=len(failures))
 
     def ended(self, summary: RunSummary) -> None:
-        """The run came to its end; a run that did not has no such line."""
+        """Log that the run has ended; a run that stopped early has no such line."""
         names = ("clips_planned", "cache_hits", "answers_new", "failures_new", "seconds")
         self._event("ended", **{name: getattr(summary, name) for name in names})
 
-    def _event(self, name: str, **fields: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
+    def _event(self, name: str, **fields: Any) -> None:  # noqa: ANN401 - any JSON value
         line = {"time": self._now().isoformat(timespec="milliseconds"), "run_id": self._run_id, "event": name, **fields}
         self._write(json.dumps(_clean(line), ensure_ascii=False))
 
 
-def _clean(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """The same with every text redacted."""
+def _clean(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """Return the value with every text in it redacted."""
     if isinstance(value, Mapping):
         return {name: _clean(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -1,8 +1,8 @@
-"""What a run tells Prometheus: every name in one place, exported by Ray on each node's metrics port.
+"""Defines and records the metrics of a run for Prometheus; Ray exports them on each node's metrics port.
 
-Ray puts `ray_` before each name and, behind a counter's, `_total`; `MetricDefinition.series` says what comes out. The
-rules and the dashboard in `infra/` use these names and no others; tests hold them to it. Nothing here decides anything:
-a run without a listener works the same.
+Ray adds `ray_` before each name and `_total` after a counter's; `MetricDefinition.series` returns the exported names.
+The rules and the dashboard in `infra/` use only these names, which tests check. Metrics do not influence a run: it
+works the same if they are not collected.
 
     decode, encode, answer ─► RunMonitor (ObservedMonitor) ─┐
                                                             ├─► Ray's metrics agent ─► Prometheus
@@ -36,13 +36,13 @@ Kind = Literal["counter", "gauge", "histogram"]
 
 @dataclass(frozen=True)
 class MetricDefinition:
-    """One metric.
+    """Defines one metric.
 
     Attributes:
-        name: As it is given to Ray.
+        name: Name as given to Ray.
         kind: counter, gauge or histogram.
-        labels: Besides those that Ray adds (node, process, session).
-        description: Shown in the metrics endpoint and the dashboard.
+        labels: Labels in addition to those that Ray adds (node, process, session).
+        description: Description that the metrics endpoint and the dashboard show.
     """
 
     name: str
@@ -52,7 +52,7 @@ class MetricDefinition:
 
     @property
     def series(self) -> tuple[str, ...]:
-        """The names under which Prometheus finds it."""
+        """Return the names of the metric's series in Prometheus."""
         exported = f"ray_{self.name}"
         if self.kind == "counter":
             return (f"{exported}_total",)
@@ -61,19 +61,20 @@ class MetricDefinition:
         return (exported,)
 
     def create(self) -> Counter | Gauge | Histogram:
-        """Ray's recorder of it, for this process."""
+        """Create Ray's recorder of the metric in this process."""
         if self.kind == "histogram":
             return Histogram(self.name, self.description, [*_SECONDS], self.labels)
         recorder = Counter if self.kind == "counter" else Gauge
         return recorder(self.name, self.description, self.labels)
 
 
-# What stages count, each as a counter with the stage's name; and what the stores of output and cache do.
+# Descriptions of counters by name: the work that stages count, labelled by stage, and the traffic of the output's and
+# the cache's stores.
 COUNTS: Mapping[str, str] = {
     **{name: description for stage in STAGES for name, description in stage.counted.items()},
     "requests_repeated": "requests to the output's or the cache's store that got no answer and were sent again",
     "bytes_read": "bytes read from the output's or the cache's store",
-    "bytes_written": "bytes written to it",
+    "bytes_written": "bytes written to the output's or the cache's store",
 }
 
 
@@ -103,10 +104,10 @@ METRICS: Mapping[str, MetricDefinition] = {
 
 
 class RunMetrics:
-    """The metrics of a run, as one of its processes records them.
+    """Records the metrics of a run in one of its processes.
 
     Args:
-        run_id: This run.
+        run_id: Id of the run, a label of every metric.
     """
 
     def __init__(self, run_id: str) -> None:
@@ -114,7 +115,7 @@ class RunMetrics:
         self._recorders: dict[str, Any] = {}
 
     def add(self, name: str, amount: float, **labels: str) -> None:
-        """Let a counter grow; by nothing changes nothing."""
+        """Add an amount to a counter; an amount of 0 records nothing."""
         if amount > 0:
             self._recorder(name).inc(amount, self._tags(labels))
 
@@ -127,29 +128,34 @@ class RunMetrics:
         self._recorder(name).observe(value, self._tags(labels))
 
     def counts(self, counts: Mapping[str, int], stage: str) -> None:
-        """Add what a stage counted.
+        """Add a stage's counts to the counters of the same names.
 
         Raises:
-            KeyError: a name that `COUNTS` does not have: it would be counted and never seen.
+            KeyError: `COUNTS` lacks a name, whose counts would otherwise be lost unnoticed.
         """
         for name, count in counts.items():
             self.add(name, count, stage=stage)
 
     def started(self, todo: PlanCounts) -> None:
-        """What there is to do."""
+        """Record the counts of the plan."""
         self.set("clips_to_encode", todo.clips_to_encode)
         self.set("clips_cached", todo.clips_cached)
         self.set("clips_tried_again", todo.clips_tried_again)
 
     def progressed(self, progress: Progress, traffic: Mapping[str, int]) -> None:
-        """How far the run is, and what the driver's own requests to storage came to since it was last told."""
+        """Record the run's progress, and the driver's storage traffic since the last call."""
         self.set("clips_planned", progress.clips_planned)
         self.set("clips_done", progress.clips_done)
         self.set("answers_planned", progress.answers_planned)
         self.counts(traffic, _DRIVER)
 
     def committed(self, num_answers: int, failures: Iterable[Mapping[str, Any]]) -> None:
-        """Rows are on storage: so many answers, and these failures."""
+        """Record a commit.
+
+        Args:
+            num_answers: Number of committed answers.
+            failures: Committed rows of `failures/`.
+        """
         self.add("answers_committed", num_answers)
         kinds = Tally((row["stage"], row["error_type"], row["error_kind"]) for row in failures)
         for (stage, error_type, error_kind), count in kinds.items():
@@ -165,12 +171,12 @@ class RunMetrics:
 
 
 class ObservedMonitor(RunMonitor):
-    """The run's monitor, which every clip passes at each stage, and what Prometheus sees of it.
+    """Records as metrics what the run's monitor sees; every clip passes the monitor at each stage.
 
     Args:
-        pools: Of the run; they may grow.
-        metrics: Where it is recorded.
-        clock: See `RunMonitor`.
+        pools: Actor pools of the run, which may grow.
+        metrics: Recorder of the metrics.
+        clock: Function that returns the time in seconds.
     """
 
     def __init__(self, pools: Pools, metrics: RunMetrics, clock: Callable[[], float] = time.monotonic) -> None:
@@ -183,7 +189,7 @@ class ObservedMonitor(RunMonitor):
             self._show(stage)
 
     def begin(self, clip_id: str, stage: str, actor_id: str = "") -> int:
-        """See `RunMonitor.begin`."""
+        """Do as `RunMonitor.begin`, and record the deaths and the clip."""
         deaths = super().begin(clip_id, stage, actor_id)
         self._metrics.add("process_deaths", min(deaths, 1), stage=stage)
         self._in_hand[stage].add(clip_id)
@@ -191,7 +197,7 @@ class ObservedMonitor(RunMonitor):
         return deaths
 
     def end(self, clip_id: str, stage: str, counts: Mapping[str, int], seconds: float, actor_id: str = "") -> None:
-        """See `RunMonitor.end`."""
+        """Do as `RunMonitor.end`, and record the counts and the seconds."""
         super().end(clip_id, stage, counts, seconds, actor_id)
         self._metrics.counts(counts, stage)
         self._metrics.add("busy_seconds", seconds, stage=stage)
@@ -200,12 +206,12 @@ class ObservedMonitor(RunMonitor):
         self._show(stage)
 
     def hold(self, clip_id: str) -> None:
-        """See `RunMonitor.hold`."""
+        """Do as `RunMonitor.hold`, and record the number of clips in memory."""
         super().hold(clip_id)
         self._metrics.set("decoded_clips", self.num_held)
 
     def release(self, clip_id: str) -> None:
-        """See `RunMonitor.release`."""
+        """Do as `RunMonitor.release`, and record the number of clips in memory."""
         super().release(clip_id)
         self._metrics.set("decoded_clips", self.num_held)
 
@@ -215,5 +221,5 @@ class ObservedMonitor(RunMonitor):
 
 
 def series_names() -> frozenset[str]:
-    """Every name that Prometheus may be asked for."""
+    """Return the names of all series that a run exports to Prometheus."""
     return frozenset(name for definition in METRICS.values() for name in definition.series)

@@ -1,4 +1,4 @@
-"""One run: plan, stream through Ray, commit. Resuming is the same run again; so is a longer questions table."""
+"""Executes one run: plan, stream through Ray, commit. To resume, or after adding questions, run the job again."""
 
 from __future__ import annotations
 
@@ -54,22 +54,22 @@ def run(
 
     Args:
         job: The job.
-        fork: Go on with settings that this output has not seen, beside the earlier answers.
-        address: Ray cluster; see `pipeline.cluster.connection.connected`.
+        fork: Whether to accept settings that are new to this output; their answers are kept apart from earlier ones.
+        address: Address of the Ray cluster, as in `pipeline.cluster.connection.connected`.
         on_progress: Called a few times a second with the counts so far.
-        on_notice: Called with sentences a person should see (a replaced source, what is not tried again).
-        on_log: Called with each line of the run's log; see `pipeline.run.log`.
+        on_notice: Called with each notice for the user, such as a replaced source or answers that are not retried.
+        on_log: Called with each line of the run's log (`pipeline/run/log.py`).
 
     Raises:
-        FatalError: bad input, settings that are refused, a locked output, a cluster that is too small. What is
-            committed stays.
+        FatalError: bad input, changed settings without `fork`, a locked output, too many failures, or a cluster that is
+            too small. What is committed is kept.
     """
     started = time.monotonic()
     model = resolve_model(job.model.name, job.model.revision)
     check_answering(model, job.generation, job.inner_pruning)
     if job.preset is not None and preset_named(job.preset).family != model.family:
-        on_notice(f"preset {job.preset} was published for another family than this model's, {model.family}")
-    # Actors load exactly what was fingerprinted, also when a branch moves while they start.
+        on_notice(f"preset {job.preset} was published for a model family other than this model's, {model.family}")
+    # Pinned, so that actors load exactly the model that was fingerprinted, even if a branch moves while they start.
     pinned = job.model.model_copy(update={"revision": model.commit or job.model.revision})
     job = job.model_copy(update={"model": pinned})
     videos, questions = read_tables(job)
@@ -80,8 +80,8 @@ def run(
     for root in {job.output: storage, job.tokens_root: Storage(job.tokens_root, job.storage_options)}.values():
         if not root.is_exclusive:
             on_notice(
-                f"{root.url} has no conditional writes: two runs at the same time may write over each other "
-                "(docs/guarantees.md, stores without conditional writes)"
+                f"{root.url} has no conditional writes: do not start two runs at the same time, since each may "
+                "overwrite the other's files (docs/guarantees.md, stores without conditional writes)"
             )
     records = RunRecords(storage)
     records.check_settings(context.prints, fork=fork)
@@ -100,7 +100,7 @@ def run(
 
 
 class _Run:
-    """A run that holds the lease."""
+    """Plans and executes a run that holds the lease."""
 
     def __init__(
         self,
@@ -142,9 +142,15 @@ class _Run:
             todo = planner.plan(videos, questions)
             self._limit.planned(todo.counts.clips_planned)
             if todo.changed:
-                self._log.notice(f"source changed since an earlier run, planned again: {', '.join(todo.changed)}")
+                self._log.notice(
+                    "video files changed since an earlier run; their clips are planned again, video_id: "
+                    f"{', '.join(todo.changed)}"
+                )
             if exhausted := todo.counts.answers_exhausted:
-                self._log.notice(f"not tried again: {exhausted} answers whose clip or question failed before")
+                self._log.notice(
+                    f"not retried: {exhausted} answers whose clip or question failed before; "
+                    "fix their input or use flashvid retry"
+                )
             todo = planner.probe(todo)
             self._committer.flush()
             self._log.planned(todo.counts)
@@ -154,8 +160,8 @@ class _Run:
         summary = self._summary(todo, activity)
         if summary.clips_sampled_down:
             self._log.notice(
-                f"{summary.clips_sampled_down} clips are longer than sampling.max_frames at sampling.fps: "
-                "their frames are spread evenly; window_s cuts videos into clips"
+                f"{summary.clips_sampled_down} clips are longer than sampling.max_frames at sampling.fps, so their "
+                "frames are spread evenly; set window_s to cut videos into shorter clips"
             )
         return summary
 
@@ -170,7 +176,7 @@ class _Run:
             stages=[stage.name for stage in STAGES],
         )
         self._metrics.started(planned)
-        # Beside the driver: it is lost with no other node than that.
+        # On the driver's node, so that the monitor is not lost with any other node.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         actor: Any = ray.remote(num_cpus=0)(ObservedMonitor)
         monitor = actor.options(scheduling_strategy=here).remote(pools, RunMetrics(self._context.run_id))
@@ -198,18 +204,18 @@ class _Run:
                 self._on_progress(progress)
             activity: Activity = ray.get(monitor.activity.remote())
         except BaseException:
-            # Also when the run is interrupted: what has been answered is kept. Nobody waits long for that, though.
+            # Keep what has been answered, also when the user interrupts the run; do not wait if storage is unavailable.
             self._committer.flush(patience_s=0)
             raise
         else:
             self._committer.flush()
         finally:
-            # Its handles travelled to the actors, so Ray would keep it as long as the cluster lives.
+            # The actors hold handles of the monitor, so Ray would keep it as long as the cluster exists.
             ray.kill(monitor)
         return activity
 
     def _outcomes(self, todo: RunPlan, pools: Pools, settings: StageSettings) -> Iterator[ClipMessage]:
-        """Clips as they are done; those that may have killed processes come last, each in a flow of its own."""
+        """Yield clips as they are done; clips suspected of killing processes come last, each in a separate flow."""
         suspects = []
         for message in stream(todo, pools, settings, STAGES):
             if message.is_suspected:
@@ -218,7 +224,7 @@ class _Run:
                 yield message
         tokens, settings = self._context.token_store(), replace(settings, alone=True)
         for clip in suspects:
-            self._log.notice(f"video_id {clip.video_id!r}: its processes died twice; the clip is tried again alone")
+            self._log.notice(f"video_id {clip.video_id!r}: its processes died twice; the clip is retried alone")
             is_cached = self._context.job.keeps_tokens and tokens.has(clip.content_key)
             alone = Plan((), (clip,)) if is_cached else Plan((clip,))
             yield from stream(RunPlan.of(alone), pools.of_one(), settings, STAGES)
@@ -255,9 +261,10 @@ class _Run:
 
 
 def _paced(outcomes: Iterator[ClipMessage]) -> Iterator[ClipMessage | None]:
-    """The outcomes as they come, and None whenever a quarter of a second brings none.
+    """Yield the outcomes as they come, and None after each `_TICK_S` seconds without one.
 
-    Commits and the lease go by the clock, also while one clip takes minutes; so the blocking iterator runs in a thread.
+    Commits and the lease depend on the time, even while one clip takes minutes, so the blocking iterator runs in a
+    thread.
     """
     results: queue.Queue[ClipMessage | BaseException | None] = queue.Queue(maxsize=16)
 

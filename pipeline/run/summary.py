@@ -1,4 +1,4 @@
-"""What a run reports: progress while it works, a summary when it ends."""
+"""Defines what a run reports: its progress while it works, and a summary when it ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.cluster.monitor import Worker
 
 @dataclass(frozen=True)
 class Progress:
-    """Counts of this run so far; totals are what the plan left to do."""
+    """Counts the work of this run so far; `clips_planned` and `answers_planned` are the totals of its plan."""
 
     clips_done: int
     clips_planned: int
@@ -22,35 +22,36 @@ class Progress:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """How a run ended.
+    """Summarises a run that has ended.
 
     Attributes:
-        run_id: This run.
-        output: Where the tables are.
-        answers_fingerprint: The folder below `answers/` and `failures/`.
-        tokens_fingerprint: The folder below `tokens/`.
+        run_id: Id of this run.
+        output: Root of the output's tables.
+        answers_fingerprint: Name of the run's folder below `answers/` and `failures/`.
+        tokens_fingerprint: Name of the run's folder below `tokens/`.
         clips_total: Clips of the job.
-        clips_planned: Clips this run worked on.
-        cache_hits: Clips of those whose tokens were committed before.
-        clips_decoded: Clips decoded, repeated work included.
-        frames_decoded: Frames handed to the encoder.
+        clips_planned: Clips that this run worked on.
+        cache_hits: Planned clips whose tokens were committed before this run.
+        clips_decoded: Clips decoded, including repeated work.
+        frames_decoded: Frames passed to the encoder.
         clips_sampled_down: Clips decoded with fewer frames than `fps` asks for, because of `max_frames`.
         encoder_calls: Clips that went through the vision tower.
-        visual_tokens_before: Visual tokens of the answered clips, uncompressed.
-        visual_tokens_after: And as they were compressed.
-        visual_token_layers_before: Visual tokens of the answered clips times the decoder's layers, as if nothing had
-            been compressed or pruned.
-        visual_token_layers_after: And those that the layers had, over the answers of a clip averaged.
-        retention_ratio: As asked.
-        answers_total: Answers the finished job has.
-        answers_before: Committed by earlier runs.
-        answers_new: Committed by this run.
-        failures_new: Rows this run added to `failures/`.
-        answers_exhausted: Not tried: failed for good, or too often, in earlier runs.
-        changed_sources: `video_id` of files replaced since an earlier run.
-        max_decoded_clips: The most clips whose frames were in memory at once.
-        stage_seconds: Seconds per stage, summed over its actors.
-        seconds: Wall time of the run.
+        visual_tokens_before: Visual tokens of the answered clips before compression.
+        visual_tokens_after: Visual tokens of the answered clips after compression.
+        visual_token_layers_before: Visual tokens of the answered clips times the decoder's layers, without compression
+            and pruning.
+        visual_token_layers_after: Visual tokens that each of the decoder's layers processed, summed over the layers
+            and averaged over the answers of a clip.
+        retention_ratio: Retention ratio that the job asks for.
+        answers_total: Answers that the finished job has.
+        answers_before: Answers committed by earlier runs.
+        answers_new: Answers committed by this run.
+        failures_new: Rows that this run added to `failures/`.
+        answers_exhausted: Answers not tried, because of a permanent failure or too many transient ones in earlier runs.
+        changed_sources: `video_id` of every video whose file was replaced since an earlier run.
+        max_decoded_clips: Maximum number of clips whose frames were in memory at once.
+        stage_seconds: Seconds of work by stage, summed over the stage's actors.
+        seconds: Wall time of the run in seconds.
         workers: Every actor process that started.
     """
 
@@ -83,7 +84,7 @@ class RunSummary:
 
     @property
     def realised_retention(self) -> float | None:
-        """Visual tokens averaged over the decoder's layers, as a share of all; None if nothing was answered."""
+        """Return the share of visual tokens kept, averaged over the decoder's layers; None if nothing was answered."""
         if not self.visual_token_layers_before:
             return None
         return self.visual_token_layers_after / self.visual_token_layers_before

@@ -1,4 +1,4 @@
-"""Answer: the committed bytes of a clip and all its questions to responses."""
+"""Defines the answer stage: the committed tokens of a clip and its open questions to answers."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from pipeline.store.token_codec import decode_tokens
 _ANSWER_COLUMNS = (
     "response", "finish_reason", "num_visual_tokens", "num_prompt_tokens", "num_generated_tokens", "option_scores",
 )  # fmt: skip
-# A clip, its tokens and its open questions; and questions that were answered in one call with what came of it: an
-# answer each and the seconds that one took, or what failed.
+# A clip, its tokens and its open questions.
 _Asked = tuple[Clip, CompressedVideo, Sequence[Question]]
+# Questions that were answered in one call, their answers or the failure of the call, and the seconds per answer.
 _Answered = tuple[Sequence[Question], Sequence[Answer] | Failure, float]
 
 
 class AnswerStage(Stage):
-    """GPU actor with the language side of the model; one prefill of a clip serves all its questions."""
+    """GPU actor with the language side of the model; a clip is prefilled once for all its questions."""
 
     name = "answer"
     counted: ClassVar[Mapping[str, str]] = {
@@ -40,9 +40,9 @@ class AnswerStage(Stage):
         "visual_tokens_before": "visual tokens of the answered clips, uncompressed",
         "visual_tokens_after": "visual tokens of the answered clips, compressed",
         "visual_token_layers_before": "uncompressed visual tokens times the decoder's layers",
-        "visual_token_layers_after": "visual tokens that the decoder's layers had",
+        "visual_token_layers_after": "visual tokens processed by each of the decoder's layers, summed",
         "prompt_tokens": "tokens of the answered questions' prompts",
-        "prompt_tokens_prefilled": "those that were run; the others were shared with another question of the clip",
+        "prompt_tokens_prefilled": "prompt tokens prefilled; the others were shared with another question of the clip",
     }
 
     def __init__(self, settings: StageSettings) -> None:
@@ -55,17 +55,17 @@ class AnswerStage(Stage):
 
     @classmethod
     def batch_size(cls, planned: PlanCounts, pool: Pool) -> int:
-        """As many clips as their questions fill a step of the decoder."""
+        """Return how many clips an actor gets at a time: as many as their questions fill a decode step."""
         encodes = planned.clips_to_encode > 0
         return clips_per_batch(planned.clips_planned, planned.answers_planned, pool, encodes=encodes)
 
     def process(self, message: ClipMessage) -> tuple[ClipMessage, Mapping[str, int]]:
-        """Answer from what storage holds, also in the run that just wrote it: cold equals warm."""
+        """Answer a clip from its committed tokens, also in the run that wrote them, so that every run answers alike."""
         asked = self._asked(message)
         return self._outcome(message, asked[1], self._ask(*asked))
 
     def process_together(self, messages: Sequence[ClipMessage]) -> list[tuple[ClipMessage, Mapping[str, int]]]:
-        """The same for several clips, whose questions are generated as one batch."""
+        """Answer several clips, whose questions form one batch."""
         asked = [self._asked(message) for message in messages]
         return [
             self._outcome(message, compressed, [answered])
@@ -80,7 +80,7 @@ class AnswerStage(Stage):
         return clip, self.tokens.read(clip.content_key), questions
 
     def _ask(self, clip: Clip, compressed: CompressedVideo, questions: Sequence[Question]) -> list[_Answered]:
-        """Answer a clip's questions together; if that fails, each alone, so that one costs no other."""
+        """Answer a clip's questions together or, if that fails, one by one, so that one does not fail the others."""
         try:
             return self._answer([(clip, compressed, questions)])
         except FatalError:
@@ -102,7 +102,7 @@ class AnswerStage(Stage):
     def _outcome(
         self, message: ClipMessage, compressed: CompressedVideo, several: Iterable[_Answered]
     ) -> tuple[ClipMessage, Mapping[str, int]]:
-        """The rows of a clip and what is counted of it."""
+        """Return the clip with its answer rows and failures, and the counts of the work."""
         rows: list[dict[str, object]] = []
         failures: list[Failure] = []
         counts, layers = Counter[str](), 0
@@ -117,7 +117,7 @@ class AnswerStage(Stage):
                 counts["prompt_tokens"] += answer.num_prompt_tokens
                 counts["prompt_tokens_prefilled"] += answer.num_prompt_tokens - answer.num_shared_tokens
                 layers += answer.token_layers.visual
-            # What the prompts share is run once; prefixes of one length count as one.
+            # A prefix shared by prompts is prefilled once; prefixes of equal length are the same one.
             counts["prompt_tokens_prefilled"] += sum({answer.num_shared_tokens for answer in answers})
         visual = len(compressed.assignment)
         counts.update(clips_answered=1, answers=len(rows), visual_tokens_before=visual)
@@ -132,7 +132,7 @@ def _clip_questions(clip: Clip, compressed: CompressedVideo, questions: Sequence
     return ClipQuestions(
         compressed,
         [question.prompt(clip.columns) for question in questions],
-        # The prompt shows the options with letters and asks for one: letters are what is scored.
+        # The prompt shows the options with letters and asks for one letter, so the letters are scored.
         options=[option_letters(question.options or ()) for question in questions],
         keys=[f"{clip.clip_id}/{question.question_id}" for question in questions],
     )

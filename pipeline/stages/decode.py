@@ -1,4 +1,4 @@
-"""Decode: a clip's sampled frames, resized as the model's family does it."""
+"""Defines the decode stage, which samples a clip's frames and resizes them as the model family requires."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ADMISSION_POLL_S = 0.05
 
 
 class DecodeStage(Stage):
-    """CPU actor; waits while as many clips as allowed have their frames in memory."""
+    """CPU actor that decodes video; it waits while the allowed number of clips have their frames in memory."""
 
     name = "decode"
     makes_tokens = True
@@ -42,10 +42,10 @@ class DecodeStage(Stage):
         self.announce()
 
     def process(self, message: ClipMessage) -> tuple[ClipMessage, Mapping[str, int]]:
-        """Decode and resize, unless the tokens were committed since the plan was made."""
+        """Decode and resize the clip's frames, unless its tokens were committed after the plan was made."""
         clip, job = message.clip, self.job
         if clip.video_path is None:
-            raise VideoNotFoundError("the row has no video_path")
+            raise VideoNotFoundError("the row of the videos table has no video_path; fill it")
         if job.keeps_tokens and self.tokens.has(clip.content_key):
             return message, {}
         asked = time.perf_counter()
@@ -76,6 +76,6 @@ class DecodeStage(Stage):
         )
 
     def after(self, message: ClipMessage) -> None:
-        """A clip that failed here holds no frames."""
+        """Release the place of a clip that has no frames, because it failed or has its tokens committed."""
         if message.decoded is None:
             self.tell("release", message.clip.clip_id)

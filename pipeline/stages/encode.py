@@ -1,4 +1,4 @@
-"""Encode: frames to visual features, features to compressed tokens, tokens to storage."""
+"""Defines the encode stage: frames to visual features, features to compressed tokens, tokens to storage."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _THUMBNAIL_SIDE = 160
 class EncodeStage(Stage):
     """GPU actor with the vision side of the model; commits the clip's tokens before it passes the clip on.
 
-    Without a cache the tokens travel with the clip, as the bytes that would have been committed.
+    With `cache: off` the clip carries its tokens, as the bytes that would otherwise be committed.
     """
 
     name = "encode"
@@ -49,10 +49,10 @@ class EncodeStage(Stage):
         self.announce()
 
     def process(self, message: ClipMessage) -> tuple[ClipMessage, Mapping[str, int]]:
-        """Encode, compress and commit; a clip without frames has its tokens committed already."""
+        """Encode, compress and commit the clip's tokens; a clip without frames has its tokens on storage."""
         clip, decoded, job = message.clip, message.decoded, self.job
         passed_on, run_id = replace(message, decoded=None), self.settings.run.run_id
-        # A process that died between its commit and its reply is not repeated.
+        # If a process dies after its commit and before its reply, the work is not repeated.
         if decoded is None or (job.keeps_tokens and self.tokens.has(clip.content_key)):
             return passed_on, {}
         visual = self._model.encode(decoded.frames, decoded.frame_timestamps)
@@ -66,12 +66,16 @@ class EncodeStage(Stage):
         return passed_on, {**counts, "tokens_committed": len(compressed.tokens)}
 
     def after(self, message: ClipMessage) -> None:
-        """Whatever became of the clip, its frames are done with."""
+        """Release the clip's place, since its frames are no longer needed, whether it failed or not."""
         self.tell("release", message.clip.clip_id)
 
 
 def thumbnails(frames: NDArray[np.uint8]) -> list[bytes]:
-    """Up to three small JPEGs of a clip: its first, middle and last frame (uint8 `[F, H, W, 3]`)."""
+    """Return up to three small JPEGs of a clip: its first, middle and last frame.
+
+    Args:
+        frames: uint8 `[F, H, W, 3]`, RGB.
+    """
     chosen = np.unique(np.linspace(0, len(frames) - 1, _THUMBNAILS).round().astype(int))
     images = []
     for index in chosen:

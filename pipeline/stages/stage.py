@@ -1,4 +1,4 @@
-"""What the stages share: bookkeeping, and errors that become rows instead of ending the run."""
+"""Defines the base class of the stages, which reports to the monitor and turns errors into rows of `failures/`."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from pipeline.inputs import QuestionTable
 from pipeline.plan.plan import PlanCounts
 from pipeline.store.context import RunContext
 
-# A process may die through no fault of the clip in its hands (a preempted node); twice in a row is suspicious.
+# A process may die for a reason other than its clip, such as a preempted node. Twice in a row suggests the clip.
 _DEATHS_ALLOWED = 2
 
 
 @dataclass(frozen=True)
 class StageSettings:
-    """What every actor of a run is given.
+    """Holds the constructor argument of every actor of a run.
 
     Attributes:
         run: The run.
         monitor: Handle of the run's `RunMonitor` actor.
-        questions: The job's questions, in Ray's object store.
-        alone: Whether the run works on one clip only, under suspicion of killing its processes.
+        questions: Reference to the job's questions in Ray's object store.
+        alone: Whether the actors work on one clip only, which is suspected of killing its processes.
     """
 
     run: RunContext
@@ -51,7 +51,7 @@ class StageSettings:
 
 
 class Stage(ABC):
-    """A stateful actor of Ray Data: clips in, the same clips out; one at a time, except where a batch pays.
+    """A stateful Ray Data actor that takes clips and returns the same clips, one at a time or in batches.
 
     A subclass listed in `pipeline.stages.STAGES` is a stage of every run. It takes the pool of its name from `Pools`:
     the one that the job's `resources` describe, or a single actor that reserves nothing.
@@ -76,7 +76,7 @@ class Stage(ABC):
 
     @property
     def job(self) -> JobConfig:
-        """The run's job."""
+        """Return the run's job."""
         return self.settings.run.job
 
     @classmethod
@@ -84,8 +84,8 @@ class Stage(ABC):
         """How many clips an actor gets at a time.
 
         Args:
-            planned: What the run has to do.
-            pool: The stage's.
+            planned: Counts of the run's plan.
+            pool: Pool of the stage.
         """
         return 1
 
@@ -94,22 +94,24 @@ class Stage(ABC):
         """Do the stage's work on a clip that has not failed.
 
         Returns:
-            The clip for the next stage, and counts of what was done.
+            The clip for the next stage, and counts of the work by the names in `counted`.
         """
 
     def process_together(self, messages: Sequence[ClipMessage]) -> list[tuple[ClipMessage, Mapping[str, int]]]:
-        """Do the work on several clips that have not failed; an error in any of them may be raised for all.
+        """Do the stage's work on several clips that have not failed.
+
+        An error in one clip may be raised for all of them; the caller then processes each clip alone.
 
         Returns:
-            For each what `process` returns.
+            For each clip, what `process` returns.
         """
         return [self.process(message) for message in messages]
 
     def after(self, message: ClipMessage) -> None:  # noqa: B027 - most stages have nothing to do here
-        """Called with the outcome of every clip, failed ones included."""
+        """Clean up after a clip; called with the outcome of every clip, including failed ones."""
 
     def announce(self) -> None:
-        """Tell the monitor that this process is ready; called last in the constructors."""
+        """Register this process with the monitor; a subclass calls it last in its constructor."""
         context = ray.get_runtime_context()
         self.actor_id = context.get_actor_id() or ""
         worker = Worker(
@@ -121,22 +123,24 @@ class Stage(ABC):
         self.tell("register", worker)
 
     def end(self, clip_id: str, counts: Mapping[str, int], seconds: float) -> None:
-        """Tell the monitor what was done for a clip, and what that asked of storage."""
+        """Report the counts, the storage traffic and the seconds of a clip to the monitor."""
         self.tell("end", clip_id, self.name, {**counts, **self.tokens.take_traffic()}, seconds, self.actor_id)
 
-    def tell(self, method: str, *arguments: object) -> Any:  # noqa: ANN401 - whatever the monitor returns
-        """Call the run's monitor and wait for its reply.
+    def tell(self, method: str, *arguments: object) -> Any:  # noqa: ANN401 - the return value of the method
+        """Call a method of the run's monitor and wait for its reply.
 
         Raises:
-            MonitorLostError: it does not live any more.
+            MonitorLostError: the monitor's process has died.
         """
         try:
             return ray.get(getattr(self.settings.monitor, method).remote(*arguments))
         except RayActorError as error:
-            raise MonitorLostError(f"the run's bookkeeping is gone: {error}") from None
+            raise MonitorLostError(
+                f"the run's monitor has died, so the run ends; committed answers are kept, start the run again: {error}"
+            ) from None
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Process a batch of clips, a row each."""
+        """Process a table of clips, one per row, and return their outcomes in the same order."""
         messages = ClipMessage.each_of(block)
         todo = [message for message in messages if not message.has_failed]
         attempted = iter(self._attempt_together(todo) if len(todo) > 1 else map(self._attempt, todo))
@@ -146,9 +150,9 @@ class Stage(ABC):
         return pa.concat_tables([outcome.to_table() for outcome in outcomes])
 
     def _attempt_together(self, messages: Sequence[ClipMessage]) -> Iterable[ClipMessage]:
-        """As one batch; if that does not work out, each alone, so that one clip's trouble is no other's."""
+        """Process clips as one batch or, if that fails, one by one, so that a failing clip does not fail the others."""
         clip_ids = [message.clip.clip_id for message in messages]
-        # A clip that was begun and never ended may have killed its process: who did shows only alone.
+        # A clip that was begun and never ended may have killed its process. Only clips tried alone show which one did.
         if not self.tell("begin_together", clip_ids, self.name, self.actor_id):
             return map(self._attempt, messages)
         started = time.perf_counter()
@@ -156,7 +160,7 @@ class Stage(ABC):
             done = self.process_together(messages)
         except FatalError:
             raise
-        except Exception:  # noqa: BLE001 - it will be raised again, alone
+        except Exception:  # noqa: BLE001 - raised again by the clip at fault, alone
             for clip_id in clip_ids:
                 self.end(clip_id, {}, 0.0)
             return map(self._attempt, messages)
@@ -173,7 +177,7 @@ class Stage(ABC):
         try:
             if deaths >= _DEATHS_ALLOWED:
                 error = PoisonClipError if self.settings.alone else SuspectedClipError
-                raise error(f"{deaths} {self.name} processes died while they worked on this clip")
+                raise error(f"{deaths} {self.name} processes died on this clip; check the video and the nodes' memory")
             outcome, counts = self.process(message)
         except FatalError:
             raise

@@ -135,11 +135,11 @@ def test_shares_that_fit_are_accepted(gpus: tuple[int, ...], encode: dict[str, A
         (2, (2,), {"encode": {"concurrency": 2, "num_gpus": 0.6}, "answer": {"num_gpus": 0.6}}, "on 2 GPUs"),
         # Two whole devices exist, on two nodes.
         (2, (1, 1), {"encode": {"num_gpus": 2.0}, "answer": {"num_gpus": 0.0}}, "on 2 GPUs"),
-        (2, (), {"encode": {"num_gpus": 0.5}}, r"can't be placed on 0 GPUs .*wait until a node with one has joined"),
-        (2, (), {"decode": {"concurrency": 3}}, r"reserve 3 CPUs and the cluster has 2 .*lower resources\.\*\."),
-        (2, (), {"encode": {"num_cpus": 1.5}}, r"reserve 2\.5 CPUs and the cluster has 2"),
-        (0.5, (), {}, r"reserve 1 CPUs and the cluster has 0\.5"),
-        (4, (1,), {"decode": {"num_cpus": 8}}, "reserve 8 CPUs and the cluster has 4"),
+        (2, (), {"encode": {"num_gpus": 0.5}}, r"can't be placed on 0 GPUs .*wait until a node with a GPU has joined"),
+        (2, (), {"decode": {"concurrency": 3}}, r"reserve 3 CPUs, but the cluster has 2 .*lower resources\.\*\."),
+        (2, (), {"encode": {"num_cpus": 1.5}}, r"reserve 2\.5 CPUs, but the cluster has 2"),
+        (0.5, (), {}, r"reserve 1 CPUs, but the cluster has 0\.5"),
+        (4, (1,), {"decode": {"num_cpus": 8}}, "reserve 8 CPUs, but the cluster has 4"),
     ],
 )
 def test_a_cluster_that_is_too_small_is_said_with_the_fix(
@@ -221,5 +221,5 @@ def test_an_actors_cpus_are_on_one_node(nodes: tuple[float, ...], fits: bool) ->
     if fits:
         assert plan()["decode"].size == 2
     else:
-        with pytest.raises(ClusterTooSmallError, match="have to be on one node"):
+        with pytest.raises(ClusterTooSmallError, match="must be on one node"):
             plan()

@@ -70,7 +70,7 @@ def test_what_stopped_the_run_is_named() -> None:
     """The row, the stage, the type and the message."""
     limit = FailureLimit(job(on_error="raise"))
     with pytest.raises(
-        TooManyFailuresError, match="decode stage there was a UnreadableVideoError: cut short"
+        TooManyFailuresError, match="decode stage failed with UnreadableVideoError: cut short"
     ) as caught:
         limit.note(clip("a"), BROKEN)
     assert caught.value.row == "video_id 'video-a'"

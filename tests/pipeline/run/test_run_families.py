@@ -216,7 +216,7 @@ def test_a_preset_is_recorded_as_what_it_resolves_to(tmp_path: Path) -> None:
     )
     summary = run(settings, on_notice=notices.append)
     assert summary.failures_new == 1
-    assert notices == ["preset llava_video was published for another family than this model's, qwen2_5_vl"]
+    assert notices == ["preset llava_video was published for a model family other than this model's, qwen2_5_vl"]
     record = json.loads((tmp_path / f"output/runs/{summary.run_id}.json").read_text())
     assert record["job"]["preset"] == "llava_video"
     assert record["job"]["compression"] == preset_named("llava_video").compression(0.1).model_dump()
