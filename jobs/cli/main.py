@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def _exit_code(error: Exception) -> int | None:
-    """Return the exit code of an error that the user can fix; None for a fault of ours."""
+    """Return the exit code of an error that the user can fix; None for a bug."""
     number = getattr(error, "errno", None)
     if isinstance(error, FatalError | PermissionError) or number in _NO_PLACE:
         return _REFUSED
