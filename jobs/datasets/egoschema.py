@@ -1,8 +1,8 @@
 """EgoSchema: 5,031 clips of three minutes, a question of five options each (arXiv 2308.09126).
 
-Annotations: questions.json of the authors (q_uid, question, "option 0" to "option 4"), with subset_answers.json beside
-it for the 500 whose answers are public; or the Parquet file of the data set `lmms-lab/egoschema` (video_idx, question,
-option with letters, answer). Rules: tasks/egoschema/utils.py and egoschema.yaml.
+Annotations: questions.json of the authors (q_uid, question, "option 0" to "option 4"), with subset_answers.json in
+the same folder for the 500 whose answers are public; or the Parquet file of the data set `lmms-lab/egoschema`
+(video_idx, question, option with letters, answer). Rules: tasks/egoschema/utils.py and egoschema.yaml.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Annotations: lvb_val.json of the authors (video_id, video_path, question, candidates, correct_choice, question_category,
 duration_group, id), or the Parquet file with option0 to option4. Rules: tasks/longvideobench/utils.py and
 longvideobench_val_v.yaml, without subtitles: lmms-eval's variant with them puts each between two frames, where our
-prompts have no place. The line break behind the prompt is left out.
+prompts can't have text. The line break after the prompt is left out.
 """
 
 from __future__ import annotations

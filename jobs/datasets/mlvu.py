@@ -3,7 +3,7 @@
 Annotations: the folder json/ of the data set `MLVU/MVLU`, a file per task (1_plotQA.json: video, question, candidates,
 answer, question_type; videos in video/1_plotQA/), or the Parquet file of `sy1998/MLVU_dev` (video_name, question with
 its options, answer as a letter, task_type). Rules: tasks/mlvu/utils.py and mlvu_dev.yaml. The two tasks that ask for
-free text have no candidates, and are left out as there.
+free text have no candidates, and are left out, as lmms-eval does.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Annotations: the folder json/ of the data set `OpenGVLab/MVBench`, a file per task with video, question, candidates and
 answer (a candidate). Rules: tasks/mvbench/utils.py (which folder a task's videos are in, the prompt) and
-_default_template_yaml. As there, the folders hold clips that are cut already, and `start` and `end` are not used; of
-episodic_reasoning they hold folders of pictures in the first release, and videos in the one that lmms-eval uses.
+_default_template_yaml. As in lmms-eval, the folders hold clips that are cut already, and `start` and `end` are not
+used. For episodic_reasoning the first release has folders of pictures, and the one that lmms-eval uses has videos.
 """
 
 from __future__ import annotations

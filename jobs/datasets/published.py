@@ -21,8 +21,8 @@ class PaperModel:
     Attributes:
         title: As the paper writes it.
         hub_id: Where its weights are.
-        num_frames: Of the main tables.
-        pixels: Bounds of a frame's area, as the published demo sets them; the model's own when None.
+        num_frames: Frames in the main tables.
+        pixels: Bounds of a frame's area, as in the published demo; None for the model's own.
     """
 
     title: str
@@ -31,7 +31,7 @@ class PaperModel:
     pixels: tuple[int, int] | None = None
 
 
-# By the preset that holds the rest of their settings.
+# By preset, which holds the rest of the settings.
 PAPER_MODELS: Mapping[str, PaperModel] = MappingProxyType(
     {
         "llava_onevision": PaperModel("LLaVA-OneVision-7B", "lmms-lab/llava-onevision-qwen2-7b-ov", 32),
@@ -46,7 +46,7 @@ class PublishedNumber:
     """An accuracy of the paper.
 
     Attributes:
-        shown: Whose it is.
+        shown: Source and setting, for a table.
         accuracy: In percent.
     """
 

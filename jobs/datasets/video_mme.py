@@ -15,7 +15,7 @@ from jobs.datasets.converter import Row, Source, Tables, question_row
 from pipeline.errors import InputTableError, UnreadableVideoError
 from pipeline.plan.probe import read_probe
 
-# "and the subtitles" also without any: so the prompt is in lmms-eval.
+# lmms-eval's prompt says "and the subtitles" even without subtitles.
 _TASK = (
     "Select the best answer to the following multiple-choice question based on the video and the subtitles. "
     "Respond with only the letter (A, B, C, or D) of the correct option."

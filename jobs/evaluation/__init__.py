@@ -1,1 +1,1 @@
-"""Scores of answers."""
+"""Scores of answers: letters, words, accuracy."""

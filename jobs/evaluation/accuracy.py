@@ -24,7 +24,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Item:
-    """One question of one video, and what became of it.
+    """One question of one video, and how it was answered.
 
     Attributes:
         video_id: The video.
@@ -32,7 +32,7 @@ class Item:
         is_right: None if there is no answer.
         is_read: Whether an answer says which option it means.
         categories: Value by name of category.
-        window: `clip_id`, where the job cuts videos into windows; of a file that was replaced it is another.
+        window: `clip_id`, if the job cuts videos into windows; it changes if the file is replaced.
     """
 
     video_id: str
@@ -44,7 +44,7 @@ class Item:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What makes it the same question in another run."""
+        """The identity of the question, the same in every run."""
         return self.video_id, self.question_id, self.window
 
 
@@ -53,9 +53,9 @@ class Accuracy:
     """A share of right answers.
 
     Attributes:
-        questions: That count.
-        right: Of these.
-        accuracy: With its 95 % interval from a bootstrap over videos; None if no question counts.
+        questions: Number of questions that count.
+        right: Number of right answers among them.
+        accuracy: Its value and 95 % interval from a bootstrap over videos; None if no question counts.
     """
 
     questions: int
@@ -68,10 +68,10 @@ class Evaluation:
     """How good a run's answers are.
 
     Attributes:
-        overall: Of all questions.
-        by_category: Of each value of each category.
-        mean_over: Of each category the mean of its values' accuracies, each counting the same.
-        unanswered: Questions without an answer; `unanswered_count_as` says what they are in the numbers above.
+        overall: Accuracy over all questions.
+        by_category: Accuracy for each value of each category.
+        mean_over: For each category, the unweighted mean of its values' accuracies.
+        unanswered: Questions without an answer; `unanswered_count_as` says how they count in the numbers above.
         unread: Answers that do not say which option they mean; they are wrong.
     """
 
@@ -88,10 +88,10 @@ class Comparison:
     """Two runs on the questions that both have.
 
     Attributes:
-        questions: That count in both.
-        accuracy: Of the first run on these.
-        other_accuracy: Of the other one.
-        difference: First less other, its interval from a paired bootstrap over videos; None without questions.
+        questions: Number of questions that count in both.
+        accuracy: Accuracy of the first run on these.
+        other_accuracy: Accuracy of the other run on these.
+        difference: First minus other, with its interval from a paired bootstrap over videos; None without questions.
         only_first: Questions that only the first run has right.
         only_other: Questions that only the other one has right.
     """
@@ -123,8 +123,8 @@ def compare(items: Sequence[Item], others: Sequence[Item], unanswered: Unanswere
     """Compare two runs question by question; questions that only one of them has do not count.
 
     Args:
-        items: Of the first run.
-        others: Of the other run.
+        items: Items of the first run.
+        others: Items of the other run.
         unanswered: As in `evaluate`.
     """
     of_other = {item.key: item for item in _counted(others, unanswered)}
@@ -165,12 +165,12 @@ def _mean(accuracies: Sequence[Accuracy]) -> float | None:
 
 
 def ratio_interval(clips: NDArray[np.int64], above: NDArray[np.float64], below: NDArray[np.float64]) -> Interval:
-    """Ratio of two sums over the same questions, with its interval from a paired bootstrap over clips.
+    """Return the ratio of two sums over the same questions, with its interval from a paired bootstrap over clips.
 
     Args:
         clips: `[n]` which clip a question is about.
-        above: `[n]` what is added up in the numerator: 1 where a method is right.
-        below: `[n]` in the denominator: 1 where full tokens are right for a relative accuracy, all ones for an
+        above: `[n]` terms of the numerator: 1 where a method is right.
+        below: `[n]` terms of the denominator: 1 where full tokens are right, for a relative accuracy; all ones for an
             absolute one.
 
     Returns:
@@ -182,7 +182,7 @@ def ratio_interval(clips: NDArray[np.int64], above: NDArray[np.float64], below: 
     drawn = np.random.default_rng(_SEED).integers(number, size=(_RESAMPLES, number))
     sums = per_clip[:, drawn].sum(axis=-1)
     total = per_clip.sum(axis=-1)
-    # A resample in which full tokens are never right says nothing; with more than a few clips there is none.
+    # A resample in which full tokens are never right has no ratio; with more than a few clips there is none.
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = sums[0] / sums[1]
         value = float(total[0] / total[1])

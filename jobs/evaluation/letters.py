@@ -1,7 +1,7 @@
 """Which option a response means: the rules by which published accuracies were counted.
 
-Each is the rule of lmms-eval 0.7.3 named with it, in our words, with one difference: where lmms-eval draws an option at
-random because it finds none, we find none, and the answer is wrong. So a score does not depend on luck.
+Each function reimplements the rule of lmms-eval 0.7.3 that it names, with one difference: where lmms-eval finds no
+option and draws one at random, these find none, and the answer is wrong. So a score does not depend on luck.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _MVBENCH_MARKS = ';/[]"{}()=+\\_-><@`,?!'
 
 
 def ranked(response: str, letters: Sequence[str]) -> str | None:
-    """The letter that stands out most (tasks/_task_utils/mcq_extract.py: VideoMME, MLVU).
+    """Return the letter that stands out most (tasks/_task_utils/mcq_extract.py: VideoMME, MLVU).
 
-    A response that begins with a letter means it, else one that ends with it; then a letter behind "the answer is" and
-    its like, "(A)", "A.", "A:", "A)", "A ", and at last any. Of several that stand out alike the last one counts.
+    In this order: a letter at the beginning, at the end, after "the answer is" and similar phrases, as "(A)", "A.",
+    "A:", "A)", "A ", or anywhere. Of several matches of one kind the last one counts.
     """
     text = _without(response.strip(), ",.!?;:'\"").strip()
     if not text:
@@ -59,14 +59,14 @@ def ranked(response: str, letters: Sequence[str]) -> str | None:
 
 
 def ranked_of_four(response: str, letters: Sequence[str]) -> str | None:
-    """As `ranked`, with no letter behind D, even where there may be more (VideoMME and MLVU ask for A to D only)."""
+    """Apply `ranked` to the letters A to D only, also if there are more options (as VideoMME and MLVU do)."""
     return ranked(response, [letter for letter in letters if letter in "ABCD"])
 
 
 def earliest(response: str, letters: Sequence[str]) -> str | None:
-    """The letter as "(A)", "A " or "A." whose last occurrence is the earliest (tasks/egoschema/utils.py, from MMMU).
+    """Return the letter as "(A)", "A " or "A." whose last occurrence is the earliest (tasks/egoschema/utils.py).
 
-    There, an option's text counts, too; but it is looked for with its letter in front, where the letter is found first.
+    lmms-eval also looks for an option's text, but with its letter in front, where the letter is found first.
     """
     padded = f" {_without(response, ',.!?;:' + chr(39))} "
     places = [
@@ -79,7 +79,7 @@ def earliest(response: str, letters: Sequence[str]) -> str | None:
 
 
 def first(response: str, letters: Sequence[str]) -> str | None:
-    """The first capital that is a letter of A to E, announcements left out (tasks/longvideobench/utils.py)."""
+    """Return the first capital letter of A to E, without "The answer is" etc. (tasks/longvideobench/utils.py)."""
     text = response.strip()
     for phrase in _LEFT_OUT:
         text = text.replace(phrase, "")
@@ -88,9 +88,9 @@ def first(response: str, letters: Sequence[str]) -> str | None:
 
 
 def any_case(response: str, letters: Sequence[str]) -> str | None:
-    """The first letter of A to E that stands alone, small ones too (tasks/mvbench/utils.py).
+    """Return the first letter of A to E that stands alone, in either case (tasks/mvbench/utils.py).
 
-    Marks between a word and a space vanish before, others become spaces.
+    Before that, punctuation between a word and a space is removed, and other punctuation becomes a space.
     """
     if whole := re.match(r"([A-E])\.\s*.+$", response.strip(), re.IGNORECASE):
         return _known(whole[1].upper(), letters)
@@ -108,7 +108,7 @@ def _known(letter: str, letters: Sequence[str]) -> str | None:
 
 
 def _without(text: str, marks: str) -> str:
-    """Each mark stripped from both ends, one after the other."""
+    """Strip each mark from both ends, one after the other."""
     for mark in marks:
         text = text.strip(mark)
     return text

@@ -1,4 +1,4 @@
-"""Is one answer right? Multiple choice by the letter it means, open answers by their words."""
+"""The score of one answer: multiple choice by the letter that it means, open answers by their words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flashvid.errors import ConfigurationError
 from jobs.evaluation.letters import LetterRule
 from pipeline.inputs.prompts import option_letters
 
-# Where a question's text holds its options, lmms-eval looks for the same letters.
+# The letters that lmms-eval looks for if a question's text holds its options.
 _LETTERS_IN_TEXT = tuple("ABCDEFGH")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -19,7 +19,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @dataclass(frozen=True)
 class Score:
-    """What an answer is worth.
+    """The score of an answer.
 
     Attributes:
         is_right: Whether it is the expected one.
@@ -39,13 +39,13 @@ def score(response: str, expected: str, options: Sequence[str] | None, rule: Let
     the expected ones: case, punctuation, articles and white space do not count (as SQuAD's exact match).
 
     Args:
-        response: What was answered.
-        expected: What is right.
-        options: As the question has them.
+        response: The answer.
+        expected: The expected answer.
+        options: The question's options.
         rule: How letters are found.
 
     Raises:
-        ConfigurationError: the expected answer is no option.
+        ConfigurationError: the expected answer is not one of the options.
     """
     if options:
         right, letters = expected_letter(expected, options), option_letters(options)
@@ -58,17 +58,17 @@ def score(response: str, expected: str, options: Sequence[str] | None, rule: Let
 
 
 def expected_letter(expected: str, options: Sequence[str]) -> str:
-    """The letter of the right option, given by its text or its letter. Raises ConfigurationError for neither."""
+    """Return the letter of the right option, given by its text or its letter. Raises ConfigurationError for neither."""
     letters = option_letters(options)
     if expected in options:
         return letters[list(options).index(expected)]
     if expected.strip() in letters:
         return expected.strip()
-    raise ConfigurationError(f"the expected answer {expected!r} is none of the options {list(options)}, and no letter")
+    raise ConfigurationError(f"the expected answer {expected!r} is neither an option of {list(options)} nor a letter")
 
 
 def plain_words(text: str) -> str:
-    """A text without case, punctuation, articles and extra white space."""
+    """Return a text without case, punctuation, articles and extra white space."""
     return " ".join(_ARTICLES.sub(" ", text.casefold().translate(_PUNCTUATION)).split())
 
 

@@ -1,4 +1,4 @@
-"""What `flashvid bench all` runs in a checkout besides the rest."""
+"""Benchmarks that `flashvid bench all` runs only in a checkout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jobs.lab import answers
 from jobs.lab.answers_command import bench_answers
 from jobs.lab.sample_videos import write_textures
 
-# Frames of the video that is decoded: half a minute, and a few seconds.
+# Frames of the decoded video: 30 s, and 4 s.
 _DECODE_FRAMES, _QUICK_DECODE_FRAMES = 360, 48
 
 

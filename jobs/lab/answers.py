@@ -1,8 +1,8 @@
-"""`flashvid bench answers`: what an answer costs, by the number of questions per video, beside the loop and the rival.
+"""`flashvid bench answers`: the cost of an answer by the number of questions per video, for our arms and their rivals.
 
 One process, one thread, CPU time. The arms run in turns and the least of several turns counts; turns go on until two
-arms that run twice under two names (the A/A controls, one of seconds and one of tenths) agree with themselves within
-5 %. The bare kernels that limits are made of run in the same turns.
+arms that run twice under two names (the A/A controls, one taking seconds and one tenths of a second) agree within 5 %.
+The bare kernels, from which limits are computed, run in the same turns.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from jobs.lab.answers_rates import language_kernels, vision_kernels
 from jobs.lab.answers_work import AskedQuestion, PartRates, Parts, one_by_one, shared
 
 ARMS = ("A", "B", "C", "C inner", "D")
-# The arm that runs twice for its own control and for those that take as long: D takes a tenth of what others do.
+# The arm whose control an arm uses: D takes a tenth of the time of the others, and has its own.
 _CONTROL_OF = {"A": "B", "B": "B", "C": "B", "C inner": "B", "D": "D"}
-# D takes tenths of a second, so that five of them are as long as one of the others.
+# D takes tenths of a second: five runs of it are as long as one run of the others.
 _RUNS = {"D": 5}
 
 _PATIENCE, _BRIEF_PATIENCE = Patience(least=5, most=20, seconds=420), Patience(least=3, most=20, seconds=60)
@@ -40,8 +40,8 @@ class Scope:
         questions: How many are asked, by row.
         loop_turns: That arm A takes part in, by row: with 16 questions one of them takes more than a minute.
         patience: How long each row goes on for its controls.
-        kernel_seconds: CPU time of one measurement of a bare kernel. On a busy machine a shorter one would find a quiet
-            moment; an arm takes seconds and never has one.
+        kernel_seconds: CPU time of one measurement of a bare kernel. On a busy machine a shorter measurement would find
+            a quiet moment; an arm takes seconds and never finds one.
     """
 
     num_frames: int = 32
@@ -51,14 +51,14 @@ class Scope:
     kernel_seconds: float = 0.1
 
 
-# Among all benchmarks, which have twenty minutes together; and only to see that it works.
+# For `bench all`, which takes twenty minutes in total; and only to see that it works.
 BRIEF = Scope(loop_turns=(3, 2, 1), patience=_BRIEF_PATIENCE)
 QUICK = Scope(num_frames=8, questions=(1, 4), loop_turns=(2, 1), patience=_QUICK_PATIENCE, kernel_seconds=0.02)
 
 
 @dataclass(frozen=True)
 class ArmCost:
-    """One arm asked one number of questions.
+    """The cost of one arm for one number of questions.
 
     Attributes:
         arm: Of `ARMS`.
@@ -70,7 +70,7 @@ class ArmCost:
         rates: These.
         parts: Its counted work.
         counts: What it did.
-        control: By how much the control of its scale differed from itself in these turns.
+        control: Relative difference of the A/A control of its time scale in these turns.
         turns: Its own.
         prompt: Tokens of the prefix that questions share.
         asked: Lengths of the questions.
@@ -92,31 +92,31 @@ class ArmCost:
 
     @property
     def limit(self) -> float:
-        """Least CPU time of everything."""
+        """The least CPU time of all parts."""
         return sum(self.limits.values())
 
 
 @dataclass(frozen=True)
 class AnswerCosts:
-    """All arms."""
+    """The costs of all arms."""
 
     scope: Scope
     costs: tuple[ArmCost, ...]
 
     def of(self, arm: str, questions: int) -> ArmCost:
-        """The one of that arm and number of questions."""
+        """Return the cost of that arm and number of questions."""
         return next(cost for cost in self.costs if (cost.arm, cost.questions) == (arm, questions))
 
 
 def measure_answers(scope: Scope, size: ModelSize = BENCH) -> AnswerCosts:
-    """Measure every arm at every number of questions; the process computes with one thread meanwhile.
+    """Measure every arm at every number of questions; the process uses one thread.
 
     Raises:
         ValueError: arms that keep all tokens give different answers.
     """
     with single_thread(), TemporaryDirectory(prefix="flashvid-bench-") as folder:
         bench = Bench(Path(folder), size, scope.num_frames)
-        # Without the clock: what arm A does at first only; the others run once more for each number of questions.
+        # Not timed: arm A's first run does work that later runs do not; the others run once more for each row.
         bench.naive(QUESTIONS[:1])
         rows = zip(scope.questions, scope.loop_turns, strict=True)
         costs = [cost for number, turns in rows for cost in _measure(bench, scope, number, turns)]
@@ -124,7 +124,7 @@ def measure_answers(scope: Scope, size: ModelSize = BENCH) -> AnswerCosts:
 
 
 def check_same_answers(asked: Mapping[str, Asked]) -> None:
-    """Whether arms answer alike.
+    """Check that all arms give the same answers.
 
     Raises:
         ValueError: they do not.
@@ -136,7 +136,7 @@ def check_same_answers(asked: Mapping[str, Asked]) -> None:
 
 
 def arm_actions(bench: Bench, questions: Sequence[str]) -> dict[str, Callable[[], Asked]]:
-    """What runs each arm of `ARMS`, in that order."""
+    """Return the function that runs each arm of `ARMS`, in that order."""
     return {
         "A": partial(bench.naive, questions),
         "B": partial(bench.rival, questions),
@@ -158,7 +158,7 @@ def _measure(bench: Bench, scope: Scope, number: int, loop_turns: int) -> list[A
         asked[arm] = found[0]
         return {ALL: seconds, **found[0].seconds}
 
-    # Arm A's prompts and answers are arm B's: that they are is checked when it has run.
+    # Arm A's prompts and answers are those of arm B, which is checked after A has run.
     work = {arm: counted_work(bench, arm, asked["B" if arm == "A" else arm]) for arm in ARMS}
     vision = vision_kernels(bench.size, scope.kernel_seconds)
     language = {
@@ -209,19 +209,19 @@ def _measure(bench: Bench, scope: Scope, number: int, loop_turns: int) -> list[A
 
 
 def _shape(arm: str, prompt: int, lengths: Sequence[AskedQuestion]) -> tuple[int, int, int, int]:
-    """Of an arm's kernels: the prompt, a question, how many answers are given together, from how many copies."""
+    """Return the shape of an arm's kernels: prompt, question, answers decoded together, and copies of their keys."""
     number = len(lengths)
     answers = 1 if arm == "A" else min(number, CPU_DECODE_ROWS)
     return prompt, sum(one.tokens for one in lengths) // number, answers, 1 if arm == "B" else answers
 
 
 def counted_work(bench: Bench, arm: str, asked: Asked) -> tuple[int, tuple[AskedQuestion, ...], Parts]:
-    """Tokens of the shared prompt, lengths of the questions, and what they cost at least.
+    """Return the tokens of the shared prompt, the lengths of the questions, and their least work.
 
     Args:
-        bench: What was asked.
-        arm: Of `ARMS`.
-        asked: What came of it; for arm A of arm B, whose prompts and answers are the same.
+        bench: The model and the clip.
+        arm: One of `ARMS`.
+        asked: Its answers; for arm A those of arm B, whose prompts and answers are the same.
     """
     answers, size = asked.answers, bench.size
     split = pruning().pruning_layer if arm == "C inner" else size.layers
@@ -248,7 +248,7 @@ def work_of(
     rows: int = CPU_DECODE_ROWS,
     question_rows: int = QUESTION_ROWS,
 ) -> Parts:
-    """An arm's work in a model of any size; see `answers_work.shared`."""
+    """Return an arm's work in a model of any size; see `answers_work.shared`."""
     if arm == "A":
         return one_by_one(size, num_frames, prompt, questions)
     return shared(
@@ -262,6 +262,6 @@ def work_of(
         cached=arm == "D",
         split=split,
         text=text,
-        # Our engine copies them; the best that a prefix cache can do is the rival's limit all the same.
+        # Our engine copies keys for each answer, but the rival's limit is the best that a prefix cache can do.
         copies=1 if arm == "B" else None,
     )

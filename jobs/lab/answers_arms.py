@@ -1,4 +1,4 @@
-"""The arms of `bench answers`: ways from a video file and questions to answers, and what each did on the way."""
+"""The arms of `bench answers`: ways from a video file and questions to answers, with counts of the work done."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from pipeline.store.tokens import TokenStore
 from pipeline.video.clip_frames import decode_clip
 
 _PRESET = preset_named("llava_onevision")
-# Short: the embedded tokenizer spells letters, and a question of the paper's benchmarks takes 20 to 40 tokens.
+# Short, because the embedded tokenizer spells letters: a question of the paper's benchmarks takes 20 to 40 tokens.
 _SUBJECTS = ("it", "that", "blue", "there")
 _ASKED = ("What is {}?", "When is {}?", "Who has {}?", "Why is {}?")
 QUESTIONS = tuple(asked.format(subject) for subject in _SUBJECTS for asked in _ASKED)
 # Of every arm.
 _MAX_NEW_TOKENS = 8
-# As many as all arms have with the most questions: a batch that is cut up decodes with fewer answers at a time, which
-# with all tokens would be the handle's bound of memory and not the rival's way.
+# Enough for every arm with the most questions: a smaller limit would split the rival's batch, and measure our memory
+# limit instead of its method.
 _MAX_BATCH_TOKENS = 1 << 20
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What an arm did: the work that times are made of.
+    """The work that an arm did.
 
     Attributes:
         frames_decoded: Frames sampled from the file.
@@ -49,8 +49,7 @@ class Counts:
         generated_tokens: Of all answers.
         bytes_written: To the token store.
         bytes_read: From it.
-        kv_bytes: Keys and values that are held at a time, of the shared prefix and of each answer; slots have room for
-            some more.
+        kv_bytes: Keys and values held at a time, of the shared prefix and of each answer; slots have some more room.
     """
 
     frames_decoded: int
@@ -64,12 +63,12 @@ class Counts:
 
 @dataclass(frozen=True)
 class Asked:
-    """What came of asking.
+    """The answers of an arm.
 
     Attributes:
         responses: One per question.
-        counts: What was done for them.
-        answers: As the handle gave them; none from the stock loop.
+        counts: The work done for them.
+        answers: As the model handle returned them; none from the stock loop.
         seconds: CPU time by step; none of the stock loop.
     """
 
@@ -83,7 +82,7 @@ class Stopwatch:
     """CPU time of this process by step.
 
     Attributes:
-        seconds: Of every step that is over.
+        seconds: Of every finished step.
     """
 
     def __init__(self) -> None:
@@ -97,7 +96,7 @@ class Stopwatch:
 
 
 class Bench:
-    """One model, one clip and one token store, in a folder; every arm asks the same questions of them."""
+    """One model, one clip and one token store in a folder; every arm asks the same questions about the clip."""
 
     def __init__(self, folder: Path, size: ModelSize, num_frames: int) -> None:
         self.size, self.num_frames = size, num_frames
@@ -134,7 +133,7 @@ class Bench:
                     do_sample=False,
                     eos_token_id=ends,
                 )[0, ids.shape[1] :].tolist()
-            # As the handle gives a text: without blanks around it.
+            # The model handle strips blanks around a text.
             responses.append(chat.text(found).strip())
             prompts, generated = prompts + ids.shape[1], generated + len(found)
             longest = max(longest, ids.shape[1] + len(found) - 1)
@@ -145,7 +144,7 @@ class Bench:
         )
 
     def rival(self, questions: Sequence[str]) -> Asked:
-        """B: stock vision once, all its tokens, one prefill for all questions, and these decoded together."""
+        """B: stock vision once, all tokens, one prefill for all questions, whose answers are decoded together."""
         self._storage.take_traffic()
         watch = Stopwatch()
         clip = self.decode()
@@ -157,7 +156,7 @@ class Bench:
             ).pooler_output
         steps, area = self.num_frames, self.size.frame_tokens
         side = round(area**0.5)
-        # Behind the last frame stands the newline, which the handle puts there itself.
+        # After the last frame comes the newline token, which the model handle adds itself.
         features = found[: steps * area].reshape(steps, area, -1)
         visual = VisualFeatures(features, features.new_ones(steps, area), (steps, side, side), clip.frame_timestamps)
         watch.lap("encode")
@@ -186,12 +185,12 @@ class Bench:
         return self._ask(compressed, questions, watch, encoded=0)
 
     def decode(self) -> DecodedClip:
-        """The sampled frames, resized."""
+        """Return the sampled frames, resized."""
         sampling = SamplingConfig(num_frames=self.num_frames)
         return decode_clip(str(self._clip), sampling, None, None, transform_for=lambda _: self._preprocessor.resize)
 
     def _commit(self, compressed: CompressedVideo) -> str:
-        """Each time another object: committing over one that is there writes nothing."""
+        """Commit to a new key each time: committing over an existing object writes nothing."""
         key = f"{self._written:032x}"
         self._written += 1
         self._store.commit(key, compressed, ClipIdentity(key, key, key, None, None), thumbnails=[], run_id="bench")
@@ -226,17 +225,17 @@ class Bench:
             generated_tokens=sum(answer.num_generated_tokens for answer in answers),
             bytes_written=traffic.get("bytes_written", 0),
             bytes_read=traffic.get("bytes_read", 0),
-            # Each answer has a copy of the prefix of its own.
+            # Each answer has its own copy of the prefix.
             kv_bytes=(shared * (1 + len(own)) + sum(own)) * self.size.kv_bytes,
         )
         return Asked(tuple(answer.response for answer in answers), counts, tuple(answers), watch.seconds)
 
 
 def compression(retention_ratio: float, *, inner_pruning: bool) -> CompressionConfig:
-    """The paper's settings for LLaVA-OneVision."""
+    """Return the paper's settings for LLaVA-OneVision."""
     return _PRESET.compression(retention_ratio, inner_pruning=inner_pruning)
 
 
 def pruning() -> InnerPruningConfig:
-    """Its pruning inside the decoder, before the last quarter of the layers: 20 of 28 in the paper, here 3 of 4."""
+    """Return its pruning inside the decoder, before the last quarter of the layers (3 of 4; in the paper 20 of 28)."""
     return _PRESET.inner_pruning().model_copy(update={"pruning_layer": 3})

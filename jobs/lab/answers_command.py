@@ -17,7 +17,7 @@ from jobs.lab.answers_targets import targets_table
 from jobs.lab.answers_work import H100_PARTS
 from jobs.lab.verdicts import told_ratio
 
-# Layers of the 7B model that all tokens go through, where the paper prunes.
+# Layers of the 7B model before the paper's inner pruning.
 _SPLIT_7B = preset_named("llava_onevision").inner_pruning().pruning_layer
 
 
@@ -25,7 +25,7 @@ def bench_answers(output: Path | None = None, scope: Scope | None = None) -> Ans
     """Measure, print the tables, and write them to `output`.
 
     Args:
-        output: A folder, made if need be; None writes nothing.
+        output: A folder, created if it is missing; None writes nothing.
         scope: How much is measured; None for all of it, up to seven minutes a row.
 
     Raises:
@@ -48,9 +48,9 @@ def write_answers(output: Path, found: AnswerCosts, beside: str) -> None:
 
 
 def predicted_seconds(cost: ArmCost, num_frames: int) -> float:
-    """The same lengths in LLaVA-OneVision-7B on an H100 whose kernels reach what `answers_work.H100_PARTS` says."""
+    """Return the time for the same lengths in LLaVA-OneVision-7B on an H100, by `answers_work.H100_PARTS`."""
     split = _SPLIT_7B if cost.arm == "C inner" else LLAVA_7B.layers
-    # What stands before the video is a few tokens of system prompt, which run behind the pruning: left out.
+    # The few tokens of the system prompt, which run after the pruning, are left out.
     parts = work_of(
         cost.arm,
         LLAVA_7B,
@@ -65,9 +65,9 @@ def predicted_seconds(cost: ArmCost, num_frames: int) -> float:
 
 
 def break_even(found: AnswerCosts, rival: str) -> int | None:
-    """Questions, asked one at a time, from which on building the cache and answering from it costs less than an arm.
+    """Return after how many questions, asked one at a time, building the cache has cost less than a rival.
 
-    None: never, an answer from the cache costs no less than the rival's.
+    None if an answer from the cache costs as much as the rival's.
     """
     built = found.of("C", 1).seconds - found.of("D", 1).seconds
     saved = found.of(rival, 1).seconds - found.of("D", 1).seconds
@@ -75,11 +75,11 @@ def break_even(found: AnswerCosts, rival: str) -> int | None:
 
 
 def answers_markdown(found: AnswerCosts, beside: str) -> str:
-    """The report.
+    """Return the report.
 
     Args:
         found: What was measured.
-        beside: What else the machine did.
+        beside: The machine's load, as a sentence.
     """
     lines = [
         "# Answers per CPU second",
@@ -105,11 +105,11 @@ def answers_markdown(found: AnswerCosts, beside: str) -> str:
     lines += [
         "",
         "CPU s: the least of all turns, which are means where an arm runs several times in each; its shortest run "
-        "stands beside it. The limit is that of doing it this way: bare kernels in the arm's shapes, each answer with "
-        "its own keys; B's has one copy of the prefix's keys for all, the best that a prefix cache can do. It is held "
-        "against the shortest run. A and B: their time as a multiple of the arm's. Nothing is told that is "
-        f"within {CONTROL:.0%} of the same, or whose control is above that: B twice, for D itself twice; "
-        f"A with most questions has B's, and no control of its own length. {_unsettled(found)}",
+        "follows. The limit is the time of bare kernels in the arm's shapes, each answer with "
+        "its own keys; B's has one copy of the prefix's keys for all, the best that a prefix cache can do. It is "
+        "compared with the shortest run. A and B: their time as a multiple of the arm's. A ratio within "
+        f"{CONTROL:.0%} of 1 is not reported, nor one whose control is larger: B run twice, for D itself twice; "
+        f"A with most questions uses B's control. {_unsettled(found)}",
         "",
         "| Q | arm | frames decoded | encoder calls | token-layers prefilled | tokens generated | written | read "
         "| keys and values, MB |",
@@ -126,7 +126,7 @@ def answers_markdown(found: AnswerCosts, beside: str) -> str:
 
 
 def _paid(found: AnswerCosts) -> list[str]:
-    """With which question the cache has paid for itself; nothing without the controls."""
+    """Return a sentence on when the cache has paid for itself; nothing without the controls."""
     if not all(settled(found.of(arm, 1).control) for arm in "ABCD"):
         return []
     told = [
@@ -137,8 +137,8 @@ def _paid(found: AnswerCosts) -> list[str]:
 
 
 def _steps(found: AnswerCosts) -> list[str]:
-    """Where the time goes, and the rates that limits are made of."""
-    lines = ["Where the time goes, in CPU seconds, the least of each step, with the limit where one is counted:", ""]
+    """Return tables of where the time goes, and of the rates from which limits are computed."""
+    lines = ["Where the time goes, in CPU seconds, the least of each step, with its limit in brackets:", ""]
     lines += ["| Q | arm | decode | encode | compress | store | answer |", "|---" * 7 + "|"]
     for cost in found.costs:
         limits = cost.limits
@@ -169,12 +169,12 @@ def _steps(found: AnswerCosts) -> list[str]:
 
 
 def _ratio(cost: ArmCost, seconds: float, other: ArmCost) -> str:
-    """No claim inside the A/A band, and none at all where one of the controls was not reached."""
+    """Return a ratio for a table; empty inside the A/A band, or if a control is too large."""
     return told_ratio(seconds / cost.seconds, cost.control, other.control)
 
 
 def _over_limit(cost: ArmCost) -> str:
-    """Of its shortest run, as a share; likewise."""
+    """Return how far the shortest run is above the limit, as a share; empty if the control is too large."""
     over = cost.shortest / cost.limit - 1
     if not settled(cost.control):
         return ""
@@ -182,9 +182,9 @@ def _over_limit(cost: ArmCost) -> str:
 
 
 def _unsettled(found: AnswerCosts) -> str:
-    """For which arms nothing is claimed."""
+    """Name the arms for which nothing is reported."""
     missing = [f"{cost.arm} at Q = {cost.questions}" for cost in found.costs if not settled(cost.control)]
-    return f"No claim is made of {', '.join(missing)}: the control was not reached in time." if missing else ""
+    return f"Not reported: {', '.join(missing)}, whose control is too large." if missing else ""
 
 
 def _figures(found: AnswerCosts) -> list[dict[str, object]]:

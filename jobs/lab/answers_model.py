@@ -25,7 +25,7 @@ _TEMPLATE = (
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What a LLaVA-OneVision's cost hangs on: a decoder like Qwen2's behind a tower like SigLIP's.
+    """The sizes that a LLaVA-OneVision's cost depends on: a tower like SigLIP's, then a decoder like Qwen2's.
 
     Attributes:
         vision_width: Of the tower's states; its heads are `vision_heads`.
@@ -66,17 +66,17 @@ class ModelSize:
         return 2 * self.kv_heads * self.width // self.heads * self.value_bytes
 
 
-# Vision : prefill of all tokens stand as 785 : 1221 in FLOPs at 32 x 196 tokens (the paper, LLaVA-OneVision).
+# FLOPs of vision and of the prefill of all tokens are as 785 to 1221 at 32 x 196 tokens (the paper, LLaVA-OneVision).
 BENCH = ModelSize(192, 576, 3, 4, 27, 256, 1536, 4, 4, 2, 480, 4)
 # lmms-lab/llava-onevision-qwen2-7b-ov in bfloat16; the tower's last block is not used.
 LLAVA_7B = ModelSize(1152, 4304, 26, 16, 27, 3584, 18944, 28, 28, 4, 152064, 2)
 
 
 def write_model(folder: Path, size: ModelSize) -> LlavaOnevisionForConditionalGeneration:
-    """Write a random model as a directory that `load_model` reads; the stock model is returned.
+    """Write a random model as a directory that `load_model` reads; return the stock model.
 
     Args:
-        folder: Where to; made.
+        folder: Created.
         size: Of the model; its vocabulary must have room for the embedded tokenizer's 480 entries.
     """
     config = LlavaOnevisionConfig(
@@ -109,7 +109,7 @@ def write_model(folder: Path, size: ModelSize) -> LlavaOnevisionForConditionalGe
         stock = kind(config)
         for parameter in stock.parameters():
             if parameter.ndim > 1:
-                # As wide as keeps a state's size from layer to layer: answers then differ between questions.
+                # This deviation keeps a state's size from layer to layer, so that answers differ between questions.
                 torch.nn.init.normal_(parameter, std=1.4 / math.sqrt(math.prod(parameter.shape[1:])))
     stock.save_pretrained(folder)
     side = 2 * size.patches

@@ -1,8 +1,9 @@
-"""What this machine does per second on the bare kernels of an answer, each in the shape in which the arm needs it.
+"""Rates of this machine on the bare kernels of an answer, each in the shape that the arm needs.
 
-A kernel's rate hangs on its shape: 16 rows through a weight take longer per row than 6,000, and one query over 700 keys
-longer per product than 700 queries. So every part of an arm has rates of its own. Nor does an arm find in a processor's
-cache what it used a layer ago: kernels go through as many layers' weights, and as many answers' keys, as it does.
+A kernel's rate depends on its shape: 16 rows through a weight take longer per row than 6,000, and one query over 700
+keys takes longer per product than 700 queries. So every part of an arm has its own rates. An arm does not find in the
+processor's cache what it used a layer ago: kernels use as many layers' weights, and as many answers' keys, as the
+arm does.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class _Kernel:
     action: Callable[[], object]
 
     def seconds(self, run_seconds: float) -> float:
-        """CPU time of one of as many runs as fill that time."""
+        """Return the CPU time of one run, the mean of as many runs as fill that time."""
         runs = runs_to_fill(run_seconds, self.action)
         return cpu_seconds(lambda: [self.action() for _ in range(runs)]) / runs
 
@@ -59,7 +60,7 @@ class BareKernels:
                 self._seconds[part][name] = min(kernel.seconds(self._run_seconds), self._seconds[part][name])
 
     def rates(self) -> dict[str, Rates]:
-        """By part, of the best of every kernel; what a part does not have costs it nothing."""
+        """Return rates by part, from the best of every kernel; a kernel that a part lacks has an infinite rate."""
         nothing = dict.fromkeys((field.name for field in fields(Rates)), math.inf)
         return {
             part: Rates(**nothing | {name: kernel.work / self._seconds[part][name] for name, kernel in kernels.items()})
@@ -68,7 +69,7 @@ class BareKernels:
 
 
 def vision_kernels(size: ModelSize, run_seconds: float) -> BareKernels:
-    """Of encode and compress.
+    """Return the kernels of encode and compress.
 
     Args:
         size: Of the model.
@@ -91,13 +92,13 @@ def vision_kernels(size: ModelSize, run_seconds: float) -> BareKernels:
 def language_kernels(
     size: ModelSize, prompt: int, question: int, answers: int, copies: int, run_seconds: float
 ) -> BareKernels:
-    """Of prefix, questions and decode.
+    """Return the kernels of prefix, questions and decode.
 
     Args:
         size: Of the model.
         prompt: Tokens of the prefix that questions share.
-        question: Tokens behind it.
-        answers: That are decoded together, after their questions were prefilled together.
+        question: Tokens after it.
+        answers: Answers decoded together, after their questions were prefilled together.
         copies: Of the keys and values that they read: one of each answer, or one for all.
         run_seconds: CPU time of one measurement.
     """
@@ -105,7 +106,7 @@ def language_kernels(
     kv = size.kv_heads * width // size.heads
     weights = [(width, width), (width, kv), (width, kv), (width, width)]
     weights += [(width, size.mlp), (width, size.mlp), (size.mlp, width)]
-    # As many rows as there are, and not what they are filled up to: that is none of the work.
+    # The rows without padding: padding is not part of the work.
     rows, last = min(question * answers, QUESTION_ROWS), prompt + question
 
     def prefill(tokens: int, queries: int, keys: int) -> dict[str, _Kernel]:
@@ -126,7 +127,7 @@ def language_kernels(
 
 
 def _products(rows: int, shapes: list[tuple[int, int]], layers: int) -> _Kernel:
-    """The matrix products of so many layers."""
+    """Return the matrix products of some layers."""
     states = {before: torch.randn(rows, before) for before, _ in shapes}
     weights = [torch.randn(behind, before) for _ in range(layers) for before, behind in shapes]
     work = 2 * rows * sum(weight.numel() for weight in weights)
@@ -134,7 +135,7 @@ def _products(rows: int, shapes: list[tuple[int, int]], layers: int) -> _Kernel:
 
 
 def _attention(heads: tuple[int, int], width: int, queries: int, keys: int, *, causal: bool) -> _Kernel:
-    """The last queries to all keys; causal, each to those up to itself.
+    """Return attention of the last queries to all keys; causal, each to the keys up to its own.
 
     Args:
         heads: Of queries, and of keys and values.
@@ -161,9 +162,9 @@ def _attention(heads: tuple[int, int], width: int, queries: int, keys: int, *, c
 
 
 def _step_attention(heads: tuple[int, int], width: int, keys: int, answers: int, layers: int, copies: int) -> _Kernel:
-    """One query of each answer to the keys, of which there are so many copies, in so many layers.
+    """Return attention of one query of each answer, to some copies of the keys in each layer.
 
-    Heads with the same keys are taken together, and so are answers.
+    Heads with the same keys are computed together, and so are answers.
     """
     own, shared = heads
     query = torch.randn(copies, shared, answers // copies * own // shared, width // own)
@@ -175,12 +176,12 @@ def _step_attention(heads: tuple[int, int], width: int, keys: int, answers: int,
 
 
 def _moved(values: int) -> _Kernel:
-    """So many values read and as many written."""
+    """Return a copy of some values: a read and a write of each."""
     source = torch.randn(values)
     target = torch.empty_like(source)
     return _Kernel(2 * source.nbytes, lambda: target.copy_(source))
 
 
 def _each(values: Tensor, function: Callable[[Tensor], Tensor]) -> _Kernel:
-    """A function of so many values."""
+    """Return a function applied to each value."""
     return _Kernel(values.numel(), lambda: function(values))

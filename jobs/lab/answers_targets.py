@@ -5,15 +5,15 @@ from __future__ import annotations
 from jobs.lab.answers import AnswerCosts
 from jobs.lab.verdicts import verdict
 
-# With so many questions: how many times as long, at least, another arm takes.
+# For this number of questions: the least ratio of another arm's time to ours.
 QUESTIONS = 16
 TIMES = (("C", "B", 1.8), ("C inner", "B", 1.8), ("D", "B", 6.0), ("D", "A", 35.0))
-# Of its counted limit, at most, the shortest run of each of our arms, with any number of questions.
+# The most that the shortest run of each of our arms takes, as a multiple of its limit, for any number of questions.
 OURS, TIMES_LIMIT = ("C", "C inner", "D"), 1.15
 
 
 def targets_table(found: AnswerCosts) -> list[str]:
-    """Lines of Markdown, a row for each target; those of a number of questions that was not asked are left out."""
+    """Return Markdown lines, a row for each target for which questions were asked."""
     lines = ["| target | measured | verdict |", "|---" * 3 + "|"]
     if QUESTIONS in found.scope.questions:
         for arm, other, target in TIMES:

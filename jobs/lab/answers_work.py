@@ -1,6 +1,6 @@
-"""What answering costs at least: FLOPs and bytes counted from a model's size and a prompt's lengths, and their time.
+"""The least work of answering: FLOPs and bytes counted from a model's size and a prompt's lengths, and their time.
 
-A multiplication and an addition are two operations. Attention is counted as it is needed, a token with itself and those
+A multiplication and an addition are two operations. Attention is counted as needed: a token with itself and the tokens
 before it. Bytes are those that layers pass between matrix products (norms, residuals, rotary embedding, activation),
 each read or written once per operation, as without fusing kernels, and the weights, once for each time that tokens go
 through them together; in decoding the cache, too.
@@ -19,9 +19,9 @@ from jobs.lab.answers_model import ModelSize
 
 @dataclass(frozen=True)
 class Work:
-    """Of one part of the pipeline: `products` and `attention` in operations, `moved` in bytes, the others in values.
+    """Work of a part of the pipeline: `products` and `attention` in operations, `moved` in bytes, the others in values.
 
-    `step_bytes` are the weights, and in decoding the cache: either these or the products decide, whatever takes longer.
+    `step_bytes` are the weights, and in decoding the cache: the slower of these and the products decides.
     """
 
     products: float = 0.0
@@ -32,22 +32,22 @@ class Work:
     probabilities: float = 0.0
 
     def __add__(self, other: Work) -> Work:
-        """Both."""
+        """Return the sum."""
         return Work(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
     def times(self, number: int) -> Work:
-        """The same so many times."""
+        """Return the same work several times."""
         return Work(*(number * getattr(self, field.name) for field in fields(self)))
 
     @property
     def flops(self) -> float:
-        """Operations of either kind."""
+        """Operations of products and attention."""
         return self.products + self.attention
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What a machine does per second: operations of products and of attention, bytes moved, values of the others."""
+    """Rates of a machine per second: operations of products and of attention, bytes moved, values of the others."""
 
     products: float
     attention: float
@@ -56,10 +56,10 @@ class Rates:
     probabilities: float = math.inf
 
     def seconds(self, work: Work) -> float:
-        """Least time of one part.
+        """Return the least time of one part.
 
         Args:
-            work: All of one kind: its products and its attention wait for `step_bytes`.
+            work: Its products and its attention wait for `step_bytes`.
         """
         computing = work.products / self.products + work.attention / self.attention
         beside = work.moved / self.bytes + work.activations / self.activations + work.probabilities / self.probabilities
@@ -78,14 +78,14 @@ class PartRates:
 
     @classmethod
     def same(cls, rates: Rates) -> PartRates:
-        """The same for all."""
+        """Return the same rates for all parts."""
         return cls(*[rates] * len(fields(cls)))
 
 
-# One H100 SXM: 989 TFLOP/s in bfloat16 and 3.35 TB/s (NVIDIA's data sheet). Half of the first and four fifths of the
-# second are what good kernels reach; exponentials hide behind the bytes.
+# One H100 SXM: 989 TFLOP/s in bfloat16 and 3.35 TB/s (NVIDIA's data sheet). Good kernels reach
+# half of the first and four fifths of the second; exponentials overlap with moving the bytes.
 H100 = Rates(0.5 * 989e12, 0.5 * 989e12, 0.8 * 3.35e12)
-# In float32, 67 TFLOP/s: compression decides by it.
+# In float32, in which compression decides, 67 TFLOP/s.
 H100_FLOAT32 = Rates(0.5 * 67e12, 0.5 * 67e12, H100.bytes)
 H100_PARTS = replace(PartRates.same(H100), compress=H100_FLOAT32)
 _FLOAT32 = 4
@@ -98,7 +98,7 @@ class AskedQuestion:
     Attributes:
         tokens: Of its own part of the prompt.
         generated: Tokens of its answer, at least one.
-        behind: Tokens that the layers behind the inner pruning run for it; 0 without.
+        behind: Tokens that the layers after the inner pruning run for it; 0 without.
     """
 
     tokens: int
@@ -107,13 +107,13 @@ class AskedQuestion:
 
 
 def encoding(size: ModelSize, num_frames: int, *, scores: bool) -> Work:
-    """Tower and projector for so many frames.
+    """Return the work of tower and projector.
 
     Args:
         size: Of the model.
         num_frames: Encoded.
-        scores: Whether the attention that tokens receive is computed too: the last block's queries, keys and their
-            products once more.
+        scores: Whether the attention that tokens receive is computed too, which repeats the last block's queries, keys
+            and their products.
     """
     area, width, mlp = size.patches**2, size.vision_width, size.vision_mlp
     patches = num_frames * area
@@ -134,9 +134,9 @@ def encoding(size: ModelSize, num_frames: int, *, scores: bool) -> Work:
 
 
 def compression(size: ModelSize, num_frames: int) -> Work:
-    """The products that the method cannot do without: within each frame, and of each frame with the next; in float32.
+    """Return the work of the products that the method needs: within each frame, and of each frame with the next.
 
-    Features are read once to be widened and written so, then read for either kind of products; these are written and
+    In float32: features are read, widened and written, then read for either kind of products, which are written and
     read.
     """
     tokens, pairs = size.frame_tokens, 2 * num_frames - 1
@@ -145,13 +145,13 @@ def compression(size: ModelSize, num_frames: int) -> Work:
 
 
 def layer_parameters(size: ModelSize) -> int:
-    """Weights in the matrix products of one decoder layer."""
+    """Return the number of weights in the matrix products of one decoder layer."""
     head_dim = size.width // size.heads
     return 2 * size.width * (size.width + size.kv_heads * head_dim) + 3 * size.width * size.mlp
 
 
 def prefill(size: ModelSize, before: int, tokens: int, layers: int) -> Work:
-    """So many tokens together, on top of `before` others, through some decoder layers."""
+    """Return the work of some tokens together, after `before` others, in some decoder layers."""
     if not tokens:
         return Work()
     kv_width = size.kv_heads * size.width // size.heads
@@ -166,14 +166,14 @@ def prefill(size: ModelSize, before: int, tokens: int, layers: int) -> Work:
 
 
 def prefill_together(size: ModelSize, before: int, lengths: Sequence[int], layers: int, *, rows: int) -> Work:
-    """Several prompts of so many tokens, each on top of its own `before` others; weights are read once for `rows`."""
+    """Return the work of several prompts, each after its own `before`; weights are read once per `rows` tokens."""
     each = sum((prefill(size, before, tokens, layers) for tokens in lengths), Work())
     blocks = -(-sum(lengths) // rows)
     return replace(each, step_bytes=blocks * layers * layer_parameters(size) * size.value_bytes)
 
 
 def decoding_bytes(size: ModelSize) -> int:
-    """Of the weights that a decoding step reads."""
+    """Return the bytes of the weights that a decoding step reads."""
     return (size.layers * layer_parameters(size) + size.width * size.vocabulary) * size.value_bytes
 
 
@@ -187,16 +187,16 @@ def decoding(
     text: int = 0,
     copies: int | None = None,
 ) -> Work:
-    """Answers behind a shared prompt, `rows` at a time; an answer's first token comes from its prefill.
+    """Return the work of decoding answers after a shared prompt; an answer's first token comes from its prefill.
 
     Args:
         size: Of the model.
         prompt: Tokens before each question's own.
         questions: Their lengths.
         rows: Answers that are decoded together.
-        behind: The last layers, which hold `text` and `AskedQuestion.behind` tokens instead.
+        behind: Number of last layers, which hold `text` and `AskedQuestion.behind` tokens instead.
         text: The prompt's tokens before the first visual one.
-        copies: Of the shared prompt's keys and values, which a step reads; None for one of each answer.
+        copies: Copies of the shared prompt's keys and values that a step reads; None for one per answer.
     """
     head = size.width * size.vocabulary
     weights = size.layers * layer_parameters(size) + head
@@ -205,7 +205,7 @@ def decoding(
         together = questions[first : first + rows]
         for step in range(max(question.generated for question in together) - 1):
             running = [question for question in together if question.generated - 1 > step]
-            # Token-layers, the new token's own among them.
+            # Token-layers, including those of the new token.
             seen = (size.layers - behind) * sum(prompt + question.tokens + step + 1 for question in running)
             seen += behind * sum(text + question.behind + step + 1 for question in running)
             spared = 0 if copies is None else max(0, len(running) - copies)
@@ -220,7 +220,7 @@ def decoding(
 
 @dataclass(frozen=True)
 class Parts:
-    """An arm's work by part of the pipeline; questions that share no prefix are part of `prefix`, whole."""
+    """An arm's work by part of the pipeline; questions without a shared prefix are entirely part of `prefix`."""
 
     encode: Work
     compress: Work
@@ -234,13 +234,13 @@ class Parts:
         return sum(work.flops for work in (self.encode, self.compress, self.prefix, self.questions, self.decode))
 
     def seconds(self, rates: PartRates) -> dict[str, float]:
-        """Least time of each part, by its name."""
+        """Return the least time of each part, by its name."""
         names = (field.name for field in fields(self))
         return {name: getattr(rates, name).seconds(getattr(self, name)) for name in names}
 
 
 def one_by_one(size: ModelSize, num_frames: int, prompt: int, questions: Sequence[AskedQuestion]) -> Parts:
-    """Everything again for every question: arm A."""
+    """Return the work of arm A, which repeats everything for every question."""
     prefilled = Work()
     for question in questions:
         prefilled += prefill(size, 0, prompt + question.tokens, size.layers)
@@ -262,7 +262,7 @@ def shared(
     text: int = 0,
     copies: int | None = None,
 ) -> Parts:
-    """One encode and one prefill for all questions: arms B, C and D.
+    """Return the work of arms B, C and D, which encode and prefill once for all questions.
 
     Args:
         size: Of the model.

@@ -1,7 +1,7 @@
 """Where an arm of `bench answers` spends its time: `python -m jobs.lab.arm_profile D 16`.
 
-Functions by Python's profiler, which makes short ones look longer than they are, and operations by torch's. What
-neither sees, py-spy does: `py-spy record --native --output d.svg -- python -m jobs.lab.arm_profile D 16`.
+Python's profiler shows functions, and makes short ones look longer than they are; torch's shows operations. py-spy
+shows what neither sees: `py-spy record --native --output d.svg -- python -m jobs.lab.arm_profile D 16`.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from jobs.lab.answers_arms import QUESTIONS, Bench
 from jobs.lab.answers_model import BENCH
 
 _FUNCTIONS, _OPERATIONS = 40, 20
-# Paths of what is ours, as the profiler's filter wants them.
+# Paths of our packages, for the profiler's filter.
 _OURS = r"/(flashvid|pipeline|jobs)/"
 
 
 def profile_arm(bench: Bench, arm: str, number: int) -> str:
-    """Two tables of one arm asking so many questions: our functions, then PyTorch's operations.
+    """Return two tables of one arm: our functions, then PyTorch's operations.
 
     Args:
-        bench: What is asked about what.
-        arm: Of `answers.ARMS`.
-        number: Of the questions.
+        bench: The model and the clip.
+        arm: One of `answers.ARMS`.
+        number: Number of questions.
     """
     action = arm_actions(bench, QUESTIONS[:number])[arm]
-    # The first time some things are made that last.
+    # The first run creates objects that later runs reuse.
     action()
     functions, text = cProfile.Profile(), io.StringIO()
     functions.runcall(action)

@@ -20,14 +20,14 @@ class Arm:
     """One line of the table.
 
     Attributes:
-        name: Its name there.
-        config: Its settings, at whatever retention; None keeps every token.
-        retentions: At which it is measured.
-        pruning: Inside the decoder; None for none.
+        name: Its name in the table.
+        config: Its settings, whose retention is replaced; None keeps every token.
+        retentions: Retentions at which it is measured.
+        pruning: Pruning inside the decoder; None for none.
         max_segment_frames: Of a stream (`compress_stream`); None compresses the whole clip at once.
-        cache_dtype: How tokens are stored before they are asked about; None is bit for bit.
-        published_tokens: Whether it gets as many tokens as the published implementation keeps of the same clip, which
-            rounds its budget up in every frame, instead of the exact budget.
+        cache_dtype: How tokens are stored before questions are asked; None is bit for bit.
+        published_tokens: Whether its budget is the number of tokens that the published implementation keeps of the
+            same clip, which rounds up in every frame, instead of the exact budget.
     """
 
     name: str
@@ -40,9 +40,9 @@ class Arm:
 
 
 _ANY = 1.0  # Retention is filled in where it is measured.
-# What was chosen for the embedded model on clips of `--tune`: docs/quality.md.
+# Chosen for the embedded model on clips of `--tune`: docs/quality.md.
 OURS, OURS_EXPANDED = (preset_named("tiny").compression(_ANY, inner_pruning=inner) for inner in (False, True))
-# Section 9 of the spec for Qwen2.5-VL, without pruning inside the language model and with it.
+# The published settings for Qwen2.5-VL (docs/methods.md), without pruning inside the language model and with it.
 PUBLISHED, PUBLISHED_EXPANDED = (
     CompressionConfig.model_validate(
         {**preset_named("qwen2_5_vl").compression(_ANY, inner_pruning=inner).model_dump(), "reference_compatible": True}
@@ -51,7 +51,7 @@ PUBLISHED, PUBLISHED_EXPANDED = (
 )
 # The paper's budget for four layers: three see 1.25 times the tokens and the last a fifth of them, the average is 1.
 _INNER = preset_named("tiny").inner_pruning()
-# FastV cannot go lower here: behind its first layer a third of all tokens, which makes a half on average over four.
+# FastV cannot go lower here: after its first layer a third of all tokens, which is half on average over four layers.
 _FASTV = InnerPruningConfig(pruning_layer=1, llm_retention_ratio=1 / 3)
 
 METHOD_ARMS = (
@@ -62,7 +62,7 @@ METHOD_ARMS = (
     Arm("adts", OURS.model_copy(update={"method": "adts"})),
     Arm("tstm", OURS.model_copy(update={"method": "tstm"})),
     Arm("fastv", None, retentions=(0.5,), pruning=_FASTV),
-    # Every other method of the registry, as it is.
+    # Every other method of the registry, at its defaults.
     *(
         Arm(method, CompressionConfig(method=method))
         for method in METHODS
@@ -105,7 +105,7 @@ VARIANT_ARMS = (
 
 
 def ratio_for(tokens: int, total: int) -> float:
-    """A retention ratio whose exact budget is `tokens` of `total`, whatever rounding does."""
+    """Return a retention ratio whose exact budget is `tokens` of `total`, independent of rounding."""
     ratio = (tokens - 0.5) / total
     if math.ceil(ratio * total) != tokens:
         raise ValueError(f"{tokens} of {total} tokens")

@@ -1,4 +1,4 @@
-"""What a cached token takes and loses in each dtype, measured on what the store writes and reads."""
+"""Size and error of a cached token in each dtype, measured on what the store writes and reads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.store.storage import Storage
 from pipeline.store.tokens import TokenStore
 
 _CLIPS = 16
-# What the model computes in, and what is done to it for the cache.
+# The dtype of the model's tokens, and of the cache.
 _KINDS: Mapping[str, tuple[torch.dtype, CacheDtype | None]] = {
     "float32": (torch.float32, None),
     "bfloat16": (torch.bfloat16, None),
@@ -53,7 +53,7 @@ def measure_cached_tokens(model: str, scope: Scope) -> list[CachedTokens]:
 
     Args:
         model: Embedded name, directory or hub id.
-        scope: Whose first clips are taken.
+        scope: Its first clips are used.
     """
     videos = list(_videos(model, scope))
     return [_measure(kind, videos) for kind in _KINDS]
@@ -98,7 +98,7 @@ def _value_bytes(hidden_size: int, dtype: torch.dtype, cache_dtype: CacheDtype |
 
 
 def cached_tokens_markdown(measured: Sequence[CachedTokens]) -> str:
-    """The table for the report: bytes are per token."""
+    """Return the table for the report: bytes are per token."""
     lines = [
         "| tokens, and their cache | bytes of values | bytes in Parquet | relative RMS error | largest error |",
         "|---|---|---|---|---|",

@@ -1,7 +1,8 @@
-"""What Python costs a model: operations of its parts, counted, and what a host takes to dispatch one.
+"""The cost of Python: operations of a model's parts, counted, and the time that a host takes to dispatch one.
 
-Operations do not hang on how wide a model is, so they are counted on a narrow one with the layers of a 7B model, on a
-CPU. A GPU's code path differs in a few per layer. `python -m jobs.lab.dispatch` prints both.
+The number of operations does not depend on a model's width, so they are counted on a CPU, on a narrow model with
+the layers of a 7B model. A GPU's code path differs in a few operations per layer.
+`python -m jobs.lab.dispatch` prints both.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from jobs.bench.reports import describe_environment
 from jobs.lab.answers_model import LLAVA_7B, write_model
 from jobs.lab.operations import CountOperations
 
-# The widths are all that is small, and the vocabulary.
+# Only the widths and the vocabulary are small.
 _NARROW = replace(
     LLAVA_7B,
     vision_width=16,
@@ -45,13 +46,13 @@ _RUNS = 30
 
 @dataclass(frozen=True)
 class Operations:
-    """What reaches PyTorch's dispatcher, by part.
+    """Numbers of operations that reach PyTorch's dispatcher, by part.
 
     Attributes:
         encode: Of a clip.
         compress: Of a clip.
         prefix: The prefill that questions share.
-        questions: So many prefilled together, by their number.
+        questions: Of questions prefilled together, by their number.
         step: A decoding step; the same for any number of answers.
     """
 
@@ -63,7 +64,7 @@ class Operations:
 
 
 class _NarrowModel:
-    """A model with the layers of a 7B model, a clip, and questions of so many tokens."""
+    """A model with the layers of a 7B model, a clip, and questions."""
 
     def __init__(self, folder: Path, num_frames: int, tokens: int) -> None:
         write_model(folder, _NARROW)
@@ -87,19 +88,19 @@ class _NarrowModel:
 
     def prompts(self, video: CompressedVideo, number: int) -> tuple[SharedPrefix, list[QuestionSuffix]]:
         before, after = self.language.chat.around_video("?", GenerationConfig().system_prompt)
-        # Filled up with any token to the length that is asked for.
+        # Pad with any token to the length of a question.
         behind = (*after, *[after[0]] * (self._tokens - len(after)))[: self._tokens]
         return self.language.prefix(before, video), [self.language.suffix(before, behind, video)] * number
 
 
 @cache
 def count_operations(num_frames: int, tokens: int, questions: Sequence[int]) -> Operations:
-    """Count every part of a clip.
+    """Count the operations of every part of a clip.
 
     Args:
         num_frames: Encoded.
         tokens: Of a question.
-        questions: Numbers of them that are prefilled together.
+        questions: Numbers of questions that are prefilled together.
     """
     with TemporaryDirectory(prefix="flashvid-bench-") as folder:
         model = _NarrowModel(Path(folder), num_frames, tokens)
@@ -122,7 +123,7 @@ def count_operations(num_frames: int, tokens: int, questions: Sequence[int]) -> 
 
 
 def dispatch_seconds() -> float:
-    """CPU seconds that an operation of a decoding step takes here, with next to nothing to compute in it."""
+    """Return the CPU seconds of one operation of a decoding step here, with almost nothing to compute in it."""
     with single_thread(), TemporaryDirectory(prefix="flashvid-bench-") as folder:
         model = _NarrowModel(Path(folder), 2, 8)
         model.encode()

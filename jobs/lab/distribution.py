@@ -1,12 +1,12 @@
-"""A run on Ray beside a plain loop over the same clips: CPU seconds per clip, by kind of process.
+"""A run on Ray compared with a plain loop over the same clips: CPU seconds per clip, by kind of process.
 
-What happens once, however many clips there are, is left out of either: of the loop its first clips, and of the run what
-one of a few clips takes, in which every process imports and loads models too. That differs from itself as well, which
-shows with few clips; and the first run of all, which reads its programs from disk, counts as none.
+Costs that occur once, however many clips there are, are left out of both: of the loop its first clips, and of the run
+the time of a run of a few clips, in which every process imports and loads models too. This time varies, which matters
+with few clips. The very first run, which reads its programs from disk, does not count.
 
-A run has an encode actor for each core, as every process has one thread: what Ray's own processes take while they wait
-is the same for a second, however much is done in it. The loop has the machine for itself, actors share it, which counts
-as a cost of the run.
+A run has an encode actor for each core, because every process has one thread: Ray's own processes take the same time
+per second, however much work is done in it. The loop has the machine to itself and actors share it, which counts as a
+cost of the run.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from pipeline.cluster.resources import Pool, clips_per_batch
 from pipeline.config import JobConfig
 
 RATIO_TARGET = 1.25
-# As many clips as every process that a run has gets something to do from: the tasks that probe and deal out, too.
+# Enough clips to give every process of a run some work, including the tasks that probe and distribute clips.
 FEW = 4
-# Of the clips, for the loop before the run and for the loop behind it.
+# Folders of the clips for the loop before the run and for the loop after it.
 _HALVES = ("first-half", "second-half")
 _RUN = "import sys; from pipeline.config import JobConfig; from pipeline.run.run import run; "
 _RUN += "run(JobConfig.model_validate_json(open(sys.argv[1]).read()))"
@@ -44,12 +44,12 @@ _RUN += "run(JobConfig.model_validate_json(open(sys.argv[1]).read()))"
 
 @dataclass(frozen=True)
 class Turn:
-    """A run on Ray, and the loop before and behind it.
+    """A run on Ray, and the loop before and after it.
 
     Attributes:
         loops: CPU time of the loop per clip, over the first half of the clips and over the second.
-        run: CPU time of the run per clip, by kind of process; that of a few clips is taken off.
-        once: CPU time of a run of a few clips, likewise.
+        run: CPU time of the run per clip, by kind of process; that of a few clips is subtracted.
+        once: CPU time of a run of a few clips, by kind of process.
     """
 
     loops: tuple[float, float]
@@ -63,18 +63,18 @@ class Turn:
 
     @property
     def ratio_with_daemons(self) -> float:
-        """Of everything to the loop."""
+        """Ratio of the run, with Ray's daemons, to the loop."""
         return sum(self.run.values()) / self.loop_seconds
 
     @property
     def control(self) -> float:
-        """By how much the loop differs from itself, on which a machine that grows slower meanwhile shows."""
+        """Relative difference between the two loops, which shows a machine that grows slower."""
         return max(self.loops) / min(self.loops) - 1
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """A run on Ray beside the loop.
+    """A run on Ray compared with the loop.
 
     Attributes:
         clips: Of the run, beyond the few.
@@ -86,28 +86,28 @@ class Distribution:
 
     @property
     def best(self) -> Turn:
-        """The turn that is told: in which the loop agrees best with itself."""
+        """The turn that is reported: the one with the smallest control."""
         return min(self.turns, key=lambda turn: turn.control)
 
     @property
     def control(self) -> float:
-        """Of that turn."""
+        """The control of that turn."""
         return self.best.control
 
     @property
     def ratio_control(self) -> float | None:
-        """By how much the ratio differs between the turns whose loop agrees with itself; None with fewer than two."""
+        """Relative difference of the ratio between the turns with a small control; None with fewer than two."""
         ratios = [turn.ratio_with_daemons for turn in self.turns if settled(turn.control)]
         return max(ratios) / min(ratios) - 1 if len(ratios) > 1 else None
 
     @property
     def controls(self) -> tuple[float, ...]:
-        """Those that there are."""
+        """All controls that exist."""
         return (self.control,) if self.ratio_control is None else (self.control, self.ratio_control)
 
     @property
     def uncertainty(self) -> float:
-        """Of the ratios, as a share: both controls, and what happens once differing from itself as a control may."""
+        """Of the ratios, as a share: both controls, and the largest allowed variation of the one-time cost."""
         once, clip = sum(self.once_seconds.values()), sum(self.ray_seconds.values())
         return sum(self.controls) + CONTROL * once / (self.clips * clip)
 
@@ -123,38 +123,38 @@ class Distribution:
 
     @property
     def once_seconds(self) -> Mapping[Kind, float]:
-        """Of a run of a few clips."""
+        """CPU time of a run of a few clips."""
         return self.best.once
 
     @property
     def verdict(self) -> str:
-        """Whether the target is met; nothing where the control was not reached, or the ratio is as near the target."""
+        """Whether the target is met; "no claim" if a control is too large, or the ratio is too near the target."""
         return verdict(
             self.ratio_with_daemons, RATIO_TARGET, *self.controls, uncertainty=self.uncertainty, at_most=True
         )
 
     @property
     def ratio(self) -> float:
-        """Of the run, without Ray's daemons, to the loop."""
+        """Ratio of the run, without Ray's daemons, to the loop."""
         return (self.ray_seconds["driver"] + self.ray_seconds["workers"]) / self.loop_seconds
 
     @property
     def ratio_with_daemons(self) -> float:
-        """Of everything to the loop."""
+        """Ratio of the run, with Ray's daemons, to the loop."""
         return self.best.ratio_with_daemons
 
 
 def measure_distribution(session: RaySession, clips: int, turns: int) -> Distribution:
-    """Loop and run in turns.
+    """Measure loop and run in turns.
 
     Args:
-        session: The Ray that runs are on.
-        clips: Of the run; half of them are the loop's before it, half behind it.
-        turns: How often.
+        session: The Ray to run on.
+        clips: Clips of the run; the loop takes half of them before it, and half after it.
+        turns: Number of turns.
 
     Raises:
         subprocess.CalledProcessError: one of them failed; it says why on stderr.
-        ValueError: the run's answers are not the loop's.
+        ValueError: the run's answers differ from the loop's.
     """
     with TemporaryDirectory(prefix="flashvid-bench-") as name:
         folder = Path(name)
@@ -183,7 +183,7 @@ def measure_distribution(session: RaySession, clips: int, turns: int) -> Distrib
             before = loop(_HALVES[0], turn)
             few, whole = run("few", turn), run("videos", turn)
             behind = loop(_HALVES[1], turn)
-            # As many, too: a clip that fails costs a run nothing.
+            # Their number too: a failed clip would cost the run nothing.
             check_same_answers([folder / f"{half}-output-{turn}" for half in _HALVES], folder / f"videos-output-{turn}")
             spread = {kind: (whole[kind] - few[kind]) / clips for kind in KINDS}
             found.append(Turn((before, behind), spread, few))
@@ -191,7 +191,7 @@ def measure_distribution(session: RaySession, clips: int, turns: int) -> Distrib
 
 
 def check_same_answers(loops: Sequence[Path], run: Path) -> None:
-    """Whether loops over parts of the videos and a run over all of them, by their outputs, gave the same answers.
+    """Check that loops over parts of the videos and a run over all of them gave the same answers.
 
     Raises:
         ValueError: they did not.
@@ -203,13 +203,13 @@ def check_same_answers(loops: Sequence[Path], run: Path) -> None:
 
 
 def _answers(output: Path) -> list[tuple[str, str]]:
-    """Every answer, behind the video that it is about."""
+    """Return every answer with the video that it is about."""
     table = pq.read_table(output / "answers", columns=["video_id", "response"], partitioning=None)
     return [*zip(*table.to_pydict().values(), strict=True)]
 
 
 def _job(folder: Path, videos: str, output: str) -> str:
-    """Path of a job's JSON."""
+    """Write a job as JSON; return its path."""
     job = JobConfig.model_validate(
         {
             "videos": str(folder / videos),
@@ -228,12 +228,12 @@ def _job(folder: Path, videos: str, output: str) -> str:
 
 
 def encode_actors() -> int:
-    """Of a run: one for each core, but no more than get a clip in the run that is taken off."""
+    """Return the encode actors of a run: one for each core, but at most one per clip of the subtracted run."""
     return min(len(os.sched_getaffinity(0)), FEW)
 
 
 def json_of(*arguments: str) -> Any:  # noqa: ANN401 - what the process prints
-    """The last line that a module's process prints, read as JSON.
+    """Run Python with arguments; return the last line that it prints, read as JSON.
 
     Raises:
         subprocess.CalledProcessError: it failed.
@@ -248,6 +248,6 @@ def _command(*arguments: str) -> Sequence[str]:
 
 
 def one_thread() -> dict[str, str]:
-    """Variables of every process that is measured."""
-    # One thread everywhere, in the loop as in the actors: threads that wait for each other take CPU time as well.
+    """Return the environment of every measured process."""
+    # One thread in the loop and in the actors: threads that wait for each other take CPU time too.
     return {**os.environ, "OMP_NUM_THREADS": "1"}

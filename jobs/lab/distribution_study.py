@@ -3,8 +3,8 @@
 It is measured in CPU time, in idle GPUs, and in the driver.
 
 CPU time of a run on Ray is that of its processes, one by one. A run of a few clips is subtracted: every process that
-imports and loads models does so once, however many clips there are. The loop's first ones are left out. The loop takes
-half of the clips before the run and half behind it: these two are the control.
+imports and loads models does so once, however many clips there are. The loop's first clips are left out. The loop
+takes half of the clips before the run and half after it: their difference is the control.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Scope:
 
     Attributes:
         clips: Of the run on Ray and of the loop.
-        turns: Of these; the one with the best control is told.
+        turns: Turns of these; the one with the smallest control is reported.
         sleeping: Clips of the sleeping graph with one bottleneck actor; twice as many with two.
         executed: Clips that go through stages that do nothing.
         planned: Clips of the plans.
@@ -58,7 +58,7 @@ class Scope:
 QUICK = Scope(clips=2, turns=1, sleeping=10, executed=20, planned=(1000,))
 # The bottleneck is encode, as on GPUs; the others have half of their time to spare.
 _SLEEPS = {"decode": 0.1, "encode": 0.4, "answer": 0.1}
-# Of a clip that goes through stages that do nothing: those of the large job (large_job.py).
+# Questions of a clip that goes through stages that do nothing, as many as in the large job (large_job.py).
 _EXECUTED_QUESTIONS = 20
 _NOTHING = dict.fromkeys(_SLEEPS, 0.0)
 _NAMES: Mapping[Kind, str] = {"driver": "driver", "workers": "actors", "daemons": "Ray's daemons"}
@@ -66,10 +66,10 @@ _NAMES: Mapping[Kind, str] = {"driver": "driver", "workers": "actors", "daemons"
 
 @dataclass(frozen=True)
 class PipelineCosts:
-    """Everything measured.
+    """All results.
 
     Attributes:
-        distribution: See there.
+        distribution: The run and the loop.
         one: The sleeping graph with one bottleneck actor.
         two: And with two.
         executed: Stages that do nothing, and how many clips they did it for.
@@ -84,29 +84,29 @@ class PipelineCosts:
 
     @property
     def growth(self) -> float:
-        """Of throughput from one to two bottleneck actors."""
+        """Growth of throughput from one to two bottleneck actors."""
         return self.two.clips_per_second / self.one.clips_per_second
 
 
 def distribution_study(
     output: Path | None = None, *, quick: bool = False, clips: int | None = None, turns: int | None = None
 ) -> str:
-    """Measure, and write `distribution.csv` and `distribution.png`; the tables, for `pipeline.md`.
+    """Measure, and write `distribution.csv` and `distribution.png`; return the tables, for `pipeline.md`.
 
     Args:
-        output: A folder, made if need be; None writes nothing.
+        output: A folder, created if it is missing; None writes nothing.
         quick: Few clips, to see that the measurement works; its figures mean little.
         clips: Of the run and the loop; None for the scope's own.
         turns: Of these; None for the scope's own.
 
     Raises:
-        subprocess.CalledProcessError: a process that is measured failed; it says why on stderr.
+        subprocess.CalledProcessError: a measured process failed; its stderr says why.
     """
     scope, before = QUICK if quick else Scope(), os.getloadavg()[0]
     with ray_session(one_thread()) as session:
         distribution = measure_distribution(session, clips or scope.clips, turns or scope.turns)
         planned = tuple(measure_planning(number, 2, session.environment) for number in scope.planned)
-    # The one whose memory counts comes first: a process does not give back what it had.
+    # The measurement of memory comes first: a process does not give memory back.
     executed, one, two = _asleep(
         Sleeps(scope.executed, 1, _NOTHING, questions=_EXECUTED_QUESTIONS),
         Sleeps(scope.sleeping, 1, _SLEEPS),
@@ -133,11 +133,11 @@ def _asleep(*several: Sleeps) -> list[Asleep]:
 
 
 def pipeline_markdown(found: PipelineCosts, beside: str) -> str:
-    """The report.
+    """Return the report.
 
     Args:
         found: What was measured.
-        beside: What else the machine did.
+        beside: The machine's load, as a sentence.
     """
     spread, executed = found.distribution, found.executed[1]
     lines = [
@@ -158,9 +158,9 @@ def pipeline_markdown(found: PipelineCosts, beside: str) -> str:
         + f" | {spread.ratio:.2f}x | {spread.ratio_with_daemons:.2f}x | {RATIO_TARGET}x | {spread.verdict} |",
         "| once | | " + " | ".join(f"{spread.once_seconds[kind]:.1f}" for kind in KINDS) + " | | | | |",
         "",
-        f"Controls: the loop before the run beside the loop behind it {spread.control:.1%}, {_ratio_control(spread)}. "
-        f"{_unsettled(spread)}With what happens once the ratios are good to {spread.uncertainty:.1%}; nothing is "
-        "claimed of one that is as near its target. The run's answers are the loop's.",
+        f"Controls: the loops before and after the run differ by {spread.control:.1%}, {_ratio_control(spread)}. "
+        f"{_unsettled(spread)}The ratios are accurate to {spread.uncertainty:.1%}, including the one-time costs; "
+        "a ratio that is nearer its target is not judged. The run's answers are the loop's.",
         "",
         "Stages that sleep "
         + ", ".join(f"{seconds} s ({stage})" for stage, seconds in _SLEEPS.items())
@@ -191,12 +191,14 @@ def pipeline_markdown(found: PipelineCosts, beside: str) -> str:
 def _ratio_control(spread: Distribution) -> str:
     control = spread.ratio_control
     return (
-        "the ratio none, of fewer than two calm turns" if control is None else f"the ratio in calm turns {control:.1%}"
+        "none for the ratio, with fewer than two calm turns"
+        if control is None
+        else f"the ratio in calm turns {control:.1%}"
     )
 
 
 def _unsettled(spread: Distribution) -> str:
-    return "" if settled(*spread.controls) else f"One is above {CONTROL:.0%}; nothing is claimed of the ratios. "
+    return "" if settled(*spread.controls) else f"One is above {CONTROL:.0%}: the ratios are not reported. "
 
 
 def _busy(asleep: Asleep) -> str:

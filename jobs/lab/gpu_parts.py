@@ -1,4 +1,4 @@
-"""A clip on an H100, part by part: least time of its counted work in LLaVA-OneVision-7B, and what Python adds."""
+"""A clip on an H100, part by part: the least time of its counted work in LLaVA-OneVision-7B, and Python's share."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from jobs.lab.dispatch import Operations, count_operations
 FRAMES, RETENTION = 32, 0.1
 # A question with the chat around it, and a short answer.
 QUESTION = AskedQuestion(tokens=30, generated=16)
-# CPU time of an operation on the host that this was written on, by `python -m jobs.lab.dispatch`.
+# CPU time of an operation on the build machine, by `python -m jobs.lab.dispatch`.
 DISPATCH_SECONDS = 5.3e-6
-# Questions that are prefilled together; between these numbers operations lie on straight lines.
+# Questions prefilled together; between these numbers, operations are interpolated.
 _TOGETHER = (1, 4, 16, GPU_DECODE_ROWS)
 
 
 def parts_of(arm: str, questions: int, size: ModelSize = LLAVA_7B, *, clips: int = 1) -> Parts:
-    """The work of a clip with so many questions: B (all tokens), C (ours, cold) or D (ours, from the cache).
+    """Return the work of a clip with some questions: B (all tokens), C (ours, cold) or D (ours, from the cache).
 
     Args:
         arm: Which.
         questions: Of the clip.
         size: Of the model.
-        clips: Among which B's answers are divided, each with one copy of its keys; others have one for each answer.
+        clips: Clips of B's answers, each with one copy of its keys; other arms have one copy per answer.
     """
     visual = FRAMES * size.frame_tokens
     return shared(
@@ -42,12 +42,12 @@ def parts_of(arm: str, questions: int, size: ModelSize = LLAVA_7B, *, clips: int
 
 
 def gpu_seconds(arm: str, questions: int, clips: int = 1) -> dict[str, float]:
-    """A clip's share of an H100, by part.
+    """Return the seconds of an H100 that a clip takes, by part.
 
     Args:
         arm: As in `parts_of`.
         questions: Of each clip.
-        clips: That are decoded together, as an answer actor's are.
+        clips: Clips whose answers are decoded together, as in an answer actor.
     """
     alone = parts_of(arm, questions).seconds(H100_PARTS)
     together = parts_of(arm, clips * questions, clips=clips).seconds(H100_PARTS)
@@ -55,12 +55,12 @@ def gpu_seconds(arm: str, questions: int, clips: int = 1) -> dict[str, float]:
 
 
 def operations() -> Operations:
-    """Of every part, counted."""
+    """Return the operations of every part, counted."""
     return count_operations(FRAMES, QUESTION.tokens, _TOGETHER)
 
 
 def dispatched_seconds(arm: str, questions: int, clips: int = 1) -> dict[str, float]:
-    """Time of each part on an H100 whose operations Python dispatches: what takes longer, they or the kernels.
+    """Return the time of each part on an H100: the longer of its kernels and of Python's dispatch of its operations.
 
     An operation goes to the GPU while earlier ones run there, so the two do not add up; but a part waits for the one
     before it, and a step for its tokens. Arguments as in `gpu_seconds`.
@@ -79,5 +79,5 @@ def dispatched_seconds(arm: str, questions: int, clips: int = 1) -> dict[str, fl
 
 
 def prefilled(counted: Operations, together: int) -> float:
-    """Operations of so many questions that are prefilled together."""
+    """Return the operations of some questions that are prefilled together."""
     return float(np.interp(together, [*counted.questions], [*counted.questions.values()]))

@@ -22,7 +22,7 @@ the JSON Schema. A key of a group is written below it, or given as `--set group.
 
 
 def job_reference() -> str:
-    """The whole page, in Markdown."""
+    """Return the whole page, in Markdown."""
     groups: list[tuple[str, type[BaseModel]]] = [("", JobConfig)]
     lines = [_HEAD]
     while groups:
@@ -58,7 +58,7 @@ def _default(value: object, group: str | None) -> str:
 
 
 def _values(annotation: Any) -> Iterator[str]:  # noqa: ANN401 - an annotation may be anything
-    """What may stand there, in words."""
+    """Yield the possible values, in words."""
     origin = get_origin(annotation)
     if origin is Literal:
         yield from (f"`{value}`" for value in get_args(annotation))
@@ -86,7 +86,7 @@ def _bounds(field: FieldInfo) -> Iterator[str]:
 
 
 def _group(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401 - an annotation may be anything
-    """The settings class behind a key; None for a plain value."""
+    """Return the settings class of a key; None for a plain value."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for part in get_args(annotation) if (found := _group(part)) is not None), None)

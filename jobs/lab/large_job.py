@@ -1,4 +1,4 @@
-"""A large job on paper, through the estimates of `flashvid plan`: hours, cost, bytes, requests, and what bounds it."""
+"""A large job on paper, by the estimates of `flashvid plan`: hours, cost, bytes, requests, and its bottleneck."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pipeline.plan.shards import ROWS_PER_SHARD, SHARDS_ON_STORAGE, num_shards
 from pipeline.run.flow import SHARDS_AT_ONCE
 from pipeline.store.ledger import OBJECTS_AT_ONCE
 
-# The large job. Prices and sizes are assumptions, and stand in the table.
+# The large job. Prices and sizes are assumptions, and are shown in the table.
 _VIDEOS, _ASKED, _GPUS = 1_000_000, 20, 64
 _CPUS_PER_GPU, _GPU_HOUR, _VIDEO_BYTES = 52, 3.0, 112_500_000
 # The probe reads a file's packets, in ranges of s3fs' block size; decode then fetches the file.
 _READS, _RANGE_BYTES = 2, 50 << 20
-# Of a node of decode actors: 10 Gbit/s.
+# A node of decode actors has 10 Gbit/s.
 _NODE_CPUS, _NODE_BYTES_PER_SECOND = 64, 1.25e9
 # A frame of a video with keyframes 8 s apart means decoding half of these 8 s: 125 frames, of which decord on one CPU
 # decodes 640 a second (docs/decoding.md: 1,920 for 32).
@@ -36,7 +36,7 @@ _PLANNING_SECONDS, _PLANNING_BYTES, _EMPTY_BYTES, _MEMORY_BYTES = 98.7, 1.20e9, 
 
 
 def large_job(*, dispatched: bool = False) -> tuple[estimates.Work, estimates.Rates, Pools]:
-    """What `flashvid plan` would count and be given for the large job.
+    """Return what `flashvid plan` counts for the large job, and what it is given.
 
     Args:
         dispatched: Whether GPUs wait for Python where its operations take longer than their kernels.
@@ -69,48 +69,48 @@ def large_job(*, dispatched: bool = False) -> tuple[estimates.Work, estimates.Ra
 
 
 def together() -> int:
-    """Clips that an answer actor of the large job gets at a time."""
+    """Return the clips that an answer actor of the large job gets at a time."""
     return clips_per_batch(_VIDEOS, _VIDEOS * _ASKED, Pool(_GPUS, 0, 1), encodes=True)
 
 
 def default_pools() -> Pools:
-    """Actors of a large job that asks for none."""
+    """Return the pools of a large job that sets none."""
     return plan_pools(ResourcesConfig(), num_cpus=_CPUS_PER_GPU * _GPUS, gpus_per_node=[_GPUS], encodes=True)
 
 
 def job_duration(pools: Pools | None = None, *, dispatched: bool = False) -> estimates.Duration:
-    """How long the stages take, and what the GPUs cost.
+    """Return how long the stages take, and what the GPUs cost.
 
     Args:
         pools: None for those of `large_job`.
-        dispatched: As there.
+        dispatched: As in `large_job`.
     """
     todo, rates, chosen = large_job(dispatched=dispatched)
     return estimates.duration(todo, rates, pools or chosen, num_gpus=_GPUS, gpu_hour_price=_GPU_HOUR)
 
 
 def driver_hours() -> float:
-    """What one job's driver takes to pass all clips on."""
+    """Return the hours that one job's driver takes to pass all clips on."""
     return _VIDEOS * _DRIVER_SECONDS / 3600
 
 
 def committing_hours(jobs: int) -> float:
-    """What each of so many jobs' drivers waits for its objects of answers, while Ray passes clips on."""
+    """Return the hours that each of several jobs' drivers waits for its objects of answers, as Ray passes clips on."""
     waits = math.ceil(_objects_per_commit(jobs) / OBJECTS_AT_ONCE)
     return _commits() / jobs * waits * _PUT_SECONDS / 3600
 
 
 def probe_hours() -> float:
-    """Before the stages begin: every file is read once by the decode nodes."""
+    """Return the hours of probing, in which the decode nodes read every file once before the stages begin."""
     nodes = _CPUS_PER_GPU * _GPUS / _NODE_CPUS
     return _VIDEOS * _VIDEO_BYTES / nodes / _NODE_BYTES_PER_SECOND / 3600
 
 
 def answer_objects(jobs: int = 1) -> int:
-    """About how many objects answers become: a commit writes one for each shard on storage that its clips fall into.
+    """Return about how many objects answers become: a commit writes one for each shard that its clips fall into.
 
     Args:
-        jobs: Among which the videos are divided.
+        jobs: Jobs among which the videos are divided.
     """
     return _commits() * _objects_per_commit(jobs)
 
@@ -126,7 +126,7 @@ def _objects_per_commit(jobs: int) -> int:
 
 
 def large_job_table() -> str:
-    """Hours, bytes, requests and cost of the large job."""
+    """Return a table of hours, bytes, requests and cost of the large job."""
     todo, _, pools = large_job()
     lasts, python = job_duration(), job_duration(dispatched=True)
     default = default_pools()
@@ -177,7 +177,7 @@ def _stages(lasts: estimates.Duration) -> str:
 
 
 def _planning() -> str:
-    """What it takes, and where it breaks: a driver holds its plan in memory."""
+    """Describe what planning takes and its limit: a driver holds its plan in memory."""
     video_bytes = (_PLANNING_BYTES - _EMPTY_BYTES) / _VIDEOS
     most = (_MEMORY_BYTES - _EMPTY_BYTES) / video_bytes
     minutes = most / _VIDEOS * _PLANNING_SECONDS / 60

@@ -1,4 +1,4 @@
-"""One measured answer: what every table of `bench quality` is made of."""
+"""One measured answer, from which the tables of `bench quality` are computed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Measurement:
         question: Of the clip.
         family: Of the question.
         tokens: Visual tokens the answer was given from, averaged over the decoder's layers.
-        exact: Just the right answer.
-        first: The right answer, whatever follows.
+        exact: Whether it is exactly the right answer.
+        first: Whether it begins with the right answer.
     """
 
     method: str

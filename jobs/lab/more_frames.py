@@ -1,4 +1,4 @@
-"""Ten times the frames for the same tokens: what compression is for, measured on events that are soon over.
+"""Ten times the frames for the same tokens, measured on short events.
 
 The same clip is seen as N frames with all their tokens, and as 10 N frames with a tenth of them.
 """
@@ -33,7 +33,7 @@ FEW_FRAMES = f"{_STEPS * _FRAMES_PER_STEP // _FACTOR} frames, full tokens"
 
 @dataclass(frozen=True)
 class View:
-    """How a clip is seen.
+    """One way to sample and compress a clip.
 
     Attributes:
         name: In the table.
@@ -52,7 +52,7 @@ class View:
 
 
 def views() -> tuple[View, ...]:
-    """Few frames with all tokens, ten times as many with a tenth of them, and these with all."""
+    """Return the views: few frames with all tokens, ten times the frames with a tenth of them, and with all."""
     many = _STEPS * _FRAMES_PER_STEP
     configs = {arm.name: arm.config for arm in METHOD_ARMS if arm.name in _METHODS and arm.config is not None}
     compressed = (
@@ -67,7 +67,7 @@ def views() -> tuple[View, ...]:
 
 
 def measure_views(model: str, num_clips: int, *, workers: int) -> Iterator[list[Measurement]]:
-    """Ask every view of long clips what flashes; one list for every clip."""
+    """Ask about the flash in every view of long clips; yield one list per clip."""
     clips = held_out_clips(num_clips, first_clip=FIRST_LONG_CLIP, lengths={_STEPS: 1.0}, families=_FAMILIES)
     work = partial(_measure_clip, shown=views())
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=load, initargs=(model,)) as executor:
@@ -76,7 +76,7 @@ def measure_views(model: str, num_clips: int, *, workers: int) -> Iterator[list[
 
 def _measure_clip(numbered: tuple[int, ClipQuestions], *, shown: Sequence[View]) -> list[Measurement]:
     index, (scene, questions) = numbered
-    # One question of its only family: the wordings ask for the same.
+    # One question: the other wordings of its only family ask the same.
     questions = questions[:1]
     measured: list[Measurement] = []
     with TemporaryDirectory(prefix="flashvid-bench-") as folder:

@@ -1,7 +1,7 @@
-"""The stages of a run called one after the other in one process: what `bench pipeline` holds a run on Ray against.
+"""The stages of a run called one after the other in one process, which `bench pipeline` compares a run on Ray with.
 
-`python -m jobs.lab.plain_loop JOB.json CLIPS` answers so many clips at a time, and prints the CPU seconds of a clip,
-those that are answered first apart, as JSON.
+`python -m jobs.lab.plain_loop JOB.json CLIPS` answers CLIPS clips at a time, and prints the CPU seconds of a clip,
+without the first batch, as JSON.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from pipeline.video.clip_frames import decode_clip
 
 
 def run_loop(job: JobConfig, together: int = 1) -> float:
-    """Answer a job's questions about whole local videos; mean CPU seconds of a clip behind the first ones.
+    """Answer a job's questions about whole local videos; return the mean CPU seconds of a clip.
 
-    Loading, and what happens once only, is behind when these are done.
+    The first batch does not count: it includes loading and other one-time costs.
 
     Args:
-        job: What to do.
-        together: Clips that are answered as one batch, as a run's answer actors get them.
+        job: The job.
+        together: Clips of a batch, as a run's answer actors get them.
 
     Raises:
-        ValueError: there are no videos behind the first batch.
+        ValueError: there are no videos after the first batch.
     """
     inputs, name = read_inputs(job), job.model.name
     if len(inputs.videos) <= together:

@@ -1,8 +1,8 @@
 """`flashvid bench planning`: time and memory of planning a job of very many videos, half of it answered.
 
-The output folder is filled with what earlier runs would have left: probes of every video, answers to the first half of
-the questions, and tokens of every second video (empty objects: planning looks at names only). Every row has a path of
-its own; behind a thousand of them is one file, since a million would take longer to make than to plan.
+The output folder is filled as earlier runs would have left it: probes of every video, answers to the first half of
+the questions, and tokens of every second video (empty objects: planning looks at names only). Every row has its own
+path; a thousand paths lead to one file, because a million files would take longer to make than to plan.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class PlanningCost:
     Attributes:
         counts: What was planned.
         seconds: Wall time from the tables on storage to the plan, Ray's start apart.
-        cpu_seconds: CPU time of the driver meanwhile, connecting to Ray included, and starting one if there is none.
-        ray_seconds: Wall time of that.
-        driver_bytes: Largest resident memory of the driver's process, what it shares with Ray's object store included.
-        imports_bytes: That of the process before it began.
+        cpu_seconds: CPU time of the driver, connecting to Ray or starting it included.
+        ray_seconds: Wall time of connecting to Ray or starting it.
+        driver_bytes: Largest resident memory of the driver's process, memory shared with Ray's object store included.
+        imports_bytes: The same before planning began.
     """
 
     counts: PlanCounts
@@ -71,13 +71,13 @@ def bench_planning(output: Path | None, *, num_videos: int, num_questions: int) 
 
 
 def planning_figures(cost: PlanningCost, num_questions: int) -> dict[str, object]:
-    """A row for a table."""
+    """Return a row for a table."""
     figures = {name: value for name, value in asdict(cost).items() if name != "counts"}
     return {"questions": num_questions, **asdict(cost.counts), **figures}
 
 
 def measure_planning(num_videos: int, num_questions: int, environment: Mapping[str, str] | None = None) -> PlanningCost:
-    """Make the schemas, and plan in a process of its own, with these variables in place of ours."""
+    """Fill a folder, and plan in another process, with this environment instead of ours."""
     with tempfile.TemporaryDirectory() as folder:
         fill(Path(folder), num_videos, num_questions)
         command = [sys.executable, "-m", "jobs.lab.planning", folder]
@@ -115,7 +115,7 @@ def fill(folder: Path, num_videos: int, num_questions: int) -> None:
 
 
 def _paths(folder: Path, count: int) -> list[str]:
-    """Paths of files that are there: a folder of a thousand, under as many names as it takes."""
+    """Return paths of existing files: a folder of a thousand files, linked under several names."""
     files = folder / "0000"
     files.mkdir(parents=True)
     for number in range(1000):
@@ -156,7 +156,7 @@ def _fill_output(job: JobConfig, names: list[str], paths: list[str], sources: li
 
 
 def _write(path: Path, schema: pa.Schema, columns: dict[str, object], num_rows: int) -> None:
-    """A Parquet file; one value stands for a whole column, and columns that are not given are empty."""
+    """Write a Parquet file; a single value fills its column, and missing columns are null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = []
     for field in schema:
@@ -199,7 +199,7 @@ def _measure(folder: Path) -> PlanningCost:
 
 
 def peak_bytes() -> int:
-    """Largest resident memory of this process so far."""
+    """Return the largest resident memory of this process so far."""
     status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
 

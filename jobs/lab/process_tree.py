@@ -1,4 +1,4 @@
-"""CPU time of a command and of all processes that come from it, by what they are; from Linux' /proc."""
+"""CPU time of a command and of all its descendants, by kind; from Linux' /proc."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Literal
 Kind = Literal["driver", "workers", "daemons"]
 KINDS: tuple[Kind, ...] = ("driver", "workers", "daemons")
 
-# A process that ends between two looks takes at most so much with it that nobody saw.
+# The most CPU time of a process that is missed if it ends between two looks.
 _LOOK_S = 0.2
-# By command line, or the title that a process gives itself.
+# Matched in the command line, or the title that a process gives itself.
 _DAEMONS = (
     "raylet/raylet",
     "gcs_server",
@@ -29,20 +29,20 @@ _DAEMONS = (
 
 
 class ProcessTree:
-    """Processes that come from some known ones, those that left their parents included, and their CPU time so far."""
+    """Descendants of known processes, including those that left their parents, and their CPU time so far."""
 
     def __init__(self, roots: Mapping[int, Kind] | None = None) -> None:
-        """Begin with these, by process id."""
+        """Start with these processes, by id."""
         self._roots: dict[int, Kind] = dict(roots or {})
-        # By process id and start, since ids come back.
+        # By process id and start time, because ids are reused.
         self._seconds: dict[tuple[int, int], tuple[Kind, float]] = {}
 
     def add(self, pid: int, kind: Kind) -> None:
-        """Another one to begin with."""
+        """Add another process to start with."""
         self._roots[pid] = kind
 
     def look(self) -> None:
-        """Note the CPU time of every process there is."""
+        """Record the CPU time of every living process."""
         pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
         found = {pid: stat for pid in pids if (stat := _stat(pid))}
         known = {*self._roots, *(pid for pid, start in self._seconds if pid in found and found[pid].start == start)}
@@ -57,7 +57,7 @@ class ProcessTree:
 
     @property
     def cpu_seconds(self) -> dict[Kind, float]:
-        """Of all processes up to the last look, by kind."""
+        """CPU time of all processes up to the last look, by kind."""
         total: dict[Kind, float] = dict.fromkeys(KINDS, 0.0)
         for kind, seconds in self._seconds.values():
             total[kind] += seconds
@@ -67,12 +67,12 @@ class ProcessTree:
 def run_measured(
     command: Sequence[str], environment: Mapping[str, str], tree: ProcessTree | None = None
 ) -> dict[Kind, float]:
-    """Run a command to its end; CPU seconds by kind: its own process, Ray's daemons, and everything else (actors).
+    """Run a command; return CPU seconds by kind: its own process, Ray's daemons, and everything else (actors).
 
     Args:
         command: What to run.
         environment: Its variables.
-        tree: What else works for it; None for what it starts itself.
+        tree: Other processes that work for it; None if it starts all of them.
 
     Raises:
         subprocess.CalledProcessError: it failed.
@@ -98,7 +98,7 @@ class _Stat:
     Attributes:
         parent: Its id.
         seconds: CPU time.
-        start: In clock ticks since the machine was started.
+        start: Start time, in clock ticks since the machine booted.
     """
 
     parent: int
@@ -107,7 +107,7 @@ class _Stat:
 
 
 def _stat(pid: int) -> _Stat | None:
-    """A process; None if it is gone."""
+    """Read a process; return None if it has ended."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except (FileNotFoundError, ProcessLookupError):

@@ -27,11 +27,11 @@ from jobs.lab.tiny_model.evaluate import through_file
 from jobs.lab.worker import ask, load, loaded
 from pipeline.config import CacheDtype
 
-# Retention at which claims are made, and how many clips are asked about there and elsewhere.
+# The retention at which results are claimed; more clips are used there than elsewhere.
 MAIN_RETENTION = 0.1
 # In steps of two frames: 16, 24 and 32 frames, as far as published settings go.
 _LENGTHS = {8: 0.5, 12: 0.3, 16: 0.2}
-# Far from the clips that training and evaluation look at; what settings are tuned on is never reported.
+# Far from the clips of training and evaluation; results on the clips for tuning are never reported.
 FIRST_CLIPS = {"report": 2_000_000, "tune": 3_000_000}
 
 ClipSet = Literal["report", "tune"]
@@ -43,7 +43,7 @@ class Scope:
 
     Attributes:
         main_clips: Clips at retention 0.1, of eight questions each.
-        other_clips: The first of them, which are asked about at every other retention, too.
+        other_clips: The first of them, which are also measured at every other retention.
         variants: Whether variants are measured as well.
         clip_set: Which clips.
     """
@@ -58,7 +58,7 @@ QUICK = Scope(main_clips=48, other_clips=16, variants=False)
 
 
 def measure(model: str, scope: Scope, arms: Sequence[Arm], *, workers: int) -> Iterator[list[Measurement]]:
-    """Measure clip by clip, in processes of one thread; yields the measurements of each clip, in order.
+    """Measure clip by clip, in processes of one thread; yield the measurements of each clip, in order.
 
     Args:
         model: Embedded name, directory or hub id.
@@ -72,13 +72,13 @@ def measure(model: str, scope: Scope, arms: Sequence[Arm], *, workers: int) -> I
 
 
 def clips(scope: Scope) -> Iterator[ClipQuestions]:
-    """The clips of a scope with their questions: those of a smaller scope come first in a larger one."""
+    """Yield the clips of a scope with their questions; a larger scope begins with the clips of a smaller one."""
     first_clip = FIRST_CLIPS[scope.clip_set]
     return held_out_clips(scope.main_clips, first_clip=first_clip, lengths=_LENGTHS, families=OPEN_FAMILIES)
 
 
 def default_arms(scope: Scope) -> tuple[Arm, ...]:
-    """Every method, and the variants if they are asked for."""
+    """Return every method, and the variants if the scope has them."""
     return (*METHOD_ARMS, *VARIANT_ARMS) if scope.variants else METHOD_ARMS
 
 

@@ -30,11 +30,11 @@ def bench_quality(
 
     Args:
         model: Embedded name, directory or hub id.
-        output: Folder for the files; created.
+        output: Folder for the files, created if it is missing.
         quick: A quarter of the clips and a tenth of the long ones, no variants.
         clip_set: "report", or "tune" for choosing settings on clips that are never reported.
         workers: Processes of one thread.
-        console: Where tables and progress go.
+        console: For tables and progress.
     """
     console = console or Console()
     output.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def bench_quality(
 
 
 def _all(console: Console, what: str, total: int, measured: Iterable[list[Measurement]]) -> list[Measurement]:
-    """Everything measured, with a bar while it is."""
+    """Return all measurements, and show a progress bar."""
     return [one for several in track(measured, what, total, console=console) for one in several]
 
 

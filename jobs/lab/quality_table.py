@@ -22,7 +22,7 @@ class QualityRow:
 
     Attributes:
         method: Name of the arm.
-        retention: Asked for, as a fraction.
+        retention: The requested retention, as a fraction.
         realised_tokens: Visual tokens per clip in the decoder, averaged over its layers and over clips.
         family: Of the questions; `all` for all of them.
         seed: Of the first clip, from which all others follow.
@@ -89,7 +89,7 @@ def _row(members: Sequence[Measurement], right: dict[tuple[int, int], bool], fam
 
 
 def write_csv(path: Path, rows: Sequence[QualityRow]) -> None:
-    """Write rows as CSV, numbers rounded to what they mean."""
+    """Write rows as CSV, with numbers rounded."""
     write_rows(path, [{name: _rounded(value) for name, value in asdict(row).items()} for row in rows])
 
 
@@ -100,7 +100,7 @@ def read_csv(path: Path) -> list[QualityRow]:
 
 
 def markdown(rows: Sequence[QualityRow]) -> str:
-    """The rows over all families as a Markdown table."""
+    """Return the rows over all families as a Markdown table."""
     lines = [
         "| method | retention | tokens | n | accuracy | first answer | relative | 95 % interval |",
         "|---|---|---|---|---|---|---|---|",
@@ -115,7 +115,7 @@ def markdown(rows: Sequence[QualityRow]) -> str:
 
 
 def family_markdown(rows: Sequence[QualityRow], retention: float) -> str:
-    """Accuracies by family: full tokens beside every method at one retention."""
+    """Return a table of accuracies by family, for full tokens and every method at one retention."""
     shown = [row for row in rows if row.retention == retention or row.method == FULL]
     families = sorted({row.family for row in shown} - {ALL})
     lines = ["| method | " + " | ".join(families) + " |", "|---|" + "---|" * len(families)]

@@ -1,4 +1,4 @@
-"""One Ray of this machine for several measured processes: starting it takes longer than most of what is measured."""
+"""One Ray on this machine for several measured processes: its start takes longer than most measurements."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _END_SECONDS = 60
 
 @dataclass(frozen=True)
 class RaySession:
-    """A Ray that runs.
+    """A running Ray.
 
     Attributes:
-        environment: Variables with which a process connects to it.
+        environment: Environment with which a process connects to it.
         tree: Its processes.
     """
 
@@ -35,10 +35,10 @@ class RaySession:
 
 @contextmanager
 def ray_session(environment: Mapping[str, str]) -> Iterator[RaySession]:
-    """Start Ray in a process of its own, whose variables its workers get; it ends with the context.
+    """Start Ray in another process, whose environment its workers inherit; stop it at the end of the context.
 
     Raises:
-        RuntimeError: it did not start; it says why on stderr.
+        RuntimeError: it did not start; its stderr says why.
     """
     command = [sys.executable, "-c", _HOST]
     with subprocess.Popen(  # noqa: S603 - ours
@@ -50,7 +50,7 @@ def ray_session(environment: Mapping[str, str]) -> Iterator[RaySession]:
         if not address:
             raise RuntimeError("Ray did not start")
         try:
-            # Its C++ side reports routine matters as errors, and `connected` sees to that for a Ray of its own only.
+            # Ray's C++ side reports routine events as errors; `connected` silences only a Ray that it starts itself.
             connecting = {**environment, "RAY_ADDRESS": address, "RAY_BACKEND_LOG_LEVEL": "fatal"}
             yield RaySession(connecting, ProcessTree({host.pid: "daemons"}))
         finally:

@@ -1,4 +1,4 @@
-"""What every compression method of the registry costs, at the same number of tokens."""
+"""Costs of every compression method of the registry, at the same number of tokens."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class RivalMeasurement:
 
 def measure_rivals(clip: Clip, retention_ratio: float, patience: Patience = PATIENCE) -> list[RivalMeasurement]:
     """All methods in turns on one clip of features `[T, N, D]` and scores `[T, N]`."""
-    # What goes on in the decoder is not measured here.
+    # Methods that work inside the decoder are not measured here.
     methods = [name for name, method in METHODS.items() if not method.question_dependent]
     configs = {name: CompressionConfig(method=name, retention_ratio=retention_ratio) for name in methods}
     actions = {name: partial(compress, *clip, config) for name, config in configs.items()}

@@ -33,7 +33,7 @@ def write_video(path: Path, frames: Iterable[NDArray[np.uint8]], *, fps: int = _
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(fps))
         if not isinstance(stream, av.VideoStream):
-            raise ValueError(f"{codec} is no video encoder")
+            raise ValueError(f"{codec} is not a video encoder")
         stream.pix_fmt = "yuv420p"
         for index, image in enumerate(frames):
             if index == 0:

@@ -1,8 +1,8 @@
-"""A run's graph with stages that only sleep: what the distribution costs when the work itself costs nothing.
+"""A run's graph with stages that only sleep: the cost of distribution when the work itself costs nothing.
 
-Run as a process of its own, whose CPU time and memory are then the driver's alone:
-`python -m jobs.lab.sleeping '[{"num_clips": 8, ...}, ...]'` runs one after the other on one Ray and prints what
-`Asleep` says of each as one line of JSON.
+It runs in its own process, whose CPU time and memory are then the driver's alone:
+`python -m jobs.lab.sleeping '[{"num_clips": 8, ...}, ...]'` runs one graph after the other on one Ray, and prints an
+`Asleep` for each as one line of JSON.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from pipeline.store.lease import Lease
 from pipeline.store.run_records import new_run_id
 from pipeline.store.storage import Storage
 
-# The first outcomes come while actors are still starting; behind the last ones nothing waits any more.
+# Outcomes that count: the first come while actors still start, and the last leave actors idle.
 _STEADY = (0.25, 0.95)
 
 
 @dataclass(frozen=True)
 class Sleeps:
-    """What is run.
+    """One run of the graph.
 
     Attributes:
         num_clips: Of the plan.
-        encode_actors: Each on a logical GPU of its own; of decode and answer there is one.
-        seconds: That each stage sleeps for a clip, by its name.
-        most_encode_actors: What their pool may grow to; None keeps it as it is.
-        questions: Of each clip. As many as fill a batch: each clip is then answered by itself.
+        encode_actors: Each has its own logical GPU; decode and answer have one actor each.
+        seconds: Time that each stage sleeps for a clip, by its name.
+        most_encode_actors: The size that their pool may grow to; None for a fixed size.
+        questions: Questions of each clip. With as many as fill a batch, each clip is answered alone.
     """
 
     num_clips: int
@@ -63,14 +63,14 @@ class Sleeps:
 
 @dataclass(frozen=True)
 class Asleep:
-    """What came of it.
+    """Results of one run.
 
     Attributes:
         clips_per_second: In the steady state.
         busy: Share of the steady state that encode actors slept for clips, by their own clocks.
         driver_seconds: CPU time of the driver, per clip, the start of Ray apart.
         driver_bytes: Largest resident memory of the driver so far.
-        encode_actors: That were started.
+        encode_actors: Number of actors that were started.
     """
 
     clips_per_second: float
@@ -81,18 +81,18 @@ class Asleep:
 
 
 class _Sleeping(Stage):
-    """Sleeps for as long as the clip says."""
+    """Sleeps for the time in the clip's columns."""
 
     def __init__(self, settings: StageSettings) -> None:
         super().__init__(settings)
         self.announce()
 
     def process(self, message: ClipMessage) -> tuple[ClipMessage, Mapping[str, int]]:
-        """Sleep; the last stage answers, so that there is something to commit: when encode began and ended."""
+        """Sleep; encode records its start and end, and the last stage turns them into answers to commit."""
         begun = time.monotonic()
         time.sleep(float(message.clip.columns[self.name] or 0))
         if self.name == "encode":
-            # The clock is the machine's, the same in every process.
+            # The clock is the same in every process of a machine.
             return replace(message, answers=({"response": json.dumps([begun, time.monotonic()])},)), {}
         if self.name == "answer":
             rows = ({**message.answers[0], "question_id": question} for question in message.clip.question_ids)
@@ -101,29 +101,29 @@ class _Sleeping(Stage):
 
 
 class SleepingDecode(_Sleeping):
-    """In decode's place."""
+    """The decode stage, asleep."""
 
     name = "decode"
     makes_tokens = True
 
 
 class SleepingEncode(_Sleeping):
-    """In encode's place."""
+    """The encode stage, asleep."""
 
     name = "encode"
     makes_tokens = True
 
 
 class SleepingAnswer(_Sleeping):
-    """In answer's place."""
+    """The answer stage, asleep."""
 
     name = "answer"
     batch_size = AnswerStage.batch_size
 
 
 def measure(several: Sequence[Sleeps]) -> list[Asleep]:
-    """Run the graph for each on a Ray of their own, and commit what comes of it."""
-    # As `pipeline.cluster.connection.connected` does; logical GPUs it has no use for.
+    """Run the graph for each on a new Ray, and commit the answers."""
+    # As in `pipeline.cluster.connection.connected`, which does not offer logical GPUs.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     ray.init(
@@ -169,7 +169,7 @@ def _measure(sleeps: Sleeps, job: JobConfig) -> Asleep:
     steady = times[first : last + 1]
     rate = (len(steady) - 1) / (steady[-1] - steady[0])
     started = sum(worker.stage == "encode" for worker in ray.get(monitor.activity.remote()).workers)
-    # Its handles travelled to the actors, so Ray would keep it.
+    # Actors still hold handles to it, so Ray would keep it alive.
     ray.kill(monitor)
     slept = seconds_within(asleep, steady[0], steady[-1])
     busy = slept / sleeps.encode_actors / (steady[-1] - steady[0])
@@ -177,7 +177,7 @@ def _measure(sleeps: Sleeps, job: JobConfig) -> Asleep:
 
 
 def seconds_within(spans: Iterable[tuple[float, float]], first: float, last: float) -> float:
-    """How much of these spans lies in another, all of them added up."""
+    """Return how much of these spans lies within another span, summed."""
     return sum(max(0.0, min(end, last) - max(begin, first)) for begin, end in spans)
 
 

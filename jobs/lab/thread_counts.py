@@ -1,4 +1,4 @@
-"""Whether compression decides the same on one thread and on two, and how close it was where it does not."""
+"""Whether compression decides the same on one thread and on two, and how close the decisions are that differ."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from flashvid.compression.dyseg import Segments
 from flashvid.config import TokenSelectionMethod
 from jobs.bench.cost import Clip, drifting_clip
 
-# Closer than this, decisions may go one way or the other with the order of sums.
+# Below this gap, the order of sums may change a decision.
 TIE = 1e-6
 
 
 @dataclass(frozen=True)
 class ThreadDifferences:
-    """One clip size over several seeds."""
+    """Differences for one clip size, over several seeds."""
 
     retention_ratio: float
     seeds: int
@@ -35,15 +35,15 @@ class ThreadDifferences:
 
     @property
     def only_ties(self) -> bool:
-        """Whether every selection that parted did so at a tie."""
+        """Whether all selections that differ do so at a tie."""
         return self.largest_gap < TIE
 
 
 def selection_gap(clip: Clip, one: CompressionResult, other: CompressionResult, method: TokenSelectionMethod) -> float:
-    """How close the pick was at which two selections of ADTS part; the largest of all frames, in float64.
+    """Return the gap at the pick where two selections of ADTS part; the largest of all frames, in float64.
 
-    Both are results of `adts` with this selection on the same clip, with as many tokens in each frame. Picks are
-    replayed up to the first that one of them lacks; the gap is from there to the best that it has instead.
+    Both are results of `adts` with this selection on the same clip, and have equally many tokens in each frame. Picks
+    are replayed up to the first that one of them lacks; the gap is the difference to its best token instead.
 
     Returns:
         A share of the largest weight of the frame; 0 if they do not part.
@@ -83,7 +83,7 @@ def _gap_of_frame(distances: Tensor, one: set[int], other: set[int]) -> float:
 
 
 def compare_thread_counts(shape: tuple[int, int, int], retention_ratio: float, seeds: int) -> ThreadDifferences:
-    """Clips of one shape `(T, N, D)`, seed by seed, on as many threads as before when it returns."""
+    """Compress clips of one shape `(T, N, D)`, seed by seed, on two threads and on one; restore the thread count."""
     threads_before = torch.get_num_threads()
     whole = CompressionConfig(retention_ratio=retention_ratio)
     alone = whole.model_copy(update={"method": "adts"})
@@ -105,7 +105,7 @@ def compare_thread_counts(shape: tuple[int, int, int], retention_ratio: float, s
 
 
 def threads_table(differences: list[ThreadDifferences], shape: tuple[int, int, int]) -> str:
-    """The table for the documentation."""
+    """Return the table for the report."""
     lines = [f"One thread against two on {' x '.join(map(str, shape))}:", ""]
     lines += ["| retention | seeds | tokens | differing | of ADTS alone | largest gap |", "|---|---|---|---|---|---|"]
     lines += [

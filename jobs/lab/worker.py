@@ -1,4 +1,4 @@
-"""What a measuring process holds, one model, and the one thing it does with it: ask."""
+"""A measuring process: it holds one model, and asks it questions."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from jobs.lab.tiny_model.drawn_questions import Question
 from jobs.lab.tiny_model.evaluate import judge
 
 _LONGEST_ANSWER = 12
-# Of a process that exists for this alone; see `load`.
+# The process exists only for this model; see `load`.
 _MODELS: list[VideoModel] = []
 
 
 def load(model: str) -> None:
-    """Load the model into this process, which computes with one thread."""
+    """Load the model into this process, and use one thread."""
     torch.set_num_threads(1)
     _MODELS[:] = [load_model(model, dtype="float32")]
 
 
 def loaded() -> VideoModel:
-    """The model of this process."""
+    """Return the model of this process."""
     return _MODELS[0]
 
 
@@ -40,12 +40,12 @@ def ask(
     """Ask a clip's questions and judge the answers.
 
     Args:
-        video: What is kept of the clip.
+        video: The compressed clip.
         method: For the table.
         retention: For the table.
         clip: For the table.
         questions: With their right answers.
-        pruning: Inside the decoder; None for none.
+        pruning: Pruning inside the decoder; None for none.
     """
     generation = GenerationConfig(max_new_tokens=_LONGEST_ANSWER)
     answers = loaded().answer(video, [question.text for question in questions], generation, pruning=pruning)
@@ -60,7 +60,7 @@ def ask(
 
 
 def tokens_per_layer(tokens: int, pruning: InnerPruningConfig | None, num_layers: int) -> float:
-    """Visual tokens in the decoder, averaged over its layers."""
+    """Return the visual tokens in the decoder, averaged over its layers."""
     if pruning is None or not pruning.prunes(num_layers):
         return float(tokens)
     behind = math.ceil(tokens * pruning.llm_retention_ratio)

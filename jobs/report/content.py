@@ -1,4 +1,4 @@
-"""What a report shows, collected from an output: plain values, nothing escaped yet."""
+"""The content of a report, collected from an output: plain values, not escaped yet."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.store.results import Results
 from pipeline.store.run_records import RunRecords
 from pipeline.store.storage import Storage
 
-# Objects whose times are looked at for the curve of a run: each is a request.
+# The most objects whose times are read for the curve of a run: each costs a request.
 _MOST_PARTS = 2000
 # What the page's script reads of an answer and a failure, with the columns that hold it.
 _ANSWER = {"question": "question", "options": "options", "expected": "expected_answer", "response": "response"}
@@ -32,12 +32,12 @@ class FailureGroup:
     """Failures of one cause.
 
     Attributes:
-        stage: Where.
-        error_type: What.
+        stage: Where they happened.
+        error_type: Class of the error.
         error_kind: transient or permanent.
-        count: How many.
+        count: Number of failures.
         examples: Messages, the most frequent first.
-        retry: The command that has the next run try them again; None for rows that planning itself looks at again.
+        retry: The command that makes the next run retry them; None for rows that planning checks again anyway.
     """
 
     stage: str
@@ -54,13 +54,13 @@ class ReportContent:
 
     Attributes:
         output: Folder or URL.
-        record: Of the latest run, as it was started.
-        runs: Every ended run under the same fingerprint, as they ended, the earliest first.
+        record: Start record of the latest run.
+        runs: End records of all runs with the same fingerprint, the earliest first.
         failures: By cause, the most frequent first.
         clips: A mapping for each clip, as the page's script reads it.
-        answers: How many there are.
+        answers: Number of answers.
         clips_left_out: Clips beyond the limit.
-        pictures: Of the first of them that have stored tokens.
+        pictures: Pictures of the first clips with stored tokens.
         committed: Seconds since the latest run began and answers committed until then.
     """
 
@@ -88,21 +88,21 @@ def collect(
 
     Args:
         storage: The output.
-        tokens: Where its tokens are; by default where its latest run says.
-        fingerprint: Whose answers; those of the latest run when omitted.
-        max_clips: Clips that the page holds.
-        max_pictures: Clips that it holds with a picture.
-        max_picture_bytes: That these pictures take in the page.
+        tokens: Where its tokens are; by default where its latest run put them.
+        fingerprint: Which answers; by default those of the latest run.
+        max_clips: The most clips in the page.
+        max_pictures: The most clips with a picture.
+        max_picture_bytes: The most bytes of pictures in the page.
 
     Raises:
-        ConfigurationError: no run there, or none of that fingerprint.
+        ConfigurationError: there is no run, or none with that fingerprint.
     """
     results = Results(storage, fingerprint)
     record, answers = results.record, results.answers()
     failures = results.failures(answers)
     root = record["job"]["cache"]
     if tokens is None and root is not False:
-        # The output itself may have been copied since: then its tokens have, too.
+        # The output may have been copied since; its tokens were then copied too.
         tokens = Storage(root, record["job"]["storage_options"]) if root else storage
     by_clip: dict[str, list[Row]] = defaultdict(list)
     failed: dict[str, list[Row]] = defaultdict(list)
@@ -119,7 +119,7 @@ def collect(
     clips = [
         _clip(by_clip.get(clip_id, []), failed.get(clip_id, []), pictures.by_clip.get(clip_id)) for clip_id in shown
     ]
-    # A page is read anywhere: a command to copy from it names a local output by its whole path.
+    # The page may be read from any folder: its commands name a local output by its absolute path.
     place = storage.root if storage.is_local else storage.url
     ended = [end for start, end in RunRecords(storage).ended() if start["answers_fingerprint"] == results.fingerprint]
     groups, left_out = _grouped(failures, place), max(0, len(clip_ids) - max_clips)

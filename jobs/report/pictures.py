@@ -1,4 +1,4 @@
-"""Pictures of clips for a report: a stored thumbnail, and what became of the tokens of its moment."""
+"""Pictures of clips for a report: a stored thumbnail, and the fate of the tokens of its moment."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _READ_THREADS = 16
 
 @dataclass(frozen=True)
 class Pictures:
-    """What a page shows of some clips, within its limits.
+    """The pictures of a page, within its limits.
 
     Attributes:
-        by_clip: By `clip_id`, as the page's script reads it.
-        num_bytes: What they take in the page.
-        left_out: Clips that were not looked at because the page has as many pictures, or bytes of them, as it may.
+        by_clip: By `clip_id`, as the page's script reads them.
+        num_bytes: Their bytes in the page.
+        left_out: Clips that were skipped because a limit was reached.
     """
 
     by_clip: Mapping[str, Mapping[str, Any]]
@@ -42,14 +42,14 @@ def take_pictures(
     Args:
         tokens: Where the compressed tokens are.
         fingerprint: The `tokens_fingerprint`.
-        clips: An answer of each.
-        max_pictures: Clips that are looked at.
-        max_bytes: That the pictures may take in the page, in base64.
+        clips: One answer of each.
+        max_pictures: The most clips to read.
+        max_bytes: The most bytes of pictures in the page, in base64.
     """
     found: dict[str, Mapping[str, Any]] = {}
     num_bytes = 0
     with ThreadPoolExecutor(_READ_THREADS) as pool:
-        # Not all at once: what is beyond max_bytes need not be read.
+        # In groups: clips after max_bytes is reached are not read.
         for begin in range(0, min(len(clips), max_pictures), 4 * _READ_THREADS):
             some = clips[begin : min(begin + 4 * _READ_THREADS, max_pictures)]
             read = pool.map(lambda answer: _picture(tokens, fingerprint, answer), some)
@@ -65,13 +65,13 @@ def take_pictures(
 
 
 def _picture(tokens: Storage, fingerprint: str, answer: Row) -> Mapping[str, Any] | None:
-    """The clip's middle thumbnail with a digit for each token of its temporal step: kept 2, merged 1, dropped 0."""
+    """Return the clip's middle thumbnail, with a digit for each token of its step: kept 2, merged 1, dropped 0."""
     key = content_key(answer["source_id"], answer["start_s"], answer["end_s"])
     row = read_token_columns(tokens, TokenStore(tokens, fingerprint).name(key), _COLUMNS)
     if row is None or not row["thumbnails"]:
         return None
     thumbnails, frames = len(row["thumbnails"]), len(row["frame_timestamps"])
-    # The frames that `pipeline.stages.encode.thumbnails` chose; with fewer than three of them, all.
+    # `pipeline.stages.encode.thumbnails` chose these frames; with fewer than three, all of them.
     frame = int(np.linspace(0, frames - 1, thumbnails).round()[thumbnails // 2])
     steps, patch_rows, patch_columns = row["grid_thw"]
     step = min(frame // -(-frames // steps), steps - 1)

@@ -76,7 +76,7 @@ def test_one_answer(response: str, expected: str, options: tuple[str, ...] | Non
 
 def test_an_expected_answer_that_is_no_option_is_refused() -> None:
     """A wrong label would otherwise be a wrong answer."""
-    with pytest.raises(ConfigurationError, match="'green' is none of the options"):
+    with pytest.raises(ConfigurationError, match="'green' is neither an option of"):
         score("A", "green", ("red", "blue"), LETTER_RULES["ranked"])
     assert plain_words("The  Cat's\n hat") == "cats hat"
 

@@ -172,8 +172,11 @@ def test_older_builds_can_read_what_is_below_runs(finished: SharedRun, forked: S
     for output, runs in ((finished.output, 1), (forked.output, 2)):
         names = sorted(str(path.relative_to(output / "runs")) for path in (output / "runs").rglob("*"))
         assert [name for name in names if not re.fullmatch(r"\d{8}T\d{6}-[0-9a-f]{8}(\.end)?\.json", name)] == []
-        assert sum(name.endswith(".end.json") for name in names) == runs
-        assert len(names) == 2 * runs
+        ended = sum(name.endswith(".end.json") for name in names)
+        assert (
+            ended >= runs
+        )  # other tests may have resumed the shared output, which ends a run that finds nothing to do
+        assert len(names) == 2 * ended
 
 
 @pytest.mark.parametrize("name", COLUMNS)

@@ -1,4 +1,4 @@
-"""What passes from one stage to the next, and at last into a model directory."""
+"""Weights passed from one stage to the next, and finally into a model directory."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from jobs.lab.tiny_model.scenes import make_scene
 from jobs.lab.tiny_model.training_config import write_model
 from jobs.lab.tiny_model.vision_stage import VisionStage, encode_steps
 
-# Beside word embeddings of 0.1: much louder features drown the text at first.
+# Relative to word embeddings of 0.1: much larger features drown the text at first.
 _FEATURE_RMS = 0.25
 _MEASURED_CLIPS = 16
 
 
 def freeze_vision(stage: VisionStage, target: Path) -> None:
-    """Write the trained vision side as the language side will see it: at a fixed loudness, rounded to bfloat16."""
+    """Write the trained vision side as the language side will see it: at a fixed scale, rounded to bfloat16."""
     with torch.no_grad():
         frames = [render(make_scene("train", clip, 8)) for clip in range(_MEASURED_CLIPS)]
         loudness = torch.cat([encode_steps(stage.tower, clip) for clip in frames]).pow(2).mean().sqrt()
@@ -36,7 +36,7 @@ def export(frozen: Path, language: Path, folder: Path) -> int:
     """Write a model directory from the frozen vision side and a state of the language side.
 
     Returns:
-        Steps of training behind the language side.
+        Training steps of the language side.
     """
     state: dict[str, Any] = torch.load(language, weights_only=True)
     weights: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""Held-out clips with their questions: what evaluation, benchmarks and the demo ask about, each from its own seeds."""
+"""Held-out clips with their questions: for evaluation, benchmarks and the demo, each from its own seeds."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _QUESTIONS_PER_CLIP, _CHOICES_PER_CLIP = 8, 1
 def held_out_clips(
     number: int, *, first_clip: int, lengths: Mapping[int, float], families: Sequence[str] = ()
 ) -> Iterator[ClipQuestions]:
-    """Held-out scenes with at most eight different questions each, always the same.
+    """Yield held-out scenes with at most eight different questions each, always the same.
 
     Args:
-        number: Of clips.
+        number: Number of clips.
         first_clip: Index of the first, which is part of its seed.
-        lengths: Steps of a clip, with the share of clips that are so long.
-        families: Of the questions; open ones, lists and one with options when empty.
+        lengths: Steps of a clip, with the share of clips of that length.
+        families: Families of the questions; if empty, open ones, lists and one with options.
     """
     for index in range(first_clip, first_clip + number):
         rng = clip_rng("held-out", index, purpose=6)
@@ -31,5 +31,5 @@ def held_out_clips(
         if not families:
             choices = choose_questions(scene, rng, _CHOICES_PER_CLIP, dict.fromkeys(OPEN_FAMILIES, 1.0))
             questions += [with_options(question, rng) for question in choices]
-        # A scene with little to ask about is asked something twice: that is for training, not for counting.
+        # A scene with little to ask about may repeat a question, which is for training; here each counts once.
         yield scene, list({question.text: question for question in questions}.values())

@@ -16,7 +16,7 @@ _STEPS = 8
 
 
 def demo_clips() -> dict[str, ClipQuestions]:
-    """Scene and questions by file name."""
+    """Return scene and questions by file name."""
     clips = held_out_clips(_NUM_CLIPS, first_clip=_FIRST_CLIP, lengths={_STEPS: 1.0}, families=OPEN_FAMILIES)
     return {f"clip_{n}.mp4": (scene, asked[:_QUESTIONS_PER_CLIP]) for n, (scene, asked) in enumerate(clips, 1)}
 

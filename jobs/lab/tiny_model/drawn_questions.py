@@ -40,7 +40,7 @@ WORDINGS: Mapping[str, tuple[str, ...]] = {
 # Any open question may be asked with options to choose from.
 CHOICE = "choice"
 FAMILIES = (*WORDINGS, CHOICE)
-# Lists train the counting of things; they are reported beside the families, since one wrong word spoils a whole list.
+# Lists train counting; they are reported apart from the families, because one wrong word spoils a whole list.
 OPEN_FAMILIES = tuple(family for family in WORDINGS if family != "list")
 TIMES = ("start", "middle", "end")
 _MOST_OPTIONS = 4
@@ -65,7 +65,7 @@ class Question:
 
     Attributes:
         family: One of `FAMILIES`.
-        text: What is asked.
+        text: The question's text.
         answer: The only right answer.
     """
 
@@ -75,14 +75,14 @@ class Question:
 
 
 def all_questions(scene: Scene, rng: Generator) -> list[Question]:
-    """Every question that has exactly one answer in this scene, each in a random wording."""
+    """Return every question that has exactly one answer in this scene, each in a random wording."""
     return [Question(family, _worded(rng, family, slots), answer) for family, slots, answer in _facts(scene)]
 
 
 def choose_questions(
     scene: Scene, rng: Generator, number: int, weights: Mapping[str, float] | None = None
 ) -> list[Question]:
-    """Draw questions: a family, evenly or by weight, then what is asked of, then an answer, then a question.
+    """Draw questions: a family, evenly or by weight, then a subject, then an answer, then a question.
 
     Drawing the answer before the question keeps "yes" as frequent as "no" however many absent things could be asked
     for, in questions about a colour as in those about a shape: neither can be guessed from how it is asked.
@@ -96,7 +96,7 @@ def choose_questions(
     total = sum(shares)
     chosen: list[Question] = []
     seen: set[tuple[int, str]] = set()
-    # Few scenes have enough to ask in every family; then something is asked twice.
+    # Few scenes have enough questions in every family; then a question is repeated.
     for place in rng.choice(len(families), size=20 * number, p=[share / total for share in shares]):
         kinds = by_family[families[place]]
         answers = kinds[list(kinds)[int(rng.integers(len(kinds)))]]
@@ -111,7 +111,7 @@ def choose_questions(
 
 
 def _subject(slots: Mapping[str, str]) -> str:
-    """What a question names: colours, shapes, both or neither."""
+    """Return what a question names: colours, shapes, both or neither."""
     words = " ".join(slots.values()).split()
     named = (("colour", any(word in COLOURS for word in words)), ("shape", any(word in _SHAPE_WORDS for word in words)))
     return " and ".join(name for name, is_named in named if is_named)
@@ -127,7 +127,7 @@ def with_options(question: Question, rng: Generator) -> Question:
 
 
 def time_band(step: int, steps: int) -> str | None:
-    """Where in a clip a step is; None if one could argue."""
+    """Return where in a clip a step is; None if it is ambiguous."""
     middle = (step + 0.5) / steps
     return next((name for name, (low, high) in _TIME_BANDS.items() if low <= middle <= high), None)
 
@@ -138,7 +138,7 @@ def _worded(rng: Generator, family: str, slots: Mapping[str, str]) -> str:
 
 
 def _options(question: Question) -> tuple[str, ...]:
-    """What could be answered."""
+    """Return the possible answers."""
     if question.family == "order":
         return tuple(name for name in _NAMES if f"{name} " in question.text or f"{name}?" in question.text)
     return _OPTIONS[question.family]
@@ -148,7 +148,7 @@ _Fact = tuple[str, dict[str, str], str]
 
 
 def _facts(scene: Scene) -> Iterator[_Fact]:
-    """Family, what is put into its wording, answer."""
+    """Yield family, the words for its wording, and answer."""
     yield from _about_attributes(scene)
     yield from _about_numbers(scene)
     yield from _about_presence(scene)
@@ -195,7 +195,7 @@ def _about_presence(scene: Scene) -> Iterator[_Fact]:
         yield "exist", {"a_thing": _with_article(shape)}, _yes(shape in shapes)
     for colour in COLOURS:
         for shape in SHAPES:
-            # Absent pairs are asked for only where at least one half of them is there: the other ones are easy.
+            # Questions about absent pairs name one half that is present: others would be easy.
             if colour in colours or shape in shapes:
                 name = f"{colour} {shape}"
                 yield "exist", {"a_thing": _with_article(name)}, _yes(name in names)

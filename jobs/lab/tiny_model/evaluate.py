@@ -24,7 +24,7 @@ from pipeline.clip import DecodedClip
 from pipeline.config import SamplingConfig
 from pipeline.video.clip_frames import decode_clip
 
-# Far from the clips that training looks at to report its progress.
+# Far from the clips on which training reports its progress.
 _FIRST_CLIP = 1_000_000
 _QUESTIONS_PER_CLIP = 8
 _LENGTHS: Mapping[int, float] = {2: 0.04, 3: 0.06, 4: 0.15, 6: 0.2, 8: 0.3, 12: 0.15, 16: 0.1}
@@ -33,14 +33,14 @@ _LONGEST_ANSWER = 40
 
 @dataclass(frozen=True)
 class Verdict:
-    """A question, what was answered, and whether that is right.
+    """A question, its answer, and whether that is right.
 
     Attributes:
         question: With the right answer.
         steps: Length of its clip.
-        response: What the model said.
-        exact: Just the right answer, and no more.
-        first: The right answer, whatever follows.
+        response: The model's response.
+        exact: Whether it is exactly the right answer.
+        first: Whether it begins with the right answer.
     """
 
     question: Question
@@ -64,7 +64,7 @@ def through_file(scene: Scene, path: Path) -> DecodedClip:
 
 
 def evaluate(model: VideoModel, num_questions: int) -> list[Verdict]:
-    """Ask about held-out clips at full tokens."""
+    """Ask about held-out clips with full tokens."""
     verdicts = []
     number = -(-num_questions // _QUESTIONS_PER_CLIP)
     clips = held_out_clips(number, first_clip=_FIRST_CLIP, lengths=_LENGTHS)
@@ -80,7 +80,7 @@ def evaluate(model: VideoModel, num_questions: int) -> list[Verdict]:
 
 
 def report(verdicts: list[Verdict]) -> dict[str, dict[str, float]]:
-    """Exact and first-answer accuracy per family, over the open families, and per length."""
+    """Return exact and first-answer accuracy per family, over the open families, and per length."""
     rows: dict[str, list[Verdict]] = {"open families": []}
     for verdict in verdicts:
         family = verdict.question.family

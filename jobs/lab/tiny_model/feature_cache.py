@@ -37,8 +37,8 @@ class Shard:
 
     Attributes:
         split: Training or held out.
-        number: Of the shard, over all lengths; the clips' seeds follow from it.
-        steps: Length of each clip, as it is seen.
+        number: Index of the shard, over all lengths; the clips' seeds follow from it.
+        steps: Length of each clip, as it is sampled.
         sampling: Which frames are seen: all; all but the first and the last, so that things come and go within steps;
             or a few of a long clip's.
     """
@@ -50,15 +50,15 @@ class Shard:
 
     @property
     def clips(self) -> range:
-        """Seeds of its clips."""
+        """The seeds of its clips."""
         return range(self.number * SHARD_CLIPS, (self.number + 1) * SHARD_CLIPS)
 
     @property
     def untold(self) -> frozenset[str]:
-        """Families of questions that so few frames leave without an answer."""
+        """Families of questions that can't be answered from so few frames."""
         if self.sampling != "sparse":
             return frozenset()
-        # With as few as four steps, what is there for long is seen as rarely as what flashes.
+        # In four steps, a lasting thing is seen as rarely as one that flashes.
         return frozenset({"order", "time", "flash"} if self.steps < 8 else {"order", "time"})
 
     def clip(self, clip: int) -> tuple[Scene, NDArray[np.int64]]:
@@ -96,7 +96,7 @@ class FeatureCache:
         folder.mkdir(parents=True, exist_ok=True)
 
     def fill(self, tower: nn.Module, wanted: list[Shard], deadline: float) -> bool:
-        """Compute what is not there yet; whether all was done before the deadline."""
+        """Compute missing shards; return whether all are done before the deadline."""
         for shard in wanted:
             if self._path(shard).is_file():
                 continue
@@ -111,7 +111,7 @@ class FeatureCache:
         return True
 
     def read(self, shard: Shard, places: list[int]) -> Tensor:
-        """Features of some clips of a shard, `[len(places), T * N, D]` float32."""
+        """Return features of some clips of a shard, `[len(places), T * N, D]` float32."""
         stored = np.load(self._path(shard), mmap_mode="r")
         return torch.from_numpy(stored[places]).view(torch.bfloat16).float()
 

@@ -34,7 +34,7 @@ class TokenLabels:
         motion: `[T, N]` into `MOTION_NAMES`.
         centre: `[T, N]` float32, 1 where a thing's centre is.
         offset: `[T, N, 2]` float32, from the token's centre to that of its thing, in tokens.
-        backdrop: `[T, N, 3]` float32, mean colour behind, 0 to 1.
+        backdrop: `[T, N, 3]` float32, mean colour of the background, 0 to 1.
         event: `[T, N]` into `EVENTS`.
         count: `[T]` different things seen up to and including a step.
     """
@@ -53,7 +53,7 @@ def label_tokens(scene: Scene, frames: NDArray[np.int64] | None = None) -> Token
     """Label every token of a clip.
 
     Args:
-        scene: What happens.
+        scene: The scene.
         frames: Which frames are shown, two for each step; all when omitted.
     """
     pairs = (np.arange(scene.num_frames) if frames is None else frames).reshape(-1, FRAMES_PER_STEP)
@@ -76,7 +76,7 @@ def label_tokens(scene: Scene, frames: NDArray[np.int64] | None = None) -> Token
         distances = np.linalg.norm(apart, axis=-1)
         closer = distances.argmin(axis=1)[:, None]
         distance = np.take_along_axis(distances, closer, axis=1)[:, 0]
-        # However thin a thing is where it ends, one token holds its middle.
+        # Even if a thing is thin at its ends, one token holds its middle.
         columns, rows = np.clip(places[:, 0] // TOKEN_SIDE, 0, GRID - 1).astype(int).T
         middle = (steps, (rows * GRID + columns)[steps])
         owned = distance < thing.radius + 1
@@ -86,7 +86,7 @@ def label_tokens(scene: Scene, frames: NDArray[np.int64] | None = None) -> Token
         centres[middle] = 1
         colours[owned] = COLOUR_NAMES.index(thing.colour)
         shapes[owned] = SHAPE_NAMES.index(thing.shape)
-        # What is in one of two frames shows no motion.
+        # A thing in one of two frames shows no motion.
         motions[owned] = len(MOTION_NAMES) - 1
         motions[owned & in_both] = MOTION_NAMES.index(thing.direction)
         offsets[owned] = np.take_along_axis(apart, closer[..., None], axis=1)[:, 0][owned] / TOKEN_SIDE
@@ -106,7 +106,7 @@ def label_tokens(scene: Scene, frames: NDArray[np.int64] | None = None) -> Token
 
 
 def _sight(thing: Thing, pairs: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """In which frames a thing is seen `[T, 2]`, and where, for both frames of every step `[T, 2, 2]`."""
+    """Return in which frames a thing is seen `[T, 2]`, and where, for both frames of every step `[T, 2, 2]`."""
     centres = thing.centres()
     ages = pairs - thing.first_step * FRAMES_PER_STEP
     seen = (ages >= 0) & (ages < len(centres))

@@ -55,7 +55,7 @@ _LENGTHS: tuple[tuple[int, Mapping[int, float]], ...] = (
     (640, {2: 0.1, 3: 0.1, 4: 0.3, 6: 0.3, 8: 0.2}),
     (2000, {1: 3, 2: 4, 3: 6, 4: 15, 6: 20, 8: 26, 12: 13, 16: 7, 24: 3, 32: 1.5, 40: 1.5}),
 )
-# Choosing among options is learned only by those who know the answer.
+# Choosing among options can be learned only once the answers are known.
 _CHOICES, _CHOICES_FROM = 2, 3400
 _TIME_BUCKETS = 8
 _MOST_THINGS = 6
@@ -129,7 +129,7 @@ class LanguageStage:
             weights = {family: weight for family, weight in _FAMILY_WEIGHTS.items() if family not in shard.untold}
             videos = [self._choose(scene, rng, weights, choices) for scene in scenes]
             videos = [[replace(asked, text=_as_people_type(rng, asked.text)) for asked in video] for video in videos]
-            # Other people's clips are not eight seconds long.
+            # Clips of users are not eight seconds long.
             timestamps *= rng.uniform(0.6, 1.5) if rng.random() < 0.25 else 1.0
         else:
             videos = [self._choose(scene, rng, dict.fromkeys(WORDINGS, 1.0), choices) for scene in scenes]
@@ -147,7 +147,7 @@ class LanguageStage:
 
     @staticmethod
     def _choose(scene: Scene, rng: Generator, weights: Mapping[str, float], choices: int) -> list[Question]:
-        """Open questions, and some with options."""
+        """Return open questions, and some with options."""
         questions = choose_questions(scene, rng, _QUESTIONS, weights)
         with_choices = {family: weight for family, weight in weights.items() if family in OPEN_FAMILIES}
         chosen = choose_questions(scene, rng, choices, with_choices) if choices else []
@@ -171,7 +171,7 @@ class LanguageStage:
 
     @torch.no_grad()
     def _initialise_words(self, heads: VisionHeads) -> None:
-        """Start what the vision side can name from the direction in which it names it."""
+        """Initialise words that the vision side can name from the direction in which it names them."""
         words = self.decoder.embed_tokens.weight
         for names, head in ((COLOUR_NAMES, heads.colour), (SHAPE_NAMES, heads.shape), (MOTION_NAMES, heads.motion)):
             for name, direction in zip(names[:-1], head.weight, strict=False):
@@ -180,7 +180,7 @@ class LanguageStage:
 
 
 def answer_loss(hidden: Tensor, packed: PackedQuestions, words: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss over the answers' tokens, and which answers are right in all of them.
+    """Return the loss over the answers' tokens, and which answers are right in all of them.
 
     Args:
         hidden: `[B, S, D]`.
@@ -207,7 +207,7 @@ def answer_loss(hidden: Tensor, packed: PackedQuestions, words: Tensor) -> tuple
 def _count_right(videos: list[list[Question]], right: Tensor) -> Metrics:
     metrics: Metrics = {}
     for video, row in zip(videos, right.tolist(), strict=True):
-        # Behind the last there may be one of padding.
+        # After the last question there may be padding.
         for asked, correct in zip(video, row, strict=False):
             for name, value in (("asked", 1.0), ("right", float(correct))):
                 key = f"{asked.family}_{name}"
@@ -216,7 +216,7 @@ def _count_right(videos: list[list[Question]], right: Tensor) -> Metrics:
 
 
 def _as_people_type(rng: Generator, text: str) -> str:
-    """Now and then without a capital or a question mark, or with a word that was never taught."""
+    """Sometimes drop a capital or a question mark, or add a word that was never taught."""
     if rng.random() < 0.1:
         text = text[0].lower() + text[1:]
     if rng.random() < 0.1:
@@ -240,7 +240,7 @@ def _draw_shard(rng: Generator, step: int) -> Shard:
 
 @torch.no_grad()
 def _initialise(decoder: Qwen2_5_VLTextModel) -> None:
-    """Narrow layers want wider weights than transformers' 0.02, and a quiet residual stream at the start."""
+    """Initialise narrow layers with wider weights than transformers' 0.02, and a small residual stream at the start."""
     nn.init.normal_(decoder.embed_tokens.weight, std=0.1)
     for name, module in decoder.named_modules():
         if isinstance(module, nn.Linear):

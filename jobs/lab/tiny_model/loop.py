@@ -15,7 +15,7 @@ from jobs.lab.tiny_model.progress import RunFolder
 
 Metrics = dict[str, float]
 _BETAS = (0.9, 0.98)
-# A step's batch is made of so many parts, whoever computes them.
+# Parts of a step's batch, for any number of workers.
 PARTS = 2
 
 
@@ -25,7 +25,7 @@ class Worker:
 
     Attributes:
         rank: From 0.
-        number: How many there are.
+        number: Number of workers.
     """
 
     rank: int = 0
@@ -33,7 +33,7 @@ class Worker:
 
     @property
     def parts(self) -> range:
-        """Which parts of a step's batch are its own: what is learned does not depend on the number of workers."""
+        """Return this worker's parts of a step's batch: the result does not depend on the number of workers."""
         return range(self.rank, PARTS, self.number)
 
     def add_gradients(self, parameters: Iterable[nn.Parameter], *, stop: bool) -> bool:
@@ -72,7 +72,7 @@ class Schedule:
     check_every: int = 250
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step."""
+        """Return the learning rate of a step."""
         if step < self.warmup:
             return self.peak * (step + 1) / self.warmup
         start = max(self.warmup, self.decay_from)
@@ -94,23 +94,23 @@ class Stage(Protocol):
 
     @property
     def module(self) -> nn.Module:
-        """All that learns."""
+        """The module with all trained weights."""
 
     def loss(self, step: int, part: int) -> tuple[Tensor, Metrics]:
-        """Loss of a part of a step's batch and what to log of it."""
+        """Return the loss of a part of a step's batch, and metrics to log."""
 
     def check(self) -> Metrics:
         """Measure on held-out clips."""
 
 
 def train(stage: Stage, folder: RunFolder, worker: Worker, *, max_seconds: float = math.inf) -> bool:
-    """Train a stage from where its folder stands.
+    """Train a stage from the state in its folder.
 
     Args:
-        stage: What to train.
+        stage: The stage.
         folder: Its state and log.
         worker: Which of the processes this is.
-        max_seconds: Stop, with a saved state, after so long.
+        max_seconds: Stop after this time, with a saved state.
 
     Returns:
         Whether the stage is finished.

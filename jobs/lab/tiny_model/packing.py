@@ -1,4 +1,4 @@
-"""Many questions behind one video: packed sequences, their positions and mask, and the decoder run over them.
+"""Many questions after one video: packed sequences, their positions and mask, and the decoder run over them.
 
 The video is computed once for all of its questions. Each question sees the video and itself, at the positions it has
 when it is asked alone, so that nothing but speed depends on packing.
@@ -31,11 +31,11 @@ _IGNORED = -100
 
 @dataclass(frozen=True)
 class PackedQuestions:
-    """The text of a batch: `B` videos with the tokens of `Q` questions each, answers included, one behind the other.
+    """The text of a batch: `B` videos with the tokens of `Q` questions each, answers included, one after the other.
 
     Attributes:
         before: `[P]` ids up to the video, the same for all.
-        ids: `[B, S]` ids behind the video, padded at the end.
+        ids: `[B, S]` ids after the video, padded at the end.
         targets: `[B, S]` the id each token should be followed by, -100 where that is not learned.
         question: `[B, S]` which of its video's questions a token belongs to; Q where there is only padding.
         place: `[B, S]` how far from its question's beginning.
@@ -58,15 +58,15 @@ class QuestionEncoder:
         self.before = self._ids(f"<|im_start|>system\n {SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\n<|vision_start|>")
 
     def after(self, text: str) -> list[int]:
-        """Ids between the video and the answer."""
+        """Return the ids between the video and the answer."""
         return self._ids(f"<|vision_end|> {text}<|im_end|>\n<|im_start|>assistant\n")
 
     def answer(self, text: str) -> list[int]:
-        """Ids of an answer with its end."""
+        """Return the ids of an answer with its end."""
         return [*self._ids(f" {text}"), self._end]
 
     def pack(self, videos: Sequence[Sequence[Question]]) -> PackedQuestions:
-        """Put the questions of each of several videos, as many for each, one behind the other."""
+        """Concatenate the questions of each of several videos, equally many for each."""
         encoded = [[(self.after(asked.text), self.answer(asked.answer)) for asked in video] for video in videos]
         # The end itself is only predicted, never read.
         lengths = [[len(prompt) + len(answer) - 1 for prompt, answer in video] for video in encoded]
@@ -90,7 +90,7 @@ class QuestionEncoder:
 
 
 def clip_positions(num_before: int, num_after: int, frame_timestamps: NDArray[np.float64]) -> Tensor:
-    """Positions `[3, L]` of text, a whole clip and text: those of inference."""
+    """Return the positions `[3, L]` of text, a whole clip and text, as in inference."""
     steps = -(-len(frame_timestamps) // FRAMES_PER_STEP)
     step_s = seconds_per_step(frame_timestamps, FRAMES_PER_STEP)
     grid_thw = (steps, GRID * MERGE_SIZE, GRID * MERGE_SIZE)
@@ -99,7 +99,10 @@ def clip_positions(num_before: int, num_after: int, frame_timestamps: NDArray[np
 
 
 def question_mask(prefix: int, packed: PackedQuestions) -> Tensor:
-    """What question tokens see, the prefix and their own question so far: `[B, 1, S, prefix + S]`, 0 or -infinity."""
+    """Return the mask of question tokens: they see the prefix and their question so far.
+
+    `[B, 1, S, prefix + S]`, 0 or -infinity.
+    """
     same = packed.question[:, :, None] == packed.question[:, None, :]
     own = torch.zeros(same.shape).masked_fill(~same.tril(), -torch.inf)
     return functional.pad(own, (prefix, 0))[:, None]
@@ -107,11 +110,11 @@ def question_mask(prefix: int, packed: PackedQuestions) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class PackedRun:
-    """What the decoder makes of packed questions.
+    """The decoder's states for packed questions.
 
     Attributes:
         hidden: `[B, S, D]`, final states of the questions' tokens.
-        visual: States of the visual tokens behind every layer but the last, whose output nobody reads; `[B, T * N, D]`.
+        visual: States of the visual tokens after every layer but the last, whose output is not used; `[B, T * N, D]`.
         queries: Of the questions' tokens in every layer, `[B, H, S, d]`.
         keys: Of the visual tokens in every layer, `[B, H, T * N, d]`.
     """

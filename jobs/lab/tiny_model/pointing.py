@@ -68,14 +68,14 @@ class PointerFinder:
 
 
 def pointing_loss(run: PackedRun, pointers: Pointers) -> Tensor:
-    """Minus the log of the attention, among visual tokens, that goes where it should; things that are absent aside."""
+    """Return minus the log of the attention, among visual tokens, to the right ones; absent things do not count."""
     total = torch.zeros(())
     for layer, wanted in ((_WORD_LAYER, pointers.word), (_THING_LAYER, pointers.thing)):
         there = wanted.any(dim=-1)
         video, place = pointers.video[there], pointers.place[there]
         queries = run.queries[layer][video, _HEAD, place]
         keys = run.keys[layer][:, _HEAD]
-        # By video, for the keys of a video serve all of its words.
+        # By video, because all words of a video use its keys.
         logits = torch.cat([queries[video == index] @ one.T for index, one in enumerate(keys)]) / math.sqrt(
             queries.shape[-1]
         )

@@ -1,4 +1,4 @@
-"""What a training run leaves behind: its state, replaced atomically, and its log."""
+"""The files of a training run: its state, replaced atomically, and its log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RunFolder:
         self._log = folder / f"{stage}.jsonl"
 
     def load(self) -> dict[str, Any] | None:
-        """The last state saved, and a log that holds nothing from after it."""
+        """Return the last saved state, and cut the log to it."""
         if not self._state.is_file():
             self._log.unlink(missing_ok=True)
             return None
@@ -32,7 +32,7 @@ class RunFolder:
         return state
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace the state: a kill leaves the old one or the new one."""
+        """Replace the state atomically: after a kill it is the old one or the new one."""
         partial = self._state.with_suffix(".partial")
         torch.save(state, partial)
         with partial.open("rb") as file:

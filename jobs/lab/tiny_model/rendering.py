@@ -99,7 +99,7 @@ def _draw_thing(image: NDArray[np.float32], thing: Thing, centre: NDArray[np.flo
 
 
 def _distance(shape: str, x: NDArray[np.float32], y: NDArray[np.float32], radius: float) -> NDArray[Any]:
-    """How far outside a shape points are, about; negative inside."""
+    """Return about how far outside a shape points are; negative inside."""
     across, along = np.abs(x), np.abs(y)
     distance: NDArray[Any]
     if shape == "circle":

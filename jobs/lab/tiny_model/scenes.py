@@ -1,4 +1,4 @@
-"""Scenes: what happens in a generated clip, drawn from a seed, before any pixel is.
+"""Scenes: what happens in a generated clip, drawn from a seed, before it is rendered.
 
 Time is counted in steps (the model's temporal patches, two frames each); things come and go between steps.
 """
@@ -67,17 +67,17 @@ class Thing:
 
     @property
     def name(self) -> str:
-        """How questions and answers call it."""
+        """Its name in questions and answers."""
         return f"{self.colour} {self.shape}"
 
     @property
     def direction(self) -> str:
-        """Where it moves; "nowhere" if it stands still."""
+        """The direction of its motion; "nowhere" if it stands still."""
         moving = [name for name, axis in DIRECTIONS.items() if np.dot(axis, self.velocity) > 0]
         return moving[0] if moving else "nowhere"
 
     def centres(self) -> NDArray[np.float64]:
-        """Its centre in each of its frames, `[frames, 2]`."""
+        """Return its centre in each of its frames, `[frames, 2]`."""
         frames = np.arange((self.end_step - self.first_step) * FRAMES_PER_STEP)
         centres: NDArray[np.float64] = np.array(self.start) + frames[:, None] * np.array(self.velocity)
         return centres
@@ -85,12 +85,12 @@ class Thing:
 
 @dataclass(frozen=True)
 class Backdrop:
-    """What is behind the things until the next cut.
+    """The background of the things until the next cut.
 
     Attributes:
         kind: How it is drawn.
         colour: Its mean RGB, 0 to 255.
-        seed: Of its texture.
+        seed: Seed of its texture.
         first_step: Where it begins.
         end_step: Where the next one does, or the clip ends.
     """
@@ -118,12 +118,12 @@ class Scene:
 
     @property
     def num_frames(self) -> int:
-        """Frames of the clip."""
+        """Number of frames of the clip."""
         return self.steps * FRAMES_PER_STEP
 
     @property
     def fps(self) -> int:
-        """Frames per second of its file: about eight seconds, whatever its length."""
+        """Frames per second of its file: about eight seconds for any length."""
         return max(1, round(self.num_frames / _SECONDS))
 
     @property
@@ -133,7 +133,7 @@ class Scene:
 
 
 def clip_rng(split: Split, index: int, purpose: int = 0) -> Generator:
-    """Random numbers of one clip: the split is part of the seed, so no clip is in both."""
+    """Return the random numbers of one clip: the split is part of the seed, so no clip is in both."""
     return np.random.default_rng([_SALT, _SPLITS.index(split), index, purpose])
 
 
@@ -170,7 +170,7 @@ def make_crowd(split: Split, index: int) -> Scene:
 
 
 def _cuts(rng: Generator, steps: int) -> list[int]:
-    """Steps at which stretches between cuts begin, and the end; none is so short that its things would flash."""
+    """Return the steps at which stretches between cuts begin, and the end; none is short enough for a flash."""
     shortest = 5 if steps >= 24 else 3
     wanted = 0 if steps < 6 else int(rng.choice(3 if steps >= 12 else 2, p=(0.55, 0.3, 0.15) if steps >= 12 else None))
     borders = [0, steps]
@@ -189,13 +189,13 @@ def _backdrop(rng: Generator, first: int, end: int) -> Backdrop:
 
 
 def _lifetime(rng: Generator, first: int, end: int, steps: int) -> tuple[int, int]:
-    """When a thing is there, within a stretch: long enough not to be taken for a flash."""
+    """Draw when a thing is there, within a stretch: long enough not to be taken for a flash."""
     shortest = min(3, steps) if steps < 24 else max(5, steps // 5)
     late = rng.random() < 0.5 and end - first >= 4
     begin = int(rng.integers(first + 1, end - 1)) if late else first
     if rng.random() < 0.25 and end - begin > shortest:
         end = int(rng.integers(begin + shortest, end))
-    # The last of a long clip may come as late as those of a short one, unless it would pass for a flash.
+    # The last thing of a long clip may come as late as in a short one, unless it would pass for a flash.
     if steps >= 24 and end - begin < 5:
         begin = max(first, end - 5)
     return begin, end
@@ -229,7 +229,7 @@ def _velocity(rng: Generator, top_speed: float) -> tuple[float, float]:
 
 
 def _unused_name(rng: Generator, things: list[Thing]) -> tuple[str, str]:
-    """Colour and shape, one of them often another thing's: harder questions."""
+    """Return an unused colour and shape; one of them is often another thing's, which makes questions harder."""
     used = {(thing.colour, thing.shape) for thing in things}
     while True:
         colour, shape = str(rng.choice(list(COLOURS))), str(rng.choice(SHAPES))
@@ -241,7 +241,7 @@ def _unused_name(rng: Generator, things: list[Thing]) -> tuple[str, str]:
 
 
 def _meet(one: Thing, other: Thing) -> bool:
-    """Whether two things touch in any frame."""
+    """Return whether two things touch in any frame."""
     first, end = max(one.first_step, other.first_step), min(one.end_step, other.end_step)
     if first >= end:
         return False

@@ -2,7 +2,7 @@
 
     python -m jobs.lab.tiny_model.tiny_random DIR
 
-Same bytes every time. Its answers are made of syllables that mean nothing, so that nobody takes them for answers.
+Same bytes every time. Its answers are meaningless syllables, so that they are not mistaken for answers.
 """
 
 from __future__ import annotations
@@ -121,14 +121,14 @@ def _weights(config: dict[str, Any], vocabulary: list[str], end: int) -> dict[st
 
 
 def _draw(name: str, shape: list[int], bits: np.random.PCG64, scale: float | None = None) -> Tensor:
-    """Weights wide enough for different videos and questions to give different answers."""
+    """Draw weights wide enough for different videos and questions to give different answers."""
     if "norm" in name or "ln_q" in name:
         return torch.ones(shape)
     if scale is None:
         spread = "embed_tokens" in name or "lm_head" in name
         fan_in = math.prod(shape[1:])
         scale = 0.02 if len(shape) == 1 else 1.0 if spread else math.sqrt(2.0 / fan_in)
-        # Sharp attention: under an even one every video and every question would look much the same.
+        # Sharp attention: with even attention, all videos and questions would look much the same.
         scale *= 2.0 if "q_proj" in name else 1.0
     # Uniform of a given deviation, from raw bits: every step is exact, so every machine draws the same. The normal
     # distributions of torch and numpy differ in last digits between processors and versions.
@@ -138,7 +138,7 @@ def _draw(name: str, shape: list[int], bits: np.random.PCG64, scale: float | Non
 
 
 def _write_tokenizer(folder: Path, vocabulary: list[str]) -> None:
-    """Byte-level BPE without merges: syllables are only ever spoken, any input is spelled in bytes."""
+    """Byte-level BPE without merges: the model answers in syllables, and any input is spelled in bytes."""
     tokenizer = Tokenizer(BPE(vocab={token: index for index, token in enumerate(vocabulary)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

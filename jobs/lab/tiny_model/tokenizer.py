@@ -17,7 +17,7 @@ from jobs.lab.tiny_model.tiny_random import SPECIAL_TOKENS
 
 SYSTEM_PROMPT = GenerationConfig().system_prompt
 _ROLES = ("system", "user", "assistant")
-# Of multiple choice, and of what people write around a question.
+# Words of multiple choice, and words that users write around a question.
 _MORE_WORDS = (
     "Answer with the option's letter from given choices directly "
     "a an and any at by did do does first for frame had has have how it its last near none of on one only or other "
@@ -25,7 +25,7 @@ _MORE_WORDS = (
     "which while who why will you your colour colours colors color shapes shape object objects still moving moves "
     "before after during then until background briefly flash flashing long short time times two three four five six "
 )
-# A word starts with its space, at the beginning of a turn too: then each word is one token wherever it stands.
+# A word starts with its space, also at the beginning of a turn, so that each word is one token everywhere.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
     "{% for part in message.content %}"
@@ -37,11 +37,11 @@ _SPACE = "Ġ"
 
 
 def build_vocabulary() -> dict[str, int]:
-    """Every token's id: bytes, roles, words, special tokens."""
+    """Return every token's id: bytes, roles, words, special tokens."""
     taught = " ".join([SYSTEM_PROMPT, *(wording for wordings in WORDINGS.values() for wording in wordings)])
     words = {word.strip(string.punctuation) for word in (*re.sub(r"{\w+}", "", taught).split(), *_MORE_WORDS.split())}
     words |= {*COLOURS, *SHAPES, *PLURALS.values(), *DIRECTIONS, *TIMES, "nowhere", "nothing", "yes", "no", "first"}
-    # At the start of a sentence or of a line people write a capital, and in the middle of one they often don't.
+    # Users write a capital at the start of a sentence or a line, and often not in the middle of one.
     words |= {word.capitalize() for word in words} | {word.lower() for word in words}
     words |= {*string.digits, *string.ascii_uppercase[:8]}
     words = {word for word in words if word.isalnum()}
@@ -50,7 +50,7 @@ def build_vocabulary() -> dict[str, int]:
 
 
 def build_tokenizer() -> Tokenizer:
-    """Byte-level BPE that merges nothing: what is no word of the vocabulary is spelled in bytes."""
+    """Return a byte-level BPE without merges: words outside the vocabulary are spelled in bytes."""
     vocabulary = build_vocabulary()
     plain = {token: index for token, index in vocabulary.items() if token not in SPECIAL_TOKENS}
     tokenizer = Tokenizer(BPE(vocab=plain, merges=[], ignore_merges=True))

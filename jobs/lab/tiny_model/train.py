@@ -1,4 +1,4 @@
-"""Train the `tiny` model from nothing, in stages that can be stopped at any moment and go on where they were.
+"""Train the `tiny` model from nothing, in stages that can be stopped at any time and resumed.
 
 python -m jobs.lab.tiny_model.train --work-dir DIR [--stage vision|cache|language|all] [--processes 2] [--max-minutes M]
 
@@ -32,7 +32,7 @@ LANGUAGE = Schedule(steps=6000, peak=2e-3, warmup=200, decay_from=3200, check_ev
 
 
 def main() -> int:
-    """Run the stages asked for; the exit code is 3 if time ran out before they were finished."""
+    """Run the requested stages; exit with 3 if time ran out before they were finished."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--work-dir", type=Path, required=True, help="where states, logs and cached features go")
     parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def _run_together(stage: str, work_dir: Path, number: int, deadline: float) -> bool:
-    """Run a stage in one or two processes; whether it is finished."""
+    """Run a stage in one or two processes; return whether it is finished."""
     if stage == "export":
         step = export(_frozen(work_dir), work_dir / "language.pt", work_dir / "model")
         print(f"{work_dir / 'model'}: {step} of {LANGUAGE.steps} steps")
@@ -64,7 +64,7 @@ def _run_together(stage: str, work_dir: Path, number: int, deadline: float) -> b
             worker.start()
         while any(worker.is_alive() for worker in workers):
             time.sleep(0.5)
-            # Without the one that died the other would wait for it for ever.
+            # If one process died, the other would wait for it for ever.
             if any(worker.exitcode for worker in workers):
                 for worker in workers:
                     worker.kill()

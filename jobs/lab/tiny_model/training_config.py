@@ -21,7 +21,7 @@ _VISION_DEPTH = 3
 
 
 def model_config() -> dict[str, Any]:
-    """The content of config.json."""
+    """Return the content of config.json."""
     vocabulary = build_vocabulary()
     return {
         "architectures": ["Qwen2_5_VLForConditionalGeneration"],
@@ -72,7 +72,7 @@ def model_config() -> dict[str, Any]:
 
 
 def build_model() -> Qwen2_5_VLForConditionalGeneration:
-    """The model with weights at random, from torch's own generator, in float32."""
+    """Return the model in float32 with random weights from torch's own generator."""
     return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_dict({**model_config(), "dtype": "float32"}))
 
 
@@ -84,7 +84,7 @@ def write_model(folder: Path, weights: dict[str, Tensor]) -> None:
     _write_json(folder / "config.json", config)
     ends = [config["text_config"]["eos_token_id"], config["text_config"]["bos_token_id"]]
     _write_json(folder / "generation_config.json", {"eos_token_id": ends})
-    # Frames of any other size are brought to this area; those of its own videos stay as they are.
+    # Frames of other sizes are resized to this area; frames of the generated videos keep their size.
     _write_json(folder / "preprocessor_config.json", {"min_pixels": FRAME_SIZE**2, "max_pixels": FRAME_SIZE**2})
     stored = {name: tensor.detach().bfloat16().contiguous() for name, tensor in weights.items()}
     save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})

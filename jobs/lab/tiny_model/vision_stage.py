@@ -1,4 +1,4 @@
-"""Stage 1: the vision side alone. Every visual token learns to say what it shows."""
+"""Stage 1: the vision side alone. Every visual token learns to name what it shows."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ PREPROCESSOR = QwenFramePreprocessor(
 _SEED = 1
 _PART = 32
 _CHECKED = 128
-# Natural clips are nearly all background: they teach nothing at first, and what they look like later.
+# Natural clips are nearly all background: they teach little at first, and the look of real frames later.
 _NATURAL_FROM = 0.6
 _NOTHING_WEIGHT = 0.2
 _SPARSE_SHARE = 0.3
 
 
 class VisionHeads(nn.Module):
-    """A linear reading of each token; thrown away after training, but for the words' first embeddings."""
+    """A linear reading of each token, discarded after training except for the words' first embeddings."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class VisionStage:
 
 
 def encode_steps(tower: nn.Module, frames: Frames) -> Tensor:
-    """Visual features of whole steps, `[T, N, D]`."""
+    """Return the visual features of whole steps, `[T, N, D]`."""
     features = cast("Tensor", tower(*_patches(frames)).pooler_output)
     return features.view(-1, TOKENS_PER_STEP, HIDDEN_SIZE)
 
@@ -104,14 +104,14 @@ def _patches(frames: Frames) -> tuple[Tensor, Tensor]:
 
 
 def _widen(tower: nn.Module) -> None:
-    """Transformers' 0.02 is made for wide layers; these are narrow."""
+    """Widen the weights: transformers' 0.02 is for wide layers, and these are narrow."""
     for module in tower.modules():
         if isinstance(module, nn.Linear | nn.Conv3d):
             nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
 
 
 def _example(split: Split, index: int, natural: bool) -> tuple[Frames, TokenLabels]:
-    """The frames of one step, and its labels."""
+    """Return the frames of one step, and its labels."""
     if not natural:
         crowd = make_crowd(split, index)
         return render(crowd), label_tokens(crowd)
@@ -119,7 +119,7 @@ def _example(split: Split, index: int, natural: bool) -> tuple[Frames, TokenLabe
     scene: Scene = make_scene(split, index, int(rng.choice((1, 4, 8, 16))))
     first, gap = 2 * int(rng.integers(scene.steps)), 1
     if rng.random() < _SPARSE_SHARE:
-        # Frames as other samplings take them: things come and go between the two, or jump.
+        # Frames as other samplings take them: things appear, vanish or jump between the two.
         gap = int(rng.choice((1, 2, 3, 5, 8, 11)))
         first = int(rng.integers(max(1, scene.num_frames - gap)))
     frames = np.minimum([first, first + gap], scene.num_frames - 1)
@@ -146,7 +146,7 @@ def _loss(heads: VisionHeads, features: Tensor, labels: dict[str, Tensor]) -> tu
     total = total + functional.binary_cross_entropy_with_logits(centre, labels["centre"])
     total = total + (heads.offset(features) - labels["offset"]).abs()[shown].mean()
     total = total + (heads.backdrop(features) - labels["backdrop"]).abs()[~shown].mean()
-    # A centre counts as found if it and no other token of its thing is taken for one.
+    # A centre counts as found if it is the only token of its thing that is taken for one.
     hits = (centre > 0) == (labels["centre"] > 0)
     metrics |= {"centre_right": float(hits[shown].sum()), "centre_asked": float(shown.sum())}
     return total, metrics

@@ -104,7 +104,9 @@ def test_ratios_and_their_report(tmp_path: Path) -> None:
     assert costs.growth == pytest.approx(1.9)
     text = pipeline_markdown(costs, "idle")
     assert "| 1.10x | 1.25x | 1.25x | no claim |" in text
-    assert "beside the loop behind it 2.0%, the ratio none, of fewer than two calm turns." in text
+    assert (
+        "the loops before and after the run differ by 2.0%, none for the ratio, with fewer than two calm turns." in text
+    )
     assert "| 1 | 2.00 | 95.0% | 90% | met | | | |" in text
     assert "| 1.90x | 1.8x | met |" in text
     assert "the calmest of 2 turns" in text
