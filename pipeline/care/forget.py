@@ -30,7 +30,7 @@ class Forgotten:
 
 def token_roots(output: Storage, storage_options: Mapping[str, Any]) -> list[Storage]:
     """Return every place where runs of an output keep tokens: the output, and each cache named by a run record."""
-    caches = {run["job"].get("cache") for run in RunRecords(output).all()} - {None, output.url, "off"}
+    caches = {run["job"].get("cache") for run in RunRecords(output).all()} - {None, False, output.url, "off"}
     return [output, *(Storage(cache, storage_options) for cache in sorted(caches))]
 
 

@@ -53,7 +53,7 @@ class Run:
     run_id: str
     tokens: str = "tokens-print"
     answers: str = "answers-print"
-    cache: str | None = None
+    cache: str | bool | None = None
 
     def record(self, storage: Storage) -> None:
         """Write it."""
@@ -194,6 +194,14 @@ def test_gc_keeps_what_other_outputs_have_in_a_cache(output: Storage, tmp_path: 
     Run("r", tokens="theirs").record(user)
     assert find_garbage(output, cache_users(output, {})) == []
     assert len(find_garbage(output, cache_users(output, {}, gone=[user.root]))) == 1
+
+
+def test_an_output_without_a_cache_is_its_own_root_of_tokens(tmp_path: Path) -> None:
+    """`cache: off` is recorded as false, which is no place to look for tokens."""
+    output = Storage(str(tmp_path))
+    Run(RUNS[0], cache=False).record(output)
+    Run(RUNS[1], cache=str(tmp_path / "cache")).record(output)
+    assert [root.url for root in token_roots(output, {})] == [str(tmp_path), str(tmp_path / "cache")]
 
 
 def test_a_forgotten_video_is_nowhere(output: Storage, tmp_path: Path) -> None:
