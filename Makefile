@@ -20,7 +20,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install  ## the main job on sample videos with the embedded model, into ./demo-output
 	$(BIN)/flashvid demo --output demo-output
 
-check: install  ## ruff, formatting, mypy --strict, who may import whom
+check: install  ## ruff, formatting, mypy --strict, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -36,10 +36,10 @@ cluster-up: install  ## S3, a Ray head and two workers on this machine, and the 
 cluster-down: install  ## end and delete all of that
 	$(BIN)/python infra/local/stand_in.py down
 
-test: install  ## the tests, under 10 minutes on two cores
+test: install  ## the fast tests, about 5 minutes on two cores
 	$(BIN)/python -m pytest
 
-test-slow: install $(VENV)/torchvision  ## everything, the slow ones included, under 45 minutes
+test-slow: install $(VENV)/torchvision  ## every test, the slow ones included
 	FLASHVID_TORCHVISION=$(CURDIR)/$(VENV)/torchvision $(BIN)/python -m pytest -m 'slow or not slow'
 
 # Hugging Face's own video processors need it, to compare ours with; without it those tests are skipped and say so.
