@@ -45,7 +45,7 @@ def test_a_run_that_ended(output: JobConfig) -> None:
     assert rows["latest run"] == "20260101T000001-aaaaaaaa: completed"
     assert rows["answers"] == "3 of 4"
     assert rows["failures"] == "1 WorkerDiedError (transient), stage answer"
-    assert "to go on" not in rows
+    assert "to continue" not in rows
 
 
 def test_a_run_that_has_not_ended(output: JobConfig) -> None:
