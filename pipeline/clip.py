@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from flashvid.errors import FlashVidError
 from pipeline.errors import SuspectedClipError
 
-# Everything but the bytes is JSON, which keeps a float to its last bit.
+# Everything but the bytes is JSON, which preserves every float exactly.
 _SCHEMA = pa.schema([("message", pa.string()), ("frames", pa.large_binary()), ("tokens", pa.large_binary())])
 
 
@@ -44,7 +44,7 @@ class ClipIdentity:
 
 @dataclass(frozen=True)
 class Clip(ClipIdentity):
-    """A unit of work: one span of one video, with the questions that still need an answer.
+    """Describes a unit of work: one span of one video, with the questions that still need an answer.
 
     Attributes:
         content_key: Cache key of the clip's tokens.
@@ -194,7 +194,7 @@ class ClipMessage:
         return replace(self, decoded=None, tokens=None, failures=(*self.failures, failure))
 
     def to_table(self) -> pa.Table:
-        """One Arrow row."""
+        """Return the message as an Arrow table of one row."""
         decoded = self.decoded
         message = {
             "clip": asdict(self.clip),
