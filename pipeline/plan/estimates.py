@@ -20,7 +20,8 @@ _CLIP_OVERHEAD_BYTES = 20_000
 # Compressed bytes per visual token of its index and its assignment.
 _ASSIGNMENT_BYTES = 2
 _ANSWER_BYTES = 500
-# `pipeline/video/frame_blocks.py` holds this many frames of the file's size in memory at once, up to this many bytes.
+# `pipeline/video/frame_blocks.py` holds up to this many full-size frames in memory at once, fewer if they exceed this
+# many bytes.
 _FRAMES_OF_BLOCK = 16
 _BYTES_OF_BLOCK = 128 << 20
 
@@ -107,7 +108,7 @@ class Duration:
 
 @dataclass(frozen=True)
 class ActorMemory:
-    """Compares the memory that one actor of a pool needs with the memory that it can have.
+    """Compares the memory that one actor of a pool needs with the memory available to it.
 
     Attributes:
         stage: decode, encode or answer.
@@ -126,12 +127,12 @@ class ActorMemory:
 
     @property
     def fits(self) -> bool | None:
-        """Return whether the memory suffices; None if the memory that the actor can have is unknown."""
+        """Return whether the memory suffices; None if the memory available to the actor is unknown."""
         return None if self.bytes_there is None else self.bytes_needed <= self.bytes_there
 
 
 def expected_frames(header: VideoHeader, clip: Clip, sampling: SamplingConfig) -> int | None:
-    """Return how many frames `sample_frames` takes of a clip with a constant frame rate.
+    """Return how many frames `sample_frames` takes from a clip with a constant frame rate.
 
     Args:
         header: Header of the clip's file.
@@ -270,9 +271,9 @@ def actor_memory(
     gpu_bytes: int | None,
     machine_bytes: int | None,
 ) -> tuple[ActorMemory, ...]:
-    """Return, for each stage, the memory that an actor needs and the memory that it can have.
+    """Return, for each stage, the memory that an actor needs and the memory available to it.
 
-    An actor can have its reserved share of a GPU or, without one, what the other actors leave of the machine's memory.
+    This is its reserved share of a GPU or, without one, what the other actors leave of the machine's memory.
 
     Args:
         pools: The pools.

@@ -54,8 +54,8 @@ class AnswerHistory:
             wanted = question.fixed_hash
             if wanted is not None and wanted not in self._everywhere.get(question.question_id, {wanted}):
                 raise QuestionChangedError(
-                    "the text or the options of this question differ from those that its answers for other videos were "
-                    "given to; give the changed question a new question_id",
+                    "its answers for other videos were given to another text or other options; give the changed "
+                    "question a new question_id",
                     f"question_id {question.question_id!r}",
                 )
 

@@ -61,7 +61,7 @@ class Plan:
         to_encode: Clips without committed tokens.
         cached: Clips whose tokens are committed and that have open questions.
         failures: Questions that can't be asked of a clip.
-        totals: Of `counts`, what the clips do not tell.
+        totals: Counts that can't be derived from the clips; `counts` adds the others.
     """
 
     to_encode: tuple[Clip, ...]

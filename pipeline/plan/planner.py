@@ -82,7 +82,7 @@ class Planner:
         tick: Called after each shard and each chunk of probed files.
         connect: Connects this process to Ray, if it is not connected yet; called before tasks are started. None keeps
             everything in this process: the job is one shard, and files are probed in threads, without limits.
-        rows_per_shard: Rows that are planned at once, about.
+        rows_per_shard: Approximate number of rows to plan at once.
 
     Attributes:
         num_probed: Files whose packets were read.

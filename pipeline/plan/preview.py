@@ -124,8 +124,9 @@ def preview(
         hardware: Hardware that a run may use.
         given_rates: Rates that replace the measured ones where they are set.
         gpu_hour_price: Price of a GPU hour, in any currency.
-        max_probes: Maximum number of headers to read. With more new files, those read are spread evenly over them, and
-            the others count as the mean. `window_s` needs the length of every video, and so every header.
+        max_probes: Maximum number of headers to read. If there are more new files, the files to read are spread evenly
+            over them, and each of the others counts as the mean. With `window_s`, every header is read, since the
+            length of every video is needed.
 
     Raises:
         FatalError: the run would be refused. Changed settings and a cluster that is too small are reported instead.

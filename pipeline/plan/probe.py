@@ -41,7 +41,7 @@ _THREADS = 16
 
 @dataclass(frozen=True)
 class Probe:
-    """Holds what the packets of a file say.
+    """Holds what the packets of a file show.
 
     Attributes:
         header: Header of the file.

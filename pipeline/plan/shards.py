@@ -29,7 +29,7 @@ SHARDS_ON_STORAGE = 256
 
 
 def num_shards(num_videos: int, rows_per_shard: int) -> int:
-    """Return the number of shards to plan so many videos in: a power of two, at most `SHARDS_ON_STORAGE`."""
+    """Return the number of shards in which to plan `num_videos` videos: a power of two, at most `SHARDS_ON_STORAGE`."""
     wanted = -(-num_videos // rows_per_shard)
     return min(SHARDS_ON_STORAGE, 1 << (wanted - 1).bit_length())
 
