@@ -1,4 +1,4 @@
-"""Defines the answer stage: the committed tokens of a clip and its open questions to answers."""
+"""Defines the answer stage, which answers a clip's open questions from its compressed tokens."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _Answered = tuple[Sequence[Question], Sequence[Answer] | Failure, float]
 
 
 class AnswerStage(Stage):
-    """GPU actor with the language side of the model; a clip is prefilled once for all its questions."""
+    """Answers clips on a GPU actor with the language side of the model; prefills a clip once for all its questions."""
 
     name = "answer"
     counted: ClassVar[Mapping[str, str]] = {
@@ -55,12 +55,12 @@ class AnswerStage(Stage):
 
     @classmethod
     def batch_size(cls, planned: PlanCounts, pool: Pool) -> int:
-        """Return how many clips an actor gets at a time: as many as their questions fill a decode step."""
+        """Return how many clips an actor gets at a time, so that their questions fill a decode step."""
         encodes = planned.clips_to_encode > 0
         return clips_per_batch(planned.clips_planned, planned.answers_planned, pool, encodes=encodes)
 
     def process(self, message: ClipMessage) -> tuple[ClipMessage, Mapping[str, int]]:
-        """Answer a clip from its committed tokens, also in the run that wrote them, so that every run answers alike."""
+        """Answer a clip from its committed tokens, even in the run that wrote them, so that every run answers alike."""
         asked = self._asked(message)
         return self._outcome(message, asked[1], self._ask(*asked))
 

@@ -20,7 +20,7 @@ _ADMISSION_POLL_S = 0.05
 
 
 class DecodeStage(Stage):
-    """CPU actor that decodes video; it waits while the allowed number of clips have their frames in memory."""
+    """Decodes video on a CPU actor; waits while the maximum number of clips have their frames in memory."""
 
     name = "decode"
     makes_tokens = True

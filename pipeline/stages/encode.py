@@ -1,4 +1,4 @@
-"""Defines the encode stage: frames to visual features, features to compressed tokens, tokens to storage."""
+"""Defines the encode stage, which encodes a clip's frames, compresses the features to tokens and commits the tokens."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _THUMBNAIL_SIDE = 160
 
 
 class EncodeStage(Stage):
-    """GPU actor with the vision side of the model; commits the clip's tokens before it passes the clip on.
+    """Encodes clips on a GPU actor with the vision side of the model; commits a clip's tokens before passing it on.
 
     With `cache: off` the clip carries its tokens, as the bytes that would otherwise be committed.
     """
@@ -49,7 +49,7 @@ class EncodeStage(Stage):
         self.announce()
 
     def process(self, message: ClipMessage) -> tuple[ClipMessage, Mapping[str, int]]:
-        """Encode, compress and commit the clip's tokens; a clip without frames has its tokens on storage."""
+        """Encode, compress and commit the clip's tokens; a clip without frames has committed tokens already."""
         clip, decoded, job = message.clip, message.decoded, self.job
         passed_on, run_id = replace(message, decoded=None), self.settings.run.run_id
         # If a process dies after its commit and before its reply, the work is not repeated.
@@ -66,7 +66,7 @@ class EncodeStage(Stage):
         return passed_on, {**counts, "tokens_committed": len(compressed.tokens)}
 
     def after(self, message: ClipMessage) -> None:
-        """Release the clip's place, since its frames are no longer needed, whether it failed or not."""
+        """Release the clip's place, whether or not it failed, since its frames are no longer needed."""
         self.tell("release", message.clip.clip_id)
 
 

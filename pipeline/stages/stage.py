@@ -25,7 +25,7 @@ from pipeline.inputs import QuestionTable
 from pipeline.plan.plan import PlanCounts
 from pipeline.store.context import RunContext
 
-# A process may die for a reason other than its clip, such as a preempted node. Twice in a row suggests the clip.
+# A process may die for a reason other than its clip, such as a preempted node. Two deaths in a row suggest the clip.
 _DEATHS_ALLOWED = 2
 
 
@@ -46,22 +46,22 @@ class StageSettings:
     alone: bool = False
 
     def model(self, *, weights: bool = True) -> ModelSource:
-        """The run's model on this node; see `model_on_this_node`. Without `weights` none are fetched or read."""
+        """Return the run's model on this node (`model_on_this_node`); without `weights`, none are fetched or read."""
         return model_on_this_node(self.run.job.model, self.run.prints.model_identity if weights else None)
 
 
 class Stage(ABC):
-    """A stateful Ray Data actor that takes clips and returns the same clips, one at a time or in batches.
+    """Processes clips in a stateful Ray Data actor and returns the same clips, one at a time or in batches.
 
     A subclass listed in `pipeline.stages.STAGES` is a stage of every run. It takes the pool of its name from `Pools`:
     the one that the job's `resources` describe, or a single actor that reserves nothing.
 
     Attributes:
-        name: decode, encode or answer, or another one.
+        name: Name of the stage, such as decode.
         makes_tokens: Whether clips that have committed tokens skip it.
         counted: What `process` counts, with a description: each name is a metric (see `pipeline.run.metrics`).
-        waited_s: Seconds that the clip in hand waited for others; they do not count as this stage's work.
-        actor_id: Ray's, which stays the same when it starts the actor again.
+        waited_s: Seconds that the current clip waited for other clips; they do not count as this stage's work.
+        actor_id: Ray's id of the actor, which stays the same when Ray restarts the actor.
     """
 
     name: ClassVar[str]
@@ -81,7 +81,7 @@ class Stage(ABC):
 
     @classmethod
     def batch_size(cls, planned: PlanCounts, pool: Pool) -> int:  # noqa: ARG003 - used by stages that take batches
-        """How many clips an actor gets at a time.
+        """Return how many clips an actor gets at a time.
 
         Args:
             planned: Counts of the run's plan.
@@ -136,7 +136,7 @@ class Stage(ABC):
             return ray.get(getattr(self.settings.monitor, method).remote(*arguments))
         except RayActorError as error:
             raise MonitorLostError(
-                f"the run's monitor has died, so the run ends; committed answers are kept, start the run again: {error}"
+                f"the run's monitor has died, so the run ends; committed answers are kept; start the run again: {error}"
             ) from None
 
     def __call__(self, block: pa.Table) -> pa.Table:
