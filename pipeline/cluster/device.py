@@ -10,7 +10,7 @@ from flashvid.errors import ConfigurationError
 from flashvid.models.devices import usable_device
 
 # Environment variable that sets the device of every model, regardless of what Ray reserved. It is for machines where
-# Ray is given a number of GPUs that do not exist, as in the tests.
+# Ray is configured with GPUs that do not exist, as in the tests.
 DEVICE_VARIABLE = "FLASHVID_DEVICE"
 
 
@@ -29,8 +29,8 @@ def reserved_device() -> str | None:
         usable_device("cuda")
     except ConfigurationError as error:
         raise ConfigurationError(
-            f"a GPU is reserved for this process, but {error.message}: see GPUs in docs/operations.md for the driver; "
-            f"{DEVICE_VARIABLE}=cpu in the environment that Ray's nodes are started with runs the model on CPUs",
+            f"a GPU is reserved for this process, but {error.message}; see GPUs in docs/operations.md for the driver, "
+            f"or start Ray's nodes with {DEVICE_VARIABLE}=cpu in their environment to run the model on CPUs",
             f"node {context.get_node_id()}",
         ) from None
     return "cuda"

@@ -27,7 +27,7 @@ def model_on_this_node(
     Args:
         model: The job's model settings, with the revision pinned.
         identity: `ModelSource.identity` of the driver's model. None if the caller needs no weights: then none are
-            downloaded, looked for or compared. A model from the Hub is still the driver's, since its commit is pinned.
+            downloaded, looked for or compared. A model from the Hub equals the driver's, since its commit is pinned.
         sleep: Function that sleeps for a number of seconds.
 
     Raises:

@@ -209,7 +209,7 @@ def _each(pools: Mapping[str, Pool], what: Literal["num_cpus", "num_gpus"]) -> l
 
 
 def _place(wish: float, free: list[float]) -> bool:
-    """Take a wish from the first node, or device, that has room for it; False if there is none."""
+    """Subtract a wish from the first node or device with room for it, and return whether there is one."""
     place = next((i for i, left in enumerate(free) if left + _ROUNDING >= wish), None)
     if place is not None:
         free[place] -= wish
@@ -223,7 +223,10 @@ def _cpus_fit(wishes: Sequence[float], cpus_per_node: Sequence[float]) -> bool:
 
 
 def _gpus_fit(wishes: Sequence[float], gpus_per_node: Sequence[int]) -> bool:
-    """First fit, largest first: shares inside one device, whole devices inside one node."""
+    """Return whether the GPUs that the actors reserve fit the nodes, placed first fit, largest first.
+
+    A share of a GPU is placed on one device, whole GPUs on one node.
+    """
     nodes = [[1.0] * count for count in gpus_per_node]
     for wish in wishes:
         if wish > 1.0:

@@ -57,7 +57,7 @@ def test_a_reserved_gpu_that_torch_does_not_find_ends_the_run(tmp_path: Path, st
     assert re.match(r"node \w+: a GPU is reserved for this process, but device 'cuda' is not here", str(error))
     assert re.search(r"torch finds 0 GPUs \(.*(not compiled with CUDA|driver).*\)", error.message)
     assert "GPUs in docs/operations.md" in error.message
-    assert "FLASHVID_DEVICE=cpu in the environment that Ray's nodes are started with runs" in error.message
+    assert "or start Ray's nodes with FLASHVID_DEVICE=cpu in their environment" in error.message
 
 
 def test_without_a_reserved_gpu_the_library_chooses() -> None:
