@@ -19,7 +19,7 @@ _PAUSE_S = 5.0
 
 
 class Committer:
-    """Buffers rows and commits them as `CommitConfig` says.
+    """Buffers rows and commits them after the number of rows or seconds in `CommitConfig`.
 
     Args:
         ledger: Ledger to commit to.
@@ -50,7 +50,7 @@ class Committer:
         self._on_failure = on_failure
         self._answers: list[Row] = []
         self._failures: list[Row] = []
-        # Answers and failures on their way to storage.
+        # Answers and failures of a commit that has started and not succeeded yet.
         self._unfinished: tuple[list[Row], list[Row]] | None = None
         self._last_commit = self._reached_at = self._try_again_at = clock()
         self._parts = 0

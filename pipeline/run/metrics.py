@@ -41,7 +41,7 @@ class MetricDefinition:
     Attributes:
         name: Name as given to Ray.
         kind: counter, gauge or histogram.
-        labels: Labels in addition to those that Ray adds (node, process, session).
+        labels: Names of its labels, without the ones that Ray adds (node, process, session).
         description: Description that the metrics endpoint and the dashboard show.
     """
 
@@ -189,7 +189,7 @@ class ObservedMonitor(RunMonitor):
             self._show(stage)
 
     def begin(self, clip_id: str, stage: str, actor_id: str = "") -> int:
-        """Do as `RunMonitor.begin`, and record the deaths and the clip."""
+        """Extend `RunMonitor.begin`: also record the deaths and the clip."""
         deaths = super().begin(clip_id, stage, actor_id)
         self._metrics.add("process_deaths", min(deaths, 1), stage=stage)
         self._in_hand[stage].add(clip_id)
@@ -197,7 +197,7 @@ class ObservedMonitor(RunMonitor):
         return deaths
 
     def end(self, clip_id: str, stage: str, counts: Mapping[str, int], seconds: float, actor_id: str = "") -> None:
-        """Do as `RunMonitor.end`, and record the counts and the seconds."""
+        """Extend `RunMonitor.end`: also record the counts and the seconds."""
         super().end(clip_id, stage, counts, seconds, actor_id)
         self._metrics.counts(counts, stage)
         self._metrics.add("busy_seconds", seconds, stage=stage)
@@ -206,12 +206,12 @@ class ObservedMonitor(RunMonitor):
         self._show(stage)
 
     def hold(self, clip_id: str) -> None:
-        """Do as `RunMonitor.hold`, and record the number of clips in memory."""
+        """Extend `RunMonitor.hold`: also record the number of clips in memory."""
         super().hold(clip_id)
         self._metrics.set("decoded_clips", self.num_held)
 
     def release(self, clip_id: str) -> None:
-        """Do as `RunMonitor.release`, and record the number of clips in memory."""
+        """Extend `RunMonitor.release`: also record the number of clips in memory."""
         super().release(clip_id)
         self._metrics.set("decoded_clips", self.num_held)
 
