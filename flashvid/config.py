@@ -95,7 +95,7 @@ class CompressionConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fill_from_method(cls, settings: object) -> object:
-        if isinstance(settings, dict) and (name := settings.get("method")) in tuple(METHODS):
+        if isinstance(settings, dict) and isinstance(name := settings.get("method"), str) and name in METHODS:
             return {**METHODS[name].defaults, **settings}
         return settings
 

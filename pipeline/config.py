@@ -263,7 +263,9 @@ class JobConfig(Settings):
     def _fill_from_method(cls, job: object) -> object:
         compression = job.get("compression") if isinstance(job, dict) else None
         name = compression.get("method") if isinstance(compression, dict) else None
-        if not isinstance(job, dict) or name not in tuple(METHODS) or (pruning := METHODS[name].inner_pruning) is None:
+        if not isinstance(job, dict) or not isinstance(name, str) or name not in METHODS:
+            return job
+        if (pruning := METHODS[name].inner_pruning) is None:
             return job
         if job.get("preset") is not None:
             raise ValueError(

@@ -13,7 +13,7 @@ def verdict(
     Args:
         measured: The ratio.
         target: The least that it should be.
-        controls: Of what is compared.
+        controls: Relative difference between two measurements of one arm, for each arm compared.
         uncertainty: Of the ratio, as a share; None for the largest of the controls.
         at_most: Whether the target is the most that it should be.
     """

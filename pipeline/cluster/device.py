@@ -9,7 +9,7 @@ import ray
 from flashvid.errors import ConfigurationError
 from flashvid.models.devices import usable_device
 
-# Environment variable that sets the device of every model, regardless of what Ray reserved. It is for machines where
+# Environment variable that sets the device of every model, whether or not Ray reserved a GPU. It is for machines whose
 # Ray is configured with GPUs that do not exist, as in the tests.
 DEVICE_VARIABLE = "FLASHVID_DEVICE"
 

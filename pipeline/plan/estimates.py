@@ -12,7 +12,7 @@ from pipeline.clip import Clip
 from pipeline.cluster.resources import Pools, gpus_taken
 from pipeline.config import JobConfig, SamplingConfig
 from pipeline.plan.plan import Plan
-from pipeline.video.packet_index import VideoHeader
+from pipeline.video.packet_index import MAX_BYTES_OF_BLOCK, MAX_FRAMES_OF_BLOCK, VideoHeader
 
 # Bytes of a token object without its tokens, measured on the demo's clips: three thumbnails, the row's other columns,
 # and Parquet's own overhead.
@@ -20,10 +20,6 @@ _CLIP_OVERHEAD_BYTES = 20_000
 # Compressed bytes per visual token of its index and its assignment.
 _ASSIGNMENT_BYTES = 2
 _ANSWER_BYTES = 500
-# `pipeline/video/frame_blocks.py` holds up to this many full-size frames in memory at once, fewer if they exceed this
-# many bytes.
-_FRAMES_OF_BLOCK = 16
-_BYTES_OF_BLOCK = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -287,7 +283,7 @@ def actor_memory(
     """
     frames = largest_clip.frame_bytes if largest_clip else 0
     pictures = [header.width * header.height * 3 for header in headers]
-    raw = max((max(size, min(_FRAMES_OF_BLOCK * size, _BYTES_OF_BLOCK)) for size in pictures), default=0)
+    raw = max((max(size, min(MAX_FRAMES_OF_BLOCK * size, MAX_BYTES_OF_BLOCK)) for size in pictures), default=0)
     needs = {"decode": raw + frames, "encode": vision_bytes + frames, "answer": language_bytes + cache_bytes}
     actors = [(stage, pools[stage], needed) for stage, needed in needs.items() if stage in pools.by_stage]
     on_machine = sum(pool.size * needed for _, pool, needed in actors if not pool.num_gpus)

@@ -9,7 +9,6 @@ checked before it is written.
 from __future__ import annotations
 
 import errno
-import os
 import threading
 import time
 import uuid
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from flashvid.errors import ConfigurationError
 from pipeline.errors import StorageUnavailableError
 from pipeline.store.filesystem import FINAL_ERRORS, is_local, resolve
+from pipeline.store.local_files import create_durably
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -262,7 +262,8 @@ class Storage:
     def _create(self, name: str, content: bytes, within_s: float) -> bool:
         try:
             if self.is_local:
-                _create_local(Path(self.path(name)), content)
+                target = Path(self.path(name))
+                create_durably(target, target.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}"), content)
             else:
                 self._call(self.fs.pipe_file, self.path(name), content, mode="create", within_s=within_s)
         except FileNotFoundError as error:
@@ -319,34 +320,3 @@ def _written(info: Mapping[str, Any]) -> datetime:
     """Return when an object was last written, from the `info` of its filesystem; 1970 if that has no time."""
     written = next((info[name] for name in ("LastModified", "mtime", "updated", "created") if name in info), 0.0)
     return datetime.fromtimestamp(written, UTC) if isinstance(written, int | float) else written
-
-
-def _create_local(target: Path, content: bytes) -> None:
-    _make_folder(target.parent)
-    temporary = target.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, target)
-        _sync_folder(target.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _make_folder(folder: Path) -> None:
-    """Create a folder and its parents, and fsync the parent of each new one so that it survives a power cut."""
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in new:
-        _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    # The name of a new file must survive a power cut, not only its bytes.
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

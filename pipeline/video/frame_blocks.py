@@ -15,11 +15,8 @@ from pipeline.errors import SourceUnreachableError, VideoNotFoundError
 from pipeline.store.filesystem import resolve
 from pipeline.video.demux import opened, read_index
 from pipeline.video.frame_sampling import sample_frames
+from pipeline.video.packet_index import MAX_BYTES_OF_BLOCK, MAX_FRAMES_OF_BLOCK
 from pipeline.video.reader_choice import choose_reader
-
-# Limits of a block, which is passed on as one piece: many small frames, or a single large one (8K: 100 MB).
-_MAX_FRAMES_OF_BLOCK = 16
-_MAX_BYTES_OF_BLOCK = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -119,7 +116,7 @@ def frame_blocks(
         local = path if whole and isinstance(path, str) else None
         reader = choose_reader(local, sampling, container, index)
         bytes_of_frame = max(1, 3 * index.header.width * index.header.height)
-        at_once = max(1, min(_MAX_FRAMES_OF_BLOCK, _MAX_BYTES_OF_BLOCK // bytes_of_frame))
+        at_once = max(1, min(MAX_FRAMES_OF_BLOCK, MAX_BYTES_OF_BLOCK // bytes_of_frame))
         for first in range(0, len(indices), at_once):
             chosen = indices[first : first + at_once]
             yield FrameBlock(len(indices), index.times[chosen], reader.read(chosen))

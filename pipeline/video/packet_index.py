@@ -7,6 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+# Limits of a block of frames, which is passed on as one piece: many small frames, or a single large one (8K: 100 MB).
+# Here, since estimates need them without the readers.
+MAX_FRAMES_OF_BLOCK = 16
+MAX_BYTES_OF_BLOCK = 128 << 20
+
 
 @dataclass(frozen=True)
 class VideoHeader:

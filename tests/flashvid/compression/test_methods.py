@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +20,7 @@ from flashvid.config import MethodName
 from flashvid.methods import METHODS
 from tests.oracles.naive_compression import Slot, naive_compress
 from tests.oracles.naive_methods import NAIVE_METHODS
+from tests.support.packages import ROOT, install_package, run_python
 
 # These round up to whole frames or whole grids.
 _ROUNDED: tuple[MethodName, ...] = ("uniform_frames", "spatial_pooling")
@@ -131,24 +128,7 @@ def test_halves_and_still_frames(method: MethodName) -> None:
         assert len(result.tokens) == (32 if method == "uniform_frames" else 24)
 
 
-def _install(folder: Path, package: str, group: str, entries: Mapping[str, str], code: str) -> None:
-    """Install a package as pip would: one module, and its entry points."""
-    (folder / f"{package}.py").write_text(code, encoding="utf-8")
-    information = folder / f"{package}-1.0.dist-info"
-    information.mkdir()
-    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n", encoding="utf-8")
-    lines = [f"[{group}]", *(f"{name} = {target}" for name, target in entries.items())]
-    (information / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
-
-
-def _python(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(Path(__file__).parents[3])])}
-    return subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120, env=environment
-    )
-
-
-_PLUGIN = (Path(__file__).parents[3] / "docs" / "methods.md").read_text(encoding="utf-8").split("```python\n")[1]
+_PLUGIN = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8").split("```python\n")[1]
 
 
 @pytest.mark.parametrize(
@@ -163,14 +143,14 @@ _PLUGIN = (Path(__file__).parents[3] / "docs" / "methods.md").read_text(encoding
 )
 def test_a_method_of_another_package(tmp_path: Path, name: str, code: str, expected: str) -> None:
     """The method of docs/methods.md works as an installed package, with its version."""
-    _install(tmp_path, "first_tokens", "flashvid.methods", {name: "first_tokens:METHOD"}, code)
+    install_package(tmp_path, "first_tokens", "flashvid.methods", {name: "first_tokens:METHOD"}, code)
     script = (
         "import torch; from flashvid import CompressionConfig, compress; from flashvid.methods import METHODS;"
         f"config = CompressionConfig(method='{name}', retention_ratio=0.25);"
         "tokens = compress(torch.rand(2, 8, 4), torch.rand(2, 8), config);"
         f"print(tokens.indices.tolist(), METHODS.version('{name}'))"
     )
-    found = _python(tmp_path, script)
+    found = run_python(tmp_path, script)
     assert expected in (found.stdout.strip() if found.returncode == 0 else found.stderr)
 
 
