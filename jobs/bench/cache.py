@@ -73,7 +73,7 @@ Rivals = Callable[[Path, CompressedVideo], Mapping[str, Kind]]
 
 
 def bench_cache(output: Path | None = None, *, quick: bool = False, rivals: Rivals | None = None) -> list[CacheSpeed]:
-    """Measure, print a table, and write `cache.md`, `cache.csv` and `cache.png` into a folder, if one is given."""
+    """Measure, print a table, and write `cache.md` and `cache.csv` into a folder, if one is given."""
     speeds = measure_cache(_QUICK if quick else _PATIENCE, rivals)
     titles = "kind | bytes per token | relative to bfloat16 values | written, MB per CPU second"
     table = markdown_table(
@@ -90,9 +90,7 @@ def bench_cache(output: Path | None = None, *, quick: bool = False, rivals: Riva
         f"values; control ({_CONTROL_KIND} measured twice): {speeds[0].control:.1%}; {describe_environment()}.\n\n"
         f"{table}{unsettled(speeds[0].control)}"
     )
-    rates = {f"{speed.kind}, written": speed.write_mb_per_cpu_second for speed in speeds}
-    rates |= {f"{speed.kind}, read": speed.read_mb_per_cpu_second for speed in speeds}
-    publish(output, "cache", text, [asdict(speed) for speed in speeds], rates, "MB of bfloat16 values per CPU second")
+    publish(output, "cache", text, [asdict(speed) for speed in speeds])
     return speeds
 
 

@@ -107,7 +107,7 @@ def measure(shape: tuple[int, int, int], configs: Sequence[CompressionConfig], p
 
 
 def bench_compress(output: Path | None = None, *, quick: bool = False, study: Study | None = None) -> list[str]:
-    """Measure, print a table, and write `compress.csv`, `compress.md` and `compress.png`.
+    """Measure, print a table, and write `compress.csv` and `compress.md`.
 
     Args:
         output: A folder, created if it is missing; None writes nothing.
@@ -133,14 +133,6 @@ def bench_compress(output: Path | None = None, *, quick: bool = False, study: St
         for m in measurements
     )
     table = markdown_table("clip | retention | settings | CPU s | x bare products | control", rows)
-    longest = max(m.frames for m in measurements)
-    times = {f"{m.settings} at {m.retention_ratio:.2f}": m.times_products for m in measurements if m.frames == longest}
-    publish(
-        output,
-        "compress",
-        "\n".join([describe_environment() + "\n", table, text, verdict]),
-        [asdict(one) for one in measurements],
-        times,
-        f"CPU time as a multiple of the bare products', {longest} frames",
-    )
+    report = "\n".join([describe_environment() + "\n", table, text, verdict])
+    publish(output, "compress", report, [asdict(one) for one in measurements])
     return missed

@@ -18,14 +18,14 @@ QUESTIONS = ("What is it?", "When is it?", "Who has it?", "Why is it?")
 NUM_FRAMES = 16
 _CLIPS, _QUICK_CLIPS = 48, 5
 
-# Measures more for our own claims and writes it into a folder; returns text for the report.
-Study = Callable[[Path | None], str]
+# Measures more for our own claims; returns text for the report.
+Study = Callable[[], str]
 
 
 def bench_run(
     output: Path | None = None, *, quick: bool = False, clips: int | None = None, study: Study | None = None
 ) -> RunSummary:
-    """Run a job on the demo's clips, print what each stage took, and write `pipeline.md`, `.csv` and `.png`.
+    """Run a job on the demo's clips, print what each stage took, and write `pipeline.md` and `pipeline.csv`.
 
     Args:
         output: A folder, created if it is missing; None writes nothing.
@@ -55,7 +55,7 @@ def bench_run(
     figures = {"clips": summary.clips_planned, "answers": summary.answers_new, "seconds": summary.seconds}
     figures |= {f"{stage}_seconds_per_clip": each for stage, each in seconds.items()}
     if study is not None:
-        text += f"\n{study(output)}"
+        text += f"\n{study()}"
     rows = [{"figure": figure, "value": value} for figure, value in figures.items()]
-    publish(output, "pipeline", text, rows, seconds, "seconds of an actor per clip")
+    publish(output, "pipeline", text, rows)
     return summary

@@ -1,4 +1,4 @@
-"""What a benchmark writes: a report, a CSV of figures and a bar chart, each with the place where it was measured."""
+"""What a benchmark writes: a report and a CSV of figures, each with the machine on which they were measured."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 _PACKAGES = ("flashvid-pipeline", "torch", "transformers", "numpy")
-NO_PLOTS = "no plot: matplotlib is not installed (pip install 'flashvid-pipeline[bench]')"
 
 
 def environment_columns() -> dict[str, str]:
@@ -55,29 +52,19 @@ def markdown_table(titles: str, rows: Iterable[str]) -> str:
     return "".join(f"| {line} |\n" for line in lines)
 
 
-def publish(
-    folder: Path | None,
-    name: str,
-    text: str,
-    rows: Sequence[Mapping[str, object]],
-    bars: Mapping[str, float],
-    axis: str,
-) -> None:
-    """Print a report, and write `NAME.md`, `NAME.csv` and `NAME.png` into a folder.
+def publish(folder: Path | None, name: str, text: str, rows: Sequence[Mapping[str, object]]) -> None:
+    """Print a report, and write it to `NAME.md` and its figures to `NAME.csv` in a folder.
 
     Args:
         folder: Created if it is missing; None writes nothing.
-        name: Of the three files.
+        name: Name of the two files.
         text: The report.
-        rows: Of the CSV.
-        bars: Of the chart; NaN draws no bar.
-        axis: Title of the chart's axis.
+        rows: Rows of the CSV.
     """
     print(text)
     if folder is not None:
         write_report(folder, name, text)
         write_rows(folder / f"{name}.csv", rows)
-        plot_bars(folder / f"{name}.png", bars, axis)
 
 
 # Writes into a folder.
@@ -108,30 +95,6 @@ def bench_all(output: Path, benchmarks: Mapping[str, Benchmark], left_out: str =
     write_report(output, "all", "".join(lines))
     print("".join(lines))
     return found
-
-
-def new_figure(width: float, height: float) -> Any | None:  # noqa: ANN401 - matplotlib's, which is optional
-    """Return a figure of that size in inches, or None without matplotlib, which is then reported."""
-    if find_spec("matplotlib") is None:
-        print(NO_PLOTS)
-        return None
-    # The figure class itself, not pyplot: no global state, no display.
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def plot_bars(path: Path, values: Mapping[str, float], title: str) -> None:
-    """Draw a bar for each name; NaN draws none. Without matplotlib, write nothing."""
-    if (figure := new_figure(8, 1 + 0.3 * len(values))) is None:
-        return
-    axes = figure.subplots()
-    axes.bar_label(axes.barh([*values], [*values.values()]), fmt="%.3g", padding=3)
-    axes.invert_yaxis()
-    axes.margins(x=0.15)
-    axes.set_xlabel(title)
-    axes.grid(visible=True, axis="x", alpha=0.3)
-    figure.savefig(path, dpi=150)
 
 
 def _commit() -> str:

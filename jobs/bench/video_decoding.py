@@ -59,7 +59,7 @@ class DecodeSpeed:
 
 
 def bench_decode(video: Path, output: Path | None = None, patience: Patience = PATIENCE) -> list[DecodeSpeed]:
-    """Measure in turns, print a table, and write `decode.md`, `decode.csv` and `decode.png`.
+    """Measure in turns, print a table, and write `decode.md` and `decode.csv`.
 
     Args:
         video: A local file.
@@ -71,10 +71,8 @@ def bench_decode(video: Path, output: Path | None = None, patience: Patience = P
     """
     probe = read_probe(str(video))
     speeds = _measure(video, probe, patience)
-    rates = {f"{speed.decoder}, {speed.num_frames} frames": speed.frames_per_cpu_second for speed in speeds}
     rows = [{"video": video.name, **asdict(speed)} for speed in speeds]
-    text = _report(video, probe.decoder, speeds)
-    publish(output, "decode", text, rows, rates, "sampled frames per CPU second")
+    publish(output, "decode", _report(video, probe.decoder, speeds), rows)
     return speeds
 
 

@@ -97,12 +97,12 @@ def planning(
 
 @bench.command()
 def compress(
-    output: Annotated[Path | None, typer.Option(help="folder for compress.csv, compress.md and compress.png")] = None,
+    output: Annotated[Path | None, typer.Option(help="folder for compress.csv and compress.md")] = None,
     quick: Quick = False,
 ) -> None:
     """Measure the time, operations and memory of compression against the matrix products that it needs.
 
-    In a checkout, also measure the other methods, numbers of threads and the naive implementation. Exit code 1 if
+    In a checkout, also measure the other methods and the naive implementation. Exit code 1 if
     anything is over its limit.
 
     Example: flashvid bench compress --output compress
@@ -114,7 +114,7 @@ def compress(
 @bench.command()
 def decode(
     video: Annotated[Path, typer.Argument(help="a local video file", exists=True, dir_okay=False)],
-    output: Annotated[Path | None, typer.Option(help="folder for decode.csv, decode.md and decode.png")] = None,
+    output: Annotated[Path | None, typer.Option(help="folder for decode.csv and decode.md")] = None,
 ) -> None:
     """Measure sampled frames per second of both decoders, and of ffmpeg decoding the same file.
 
@@ -127,7 +127,7 @@ def decode(
 
 @bench.command()
 def cache(
-    output: Annotated[Path | None, typer.Option(help="folder for cache.csv, cache.md and cache.png")] = None,
+    output: Annotated[Path | None, typer.Option(help="folder for cache.csv and cache.md")] = None,
     quick: Quick = False,
 ) -> None:
     """Measure the bytes of a cached token, and how fast the store writes and reads it.
@@ -141,7 +141,7 @@ def cache(
 
 @bench.command()
 def pipeline(
-    output: Annotated[Path | None, typer.Option(help="folder for pipeline.csv, pipeline.md and pipeline.png")] = None,
+    output: Annotated[Path | None, typer.Option(help="folder for pipeline.csv and pipeline.md")] = None,
     quick: Quick = False,
     clips: Annotated[int | None, typer.Option(help="clips of the run; default: 48", min=1)] = None,
     turns: Annotated[int | None, typer.Option(help="turns of run and plain loop; default: 2", min=1)] = None,
@@ -168,7 +168,6 @@ def everything(
     """
     from jobs.bench.reports import bench_all
 
-    needs = "quality, answers and planning (they need a checkout of the repository), decode (it needs a video of yours)"
     needs = "quality, answers and planning (they need a checkout of the repository), decode (it needs a video of yours)"
     measured = benchmarks(quick)
     if bench_all(output, measured, "" if "decode" in measured else f"Left out: {needs}.")["compress"]:

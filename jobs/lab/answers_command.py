@@ -9,13 +9,12 @@ from pathlib import Path
 
 from flashvid.engine.constants import GPU_DECODE_ROWS, QUESTION_ROWS
 from flashvid.presets import preset_named
-from jobs.bench.reports import describe_environment, new_figure, write_report, write_rows
+from jobs.bench.reports import describe_environment, write_report, write_rows
 from jobs.bench.turns import CONTROL, settled
 from jobs.lab.answers import ARMS, AnswerCosts, ArmCost, Scope, measure_answers, work_of
 from jobs.lab.answers_model import LLAVA_7B
-from jobs.lab.answers_targets import targets_table
 from jobs.lab.answers_work import H100_PARTS
-from jobs.lab.verdicts import told_ratio
+from jobs.lab.figures import new_figure
 
 # Layers of the 7B model before the paper's inner pruning.
 _SPLIT_7B = preset_named("llava_onevision").inner_pruning().pruning_layer
@@ -121,7 +120,7 @@ def answers_markdown(found: AnswerCosts, beside: str) -> str:
             f"| {cost.questions} | {cost.arm} | {c.frames_decoded} | {c.encoder_calls} | {c.token_layers_prefilled} "
             f"| {c.generated_tokens} | {c.bytes_written} | {c.bytes_read} | {c.kv_bytes / 1e6:.1f} |"
         )
-    lines += ["", *targets_table(found), "", *_paid(found), *_steps(found)]
+    lines += ["", *_paid(found), *_steps(found)]
     return "\n".join(lines) + "\n"
 
 
@@ -170,7 +169,8 @@ def _steps(found: AnswerCosts) -> list[str]:
 
 def _ratio(cost: ArmCost, seconds: float, other: ArmCost) -> str:
     """Return a ratio for a table; empty inside the A/A band, or if a control is too large."""
-    return told_ratio(seconds / cost.seconds, cost.control, other.control)
+    ratio = seconds / cost.seconds
+    return f"{ratio:.1f}x" if settled(cost.control, other.control) and abs(ratio - 1) > CONTROL else ""
 
 
 def _over_limit(cost: ArmCost) -> str:

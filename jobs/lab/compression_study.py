@@ -1,6 +1,6 @@
 """What `flashvid bench compress` adds for our own claims.
 
-Operations, memory, the other methods, numbers of threads, and the naive implementation.
+Operations, memory, the other methods, and the naive implementation.
 """
 
 from __future__ import annotations
@@ -19,12 +19,10 @@ from jobs.bench.cost import cpu_seconds, drifting_clip
 from jobs.bench.reports import markdown_table, write_rows
 from jobs.lab.operations import CountOperations, peak_extra_bytes
 from jobs.lab.rival_costs import PATIENCE, RivalMeasurement, measure_rivals, rivals_table
-from jobs.lab.thread_counts import ThreadDifferences, compare_thread_counts, threads_table
 
 _RETENTIONS, _RIVAL_RETENTIONS = (0.10, 0.25), (0.25, 0.5)
 # The naive implementation loops over tokens: it is compared where that takes seconds.
 _NAIVE_SHAPES = ((4, 36, 64), (32, 196, 3584))
-_THREADS_SHAPE, _QUICK_THREADS_SHAPE, _SEEDS = (32, 196, 1024), (4, 36, 64), 5
 # The largest share of the naive implementation's time that ours may take.
 TIMES_NAIVE = 0.75
 # Limits of operations, of their growth with the frames, and of memory as a share of the input.
@@ -139,19 +137,15 @@ def compression_study(output: Path | None, quick: bool) -> tuple[str, list[str]]
     clip, patience = drifting_clip(*shapes[0]), QUICK_PATIENCE if quick else PATIENCE
     counted = count_work(shapes)
     rivals = [m for ratio in _RIVAL_RETENTIONS for m in measure_rivals(clip, ratio, patience)]
-    threads_shape = _QUICK_THREADS_SHAPE if quick else _THREADS_SHAPE
-    threads = [compare_thread_counts(threads_shape, ratio, _SEEDS) for ratio in _RETENTIONS]
     compared = [one for shape in _NAIVE_SHAPES[: 1 if quick else 2] for one in compare_with_naive(shape)]
     if output is not None:
-        tables: dict[str, Sequence[CountedWork | RivalMeasurement | ThreadDifferences | NaiveComparison]]
-        tables = {"work": counted, "methods": rivals, "threads": threads, "naive": compared}
+        tables: dict[str, Sequence[CountedWork | RivalMeasurement | NaiveComparison]]
+        tables = {"work": counted, "methods": rivals, "naive": compared}
         for name, rows in tables.items():
             if rows:
                 write_rows(output / f"compress_{name}.csv", [asdict(row) for row in rows])
     missed = missed_work(counted) + [problem for one in compared for problem in one.missed()]
-    missed += [f"threads at {d.retention_ratio:.2f}: parted at {d.largest_gap:.1e}" for d in threads if not d.only_ties]
-    shown = (work_table(counted), rivals_table(rivals, shapes[0]), threads_table(threads, threads_shape))
-    return "\n".join((*shown, naive_table(compared))), missed
+    return "\n".join((work_table(counted), rivals_table(rivals, shapes[0]), naive_table(compared))), missed
 
 
 def work_table(counted: Sequence[CountedWork]) -> str:

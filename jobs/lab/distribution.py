@@ -29,11 +29,9 @@ from jobs.lab.answers_model import BENCH, write_model
 from jobs.lab.process_tree import KINDS, Kind, run_measured
 from jobs.lab.ray_session import RaySession
 from jobs.lab.sample_videos import write_textures
-from jobs.lab.verdicts import verdict
 from pipeline.cluster.resources import Pool, clips_per_batch
 from pipeline.config import JobConfig
 
-RATIO_TARGET = 1.25
 # Enough clips to give every process of a run some work, including the tasks that probe and distribute clips.
 FEW = 4
 # Folders of the clips for the loop before the run and for the loop after it.
@@ -60,6 +58,11 @@ class Turn:
     def loop_seconds(self) -> float:
         """CPU time per clip, the mean of both halves."""
         return sum(self.loops) / 2
+
+    @property
+    def ratio(self) -> float:
+        """Ratio of the run, without Ray's daemons, to the loop."""
+        return (self.run["driver"] + self.run["workers"]) / self.loop_seconds
 
     @property
     def ratio_with_daemons(self) -> float:
@@ -90,11 +93,6 @@ class Distribution:
         return min(self.turns, key=lambda turn: turn.control)
 
     @property
-    def control(self) -> float:
-        """The control of that turn."""
-        return self.best.control
-
-    @property
     def ratio_control(self) -> float | None:
         """Relative difference of the ratio between the turns with a small control; None with fewer than two."""
         ratios = [turn.ratio_with_daemons for turn in self.turns if settled(turn.control)]
@@ -103,45 +101,13 @@ class Distribution:
     @property
     def controls(self) -> tuple[float, ...]:
         """All controls that exist."""
-        return (self.control,) if self.ratio_control is None else (self.control, self.ratio_control)
+        return (self.best.control,) if self.ratio_control is None else (self.best.control, self.ratio_control)
 
     @property
     def uncertainty(self) -> float:
         """Of the ratios, as a share: both controls, and the largest allowed variation of the one-time cost."""
-        once, clip = sum(self.once_seconds.values()), sum(self.ray_seconds.values())
+        once, clip = sum(self.best.once.values()), sum(self.best.run.values())
         return sum(self.controls) + CONTROL * once / (self.clips * clip)
-
-    @property
-    def loop_seconds(self) -> float:
-        """CPU time per clip, the mean of both halves."""
-        return self.best.loop_seconds
-
-    @property
-    def ray_seconds(self) -> Mapping[Kind, float]:
-        """CPU time per clip, by kind of process."""
-        return self.best.run
-
-    @property
-    def once_seconds(self) -> Mapping[Kind, float]:
-        """CPU time of a run of a few clips."""
-        return self.best.once
-
-    @property
-    def verdict(self) -> str:
-        """Whether the target is met; "no claim" if a control is too large, or the ratio is too near the target."""
-        return verdict(
-            self.ratio_with_daemons, RATIO_TARGET, *self.controls, uncertainty=self.uncertainty, at_most=True
-        )
-
-    @property
-    def ratio(self) -> float:
-        """Ratio of the run, without Ray's daemons, to the loop."""
-        return (self.ray_seconds["driver"] + self.ray_seconds["workers"]) / self.loop_seconds
-
-    @property
-    def ratio_with_daemons(self) -> float:
-        """Ratio of the run, with Ray's daemons, to the loop."""
-        return self.best.ratio_with_daemons
 
 
 def measure_distribution(session: RaySession, clips: int, turns: int) -> Distribution:

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from pyarrow import csv
 
-from jobs.bench.reports import new_figure, write_rows
+from jobs.bench.reports import write_rows
 from jobs.evaluation.accuracy import ratio_interval
+from jobs.lab.figures import new_figure
 from jobs.lab.measurement import FULL, Measurement
 
 ALL = "all"

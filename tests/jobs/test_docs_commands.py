@@ -76,7 +76,6 @@ ELSEWHERE = {
     "python -m tests.oracles.reference_vectors DIR": "test_compression_vectors.py",
     "make gpu-check": "test_gpu_check.py",
     "python -m jobs.lab.roofline docs/performance.md": "test_roofline.py",
-    "python -m jobs.lab.arm_profile D 16": "test_bench_answers.py",
     "python -m jobs.lab.dispatch": "test_roofline.py",
     "make demo": "test_release.py",
     "make cluster-up": "test_cluster.py",

@@ -32,7 +32,6 @@ def test_every_decoder_of_a_file_is_measured(sample_videos: Path, tmp_path: Path
         rows = [*csv.DictReader(file)]
     assert [row["decoder"] for row in rows] == [speed.decoder for speed in speeds]
     assert all(row["commit"] and row["machine"] for row in rows)
-    assert (tmp_path / "out" / "decode.png").stat().st_size > 1000
 
 
 _BURN = "import time\nwhile time.process_time() < {}: pass\n"

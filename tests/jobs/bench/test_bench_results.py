@@ -12,13 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from flashvid.errors import ConfigurationError
-from jobs.bench import reports
 from jobs.bench.reports import (
-    NO_PLOTS,
     bench_all,
     describe_environment,
     environment_columns,
-    plot_bars,
     write_report,
     write_rows,
 )
@@ -47,17 +44,6 @@ def test_rows_say_where_they_are_from(tmp_path: Path) -> None:
 def test_a_report_makes_its_folder(tmp_path: Path) -> None:
     write_report(tmp_path / "a" / "b", "x", "text\n")
     assert (tmp_path / "a" / "b" / "x.md").read_text() == "text\n"
-
-
-def test_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A picture; without matplotlib none, and a line that says so."""
-    plot_bars(tmp_path / "x.png", {"one": 1.0, "two": 2.5}, "of something")
-    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
-    assert capsys.readouterr().out == ""
-    monkeypatch.setattr(reports, "find_spec", lambda _: None)
-    plot_bars(tmp_path / "y.png", {"one": 1.0}, "of something")
-    assert not (tmp_path / "y.png").exists()
-    assert capsys.readouterr().out == f"{NO_PLOTS}\n"
 
 
 def test_all_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

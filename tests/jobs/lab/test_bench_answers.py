@@ -30,7 +30,6 @@ from jobs.lab.answers_arms import QUESTIONS, Bench, Counts
 from jobs.lab.answers_command import answers_markdown, break_even, predicted_seconds, write_answers
 from jobs.lab.answers_model import BENCH, ModelSize
 from jobs.lab.answers_rates import language_kernels, vision_kernels
-from jobs.lab.answers_targets import targets_table
 from jobs.lab.answers_work import (
     AskedQuestion,
     PartRates,
@@ -43,8 +42,6 @@ from jobs.lab.answers_work import (
     layer_parameters,
     prefill,
 )
-from jobs.lab.arm_profile import profile_arm
-from jobs.lab.verdicts import verdict
 
 TINY = ModelSize(16, 24, 2, 2, 5, 32, 40, 4, 4, 2, 480, 4)
 
@@ -194,45 +191,6 @@ def test_answers_over_one_copy_take_less_time() -> None:
     assert attention[1] > attention[0]
 
 
-@pytest.mark.parametrize(
-    ("measured", "controls", "at_most", "said"),
-    [
-        (2.5, (0.01, 0.04), False, "met"),
-        (1.5, (0.01, 0.04), False, "not met"),
-        (1.85, (0.01, 0.04), False, "no claim"),
-        (1.85, (0.01, 0.02), False, "met"),
-        (2.5, (0.01, 0.06), False, "no claim"),
-        (1.5, (0.01,), True, "met"),
-        (2.5, (0.01,), True, "not met"),
-        (1.81, (0.01,), True, "no claim"),
-    ],
-)
-def test_a_target_is_met_or_not_or_nothing_is_claimed(
-    measured: float, controls: tuple[float, ...], at_most: bool, said: str
-) -> None:
-    """Nothing with a control that was not reached, nor nearer the target than controls differ."""
-    assert verdict(measured, 1.8, *controls, at_most=at_most) == said
-
-
-def test_targets_are_told() -> None:
-    """Those of a number of questions that was not asked are not; arms that are not ours have no limit to keep."""
-    seconds = {"A": 40.0, "B": 2.0, "C": 1.0, "C inner": 1.5, "D": 0.3}
-    costs = tuple(replace(cost_of(arm, time), questions=16) for arm, time in seconds.items())
-    table = targets_table(AnswerCosts(replace(QUICK, questions=(16,)), costs))
-    assert table[2:] == [
-        "| B takes 1.8x of C at Q = 16 | 2.0x | met |",
-        "| B takes 1.8x of C inner at Q = 16 | 1.3x | not met |",
-        "| B takes 6x of D at Q = 16 | 6.7x | met |",
-        "| A takes 35x of D at Q = 16 | 133.3x | met |",
-        # A shortest run of nine tenths, against 0.6 s.
-        "| C at Q = 16 within 15% of its limit | +50% | not met |",
-        "| C inner at Q = 16 within 15% of its limit | +125% | not met |",
-        "| D at Q = 16 within 15% of its limit | -55% | met |",
-    ]
-    fewer = tuple(cost_of(arm, time) for arm, time in seconds.items())
-    assert len(targets_table(AnswerCosts(QUICK, fewer))) == 2 + 3
-
-
 def cost_of(arm: str, seconds: float, *, control: float = 0.0, asked: tuple[AskedQuestion, ...] = ()) -> ArmCost:
     """An arm of which little is known but how long it took."""
     return ArmCost(
@@ -332,14 +290,6 @@ def test_the_rival_decodes_all_answers_together(tmp_path: Path, monkeypatch: pyt
     assert 16 * asked.answers[0].num_prompt_tokens > MAX_BATCH_TOKENS
     assert sizes[0] == 16
     assert len(sizes) == max(answer.num_generated_tokens for answer in asked.answers) - 1
-
-
-def test_a_profile_names_functions_and_operations(tmp_path: Path) -> None:
-    """Of the arm that is asked for: one that reads tokens prefills, and encodes nothing."""
-    warm = profile_arm(Bench(tmp_path, TINY, 4), "D", 3)
-    assert "(prefill_prefix)" in warm
-    assert "(encode)" not in warm
-    assert "aten::mm" in warm
 
 
 def bench_lengths(answers: tuple[Answer, ...]) -> tuple[int, list[int]]:
