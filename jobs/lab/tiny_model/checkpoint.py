@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from jobs.lab.tiny_model.rendering import render
 from jobs.lab.tiny_model.scenes import make_scene
-from jobs.lab.tiny_model.training_config import write_model
+from jobs.lab.tiny_model.training_config import write_tiny
 from jobs.lab.tiny_model.vision_stage import VisionStage, encode_steps
 
 # Relative to word embeddings of 0.1: much larger features drown the text at first.
@@ -45,5 +45,5 @@ def export(frozen: Path, language: Path, folder: Path) -> int:
         ("decoder.", "model.language_model.", state["module"]),
     ):
         weights |= {name + key.removeprefix(prefix): value for key, value in module.items() if key.startswith(prefix)}
-    write_model(folder, weights)
+    write_tiny(folder, weights)
     return int(state["step"])

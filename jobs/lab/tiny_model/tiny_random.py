@@ -7,98 +7,61 @@ Same bytes every time. Its answers are meaningless syllables, so that they are n
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
+import sys
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
-from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import BPE
+from tokenizers import pre_tokenizers
 from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from jobs.lab.tiny_model.model_files import (
+    SPECIAL_TOKENS,
+    byte_level_tokenizer,
+    chat_template,
+    qwen_config,
+    write_model,
+    write_tokenizer,
+)
+
 _SEED = 20261123
 _HIDDEN_SIZE = 96
-SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
 _SYLLABLES = tuple(f"Ġ{onset}{vowel}{coda}" for onset, vowel, coda in product("bdfgklmnprstvz", "aeiou", "lnr"))
 # After one of these the turn tends to end, so that answers differ in length and some are cut by max_new_tokens.
 _LAST_SYLLABLE_ENDS = "un"
-_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
-    "{% for part in message.content %}"
-    "{% if part.type == 'video' %}<|vision_start|><|video_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}"
-    "{% endfor %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 def build(folder: Path) -> None:
     """Write configuration, weights, tokenizer and chat template into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
     vocabulary = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *_SYLLABLES]
-    special = {token: len(vocabulary) + index for index, token in enumerate(SPECIAL_TOKENS)}
-    config = _config(len(vocabulary) + len(special), special)
-    _write_tokenizer(folder, vocabulary)
-    _write_json(folder / "config.json", config)
-    _write_json(folder / "generation_config.json", {"eos_token_id": [special["<|im_end|>"], special["<|endoftext|>"]]})
-    _write_json(folder / "preprocessor_config.json", {"min_pixels": 16 * 16 * 16, "max_pixels": 80 * 16 * 16})
-    weights = _weights(config, vocabulary, special["<|im_end|>"])
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def _config(vocab_size: int, special: dict[str, int]) -> dict[str, Any]:
-    return {
-        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
-        "model_type": "qwen2_5_vl",
-        "dtype": "bfloat16",
-        "tie_word_embeddings": False,
-        "image_token_id": special["<|image_pad|>"],
-        "video_token_id": special["<|video_pad|>"],
-        "vision_start_token_id": special["<|vision_start|>"],
-        "vision_end_token_id": special["<|vision_end|>"],
-        "text_config": {
-            "model_type": "qwen2_5_vl_text",
-            "vocab_size": vocab_size,
-            "hidden_size": _HIDDEN_SIZE,
-            "intermediate_size": 192,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 32768,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 4, 4]},
-            "bos_token_id": special["<|endoftext|>"],
-            "eos_token_id": special["<|im_end|>"],
-        },
-        "vision_config": {
-            "model_type": "qwen2_5_vl_vision",
-            "depth": 2,
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_heads": 4,
-            "out_hidden_size": _HIDDEN_SIZE,
-            "patch_size": 8,
-            "spatial_patch_size": 8,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-            "window_size": 64,
-            "fullatt_block_indexes": [1],
-            "tokens_per_second": 2,
-        },
+    ids = {token: index for index, token in enumerate([*vocabulary, *SPECIAL_TOKENS])}
+    text = {
+        "hidden_size": _HIDDEN_SIZE,
+        "intermediate_size": 192,
+        "num_hidden_layers": 3,
+        "num_key_value_heads": 2,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 4, 4]},
     }
+    vision = {
+        "depth": 2,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_heads": 4,
+        "spatial_patch_size": 8,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "window_size": 64,
+        "fullatt_block_indexes": [1],
+        "tokens_per_second": 2,
+    }
+    config = qwen_config(ids, tied=False, text=text, vision=vision)
+    write_model(folder, config, _weights(config, vocabulary, ids["<|im_end|>"]), (16 * 16 * 16, 80 * 16 * 16))
+    plain = {token: ids[token] for token in vocabulary}
+    write_tokenizer(folder, byte_level_tokenizer(plain), chat_template("{{ part.text }}"))
 
 
 def _weights(config: dict[str, Any], vocabulary: list[str], end: int) -> dict[str, Tensor]:
@@ -117,7 +80,7 @@ def _weights(config: dict[str, Any], vocabulary: list[str], end: int) -> dict[st
     ]
     embedding[last] += 2 * direction
     head[end] = direction
-    return {name: tensor.bfloat16() for name, tensor in weights.items()}
+    return weights
 
 
 def _draw(name: str, shape: list[int], bits: np.random.PCG64, scale: float | None = None) -> Tensor:
@@ -137,30 +100,5 @@ def _draw(name: str, shape: list[int], bits: np.random.PCG64, scale: float | Non
     return torch.from_numpy(uniform.reshape(shape)).float()
 
 
-def _write_tokenizer(folder: Path, vocabulary: list[str]) -> None:
-    """Byte-level BPE without merges: the model answers in syllables, and any input is spelled in bytes."""
-    tokenizer = Tokenizer(BPE(vocab={token: index for index, token in enumerate(vocabulary)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    _write_json(
-        folder / "tokenizer_config.json",
-        {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "eos_token": "<|im_end|>",
-            "pad_token": "<|endoftext|>",
-            "clean_up_tokenization_spaces": False,
-            "chat_template": _TEMPLATE,
-        },
-    )
-
-
-def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("folder", type=Path)
-    build(parser.parse_args().folder)
+    build(Path(sys.argv[1]))

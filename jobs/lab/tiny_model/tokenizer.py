@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 import string
-from pathlib import Path
 
-from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import BPE
+from tokenizers import Tokenizer, pre_tokenizers
 
 from flashvid.models import GenerationConfig
 from jobs.lab.tiny_model.drawn_questions import PLURALS, TIMES, WORDINGS
+from jobs.lab.tiny_model.model_files import SPECIAL_TOKENS, byte_level_tokenizer, chat_template
 from jobs.lab.tiny_model.scenes import COLOURS, DIRECTIONS, SHAPES
-from jobs.lab.tiny_model.tiny_random import SPECIAL_TOKENS
 
 SYSTEM_PROMPT = GenerationConfig().system_prompt
 _ROLES = ("system", "user", "assistant")
@@ -26,13 +23,7 @@ _MORE_WORDS = (
     "before after during then until background briefly flash flashing long short time times two three four five six "
 )
 # A word starts with its space, also at the beginning of a turn, so that each word is one token everywhere.
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
-    "{% for part in message.content %}"
-    "{% if part.type == 'video' %}<|vision_start|><|video_pad|><|vision_end|>{% else %} {{ part.text }}{% endif %}"
-    "{% endfor %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
+CHAT_TEMPLATE = chat_template(" {{ part.text }}")
 _SPACE = "Ġ"
 
 
@@ -53,22 +44,4 @@ def build_tokenizer() -> Tokenizer:
     """Return a byte-level BPE without merges: words outside the vocabulary are spelled in bytes."""
     vocabulary = build_vocabulary()
     plain = {token: index for token, index in vocabulary.items() if token not in SPECIAL_TOKENS}
-    tokenizer = Tokenizer(BPE(vocab=plain, merges=[], ignore_merges=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
-    return tokenizer
-
-
-def write_tokenizer(folder: Path) -> None:
-    """Write tokenizer.json and tokenizer_config.json with the chat template."""
-    build_tokenizer().save(str(folder / "tokenizer.json"))
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": "<|im_end|>",
-        "pad_token": "<|endoftext|>",
-        "clean_up_tokenization_spaces": False,
-        "chat_template": CHAT_TEMPLATE,
-    }
-    text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
-    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+    return byte_level_tokenizer(plain, ignore_merges=True)

@@ -21,10 +21,11 @@ from jobs.lab.tiny_model.drawn_questions import (
 from jobs.lab.tiny_model.evaluate import judge, through_file
 from jobs.lab.tiny_model.feature_cache import Shard
 from jobs.lab.tiny_model.labels import COLOUR_NAMES, TOKENS_PER_STEP, label_tokens
+from jobs.lab.tiny_model.model_files import write_tokenizer
 from jobs.lab.tiny_model.packing import QuestionEncoder
 from jobs.lab.tiny_model.rendering import render, through_codec, write_clip
 from jobs.lab.tiny_model.scenes import COLOURS, LENGTHS, SHAPES, Scene, clip_rng, make_crowd, make_scene
-from jobs.lab.tiny_model.tokenizer import build_tokenizer, write_tokenizer
+from jobs.lab.tiny_model.tokenizer import CHAT_TEMPLATE, build_tokenizer
 
 _SCENES = [make_scene("train", index, steps) for index in range(12) for steps in LENGTHS]
 
@@ -235,7 +236,7 @@ def test_taught_words_are_one_token() -> None:
 
 
 def test_training_reads_prompts_as_the_pipeline_writes_them(tmp_path: Path) -> None:
-    write_tokenizer(tmp_path)
+    write_tokenizer(tmp_path, build_tokenizer(), CHAT_TEMPLATE)
     encoder = QuestionEncoder(build_tokenizer())
     chat = ChatPrompt.load(tmp_path, video_token="<|video_pad|>")  # noqa: S106 - no password
     before, after = chat.around_video("What flashes briefly?", "You are a helpful assistant.")

@@ -22,7 +22,7 @@ from jobs.lab.tiny_model.progress import RunFolder
 from jobs.lab.tiny_model.rendering import render
 from jobs.lab.tiny_model.scenes import Scene, make_scene
 from jobs.lab.tiny_model.tokenizer import build_tokenizer
-from jobs.lab.tiny_model.training_config import build_model, write_model
+from jobs.lab.tiny_model.training_config import build_model, write_tiny
 from jobs.lab.tiny_model.vision_stage import VisionHeads, VisionStage
 
 
@@ -45,7 +45,7 @@ def test_packed_questions_are_answered_as_separate_ones(tmp_path: Path) -> None:
     language_stage._initialise(module.model.language_model)
     for parameter in module.parameters():
         parameter.copy_(parameter.bfloat16())
-    write_model(tmp_path, {name: value for name, value in module.state_dict().items() if name != "lm_head.weight"})
+    write_tiny(tmp_path, {name: value for name, value in module.state_dict().items() if name != "lm_head.weight"})
     model = load_model(tmp_path, dtype="float32")
     scene = make_scene("train", 0, 3)
     video = model.compress(model.encode(render(scene), np.arange(6) / scene.fps), None)
