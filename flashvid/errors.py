@@ -66,3 +66,8 @@ class ConfigurationError(FatalError, ValueError):
 
 class ModelLoadError(FatalError):
     """Files of a model that are missing or incomplete, or an architecture that is not supported."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text that is not blank; without one, the name of its class."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -12,6 +12,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any, Literal
 
+from flashvid.errors import first_line
 from pipeline.config import JobConfig
 from pipeline.store.storage import Storage
 
@@ -117,16 +118,16 @@ def check_storage(key: str, url: str, storage_options: Mapping[str, Any]) -> Ite
         storage_options: For fsspec.
     """
     area, name = f"storage, {key}", f"doctor/{uuid.uuid4().hex}"
-    opened: list[Storage] = []
+    storage: Storage | None = None
 
     def names() -> str:
-        opened.append(Storage(url, storage_options))
-        return f"{url}, {len(opened[0].names('runs'))} records in runs/"
+        nonlocal storage
+        storage = Storage(url, storage_options)
+        return f"{url}, {len(storage.names('runs'))} records in runs/"
 
     yield _checked(area, "list", names, _ACCESS)
-    if not opened:
+    if storage is None:
         return
-    (storage,) = opened
 
     def write() -> str:
         _require(storage.create(name, _CONTENT), "another object was there already")
@@ -195,9 +196,8 @@ def _checked(area: str, name: str, look: Callable[[], str], fix: str) -> Check:
 
 
 def _failed(area: str, name: str, error: Exception, fix: str) -> Check:
-    reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
-    named = reason if isinstance(error, CheckFailedError) else f"{type(error).__name__}: {reason}"
-    return Check(area, name, "failed", named, fix)
+    named = "" if isinstance(error, CheckFailedError) else f"{type(error).__name__}: "
+    return Check(area, name, "failed", named + first_line(error), fix)
 
 
 def _version(name: str) -> str | None:

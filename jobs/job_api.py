@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flashvid.errors import ConfigurationError
+from flashvid.errors import ConfigurationError, first_line
 from pipeline.config import JobConfig
 from pipeline.errors import ClusterUnreachableError
 
@@ -56,7 +56,7 @@ def job_api(address: str | None) -> Iterator[JobSubmissionClient]:
     except RuntimeError as error:
         # The client raises this for every refusal over HTTP, with the status only in the text.
         away = "status code 5" in str(error)
-        raise (ClusterUnreachableError if away else ConfigurationError)(_first_line(error), where) from None
+        raise (ClusterUnreachableError if away else ConfigurationError)(first_line(error), where) from None
 
 
 def send(client: JobSubmissionClient, working_dir: Path, entrypoint: str, job: JobConfig) -> str:
@@ -78,7 +78,3 @@ def our_jobs(client: JobSubmissionClient, output: str | None = None) -> list[Job
 def output_of(job: JobDetails) -> str:
     """Return the output that a job writes to."""
     return str((job.metadata or {}).get(_OUTPUT, ""))
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

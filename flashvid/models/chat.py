@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from flashvid.errors import ConfigurationError, ModelLoadError
+from flashvid.errors import ConfigurationError, ModelLoadError, first_line
 from flashvid.models.source import chat_template, read_json
 
 if TYPE_CHECKING:
@@ -159,8 +159,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # noqa: BLE001 - the tokenizers library raises plain Exception
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelLoadError(f"the tokenizer can't be loaded: {lines[0]}", str(path)) from None
+        raise ModelLoadError(f"the tokenizer can't be loaded: {first_line(error)}", str(path)) from None
 
 
 def end_tokens(path: Path, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

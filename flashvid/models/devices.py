@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from flashvid.errors import ConfigurationError, ModelLoadError
+from flashvid.errors import ConfigurationError, ModelLoadError, first_line
 from flashvid.models.source import ModelSource
 
 # Share of the memory that is free when answering begins; a prefill needs the rest for intermediate results.
@@ -31,8 +31,7 @@ def usable_device(device: str | torch.device | None) -> torch.device:
         if found.type != "cuda":
             torch.empty(1, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigurationError(f"device {str(found)!r} can't be used here: {reason}") from None
+        raise ConfigurationError(f"device {str(found)!r} can't be used here: {first_line(error)}") from None
     return found
 
 
@@ -47,7 +46,7 @@ def why_no_cuda() -> str | None:
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as error:
-        return str(error).strip().splitlines()[0]
+        return first_line(error)
     return None
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from flashvid.errors import ConfigurationError, ModelLoadError
+from flashvid.errors import ConfigurationError, ModelLoadError, first_line
 from flashvid.models.family import LoadOptions
 from flashvid.models.source import ModelSource
 from flashvid.models.weights import Checkpoint
@@ -43,7 +43,7 @@ def without_memory(kind: Callable[[Any], Module], config: object) -> Module:
         with torch.device("meta"):
             return kind(config)
     except (ImportError, ValueError) as error:
-        raise ConfigurationError(f"transformers can't build the model: {str(error).splitlines()[0]}") from None
+        raise ConfigurationError(f"transformers can't build the model: {first_line(error)}") from None
 
 
 def read_decoder(

@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from flashvid.errors import FlashVidError, ModelLoadError
+from flashvid.errors import FlashVidError, ModelLoadError, first_line
 from flashvid.models.registry import FAMILIES, find_family
 from flashvid.models.source import ALL_FILES, SETTINGS_FILES, ModelSource, chat_template, read_json
 
@@ -65,8 +65,8 @@ def model_errors(path: Path, passed: tuple[type[Exception], ...] = ()) -> Iterat
     except passed:
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise ModelLoadError(f"its files can't be used: {type(error).__name__}: {reason}", str(path)) from error
+        what = f"its files can't be used: {type(error).__name__}: {first_line(error)}"
+        raise ModelLoadError(what, str(path)) from error
 
 
 def _checked_source(name: str, revision: str | None, path: Path) -> ModelSource:
@@ -116,10 +116,8 @@ def _locate(name: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelLoadError(
-            f"not a directory, and download from the Hugging Face Hub failed: {reason}", name
-        ) from None
+        what = f"not a directory, and download from the Hugging Face Hub failed: {first_line(error)}"
+        raise ModelLoadError(what, name) from None
 
 
 def _check_tokenizer(path: Path, special_tokens: tuple[str, ...]) -> None:

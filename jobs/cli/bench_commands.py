@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +14,8 @@ import typer
 if TYPE_CHECKING:
     from jobs.bench.reports import Benchmark
 
+# Measurements behind the project's claims, which need a checkout.
+_LAB_COMMANDS = ("quality", "answers", "planning")
 # Exit code: something is over its limit.
 _OVER = 1
 
@@ -22,77 +24,28 @@ Quick = Annotated[bool, typer.Option("--quick", help="small and fast, only to se
 bench = typer.Typer(no_args_is_help=True, help="Measure this machine; in a checkout, also what the project claims.")
 
 
-def _lab(name: str) -> Any:  # noqa: ANN401 - a function of any kind
-    """Return `jobs.lab.NAME.NAME`, which a checkout has; None in an installed package."""
-    return getattr(import_module(f"jobs.lab.{name}"), name) if find_spec("jobs.lab") else None
+def _lab(name: str) -> Any:  # noqa: ANN401 - a module of any content
+    """Return the module `jobs.lab.NAME`, which a checkout has; None in an installed package."""
+    return import_module(f"jobs.lab.{name}") if find_spec("jobs.lab") else None
 
 
-def _need_lab(command: str) -> None:
-    """Raise ConfigurationError where jobs/lab is not installed."""
-    if find_spec("jobs.lab") is None:
-        from flashvid.errors import ConfigurationError
+def _refused(ctx: typer.Context) -> None:
+    """Not in the installed package: needs a checkout of the flashvid repository."""
+    from flashvid.errors import ConfigurationError
 
-        raise ConfigurationError(
-            f"flashvid bench {command} is not in the installed package: run it in a checkout of the flashvid repository"
-        )
-
-
-@bench.command()
-def quality(
-    output: Annotated[Path, typer.Option(help="folder for quality.csv, frames.csv, quality.md and quality.png")],
-    model: Annotated[str, typer.Option(help="embedded name or model directory")] = "tiny",
-    quick: Annotated[bool, typer.Option("--quick", help="a quarter of the clips, no variants: 5 minutes")] = False,
-    tune: Annotated[bool, typer.Option("--tune", help="use the clips for choosing settings, not for reports")] = False,
-    workers: Annotated[int | None, typer.Option(help="processes of one thread; default: one per core")] = None,
-) -> None:
-    """Measure accuracy against retention on generated clips, for FlashVID, its variants and its rivals.
-
-    Needs a checkout of the repository.
-
-    Example: flashvid bench quality --output quality --quick
-    """
-    _need_lab("quality")
-    from jobs.lab.quality_command import bench_quality
-
-    bench_quality(
-        model, output, quick=quick, clip_set="tune" if tune else "report", workers=workers or os.cpu_count() or 1
+    raise ConfigurationError(
+        f"{ctx.command_path} is not in the installed package: run it in a checkout of the repository"
     )
 
 
-@bench.command()
-def answers(
-    output: Annotated[Path | None, typer.Option(help="folder for answers.csv, answers.md and answers.png")] = None,
-    quick: Quick = False,
-) -> None:
-    """Measure what answers cost by the number of questions per video, for us, the usual loop and a prefix cache.
-
-    Needs a checkout of the repository.
-
-    Example: flashvid bench answers --output answers
-    """
-    _need_lab("answers")
-    from jobs.lab.answers import QUICK
-    from jobs.lab.answers_command import bench_answers
-
-    bench_answers(output, QUICK if quick else None)
+def add_lab_commands(app: typer.Typer, lab: ModuleType | None) -> None:
+    """Add the commands of `jobs.lab.commands`, or, in an installed package, commands that refuse."""
+    for name in _LAB_COMMANDS:
+        settings = {} if lab else {"allow_extra_args": True, "ignore_unknown_options": True}
+        app.command(name, context_settings=settings)(getattr(lab, name, _refused))
 
 
-@bench.command()
-def planning(
-    output: Annotated[Path | None, typer.Option(help="folder for planning.csv and planning.md")] = None,
-    videos: Annotated[int, typer.Option(help="rows of the videos table", min=1)] = 1_000_000,
-    questions: Annotated[int, typer.Option(help="questions per video; half of them are answered", min=2)] = 10,
-) -> None:
-    """Measure how long planning a large job takes, half of it answered, and the driver's memory.
-
-    Needs a checkout of the repository.
-
-    Example: flashvid bench planning --videos 100000
-    """
-    _need_lab("planning")
-    from jobs.lab.planning import bench_planning
-
-    bench_planning(output, num_videos=videos, num_questions=questions)
+add_lab_commands(bench, _lab("commands"))
 
 
 @bench.command()
@@ -176,28 +129,32 @@ def everything(
 
 def benchmarks(quick: bool) -> dict[str, Benchmark]:
     """Return what `bench all` runs here, by name."""
-    clips = None if quick else 32
-    found = {name: partial(run, quick=quick) for name, run in (("compress", _compress), ("cache", _cache))}
-    found["pipeline"] = partial(_pipeline, quick=quick, clips=clips, turns=1)
-    more = _lab("all_benchmarks")
-    return {**found, **(more(quick) if more else {})}
+    here: dict[str, Benchmark] = {
+        "compress": partial(_compress, quick=quick),
+        "cache": partial(_cache, quick=quick),
+        "pipeline": partial(_pipeline, quick=quick, clips=None if quick else 32, turns=1),
+    }
+    lab = _lab("all_benchmarks")
+    return {**here, **lab.all_benchmarks(quick)} if lab else here
 
 
 def _compress(folder: Path | None, quick: bool) -> list[str]:
     from jobs.bench.compress import bench_compress
 
-    return bench_compress(folder, quick=quick, study=_lab("compression_study"))
+    lab = _lab("compression_study")
+    return bench_compress(folder, quick=quick, study=lab and lab.compression_study)
 
 
 def _pipeline(folder: Path | None, quick: bool, clips: int | None, turns: int | None) -> object:
     from jobs.bench.local_run import bench_run
 
-    study = _lab("distribution_study")
-    study = study and partial(study, quick=quick, clips=clips, turns=turns)
+    lab = _lab("distribution_study")
+    study = lab and partial(lab.distribution_study, quick=quick, clips=clips, turns=turns)
     return bench_run(folder, quick=quick, clips=clips, study=study)
 
 
 def _cache(folder: Path | None, quick: bool) -> object:
     from jobs.bench.cache import bench_cache
 
-    return bench_cache(folder, quick=quick, rivals=_lab("plain_file"))
+    lab = _lab("plain_file")
+    return bench_cache(folder, quick=quick, rivals=lab and lab.plain_file)

@@ -47,6 +47,7 @@ def evaluate(
     """
     from flashvid.errors import ConfigurationError
     from jobs.datasets import benchmark_named
+    from jobs.datasets.published import published_numbers
     from jobs.evaluation import accuracy
     from jobs.evaluation.items import all_items, answered_items
     from jobs.evaluation.letters import LETTER_RULES
@@ -70,7 +71,7 @@ def evaluate(
     results, items = items_of(output, fingerprint)
     found = accuracy.evaluate(items, unanswered)
     comparison = accuracy.compare(items, items_of(against, against_fingerprint)[1], unanswered) if against else None
-    published = asked.published(results.record["job"]) if asked else ()
+    published = published_numbers(asked.name, results.record["job"]) if asked else ()
     if as_json:
         described = {"output": output, "fingerprint": results.fingerprint, "letters": rule_name, **asdict(found)}
         compared = {"output": against, **asdict(comparison)} if comparison else None

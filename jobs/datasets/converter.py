@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-
-from jobs.datasets.published import PublishedNumber, published_numbers
 
 Row = dict[str, Any]
 
@@ -79,10 +77,6 @@ class Benchmark:
     letters: str
     categories: tuple[str, ...]
     max_new_tokens: int = 16
-
-    def published(self, job: Mapping[str, Any]) -> tuple[PublishedNumber, ...]:
-        """Return the paper's numbers for a recorded job's preset, frames and retention."""
-        return published_numbers(self.name, job)
 
 
 def literal(text: str) -> str:

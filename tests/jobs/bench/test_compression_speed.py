@@ -16,7 +16,7 @@ from flashvid import CompressionConfig, compress
 from flashvid.config import TokenSelectionMethod
 from jobs.bench.compress import Measurement, bench_compress
 from jobs.bench.cost import drifting_clip
-from jobs.lab.compression_study import CountedWork, NaiveComparison, compression_study, missed_work
+from jobs.lab.compression_study import CountedWork, NaiveComparison, compression_study, missed_times, missed_work
 from jobs.lab.operations import CountOperations, peak_extra_bytes
 
 SETTINGS = [(r, 1.0, compatible) for r in (0.1, 0.25) for compatible in (False, True)]
@@ -75,9 +75,9 @@ def test_what_is_over_its_limit_is_reported() -> None:
     """Times of full-size clips; operations, memory and the naive implementation in the study."""
     good = Measurement(32, 196, 3584, 0.1, "attn_div x 1", 1.7, 1.0, 1.7, 0.04, 1)
     longer = replace(good, frames=384, times_products=1.9)
-    assert good.missed() == longer.missed() == replace(good, width=64, times_products=9.0).missed() == []
+    assert missed_times([good, longer, replace(good, width=64, times_products=9.0)]) == []
     for wrong in (replace(good, times_products=1.9), replace(good, control=0.06), replace(longer, times_products=2.1)):
-        (problem,) = wrong.missed()
+        (problem,) = missed_times([wrong])
         assert problem.startswith(f"{wrong.frames} x 196 x 3584 at 0.10, attn_div x 1: ")
     work = CountedWork(32, 196, 3584, 0.1, "attn_div x 1", 628, 399, 1.5)
     more = replace(work, frames=384, operations=400)
