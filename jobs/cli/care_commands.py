@@ -5,19 +5,14 @@ They take a folder or URL, not a job file: an output outlives the job files that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from jobs.cli.options import AsJson, Fingerprint, Output, StorageOptions, assignments, open_storage
 from jobs.cli.printing import print_result
-
-if TYPE_CHECKING:
-    from pipeline.store.lease import Lease
-    from pipeline.store.storage import Storage
 
 _FOUND = 1
 Kind = Literal["permanent", "transient"]
@@ -58,11 +53,15 @@ def gc(
     """
     from pipeline.care.gc import find_garbage
     from pipeline.store.cache_users import cache_users
+    from pipeline.store.lease import Lease
+    from pipeline.store.run_records import new_run_id
 
     storage = open_storage(root, storage_option)
     users = [open_storage(user, storage_option) for user in used_by or []]
     users += cache_users(storage, assignments(storage_option, "--storage-option"), gone or ())
-    with _leases([one for one in (storage, *users) if one.names("runs")] if yes else [], "gc"):
+    with ExitStack() as stack:
+        for written in (one for one in (storage, *users) if yes and one.names("runs")):
+            stack.enter_context(Lease.acquire(written, f"gc-{new_run_id()}"))
         garbage = find_garbage(storage, users)
         if yes:
             for piece in garbage:
@@ -87,9 +86,11 @@ def forget(
     Example: flashvid forget output --video-id 0001.mp4
     """
     from pipeline.care.forget import forget_video, token_roots
+    from pipeline.store.lease import Lease
+    from pipeline.store.run_records import new_run_id
 
     storage = open_storage(output, storage_option)
-    with _leases([storage], "forget") as (lease,):
+    with Lease.acquire(storage, f"forget-{new_run_id()}") as lease:
         tokens = token_roots(storage, assignments(storage_option, "--storage-option"))
         done = forget_video(storage, tokens, lease, video_id)
     text = (
@@ -136,17 +137,3 @@ def retry(
     request = RetryRequest(new_run_id(), kind, error_type, stage)
     failures = request_retry(open_storage(output, storage_option), request)
     print_result({"failures": failures}, f"the next run retries {failures} failures", as_json=as_json)
-
-
-@contextmanager
-def _leases(outputs: Sequence[Storage], purpose: str) -> Iterator[list[Lease]]:
-    """Hold the leases of outputs, so that no run writes to them meanwhile."""
-    from pipeline.store.lease import Lease
-    from pipeline.store.run_records import new_run_id
-
-    with ExitStack() as stack:
-        leases = []
-        for output in outputs:
-            leases.append(Lease.acquire(output, f"{purpose}-{new_run_id()}"))
-            stack.callback(leases[-1].release)
-        yield leases

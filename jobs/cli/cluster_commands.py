@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.cli.options import AsJson, Fork, JobFile, Limit, Output, Overrides, StorageOptions, open_job, open_storage
-from jobs.cli.printing import print_json, print_result, print_rows, print_table
+from jobs.cli.printing import print_json, print_result, print_table
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -86,7 +86,7 @@ def status(
     if as_json:
         print_json({**asdict(found), "jobs": ray_jobs})
         return
-    print_rows([*_status_rows(found), *(("job", f"{job['job_id']}: {job['status']}") for job in ray_jobs or [])])
+    print_table((), [*_status_rows(found), *(("job", f"{job['job_id']}: {job['status']}") for job in ray_jobs or [])])
 
 
 def logs(

@@ -39,31 +39,18 @@ def print_result(result: Mapping[str, Any], text: str, *, as_json: bool) -> None
         print_text(text)
 
 
-def print_table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table; cells are text, not markup, or rich's own `Text`."""
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
+    """Print a table; cells are text, not markup, or rich's own `Text`. Without headings, the first column is bold."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table()
-    for title in titles:
-        table.add_column(title, overflow="fold")
+    table = Table(*headings, title=title, show_header=bool(headings), title_justify="left")
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
-    Console().print(table)
-
-
-def print_rows(rows: Iterable[tuple[str, str]], title: str | None = None) -> None:
-    """Print names and values as a table without headings."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, show_header=False, title_justify="left")
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(name, Text(value))
+    for number, column in enumerate(table.columns):
+        column.overflow = "fold"
+        column.style = "" if headings or number else "bold"
     Console().print(table)
 
 

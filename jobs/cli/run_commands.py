@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from jobs.cli.options import AsJson, Fork, JobFile, Limit, Overrides, open_job
-from jobs.cli.printing import print_json, print_rows, print_table, print_text
+from jobs.cli.printing import print_json, print_table, print_text
 
 if TYPE_CHECKING:
     from pipeline.config import JobConfig
@@ -76,7 +76,7 @@ def plan(
     if as_json:
         print_json({**asdict(found), "memory": [{**asdict(actor), "fits": actor.fits} for actor in found.memory]})
     else:
-        print_rows(preview_rows(found))
+        print_table((), preview_rows(found))
 
 
 def run(
@@ -104,7 +104,7 @@ def run(
         if as_json:
             print_json(asdict(summary))
             return
-        print_rows(summary_rows(summary), f"run {summary.run_id}")
+        print_table((), summary_rows(summary), f"run {summary.run_id}")
         if summary.clips_planned:
             look = shlex.join(["flashvid", "report", summary.output])
             print_text(f"{look} writes an HTML page of the answers, and of the failures by cause")
@@ -132,7 +132,7 @@ def demo(
         job_file = output / "job.yaml"
         job_file.write_text(files("jobs").joinpath("examples/demo.yaml").read_text(encoding="utf-8"), encoding="utf-8")
         summary = _run(open_job(job_file))
-        print_rows(summary_rows(summary), f"run {summary.run_id}")
+        print_table((), summary_rows(summary), f"run {summary.run_id}")
         answers = Path(summary.output) / "answers" / f"fingerprint={summary.answers_fingerprint}"
         columns = ["video_id", "question", "expected_answer", "response", "num_visual_tokens"]
         rows = ds.dataset(answers, format="parquet").to_table(columns=columns).sort_by("video_id").to_pylist()

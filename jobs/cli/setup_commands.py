@@ -67,15 +67,6 @@ def _checks(job: str | None, address: str | None, storage_option: list[str] | No
         yield from check_cluster(address)
 
 
-# Columns of the table of each list in the JSON object.
-_PRESET = ("name", "published_for", "num_layers", "token_selection_method", "min_segment_num", "alpha", "expansion")
-_COLUMNS = {
-    "families": ("name", "architectures", "special_tokens"),
-    "presets": (*_PRESET, "pruning_layer", "llm_retention_ratio"),
-    "embedded": ("name", "family", "num_layers", "weights_bytes"),
-}
-
-
 def models(
     name: Annotated[str | None, typer.Argument(help="directory, hub id or embedded model to check")] = None,
     as_json: AsJson = False,
@@ -86,6 +77,8 @@ def models(
 
     Example: flashvid models --json
     """
+    import yaml
+
     from flashvid.models.resolve import resolve_model
 
     if name is not None:
@@ -95,14 +88,7 @@ def models(
         print_result({"name": name, "family": family, "path": path}, text, as_json=as_json)
         return
     listed = describe_models()
-    if as_json:
-        print_json(listed)
-        return
-    for table, columns in _COLUMNS.items():
-        cells = ([_shown(row[key]) for key in columns] for row in listed[table])
-        print_table([table, *columns[1:]], cells)
-    for title, names in (("a model directory must hold", "needed"), ("read if present", "read_if_there")):
-        print_text("\n  ".join([title, *listed["files"][names]]))
+    print_result(listed, yaml.safe_dump(listed, sort_keys=False, width=1000).rstrip(), as_json=as_json)
 
 
 def describe_models() -> dict[str, Any]:
@@ -133,7 +119,3 @@ def describe_models() -> dict[str, Any]:
         "embedded": embedded,
         "files": {"needed": list(NEEDED_FILES), "read_if_there": list(OPTIONAL_FILES)},
     }
-
-
-def _shown(value: object) -> str:
-    return "\n".join(map(str, value)) if isinstance(value, list) else str(value)

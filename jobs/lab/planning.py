@@ -179,10 +179,8 @@ def _measure(folder: Path) -> PlanningCost:
     run = RunContext.of(job, resolve_model(job.model.name))
     begun, cpu_begun = time.monotonic(), time.process_time()
     videos, questions = read_tables(job)
-    lease = Lease.acquire(run.storage, run.run_id)
     ray_seconds = 0.0
-    with ExitStack() as stack:
-        stack.callback(lease.release)
+    with Lease.acquire(run.storage, run.run_id) as lease, ExitStack() as stack:
 
         def connect() -> None:
             nonlocal ray_seconds

@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pipeline.errors import OutputLockedError, StorageUnavailableError
 from pipeline.store.storage import Storage
@@ -65,7 +65,7 @@ class Holder:
 
 
 class Lease:
-    """The right to commit to one output, held by one driver process."""
+    """The right to commit to one output, held by one driver process until the end of its `with` block."""
 
     def __init__(self, storage: Storage, run_id: str, epoch: int, clock: Callable[[], float]) -> None:
         self._storage = storage
@@ -142,6 +142,12 @@ class Lease:
         """
         with suppress(OutputLockedError, StorageUnavailableError):
             self._advance(released=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def _advance(self, *, released: bool) -> None:
         record = {

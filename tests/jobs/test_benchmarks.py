@@ -188,7 +188,7 @@ def test_mvbench(tmp_path: Path) -> None:
     )
     write(tmp_path / "json" / "swimming.json", [row])
     with pytest.raises(InputTableError, match="not named after a task"):
-        BENCHMARKS[3].module.convert(_source(tmp_path / "json"))
+        BENCHMARKS["mvbench"].module.convert(_source(tmp_path / "json"))
 
 
 def test_mlvu(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_mlvu(tmp_path: Path) -> None:
     )
     ((name, (question,)),) = convert("mlvu", tmp_path, tmp_path / "out").items()
     assert (name, question.render({}), question.expected_answer) == ("4_ego/ego_1.mp4", prompt, "B")
-    assert BENCHMARKS[4].module.convert(_source(tmp_path)).left_out == 1
+    assert BENCHMARKS["mlvu"].module.convert(_source(tmp_path)).left_out == 1
     row = {"video_name": "ego_1.mp4", "question": "Where?\n(A) here\n(B) there\n", "answer": "B", "task_type": "ego"}
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "dev.parquet")
     (question,) = convert("mlvu", tmp_path / "dev.parquet", tmp_path / "dev")["ego_1.mp4"]

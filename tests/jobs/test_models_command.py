@@ -50,7 +50,7 @@ def test_nothing_heavy_is_imported() -> None:
     assert not {"torch", "transformers", "ray"} & set(imported)
 
 
-def test_tables_show_all_names() -> None:
+def test_the_list_shows_all_names() -> None:
     """Whole, with their brackets and bars."""
     shown = CliRunner().invoke(app, ["models"], env={"COLUMNS": "200"}).stdout
     for name in (*PRESETS, *embedded_models(), *NEEDED_FILES, "Qwen3VLForConditionalGeneration", "<|video_pad|>"):

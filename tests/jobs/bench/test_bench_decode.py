@@ -23,8 +23,7 @@ def test_every_decoder_of_a_file_is_measured(sample_videos: Path, tmp_path: Path
         *((way, 32) for way in ways),
         *((way, 72) for way in ways),
     ]
-    assert all(speed.frames_per_second == speed.num_frames / speed.seconds > 0 for speed in speeds)
-    assert all(speed.frames_per_cpu_second == speed.num_frames / speed.cpu_seconds > 0 for speed in speeds)
+    assert all(speed.seconds > 0 and speed.cpu_seconds > 0 for speed in speeds)
     text = (tmp_path / "out" / "decode.md").read_text()
     assert "moving_red_disc.mp4 (auto: decord)" in text
     assert text.count("\n| pyav, own process |") == 2
