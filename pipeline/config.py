@@ -166,10 +166,7 @@ class QuestionRow(Settings):
         default=None, min_length=1, description="name of the question; default: a hash of its text and options"
     )
     options: tuple[str, ...] | None = Field(
-        default=None,
-        min_length=2,
-        max_length=26,
-        description="choices; the model sees each with a letter",
+        default=None, min_length=2, max_length=26, description="choices; the model sees each with a letter"
     )
     answer: str | None = Field(default=None, description="the expected answer, for evaluation only")
     video_id: str | None = Field(
@@ -301,22 +298,15 @@ class JobConfig(Settings):
             return {**value, "num_frames": 32}
         return value
 
-    @field_validator("storage_options")
+    @field_validator("videos", "questions", "output", "cache", "storage_options")
     @classmethod
-    def _no_secrets(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _no_secrets(cls, value: object) -> object:
         # The resolved job is written to storage, with any secret that it holds.
         for key, text in _nested(value):
             if any(word in key.lower() for word in _SECRET_WORDS):
                 raise ValueError(f"'{key}' looks like a secret: give it through the environment or a profile")
             if _URL_WITH_SECRET.search(text):
                 raise ValueError("a URL contains a password: give it through the environment or a profile")
-        return value
-
-    @field_validator("videos", "questions", "output", "cache")
-    @classmethod
-    def _no_secrets_in_urls(cls, value: object) -> object:
-        if isinstance(value, str) and _URL_WITH_SECRET.search(value):
-            raise ValueError("the URL contains a password: give it through the environment or a profile")
         return value
 
     @field_validator("cache", mode="before")

@@ -75,7 +75,7 @@ def together() -> int:
 
 def default_pools() -> Pools:
     """Return the pools of a large job that sets none."""
-    return plan_pools(ResourcesConfig(), num_cpus=_CPUS_PER_GPU * _GPUS, gpus_per_node=[_GPUS], encodes=True)
+    return plan_pools(ResourcesConfig(), cpus_per_node=[_CPUS_PER_GPU * _GPUS], gpus_per_node=[_GPUS], encodes=True)
 
 
 def job_duration(pools: Pools | None = None, *, dispatched: bool = False) -> estimates.Duration:

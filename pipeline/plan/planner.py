@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import RayError
 
 from pipeline.clip import Clip, Failure
-from pipeline.cluster.connection import fatal_cause
+from pipeline.cluster.connection import fatal_errors_unwrapped
 from pipeline.inputs import QuestionTable, VideoTable
 from pipeline.plan.plan import Plan, PlanCounts
 from pipeline.plan.probe import Found, Probe, ProbeTable, probe_clips, probe_in_threads
@@ -216,13 +215,8 @@ class Planner:
     def _fetch(self, held: Any) -> Any:  # noqa: ANN401 - see `_each`
         if not isinstance(held, ray.ObjectRef):
             return held
-        try:
+        with fatal_errors_unwrapped():
             return ray.get(held)
-        except RayError as error:
-            # Ray wraps the error that a task raised; the message of the cause is the one for the user.
-            if (fatal := fatal_cause(error)) is not None:
-                raise fatal from error
-            raise
 
 
 def _plan(packs: bool, *arguments: Any) -> tuple[Any, Plan | bytes]:  # noqa: ANN401

@@ -13,7 +13,7 @@ from flashvid.models import ModelSource, check_answering, load_preprocessor, res
 from flashvid.models.devices import usable_gpus
 from flashvid.models.footprint import footprint
 from pipeline.clip import Clip, Failure
-from pipeline.cluster.resources import Pools, plan_pools
+from pipeline.cluster.resources import plan_pools
 from pipeline.config import JobConfig
 from pipeline.errors import ClusterTooSmallError, SettingsChangedError
 from pipeline.inputs.job_inputs import read_tables
@@ -158,7 +158,10 @@ def preview(
     memory: tuple[ActorMemory, ...] = ()
     problem = None
     try:
-        pools = _pools(job, hardware, encodes=bool(todo.to_encode))
+        gpus = (hardware.num_gpus,) if hardware.num_gpus else ()
+        pools = plan_pools(
+            job.resources, cpus_per_node=(hardware.num_cpus,), gpus_per_node=gpus, encodes=bool(todo.to_encode)
+        )
         lasts = duration(left, rates, pools, num_gpus=hardware.num_gpus, gpu_hour_price=gpu_hour_price)
         memory = actor_memory(
             pools,
@@ -217,11 +220,6 @@ def _rates(given: Rates, measured: Rates) -> Rates:
     names = ("decode_frames_per_second", "encode_frames_per_second", "answers_per_second")
     missing = {name: getattr(measured, name) for name in names if not getattr(given, name)}
     return replace(given, **missing, measured_in=measured.measured_in if any(missing.values()) else ())
-
-
-def _pools(job: JobConfig, hardware: Hardware, *, encodes: bool) -> Pools:
-    gpus = (hardware.num_gpus,) if hardware.num_gpus else ()
-    return plan_pools(job.resources, num_cpus=hardware.num_cpus, gpus_per_node=gpus, encodes=encodes)
 
 
 def _changed_settings(records: RunRecords, prints: Fingerprints) -> str | None:

@@ -191,6 +191,15 @@ class Storage:
                 some = names[begin : begin + 4 * at_once]
                 yield from pool.map(lambda name: self._call(read, name, has_timeout=False), some)
 
+    def table(self, names: Sequence[str], schema: pa.Schema, columns: Sequence[str]) -> pa.Table:
+        """Return some columns of Parquet objects as one table, with the rows of each object in order; see `scan`."""
+        import pyarrow as pa
+
+        chosen = pa.schema([schema.field(name) for name in columns])
+        # Not chosen.empty_table(), which imports pandas.
+        empty = pa.Table.from_arrays([pa.nulls(0, field.type) for field in chosen], schema=chosen)
+        return pa.concat_tables([empty, *self.scan(names, schema, columns)])
+
     def at_once(self, most: int) -> int:
         """Return how many requests threads may send in parallel: `most`, or 1 if the filesystem is not concurrent."""
         return most if self.is_concurrent else 1
