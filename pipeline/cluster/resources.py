@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from flashvid.engine.constants import CPU_DECODE_ROWS, GPU_DECODE_ROWS
-from pipeline.config import PoolConfig, ResourcesConfig
 from pipeline.errors import ClusterTooSmallError
+from pipeline.resources_config import PoolConfig, ResourcesConfig
 
 # Shares of encode and answer if there is a single GPU; its memory must hold both sides of the model.
 _SHARED_ENCODE_GPU = 0.4

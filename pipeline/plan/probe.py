@@ -14,7 +14,6 @@ from fsspec.implementations.local import LocalFileSystem
 from ray.exceptions import LocalRayletDiedError, NodeDiedError, OutOfMemoryError, WorkerCrashedError
 
 from pipeline.clip import Clip, Failure
-from pipeline.config import DecodePoolConfig
 from pipeline.errors import (
     DecodeMemoryError,
     InputRowError,
@@ -23,6 +22,7 @@ from pipeline.errors import (
     VideoNotFoundError,
     WorkerDiedError,
 )
+from pipeline.resources_config import DecodePoolConfig
 from pipeline.store import schemas
 from pipeline.store.filesystem import resolve
 from pipeline.store.parquet import rows_of, to_bytes

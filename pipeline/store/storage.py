@@ -9,10 +9,9 @@ checked before it is written.
 from __future__ import annotations
 
 import errno
-import threading
 import time
 import uuid
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -25,6 +24,7 @@ from flashvid.errors import ConfigurationError
 from pipeline.errors import StorageUnavailableError
 from pipeline.store.filesystem import FINAL_ERRORS, is_local, resolve
 from pipeline.store.local_files import create_durably
+from pipeline.store.traffic import Traffic
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,31 +39,6 @@ _FIRST_PAUSE_S = 0.2
 _SCAN_THREADS = 16
 _TEMPORARY = ".uploading-"
 _FINAL_NUMBERS = (errno.EINVAL, errno.ENOSYS)
-
-
-class Traffic:
-    """Counts bytes and requests of all threads until `take` returns them.
-
-    A pickled copy starts at zero, so that a Ray task that receives a storage reports only its own traffic.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter()
-
-    def __reduce__(self) -> tuple[type[Traffic], tuple[()]]:
-        return Traffic, ()
-
-    def add(self, name: str, number: int = 1) -> None:
-        """Add to a count."""
-        with self._lock:
-            self._counts[name] += number
-
-    def take(self) -> dict[str, int]:
-        """Return the counts since the last call, by name, and reset them."""
-        with self._lock:
-            taken, self._counts = self._counts, Counter()
-        return dict(taken)
 
 
 class Storage:

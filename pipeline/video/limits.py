@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.config import DecodePoolConfig
+from pipeline.resources_config import DecodePoolConfig
 
 
 @contextmanager

@@ -20,8 +20,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.clip import Clip
-from pipeline.config import SamplingConfig, StagingConfig
+from pipeline.config import SamplingConfig
 from pipeline.errors import VideoNotFoundError
+from pipeline.resources_config import StagingConfig
 from pipeline.store.filesystem import is_local, resolve
 from pipeline.store.keys import digest
 from pipeline.store.lease import process_exists

@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.cluster.resources import Pool, Pools, clips_per_batch, plan_pools
-from pipeline.config import ResourcesConfig
 from pipeline.errors import ClusterTooSmallError
+from pipeline.resources_config import ResourcesConfig
 
 
 def pools(num_cpus: float, gpus: tuple[int, ...] = (), *, encodes: bool = True, **resources: dict[str, Any]) -> Pools:

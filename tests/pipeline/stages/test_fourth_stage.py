@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.clip import ClipMessage
 from pipeline.cluster.resources import Pool, plan_pools
-from pipeline.config import ResourcesConfig
+from pipeline.resources_config import ResourcesConfig
 from pipeline.run import run as run_module
 from pipeline.run.run import run
 from pipeline.stages import STAGES, Stage, StageSettings

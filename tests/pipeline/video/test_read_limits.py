@@ -10,7 +10,7 @@ import pytest
 
 _GIBIBYTE = 1 << 30
 _HANG = """
-from pipeline.config import DecodePoolConfig
+from pipeline.resources_config import DecodePoolConfig
 from pipeline.video.limits import limited
 with limited(DecodePoolConfig(time_limit_s=0.2, memory_limit_gb=1)):
     while True:
@@ -18,7 +18,7 @@ with limited(DecodePoolConfig(time_limit_s=0.2, memory_limit_gb=1)):
 """
 _SWELL = """
 import resource
-from pipeline.config import DecodePoolConfig
+from pipeline.resources_config import DecodePoolConfig
 from pipeline.video.limits import limited
 before = resource.getrlimit(resource.RLIMIT_DATA)
 with limited(DecodePoolConfig(time_limit_s=60, memory_limit_gb=1 / 8)):
