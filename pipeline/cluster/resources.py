@@ -188,7 +188,8 @@ def _check(pools: Mapping[str, Pool], cpus_per_node: Sequence[float], gpus_per_n
             f"the pools reserve {sum(each):g} CPUs, but the cluster has {num_cpus:g} ({asked}); "
             "lower resources.*.concurrency or resources.*.num_cpus"
         )
-    if not _cpus_fit(each, cpus_per_node):
+    free = list(cpus_per_node)
+    if not all(_place(wish, free) for wish in each):
         raise ClusterTooSmallError(
             f"the pools can't be placed on nodes of {', '.join(f'{node:g}' for node in cpus_per_node)} CPUs ({asked}); "
             "the CPUs of an actor must be on one node: lower resources.*.num_cpus or resources.*.concurrency"
@@ -212,12 +213,6 @@ def _place(wish: float, free: list[float]) -> bool:
     if place is not None:
         free[place] -= wish
     return place is not None
-
-
-def _cpus_fit(wishes: Sequence[float], cpus_per_node: Sequence[float]) -> bool:
-    """Return whether the CPUs that the actors reserve fit the nodes, placed first fit, largest first."""
-    free = list(cpus_per_node)
-    return all(_place(wish, free) for wish in wishes)
 
 
 def _gpus_fit(wishes: Sequence[float], gpus_per_node: Sequence[int]) -> bool:

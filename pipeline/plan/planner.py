@@ -119,7 +119,9 @@ class Planner:
             self._on_ray = True
             self._connect()
         failed, committed = self._run.ledger.failure_table(), self._committed(count)
-        snapshot = self._shared(Snapshot(self._run, questions, self._probes.lengths(), failed, committed))
+        snapshot: Any = Snapshot(self._run, questions, self._probes.lengths(), failed, committed)
+        if self._on_ray:
+            snapshot = ray.put(snapshot)
         surveyed = self._each(survey, [(rows, snapshot) for rows in videos.shards(count)])
         told = [self._fetch(numbers) for numbers, _ in surveyed]
         lengths = [self._measure(index, unknown) for index, (_, unknown) in enumerate(told)]
@@ -208,9 +210,6 @@ class Planner:
             return [function(*arguments) for arguments in tasks]
         remote = ray.remote(num_returns=num_returns)(function)
         return [remote.remote(*arguments) for arguments in tasks]
-
-    def _shared(self, value: object) -> Any:  # noqa: ANN401 - the value, or Ray's reference to it
-        return ray.put(value) if self._on_ray else value
 
     def _fetch(self, held: Any) -> Any:  # noqa: ANN401 - see `_each`
         if not isinstance(held, ray.ObjectRef):

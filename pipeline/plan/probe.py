@@ -10,7 +10,6 @@ from typing import IO, Any
 
 import pyarrow as pa
 import ray
-from fsspec.implementations.local import LocalFileSystem
 from ray.exceptions import LocalRayletDiedError, NodeDiedError, OutOfMemoryError, WorkerCrashedError
 
 from pipeline.clip import Clip, Failure
@@ -24,7 +23,7 @@ from pipeline.errors import (
 )
 from pipeline.resources_config import DecodePoolConfig
 from pipeline.store import schemas
-from pipeline.store.filesystem import resolve
+from pipeline.store.filesystem import is_local, resolve
 from pipeline.store.parquet import rows_of, to_bytes
 from pipeline.store.storage import Storage
 from pipeline.video.demux import opened, read_index
@@ -191,7 +190,7 @@ def probe_file(clip: Clip, storage_options: Mapping[str, Any]) -> Probe:
         raise VideoNotFoundError(f"{clip.video_path} is a folder, not a video file; give the path of a file")
     if size == 0:
         raise UnreadableVideoError(f"the file is empty: {clip.video_path}; upload it again")
-    if isinstance(fs, LocalFileSystem):
+    if is_local(fs):
         probe = read_probe(inner)
     else:
         with fs.open(inner, "rb") as file:

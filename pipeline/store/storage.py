@@ -18,16 +18,16 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
 
 from flashvid.errors import ConfigurationError
 from pipeline.errors import StorageUnavailableError
 from pipeline.store.filesystem import FINAL_ERRORS, is_local, resolve
 from pipeline.store.local_files import create_durably
+from pipeline.store.parquet import read_columns
 from pipeline.store.traffic import Traffic
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 # Limit for one object, all tries together. A write under the lease must end before another host may take over, so this
 # is less than half of `LEASE_SECONDS` in pipeline/store/lease.py.
@@ -153,7 +153,6 @@ class Storage:
             OSError: the bytes of an object do not match their checksum.
             pyarrow.ArrowInvalid: an object is not a Parquet file.
         """
-        from pipeline.store.parquet import read_columns
 
         def read(name: str) -> pa.Table:
             with self.fs.open(self.path(name), "rb") as file:
@@ -168,8 +167,6 @@ class Storage:
 
     def table(self, names: Sequence[str], schema: pa.Schema, columns: Sequence[str]) -> pa.Table:
         """Return some columns of Parquet objects as one table, with the rows of each object in order; see `scan`."""
-        import pyarrow as pa
-
         chosen = pa.schema([schema.field(name) for name in columns])
         # Not chosen.empty_table(), which imports pandas.
         empty = pa.Table.from_arrays([pa.nulls(0, field.type) for field in chosen], schema=chosen)
