@@ -14,9 +14,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from flashvid.errors import ConfigurationError, PermanentError
 from flashvid.models import CompressedVideo, load_preprocessor
-from pipeline.config import JobConfig, StagingConfig
+from pipeline.config import JobConfig
 from pipeline.errors import VideoNotFoundError
 from pipeline.plan.probe import ProbeTable
+from pipeline.resources_config import StagingConfig
 from pipeline.store.keys import content_key
 from pipeline.store.parquet import Row
 from pipeline.store.results import Results

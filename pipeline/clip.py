@@ -177,7 +177,7 @@ class ClipMessage:
     decoded: DecodedClip | None = None
     tokens: bytes | None = None
     answers: tuple[Mapping[str, Any], ...] = ()
-    failures: tuple[Failure, ...] = field(default=())
+    failures: tuple[Failure, ...] = ()
 
     @property
     def has_failed(self) -> bool:

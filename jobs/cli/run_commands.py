@@ -57,7 +57,8 @@ def plan(
     """
     from jobs.cli.display import preview_rows
     from pipeline.plan.estimates import Rates
-    from pipeline.plan.preview import Hardware, preview
+    from pipeline.plan.hardware import Hardware
+    from pipeline.plan.preview import preview
 
     here = Hardware.here()
     hardware = replace(

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from jobs.lab.answers_model import LLAVA_7B
 from jobs.lab.gpu_parts import DISPATCH_SECONDS, FRAMES, RETENTION, dispatched_seconds, gpu_seconds
 from pipeline.cluster.resources import Pool, Pools, clips_per_batch, plan_pools
-from pipeline.config import CommitConfig, ResourcesConfig
+from pipeline.config import CommitConfig
 from pipeline.plan import estimates
 from pipeline.plan.probe import CLIPS_PER_TASK
 from pipeline.plan.shards import ROWS_PER_SHARD, SHARDS_ON_STORAGE, num_shards
+from pipeline.resources_config import ResourcesConfig
 from pipeline.run.flow import SHARDS_AT_ONCE
 from pipeline.store.ledger import OBJECTS_AT_ONCE
 
@@ -75,7 +76,7 @@ def together() -> int:
 
 def default_pools() -> Pools:
     """Return the pools of a large job that sets none."""
-    return plan_pools(ResourcesConfig(), num_cpus=_CPUS_PER_GPU * _GPUS, gpus_per_node=[_GPUS], encodes=True)
+    return plan_pools(ResourcesConfig(), cpus_per_node=[_CPUS_PER_GPU * _GPUS], gpus_per_node=[_GPUS], encodes=True)
 
 
 def job_duration(pools: Pools | None = None, *, dispatched: bool = False) -> estimates.Duration:

@@ -19,7 +19,8 @@ import torch
 from flashvid.models import ClipQuestions, load_model, load_preprocessor
 from pipeline.clip import ClipIdentity
 from pipeline.config import JobConfig
-from pipeline.inputs.job_inputs import read_inputs
+from pipeline.inputs.job_inputs import read_tables
+from pipeline.inputs.sources import stat_sources
 from pipeline.stages.encode import thumbnails
 from pipeline.store.keys import content_key
 from pipeline.store.storage import Storage
@@ -39,17 +40,19 @@ def run_loop(job: JobConfig, together: int = 1) -> float:
     Raises:
         ValueError: there are no videos after the first batch.
     """
-    inputs, name = read_inputs(job), job.model.name
-    if len(inputs.videos) <= together:
-        raise ValueError(f"{len(inputs.videos)} videos, of which the first {together} are not counted")
+    table, asked_of_all = read_tables(job)
+    videos, name = list(table), job.model.name
+    sources = stat_sources(videos, source_id_column=job.source_id_column, storage_options=job.storage_options)
+    if len(videos) <= together:
+        raise ValueError(f"{len(videos)} videos, of which the first {together} are not counted")
     vision, language = load_model(name, part="vision"), load_model(name, part="language")
     preprocessor = load_preprocessor(name)
     store = TokenStore(Storage(job.output), "0" * 16, job.cache_dtype)
-    questions = [question.template for question in inputs.questions.common]
+    questions = [question.template for question in asked_of_all.common]
     rows: list[dict[str, Any]] = []
     waiting: list[tuple[str | None, ClipQuestions]] = []
     begun = 0.0
-    for number, (video, source) in enumerate(zip(inputs.videos, inputs.sources, strict=True), 1):
+    for number, (video, source) in enumerate(zip(videos, sources, strict=True), 1):
         decoded = decode_clip(
             str(video.video_path),
             job.sampling,
@@ -63,7 +66,7 @@ def run_loop(job: JobConfig, together: int = 1) -> float:
         pictures = thumbnails(decoded.frames)
         store.commit(key, vision.compress(visual, job.compression), origin, thumbnails=pictures, run_id="loop")
         waiting.append((video.video_id, ClipQuestions(store.read(key), questions)))
-        if len(waiting) == together or number == len(inputs.videos):
+        if len(waiting) == together or number == len(videos):
             asked = [clip for _, clip in waiting]
             found = language.answer_many(asked, job.generation, pruning=job.inner_pruning)
             for (video_id, _), answers in zip(waiting, found, strict=True):
@@ -73,7 +76,7 @@ def run_loop(job: JobConfig, together: int = 1) -> float:
     folder = Path(job.output) / "answers"
     folder.mkdir()
     pq.write_table(pa.Table.from_pylist(rows), folder / "part-loop.parquet")
-    return (time.process_time() - begun) / (len(inputs.videos) - together)
+    return (time.process_time() - begun) / (len(videos) - together)
 
 
 if __name__ == "__main__":

@@ -99,6 +99,17 @@ def _size() -> ClusterSize:
     )
 
 
+@contextmanager
+def fatal_errors_unwrapped() -> Iterator[None]:
+    """Raise the `FatalError` of a task or actor itself: Ray wraps it, but its message is the one for the user."""
+    try:
+        yield
+    except RayError as error:
+        if (fatal := fatal_cause(error)) is not None:
+            raise fatal from error
+        raise
+
+
 def fatal_cause(error: BaseException) -> FatalError | None:
     """Return the `FatalError` that a task or actor raised, unwrapped from Ray's errors; None if there is none."""
     seen: BaseException | None = error

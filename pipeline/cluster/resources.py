@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from flashvid.engine.constants import CPU_DECODE_ROWS, GPU_DECODE_ROWS
-from pipeline.config import PoolConfig, ResourcesConfig
 from pipeline.errors import ClusterTooSmallError
+from pipeline.resources_config import PoolConfig, ResourcesConfig
 
 # Shares of encode and answer if there is a single GPU; its memory must hold both sides of the model.
 _SHARED_ENCODE_GPU = 0.4
@@ -69,10 +69,9 @@ class Pools:
 def plan_pools(
     resources: ResourcesConfig,
     *,
-    num_cpus: float,
+    cpus_per_node: Sequence[float],
     gpus_per_node: Sequence[int],
     encodes: bool,
-    cpus_per_node: Sequence[float] = (),
     stages: Iterable[str] = (),
 ) -> Pools:
     """Size the actor pools for a cluster.
@@ -84,17 +83,16 @@ def plan_pools(
 
     Args:
         resources: Resource settings of the job.
-        num_cpus: CPUs of the cluster.
+        cpus_per_node: CPUs of each node that has CPUs.
         gpus_per_node: GPUs of each node that has GPUs.
         encodes: Whether any clip has to be decoded and encoded; if not, only the answer pool is sized.
-        cpus_per_node: CPUs of each node; if empty, all CPUs count as those of one node.
         stages: Names of the run's stages. A stage without resource settings gets one actor that reserves nothing.
 
     Raises:
         ClusterTooSmallError: the pools can't all be placed; the message says what they reserve, what the cluster has,
             and which setting to change.
     """
-    gpus, nodes = sum(gpus_per_node), cpus_per_node or (num_cpus,)
+    num_cpus, gpus = sum(cpus_per_node), sum(gpus_per_node)
     pools = _gpu_pools(resources, gpus, encodes)
     pools |= {stage: Pool(1, 0.0, 0.0) for stage in stages if not hasattr(resources, stage)}
     max_decoded_clips = resources.max_decoded_clips or 2
@@ -104,19 +102,19 @@ def plan_pools(
         reserved_cpus = sum(pool.size * pool.num_cpus for pool in pools.values())
         spare_cpus = min(num_cpus if gpus else num_cpus / 2, num_cpus - reserved_cpus + _ROUNDING)
         # An actor's CPUs must be on one node, so remainders on several nodes do not add up to another actor.
-        room = sum(int(node / max(decode_cpus, 1.0)) for node in nodes)
+        room = sum(int(node / max(decode_cpus, 1.0)) for node in cpus_per_node)
         least, most = _bounds(resources.decode, max(1, min(room, int(spare_cpus / max(decode_cpus, 1.0)))))
         pools = {"decode": Pool(least, num_cpus=decode_cpus, num_gpus=0.0, max_size=most), **pools}
         # Each encode actor works on one clip while one waits; two more even out long and short clips.
         max_decoded_clips = resources.max_decoded_clips or 2 * pools["encode"].most + 2
-    _check(pools, nodes, gpus_per_node)
+    _check(pools, cpus_per_node, gpus_per_node)
     if not gpus:
         present = {
             stage: pool if pool.num_cpus or stage == "decode" else replace(pool, num_cpus=_PRESENCE)
             for stage, pool in pools.items()
         }
         with suppress(ClusterTooSmallError):
-            _check(present, nodes, gpus_per_node)
+            _check(present, cpus_per_node, gpus_per_node)
             pools = present
     return Pools(pools, max_decoded_clips)
 
@@ -190,7 +188,8 @@ def _check(pools: Mapping[str, Pool], cpus_per_node: Sequence[float], gpus_per_n
             f"the pools reserve {sum(each):g} CPUs, but the cluster has {num_cpus:g} ({asked}); "
             "lower resources.*.concurrency or resources.*.num_cpus"
         )
-    if not _cpus_fit(each, cpus_per_node):
+    free = list(cpus_per_node)
+    if not all(_place(wish, free) for wish in each):
         raise ClusterTooSmallError(
             f"the pools can't be placed on nodes of {', '.join(f'{node:g}' for node in cpus_per_node)} CPUs ({asked}); "
             "the CPUs of an actor must be on one node: lower resources.*.num_cpus or resources.*.concurrency"
@@ -214,12 +213,6 @@ def _place(wish: float, free: list[float]) -> bool:
     if place is not None:
         free[place] -= wish
     return place is not None
-
-
-def _cpus_fit(wishes: Sequence[float], cpus_per_node: Sequence[float]) -> bool:
-    """Return whether the CPUs that the actors reserve fit the nodes, placed first fit, largest first."""
-    free = list(cpus_per_node)
-    return all(_place(wish, free) for wish in wishes)
 
 
 def _gpus_fit(wishes: Sequence[float], gpus_per_node: Sequence[int]) -> bool:

@@ -1,8 +1,6 @@
-"""Read and check the tables of a job, and identify the bytes of its videos."""
+"""Read and check the tables of a job."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 from flashvid.errors import ConfigurationError
 from pipeline.config import JobConfig
@@ -10,37 +8,8 @@ from pipeline.errors import InputTableError
 from pipeline.inputs.allowed_roots import refusal
 from pipeline.inputs.questions import QuestionTable
 from pipeline.inputs.questions_table import read_questions
-from pipeline.inputs.sources import stat_sources
-from pipeline.inputs.videos import Source, Video, VideoTable
+from pipeline.inputs.videos import VideoTable
 from pipeline.inputs.videos_table import read_videos
-
-
-@dataclass(frozen=True)
-class JobInputs:
-    """The inputs of a job.
-
-    Attributes:
-        videos: Rows of the videos table.
-        questions: The questions.
-        sources: Identity of each video's bytes, in the order of `videos`.
-    """
-
-    videos: list[Video]
-    questions: QuestionTable
-    sources: list[Source]
-
-
-def read_inputs(job: JobConfig) -> JobInputs:
-    """Read and check the tables, and stat every video.
-
-    Raises:
-        ConfigurationError: see `read_tables`.
-        InputTableError: see `read_tables` and `stat_sources`.
-    """
-    table, questions = read_tables(job)
-    videos = list(table)
-    sources = stat_sources(videos, source_id_column=job.source_id_column, storage_options=job.storage_options)
-    return JobInputs(videos, questions, sources)
 
 
 def read_tables(job: JobConfig) -> tuple[VideoTable, QuestionTable]:

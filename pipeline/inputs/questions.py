@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -69,25 +69,24 @@ class Question:
 
 
 class QuestionTable:
-    """The questions of a job, grouped by video."""
+    """The questions of a job, grouped by video.
+
+    Attributes:
+        common: The questions about all videos.
+    """
 
     def __init__(self, questions: Iterable[Question]) -> None:
-        self._common: list[Question] = []
+        self.common: list[Question] = []
         self._of_video: dict[str, list[Question]] = defaultdict(list)
         for question in questions:
-            (self._common if question.video_id is None else self._of_video[question.video_id]).append(question)
-
-    @property
-    def common(self) -> Sequence[Question]:
-        """Return the questions about all videos."""
-        return self._common
+            (self.common if question.video_id is None else self._of_video[question.video_id]).append(question)
 
     def for_video(self, video_id: str) -> list[Question]:
         """Return every question about a video: first the common questions, then its own."""
-        return [*self._common, *self._of_video.get(video_id, [])]
+        return [*self.common, *self._of_video.get(video_id, [])]
 
     @property
     def columns(self) -> frozenset[str]:
         """Return the columns of the videos table that at least one question uses."""
         own = (question for questions in self._of_video.values() for question in questions)
-        return frozenset().union(*(question.columns for question in (*self._common, *own)))
+        return frozenset().union(*(question.columns for question in (*self.common, *own)))

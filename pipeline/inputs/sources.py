@@ -60,10 +60,9 @@ def stat_sources(
         return Source(digest("source", *state), info["size"])
 
     # Only remote files use threads: a local stat takes less time than waking a thread.
-    local = {number for number, video in enumerate(videos) if "://" not in (video.video_path or "")}
     with ThreadPoolExecutor(_STAT_THREADS) as pool:
-        waiting = {number: pool.submit(stat, video) for number, video in enumerate(videos) if number not in local}
-        return [stat(video) if number in local else waiting[number].result() for number, video in enumerate(videos)]
+        waiting = [pool.submit(stat, video) if "://" in (video.video_path or "") else None for video in videos]
+        return [stat(video) if reply is None else reply.result() for video, reply in zip(videos, waiting, strict=True)]
 
 
 def _state(info: Mapping[str, Any]) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from flashvid.engine.constants import MAX_BATCH_TOKENS
 from flashvid.models import FramePreprocessor
+from flashvid.models.footprint import Footprint
 from pipeline.clip import Clip
 from pipeline.cluster.resources import Pools, gpus_taken
 from pipeline.config import JobConfig, SamplingConfig
+from pipeline.plan.hardware import Hardware
 from pipeline.plan.plan import Plan
 from pipeline.video.packet_index import MAX_BYTES_OF_BLOCK, MAX_FRAMES_OF_BLOCK, VideoHeader
 
@@ -258,14 +261,10 @@ def duration(todo: Work, rates: Rates, pools: Pools, *, num_gpus: int, gpu_hour_
 
 def actor_memory(
     pools: Pools,
-    *,
-    vision_bytes: int,
-    language_bytes: int,
-    cache_bytes: int,
+    takes: Footprint,
+    hardware: Hardware,
     largest_clip: ClipSize | None,
-    headers: Sequence[VideoHeader],
-    gpu_bytes: int | None,
-    machine_bytes: int | None,
+    headers: Iterable[VideoHeader],
 ) -> tuple[ActorMemory, ...]:
     """Return, for each stage, the memory that an actor needs and the memory available to it.
 
@@ -273,25 +272,23 @@ def actor_memory(
 
     Args:
         pools: The pools.
-        vision_bytes: Bytes of the vision side's weights.
-        language_bytes: Bytes of the language side's weights.
-        cache_bytes: Bytes of the KV cache of a full batch.
+        takes: Bytes of the model's weights and of its KV cache.
+        hardware: Memory of a GPU, and of the machine for actors that reserve no GPU.
         largest_clip: Clip with the most bytes of frames; None if no header was read.
         headers: Headers of the files to decode.
-        gpu_bytes: Bytes of memory of one GPU; None if unknown.
-        machine_bytes: Bytes of memory of the machine, for actors that reserve no GPU; None if unknown.
     """
     frames = largest_clip.frame_bytes if largest_clip else 0
     pictures = [header.width * header.height * 3 for header in headers]
     raw = max((max(size, min(MAX_FRAMES_OF_BLOCK * size, MAX_BYTES_OF_BLOCK)) for size in pictures), default=0)
-    needs = {"decode": raw + frames, "encode": vision_bytes + frames, "answer": language_bytes + cache_bytes}
+    cache = takes.cached_token * MAX_BATCH_TOKENS
+    needs = {"decode": raw + frames, "encode": takes.vision + frames, "answer": takes.language + cache}
     actors = [(stage, pools[stage], needed) for stage, needed in needs.items() if stage in pools.by_stage]
     on_machine = sum(pool.size * needed for _, pool, needed in actors if not pool.num_gpus)
 
     def there(num_gpus: float, needed: int) -> int | None:
         if num_gpus:
-            return None if gpu_bytes is None else int(gpu_bytes * num_gpus)
-        return None if machine_bytes is None else machine_bytes - (on_machine - needed)
+            return None if hardware.gpu_bytes is None else int(hardware.gpu_bytes * num_gpus)
+        return None if hardware.machine_bytes is None else hardware.machine_bytes - (on_machine - needed)
 
     return tuple(
         ActorMemory(stage, pool.size, pool.num_gpus, needed, there(pool.num_gpus, needed))

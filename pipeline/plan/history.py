@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 from pipeline.clip import AnswerKey, FailureKey
 from pipeline.errors import QuestionChangedError
-
-if TYPE_CHECKING:  # this module also reads tables, which planning does not need
-    from pipeline.inputs.questions import Question
+from pipeline.inputs.questions import Question
 
 PLAN_STAGE = "plan"
 _SPAN_COLUMNS = frozenset({"start_s", "end_s"})

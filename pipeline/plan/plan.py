@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
-from typing import TYPE_CHECKING
 
 from pipeline.clip import AnswerKey, Clip, Failure, FailureKey
 from pipeline.errors import InputRowError
+from pipeline.inputs.questions import Question, QuestionTable
+from pipeline.inputs.videos import Source, Video
 from pipeline.plan.history import PLAN_STAGE, AnswerHistory, FailureHistory
 from pipeline.store.keys import clip_id, content_key, digest
-
-if TYPE_CHECKING:  # these modules also read tables, which planning does not need
-    from pipeline.inputs.questions import Question, QuestionTable
-    from pipeline.inputs.videos import Source, Video
 
 
 @dataclass(frozen=True)

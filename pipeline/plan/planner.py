@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import RayError
 
 from pipeline.clip import Clip, Failure
-from pipeline.cluster.connection import fatal_cause
+from pipeline.cluster.connection import fatal_errors_unwrapped
 from pipeline.inputs import QuestionTable, VideoTable
 from pipeline.plan.plan import Plan, PlanCounts
 from pipeline.plan.probe import Found, Probe, ProbeTable, probe_clips, probe_in_threads
@@ -120,7 +119,9 @@ class Planner:
             self._on_ray = True
             self._connect()
         failed, committed = self._run.ledger.failure_table(), self._committed(count)
-        snapshot = self._shared(Snapshot(self._run, questions, self._probes.lengths(), failed, committed))
+        snapshot: Any = Snapshot(self._run, questions, self._probes.lengths(), failed, committed)
+        if self._on_ray:
+            snapshot = ray.put(snapshot)
         surveyed = self._each(survey, [(rows, snapshot) for rows in videos.shards(count)])
         told = [self._fetch(numbers) for numbers, _ in surveyed]
         lengths = [self._measure(index, unknown) for index, (_, unknown) in enumerate(told)]
@@ -210,19 +211,11 @@ class Planner:
         remote = ray.remote(num_returns=num_returns)(function)
         return [remote.remote(*arguments) for arguments in tasks]
 
-    def _shared(self, value: object) -> Any:  # noqa: ANN401 - the value, or Ray's reference to it
-        return ray.put(value) if self._on_ray else value
-
     def _fetch(self, held: Any) -> Any:  # noqa: ANN401 - see `_each`
         if not isinstance(held, ray.ObjectRef):
             return held
-        try:
+        with fatal_errors_unwrapped():
             return ray.get(held)
-        except RayError as error:
-            # Ray wraps the error that a task raised; the message of the cause is the one for the user.
-            if (fatal := fatal_cause(error)) is not None:
-                raise fatal from error
-            raise
 
 
 def _plan(packs: bool, *arguments: Any) -> tuple[Any, Plan | bytes]:  # noqa: ANN401

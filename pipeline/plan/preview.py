@@ -2,69 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from flashvid.engine.constants import MAX_BATCH_TOKENS
 from flashvid.errors import PermanentError
 from flashvid.models import ModelSource, check_answering, load_preprocessor, resolve_model
-from flashvid.models.devices import usable_gpus
 from flashvid.models.footprint import footprint
 from pipeline.clip import Clip, Failure
-from pipeline.cluster.resources import Pools, plan_pools
+from pipeline.cluster.resources import plan_pools
 from pipeline.config import JobConfig
 from pipeline.errors import ClusterTooSmallError, SettingsChangedError
 from pipeline.inputs.job_inputs import read_tables
-from pipeline.plan.estimates import (
-    ActorMemory,
-    ClipSize,
-    Duration,
-    Rates,
-    Work,
-    actor_memory,
-    clip_size,
-    duration,
-    measured_rates,
-    work,
-)
+from pipeline.plan import estimates
+from pipeline.plan.hardware import Hardware
 from pipeline.plan.planner import Planner
 from pipeline.plan.probe import STAGE, ProbeTable
 from pipeline.store.context import RunContext
 from pipeline.store.fingerprint import Fingerprints
 from pipeline.store.run_records import RunRecords
 from pipeline.video.packet_index import VideoHeader
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """Describes the hardware that a run may use.
-
-    Attributes:
-        num_cpus: Number of CPUs.
-        num_gpus: Number of GPUs, all on one node.
-        gpu_bytes: Bytes of memory of one GPU; None if unknown.
-        machine_bytes: Bytes of memory of the machine; None if unknown.
-    """
-
-    num_cpus: int
-    num_gpus: int = 0
-    gpu_bytes: int | None = None
-    machine_bytes: int | None = None
-
-    @classmethod
-    def here(cls) -> Hardware:
-        """Return the hardware of this machine."""
-        import torch
-
-        gpus = usable_gpus()
-        return cls(
-            num_cpus=os.cpu_count() or 1,
-            num_gpus=gpus,
-            gpu_bytes=torch.cuda.get_device_properties(0).total_memory if gpus else None,
-            machine_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        )
 
 
 @dataclass(frozen=True)
@@ -98,10 +55,10 @@ class Preview:
     answers_exhausted: int
     changed_sources: tuple[str, ...]
     changed_settings: str | None
-    work: Work
-    rates: Rates
-    duration: Duration | None
-    memory: tuple[ActorMemory, ...]
+    work: estimates.Work
+    rates: estimates.Rates
+    duration: estimates.Duration | None
+    memory: tuple[estimates.ActorMemory, ...]
     placement_problem: str | None
     headers_read: int
 
@@ -110,7 +67,7 @@ def preview(
     job: JobConfig,
     hardware: Hardware,
     *,
-    given_rates: Rates | None = None,
+    given_rates: estimates.Rates | None = None,
     gpu_hour_price: float | None = None,
     max_probes: int = 1000,
 ) -> Preview:
@@ -151,25 +108,20 @@ def preview(
     todo = todo.without(refused)
     takes = footprint(model, job.model.dtype)
     token_bytes = takes.stored_token if job.cache_dtype is None else takes.quantised_token
-    left = work(todo, sizes, stored_token_bytes=token_bytes if job.keeps_tokens else 0)
-    rates = _rates(given_rates or Rates(), measured_rates(records.ended(), model.identity, job.model.dtype))
+    left = estimates.work(todo, sizes, stored_token_bytes=token_bytes if job.keeps_tokens else 0)
+    measured = estimates.measured_rates(records.ended(), model.identity, job.model.dtype)
+    rates = _rates(given_rates or estimates.Rates(), measured)
     counts = todo.counts
-    lasts: Duration | None = None
-    memory: tuple[ActorMemory, ...] = ()
+    lasts: estimates.Duration | None = None
+    memory: tuple[estimates.ActorMemory, ...] = ()
     problem = None
     try:
-        pools = _pools(job, hardware, encodes=bool(todo.to_encode))
-        lasts = duration(left, rates, pools, num_gpus=hardware.num_gpus, gpu_hour_price=gpu_hour_price)
-        memory = actor_memory(
-            pools,
-            vision_bytes=takes.vision,
-            language_bytes=takes.language,
-            cache_bytes=takes.cached_token * MAX_BATCH_TOKENS,
-            largest_clip=left.largest_clip,
-            headers=list(headers.values()),
-            gpu_bytes=hardware.gpu_bytes,
-            machine_bytes=hardware.machine_bytes,
+        gpus = (hardware.num_gpus,) if hardware.num_gpus else ()
+        pools = plan_pools(
+            job.resources, cpus_per_node=(hardware.num_cpus,), gpus_per_node=gpus, encodes=bool(todo.to_encode)
         )
+        lasts = estimates.duration(left, rates, pools, num_gpus=hardware.num_gpus, gpu_hour_price=gpu_hour_price)
+        memory = estimates.actor_memory(pools, takes, hardware, left.largest_clip, headers.values())
     except ClusterTooSmallError as error:
         problem = error.message
     return Preview(
@@ -193,17 +145,17 @@ def preview(
 
 def _sizes(
     clips: Sequence[Clip], headers: Mapping[str, VideoHeader], job: JobConfig, model: ModelSource
-) -> tuple[dict[str, ClipSize], dict[str, str]]:
+) -> tuple[dict[str, estimates.ClipSize], dict[str, str]]:
     """Return two mappings by `clip_id`: sizes of clips with a header, and error types of clips the model refuses."""
     sampling = job.sampling
     preprocessor = load_preprocessor(model, min_pixels=sampling.min_pixels, max_pixels=sampling.max_pixels)
-    sizes: dict[str, ClipSize] = {}
+    sizes: dict[str, estimates.ClipSize] = {}
     refused: dict[str, str] = {}
     for clip in clips:
         if (header := headers.get(clip.source_id)) is None:
             continue
         try:
-            size = clip_size(header, clip, job, preprocessor)
+            size = estimates.clip_size(header, clip, job, preprocessor)
         except PermanentError as error:
             refused[clip.clip_id] = type(error).__name__
             continue
@@ -212,16 +164,11 @@ def _sizes(
     return sizes, refused
 
 
-def _rates(given: Rates, measured: Rates) -> Rates:
+def _rates(given: estimates.Rates, measured: estimates.Rates) -> estimates.Rates:
     """Return the given rates, with the measured ones where a rate is not given."""
     names = ("decode_frames_per_second", "encode_frames_per_second", "answers_per_second")
     missing = {name: getattr(measured, name) for name in names if not getattr(given, name)}
     return replace(given, **missing, measured_in=measured.measured_in if any(missing.values()) else ())
-
-
-def _pools(job: JobConfig, hardware: Hardware, *, encodes: bool) -> Pools:
-    gpus = (hardware.num_gpus,) if hardware.num_gpus else ()
-    return plan_pools(job.resources, num_cpus=hardware.num_cpus, gpus_per_node=gpus, encodes=encodes)
 
 
 def _changed_settings(records: RunRecords, prints: Fingerprints) -> str | None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from typing import IO, Any
 
 import pyarrow as pa
 import ray
-from fsspec.implementations.local import LocalFileSystem
 from ray.exceptions import LocalRayletDiedError, NodeDiedError, OutOfMemoryError, WorkerCrashedError
 
 from pipeline.clip import Clip, Failure
-from pipeline.config import DecodePoolConfig
 from pipeline.errors import (
     DecodeMemoryError,
     InputRowError,
@@ -23,9 +21,10 @@ from pipeline.errors import (
     VideoNotFoundError,
     WorkerDiedError,
 )
+from pipeline.resources_config import DecodePoolConfig
 from pipeline.store import schemas
-from pipeline.store.filesystem import resolve
-from pipeline.store.parquet import to_bytes
+from pipeline.store.filesystem import is_local, resolve
+from pipeline.store.parquet import rows_of, to_bytes
 from pipeline.store.storage import Storage
 from pipeline.video.demux import opened, read_index
 from pipeline.video.limits import limited
@@ -66,15 +65,13 @@ class ProbeTable:
 
         `duration_s` is null in probes written by versions that did not record it.
         """
-        columns = ["video_path", "source_id", "duration_s"]
-        empty = pa.schema([schemas.PROBES.field(name) for name in columns]).empty_table()
-        return pa.concat_tables([empty, *self._read(columns)])
+        return self._table("video_path", "source_id", "duration_s")
 
     def headers(self, source_ids: Collection[str]) -> dict[str, VideoHeader]:
         """Return the headers of the sources that were probed, by `source_id`."""
         names = (field.name for field in fields(VideoHeader))
         found: dict[str, VideoHeader] = {}
-        for row in self._rows("source_id", *names):
+        for row in rows_of(self._table("source_id", *names)):
             # Probes written by older versions may lack the length.
             if (source_id := row.pop("source_id")) in source_ids and row["duration_s"] is not None:
                 found[source_id] = VideoHeader(**row)
@@ -82,14 +79,10 @@ class ProbeTable:
 
     def paths(self) -> dict[str, str]:
         """Return the `video_path` of every probed source, by `source_id`."""
-        return {row["source_id"]: row["video_path"] for row in self._rows("source_id", "video_path")}
+        return {row["source_id"]: row["video_path"] for row in rows_of(self._table("source_id", "video_path"))}
 
-    def _rows(self, *columns: str) -> Iterator[dict[str, Any]]:
-        for part in self._read(columns):
-            yield from part.to_pylist()
-
-    def _read(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        return self._storage.scan(self._storage.names("probes"), schemas.PROBES, columns)
+    def _table(self, *columns: str) -> pa.Table:
+        return self._storage.table(self._storage.names("probes"), schemas.PROBES, columns)
 
     def append(self, probes: Sequence[tuple[Clip, Probe]], part: str) -> None:
         """Commit probes, one row per source.
@@ -164,15 +157,9 @@ def _probe_chunk(
     return [_probe(clip, storage_options, limits) for clip in clips]
 
 
-def _limited(limits: DecodePoolConfig | None) -> AbstractContextManager[None]:
-    if limits is None:
-        return nullcontext()
-    return limited(time_limit_s=limits.time_limit_s, memory_limit=int(limits.memory_limit_gb * (1 << 30)))
-
-
 def _probe(clip: Clip, storage_options: Mapping[str, Any], limits: DecodePoolConfig | None = None) -> Probe | Failure:
     try:
-        with _limited(limits):
+        with limited(limits) if limits else nullcontext():
             return probe_file(clip, storage_options)
     except Exception as error:  # noqa: BLE001 - becomes a row of failures/ with its traceback
         if limits is None or not isinstance(error, MemoryError):
@@ -203,7 +190,7 @@ def probe_file(clip: Clip, storage_options: Mapping[str, Any]) -> Probe:
         raise VideoNotFoundError(f"{clip.video_path} is a folder, not a video file; give the path of a file")
     if size == 0:
         raise UnreadableVideoError(f"the file is empty: {clip.video_path}; upload it again")
-    if isinstance(fs, LocalFileSystem):
+    if is_local(fs):
         probe = read_probe(inner)
     else:
         with fs.open(inner, "rb") as file:

@@ -20,10 +20,9 @@ import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ReadTask
 from ray.data.block import BlockMetadata
-from ray.exceptions import RayError
 
 from pipeline.clip import Clip, ClipMessage
-from pipeline.cluster.connection import fatal_cause
+from pipeline.cluster.connection import fatal_errors_unwrapped
 from pipeline.cluster.resources import Pools
 from pipeline.plan.plan import Plan, deal
 from pipeline.plan.planner import RunPlan, Shard
@@ -103,14 +102,9 @@ def stream(
     """
     with _data_context():
         outcomes = _graph(plan, pools, settings, stages)
-    try:
+    with fatal_errors_unwrapped():
         for block in outcomes.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             yield from ClipMessage.each_of(block)
-    except RayError as error:
-        # Ray wraps the error that a stage raised; the message of the cause is the one for the user.
-        if (fatal := fatal_cause(error)) is not None:
-            raise fatal from error
-        raise
 
 
 def _graph(plan: RunPlan, pools: Pools, settings: StageSettings, stages: Sequence[type[Stage]]) -> Dataset:
@@ -125,9 +119,7 @@ def _graph(plan: RunPlan, pools: Pools, settings: StageSettings, stages: Sequenc
             batch_size=stage.batch_size(planned, pool),
             batch_format="pyarrow",
             zero_copy_batch=True,
-            compute=ActorPoolStrategy(size=pool.size)
-            if pool.max_size is None
-            else ActorPoolStrategy(min_size=pool.size, max_size=pool.max_size),
+            compute=ActorPoolStrategy(min_size=pool.size, max_size=pool.most),
             num_cpus=pool.num_cpus,
             num_gpus=pool.num_gpus,
         )

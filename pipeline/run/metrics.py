@@ -117,15 +117,15 @@ class RunMetrics:
     def add(self, name: str, amount: float, **labels: str) -> None:
         """Add an amount to a counter; an amount of 0 records nothing."""
         if amount > 0:
-            self._recorder(name).inc(amount, self._tags(labels))
+            self._recorder(name).inc(amount, labels)
 
     def set(self, name: str, value: float, **labels: str) -> None:
         """Set a gauge."""
-        self._recorder(name).set(value, self._tags(labels))
+        self._recorder(name).set(value, labels)
 
     def observe(self, name: str, value: float, **labels: str) -> None:
         """Add a value to a histogram."""
-        self._recorder(name).observe(value, self._tags(labels))
+        self._recorder(name).observe(value, labels)
 
     def counts(self, counts: Mapping[str, int], stage: str) -> None:
         """Add a stage's counts to the counters of the same names.
@@ -163,11 +163,8 @@ class RunMetrics:
 
     def _recorder(self, name: str) -> Any:  # noqa: ANN401 - one of three classes without a common method
         if name not in self._recorders:
-            self._recorders[name] = METRICS[name].create()
+            self._recorders[name] = METRICS[name].create().set_default_tags({"run_id": self._run_id})
         return self._recorders[name]
-
-    def _tags(self, labels: Mapping[str, str]) -> dict[str, str]:
-        return {"run_id": self._run_id, **labels}
 
 
 class ObservedMonitor(RunMonitor):

@@ -77,7 +77,8 @@ def run(
         on_notice(f"limit {job.limit}: only the first {len(videos)} videos")
     context = RunContext.of(job, model)
     storage = context.storage
-    for root in {job.output: storage, job.tokens_root: Storage(job.tokens_root, job.storage_options)}.values():
+    cache = storage if job.tokens_root == job.output else Storage(job.tokens_root, job.storage_options)
+    for root in dict.fromkeys((storage, cache)):
         if not root.is_exclusive:
             on_notice(
                 f"{root.url} has no conditional writes: do not start two runs at the same time, since each may "
@@ -87,8 +88,8 @@ def run(
     records.check_settings(context.prints, fork=fork)
     lease = Lease.acquire(storage, context.run_id)
     try:
-        if job.keeps_tokens and job.tokens_root != job.output:
-            note_cache_user(Storage(job.tokens_root, job.storage_options), storage)
+        if cache is not storage:
+            note_cache_user(cache, storage)
         records.start(context.run_id, job, context.prints)
         log = RunLog(context.run_id, on_log, on_notice)
         summary = _Run(context, lease, log, on_progress, started).execute(videos, questions, address)
@@ -103,12 +104,7 @@ class _Run:
     """Plans and executes a run that holds the lease."""
 
     def __init__(
-        self,
-        context: RunContext,
-        lease: Lease,
-        log: RunLog,
-        on_progress: Callable[[Progress], None],
-        started: float,
+        self, context: RunContext, lease: Lease, log: RunLog, on_progress: Callable[[Progress], None], started: float
     ) -> None:
         self._context = context
         self._log = log
@@ -117,11 +113,7 @@ class _Run:
         self._metrics = RunMetrics(context.run_id)
         self._limit = FailureLimit(context.job)
         self._committer = Committer(
-            context.ledger,
-            lease,
-            context.job.commit,
-            on_commit=self._committed,
-            on_failure=self._limit.note,
+            context.ledger, lease, context.job.commit, on_commit=self._committed, on_failure=self._limit.note
         )
 
     def execute(self, videos: VideoTable, questions: QuestionTable, address: str | None) -> RunSummary:
@@ -169,7 +161,6 @@ class _Run:
         planned = todo.counts
         pools = plan_pools(
             self._context.job.resources,
-            num_cpus=size.num_cpus,
             cpus_per_node=size.cpus_per_node,
             gpus_per_node=size.gpus_per_node,
             encodes=planned.clips_to_encode > 0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pipeline.cluster.monitor import Worker
 
@@ -80,7 +80,7 @@ class RunSummary:
     max_decoded_clips: int
     stage_seconds: Mapping[str, float]
     seconds: float
-    workers: tuple[Worker, ...] = field(default=())
+    workers: tuple[Worker, ...] = ()
 
     @property
     def realised_retention(self) -> float | None:

@@ -203,10 +203,15 @@ def _started(pid: int) -> str | None:
 
 
 def _is_running(pid: int, started: str | None) -> bool:
+    return process_exists(pid) and _started(pid) == started
+
+
+def process_exists(pid: int) -> bool:
+    """Return whether this host has a process of this id; on Linux, one that has ended counts until it is collected."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # a running process of another user
-    return _started(pid) == started
+        return True  # a running process of another user
+    return True

@@ -16,7 +16,7 @@ import pyarrow as pa
 from pipeline.clip import AnswerKey, FailureKey
 from pipeline.store import schemas
 from pipeline.store.keys import shard_of
-from pipeline.store.parquet import Row, to_bytes
+from pipeline.store.parquet import Row, rows_of, to_bytes
 from pipeline.store.retries import read_retries
 from pipeline.store.storage import Storage
 
@@ -82,14 +82,13 @@ class Ledger:
         columns = ["video_id", "clip_id", "question_id", "question_hash", "run_id"]
         folders = [self._answers] if shards is None else [f"{self._answers}/shard={shard}" for shard in shards]
         for folder in folders:
-            for part in self._read(folder, schemas.ANSWERS, columns):
+            for part in self._storage.scan(self._storage.names(folder), schemas.ANSWERS, columns):
                 for row in part.to_pylist():
                     yield AnswerKey(**row)
 
     def failure_table(self) -> pa.Table:
         """Return the columns `_FAILURE_COLUMNS` of every committed failure."""
-        empty = pa.schema([schemas.FAILURES.field(name) for name in _FAILURE_COLUMNS]).empty_table()
-        return pa.concat_tables([empty, *self._read(self._failures, schemas.FAILURES, _FAILURE_COLUMNS)])
+        return self._storage.table(self._storage.names(self._failures), schemas.FAILURES, _FAILURE_COLUMNS)
 
     def failure_keys(self, rows: pa.Table | None = None) -> Iterable[FailureKey]:
         """Yield the keys of committed failures.
@@ -99,14 +98,10 @@ class Ledger:
         """
         requests = read_retries(self._storage)
         names = [field.name for field in fields(FailureKey) if field.name != "retried"]
-        for batch in (self.failure_table() if rows is None else rows).to_batches():
-            for row in batch.to_pylist():
-                retried = any(request.covers(row) for request in requests)
-                yield FailureKey(**{name: row[name] for name in names}, retried=retried)
+        for row in rows_of(self.failure_table() if rows is None else rows):
+            retried = any(request.covers(row) for request in requests)
+            yield FailureKey(**{name: row[name] for name in names}, retried=retried)
 
     def _create(self, name: str, rows: Sequence[Row], schema: pa.Schema) -> None:
         # Part names contain the run id and a counter: if one is taken, two processes use the same run id.
         self._storage.add(name, to_bytes(rows, schema))
-
-    def _read(self, folder: str, schema: pa.Schema, columns: Sequence[str]) -> Iterable[pa.Table]:
-        return self._storage.scan(self._storage.names(folder), schema, columns)

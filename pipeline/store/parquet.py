@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import pyarrow as pa
@@ -29,6 +29,12 @@ def table_to_bytes(table: pa.Table) -> bytes:
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     content: bytes = sink.getvalue().to_pybytes()
     return content
+
+
+def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table. They are converted part by part, since Python objects take much more memory."""
+    for batch in table.to_batches():
+        yield from batch.to_pylist()
 
 
 def from_bytes(content: bytes) -> pa.Table:

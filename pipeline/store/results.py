@@ -87,7 +87,7 @@ class Results:
         latest: list[Row] = []
         # One shard holds all answers of a video.
         for names in self._storage.by_folder(f"answers/fingerprint={self.fingerprint}").values():
-            rows = [row for part in self._storage.scan(names, schemas.ANSWERS, wanted) for row in part.to_pylist()]
+            rows = self._storage.table(names, schemas.ANSWERS, wanted).to_pylist()
             latest += (rows[number] for number in latest_rows(rows))
         return sorted(latest, key=lambda row: tuple(str(row[name]) for name in KEY))
 
@@ -100,8 +100,7 @@ class Results:
             answers: Rows of the method `answers`, with any columns.
         """
         names = self._storage.names(f"failures/fingerprint={self.fingerprint}")
-        parts = self._storage.scan(names, schemas.FAILURES, schemas.FAILURES.names)
-        failures = [row for part in parts for row in part.to_pylist()]
+        failures = self._storage.table(names, schemas.FAILURES, schemas.FAILURES.names).to_pylist()
         answered = {(row["clip_id"], row["question_id"]): row["run_id"] for row in answers}
         clips, videos = (_latest_runs(answers, by=name) for name in ("clip_id", "video_id"))
         files: dict[str, tuple[str, str]] = {}

@@ -51,8 +51,7 @@ class RunRecords:
         if fork or not earlier or any(run["answers_fingerprint"] == new.answers for run in earlier):
             return
         changes = min(
-            (changed_settings(run["answers_settings"], new.answers_settings) for run in reversed(earlier)),
-            key=len,
+            (changed_settings(run["answers_settings"], new.answers_settings) for run in reversed(earlier)), key=len
         )
         raise SettingsChangedError(
             f"{self._storage.url} was made with other settings:\n  "

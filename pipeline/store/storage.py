@@ -9,25 +9,25 @@ checked before it is written.
 from __future__ import annotations
 
 import errno
-import threading
 import time
 import uuid
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
 
 from flashvid.errors import ConfigurationError
 from pipeline.errors import StorageUnavailableError
 from pipeline.store.filesystem import FINAL_ERRORS, is_local, resolve
 from pipeline.store.local_files import create_durably
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from pipeline.store.parquet import read_columns
+from pipeline.store.traffic import Traffic
 
 # Limit for one object, all tries together. A write under the lease must end before another host may take over, so this
 # is less than half of `LEASE_SECONDS` in pipeline/store/lease.py.
@@ -39,31 +39,6 @@ _FIRST_PAUSE_S = 0.2
 _SCAN_THREADS = 16
 _TEMPORARY = ".uploading-"
 _FINAL_NUMBERS = (errno.EINVAL, errno.ENOSYS)
-
-
-class Traffic:
-    """Counts bytes and requests of all threads until `take` returns them.
-
-    A pickled copy starts at zero, so that a Ray task that receives a storage reports only its own traffic.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter()
-
-    def __reduce__(self) -> tuple[type[Traffic], tuple[()]]:
-        return Traffic, ()
-
-    def add(self, name: str, number: int = 1) -> None:
-        """Add to a count."""
-        with self._lock:
-            self._counts[name] += number
-
-    def take(self) -> dict[str, int]:
-        """Return the counts since the last call, by name, and reset them."""
-        with self._lock:
-            taken, self._counts = self._counts, Counter()
-        return dict(taken)
 
 
 class Storage:
@@ -178,7 +153,6 @@ class Storage:
             OSError: the bytes of an object do not match their checksum.
             pyarrow.ArrowInvalid: an object is not a Parquet file.
         """
-        from pipeline.store.parquet import read_columns
 
         def read(name: str) -> pa.Table:
             with self.fs.open(self.path(name), "rb") as file:
@@ -190,6 +164,13 @@ class Storage:
             for begin in range(0, len(names), 4 * at_once):
                 some = names[begin : begin + 4 * at_once]
                 yield from pool.map(lambda name: self._call(read, name, has_timeout=False), some)
+
+    def table(self, names: Sequence[str], schema: pa.Schema, columns: Sequence[str]) -> pa.Table:
+        """Return some columns of Parquet objects as one table, with the rows of each object in order; see `scan`."""
+        chosen = pa.schema([schema.field(name) for name in columns])
+        # Not chosen.empty_table(), which imports pandas.
+        empty = pa.Table.from_arrays([pa.nulls(0, field.type) for field in chosen], schema=chosen)
+        return pa.concat_tables([empty, *self.scan(names, schema, columns)])
 
     def at_once(self, most: int) -> int:
         """Return how many requests threads may send in parallel: `most`, or 1 if the filesystem is not concurrent."""

@@ -104,7 +104,8 @@ def _decode(row: Mapping[str, Any], name: str) -> CompressedVideo:
             )
     if scales and [len(of_level) for of_level in scales] != [shape[0]] * len(contents):
         raise CorruptTokensError(f"does not have one scale for each of its {shape[0]} tokens", name)
-    found = [_tensor(content, stored, shape) for content in contents]
+    # A bytearray, because torch requires writable memory.
+    found = [torch.frombuffer(bytearray(content), dtype=stored).reshape(shape) for content in contents]
     if scales:
         found = [
             QuantisedTokens(values, torch.tensor(of_level, dtype=torch.float32)).restore(dtype)
@@ -126,8 +127,3 @@ def _decode(row: Mapping[str, Any], name: str) -> CompressedVideo:
 def _bytes(tensor: torch.Tensor) -> bytes:
     """Return the values of a tensor `[M, D]` as raw bytes, row by row."""
     return tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-
-
-def _tensor(content: bytes, dtype: torch.dtype, shape: tuple[int, int]) -> torch.Tensor:
-    # A bytearray, because torch requires writable memory.
-    return torch.frombuffer(bytearray(content), dtype=dtype).reshape(shape)

@@ -53,13 +53,7 @@ class TokenStore:
         return self._storage.take_traffic()
 
     def commit(
-        self,
-        content_key: str,
-        video: CompressedVideo,
-        origin: ClipIdentity,
-        *,
-        thumbnails: list[bytes],
-        run_id: str,
+        self, content_key: str, video: CompressedVideo, origin: ClipIdentity, *, thumbnails: list[bytes], run_id: str
     ) -> bool:
         """Commit a clip's tokens.
 

@@ -8,19 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.resources_config import DecodePoolConfig
+
 
 @contextmanager
-def limited(*, time_limit_s: float, memory_limit: int) -> Iterator[None]:
-    """Kill this process if the `with` block takes too long, and make allocations fail beyond a limit.
+def limited(limits: DecodePoolConfig) -> Iterator[None]:
+    """Kill this process if the `with` block takes too long, and make allocations fail beyond a limit (Linux only).
 
     Args:
-        time_limit_s: Time limit in seconds.
-        memory_limit: Bytes that the process may allocate beyond its present memory (Linux only).
+        limits: The time, and the memory that the process may allocate beyond its present memory.
     """
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    limit_memory(memory_limit)
+    limit_memory(int(limits.memory_limit_gb * (1 << 30)))
     # The signal has no handler, so it ends the process, whatever its threads are doing.
-    signal.setitimer(signal.ITIMER_REAL, time_limit_s)
+    signal.setitimer(signal.ITIMER_REAL, limits.time_limit_s)
     try:
         yield
     finally:

@@ -88,7 +88,7 @@ class DecodeProcess:
 
     def _start(self) -> None:
         """Start a child without waiting for it."""
-        self._used = self._ready = False
+        self._used = False
         self._connection, theirs = Pipe()
         with theirs, _memory_file() as memory:
             # Enough address space for everything that the child may allocate; only pages with frames use memory.
@@ -109,15 +109,20 @@ class DecodeProcess:
     def _blocks(self, *clip: object) -> Generator[FrameBlock]:
         """Yield the blocks of a clip as they arrive. If the caller stops early, the child is replaced by a new one."""
         finished = False
+        too_long = (
+            f"decoding this file took more than {self._time_limit_s:g} s: raise resources.decode.time_limit_s if it "
+            "happens again"
+        )
         try:
-            self._await_start()
+            if not self._used:
+                self._receive(_START_LIMIT_S, f"the video decoding process did not start within {_START_LIMIT_S:g} s")
             self._used = True
             self._connection.send((self._decode, clip, self._time_limit_s))
             left_s = self._time_limit_s
             while True:
                 self._connection.send("next")
                 asked = time.monotonic()
-                reply = self._receive(left_s)
+                reply = self._receive(left_s, too_long)
                 left_s -= time.monotonic() - asked
                 if reply is None or isinstance(reply, Exception):
                     finished = True
@@ -135,20 +140,9 @@ class DecodeProcess:
         if reply is not None:
             raise reply
 
-    def _await_start(self) -> None:
-        if self._ready:
-            return
-        if not self._connection.poll(_START_LIMIT_S):
-            raise DecodeTimeoutError(f"the video decoding process did not start within {_START_LIMIT_S:g} s")
-        self._connection.recv()
-        self._ready = True
-
-    def _receive(self, timeout_s: float) -> Any:  # noqa: ANN401 - header, None or exception
+    def _receive(self, timeout_s: float, message: str) -> Any:  # noqa: ANN401 - header, None or exception
         if not self._connection.poll(max(timeout_s, 0.0)):
-            raise DecodeTimeoutError(
-                f"decoding this file took more than {self._time_limit_s:g} s: raise resources.decode.time_limit_s if "
-                "it happens again"
-            )
+            raise DecodeTimeoutError(message)
         return self._connection.recv()
 
     def _cause_of_death(self) -> str:

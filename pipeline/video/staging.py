@@ -20,10 +20,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.clip import Clip
-from pipeline.config import SamplingConfig, StagingConfig
+from pipeline.config import SamplingConfig
 from pipeline.errors import VideoNotFoundError
+from pipeline.resources_config import StagingConfig
 from pipeline.store.filesystem import is_local, resolve
 from pipeline.store.keys import digest
+from pipeline.store.lease import process_exists
 from pipeline.store.storage import Storage
 
 _FETCH_SECONDS = 600.0
@@ -149,15 +151,5 @@ class Staging:
         """Remove the links and partial files of dead processes."""
         for path in self._leases.iterdir():
             owner = path.name.split("-", 1)[0]
-            if owner.isdigit() and not _is_alive(int(owner)):
+            if owner.isdigit() and not process_exists(int(owner)):
                 path.unlink(missing_ok=True)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -36,9 +36,7 @@ def groups(overlay: str) -> dict[str, Any]:
 def pools(decode_nodes: int, gpu_nodes: int, *, cpus: float = 8) -> Pools:
     """The job's pools on so many nodes."""
     nodes = (cpus,) * decode_nodes
-    return plan_pools(
-        job().resources, num_cpus=sum(nodes), cpus_per_node=nodes, gpus_per_node=(1,) * gpu_nodes, encodes=True
-    )
+    return plan_pools(job().resources, cpus_per_node=nodes, gpus_per_node=(1,) * gpu_nodes, encodes=True)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -69,7 +67,7 @@ def test_the_runbook_plans_it_on_the_nodes_that_stay() -> None:
     decode, gpu = groups("base")["decode"], groups("base")["gpu"]
     assert (cpus, gpus) == (decode["minReplicas"] * int(decode["rayStartParams"]["num-cpus"]), gpu["minReplicas"])
     # As `flashvid plan` does: all GPUs on one node.
-    made = plan_pools(job().resources, num_cpus=cpus, gpus_per_node=(gpus,), encodes=True)
+    made = plan_pools(job().resources, cpus_per_node=(cpus,), gpus_per_node=(gpus,), encodes=True)
     assert gpus_taken(made) == gpus
 
 

@@ -14,7 +14,8 @@ from flashvid.errors import ConfigurationError
 from flashvid.models import GenerationConfig
 from flashvid.presets import preset_named
 from jobs.job_file import load_job
-from pipeline.config import QuestionRow, ResourcesConfig, SamplingConfig
+from pipeline.config import QuestionRow, SamplingConfig
+from pipeline.resources_config import ResourcesConfig
 
 GOOD = """\
 videos: videos.csv

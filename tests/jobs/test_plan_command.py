@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from flashvid.engine.constants import MAX_BATCH_TOKENS
 from flashvid.models import load_model, resolve_model
 from flashvid.models.family import Part
-from flashvid.models.footprint import footprint
+from flashvid.models.footprint import Footprint, footprint
 from jobs.cli.main import app
 from pipeline.cluster.resources import Pool, Pools
 from pipeline.config import SamplingConfig
@@ -30,8 +31,9 @@ from pipeline.plan.estimates import (
     measured_rates,
     work,
 )
+from pipeline.plan.hardware import Hardware
 from pipeline.plan.plan import Plan
-from pipeline.plan.preview import Hardware, preview
+from pipeline.plan.preview import preview
 from pipeline.video.clip_frames import decode_clip
 from pipeline.video.frame_sampling import sample_frames
 from pipeline.video.packet_index import VideoHeader
@@ -154,21 +156,14 @@ def test_rates_are_measured_in_runs_of_the_same_model() -> None:
 
 def test_memory_is_held_against_shares_and_what_others_leave() -> None:
     """GPU actors against their share; those without a GPU against the machine less what the others need."""
-    found = actor_memory(
-        POOLS,
-        vision_bytes=10,
-        language_bytes=50,
-        cache_bytes=20,
-        largest_clip=ClipSize(1, 1, 1, 5),
-        headers=[MINUTE],
-        gpu_bytes=100,
-        machine_bytes=44_000_000,
-    )
+    takes = Footprint(vision=10, language=50, stored_token=0, quantised_token=0, cached_token=2)
+    hardware = Hardware(num_cpus=8, num_gpus=1, gpu_bytes=100, machine_bytes=44_000_000)
+    found = actor_memory(POOLS, takes, hardware, ClipSize(1, 1, 1, 5), [MINUTE])
     raw = 640 * 360 * 3 * 16
     assert [(actor.stage, actor.bytes_needed, actor.bytes_there, actor.fits) for actor in found] == [
         ("decode", raw + 5, 44_000_000 - 3 * (raw + 5), False),
         ("encode", 15, 100, True),
-        ("answer", 70, 50, False),
+        ("answer", 50 + 2 * MAX_BATCH_TOKENS, 50, False),
     ]
 
 

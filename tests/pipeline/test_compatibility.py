@@ -15,7 +15,6 @@ from pipeline.care.gc import find_garbage
 from pipeline.care.verify import verify
 from pipeline.config import JobConfig
 from pipeline.errors import NewerFormatError
-from pipeline.inputs.job_inputs import read_inputs
 from pipeline.plan.plan import plan
 from pipeline.plan.probe import ProbeTable
 from pipeline.run.run import run
@@ -99,11 +98,12 @@ def test_its_caretakers_find_nothing_to_do(output: Storage, tmp_path: Path) -> N
 def test_work_that_is_done_stays_done(output: Storage, same_job: JobConfig) -> None:
     """Keys are derived as they were: the same job finds its answers, its failure and its tokens."""
     (record,) = RunRecords(output).all()
-    ledger, inputs = Ledger(output, record["answers_fingerprint"]), read_inputs(same_job)
+    ledger = Ledger(output, record["answers_fingerprint"])
+    clips, questions = row_clips(same_job)
     tokens = TokenStore(output, record["tokens_fingerprint"]).committed()
     todo = plan(
-        row_clips(inputs),
-        inputs.questions,
+        clips,
+        questions,
         committed_tokens=tokens,
         answered=ledger.answer_keys(),
         failed=ledger.failure_keys(),
@@ -112,8 +112,8 @@ def test_work_that_is_done_stays_done(output: Storage, same_job: JobConfig) -> N
     assert (todo.counts.answers_done, todo.counts.answers_planned, todo.counts.answers_exhausted) == (4, 0, 2)
     # And had they not been answered, nothing would be decoded.
     again = plan(
-        row_clips(inputs),
-        inputs.questions,
+        clips,
+        questions,
         committed_tokens=tokens,
         answered=[],
         failed=ledger.failure_keys(),

@@ -9,7 +9,9 @@ from flashvid.models import load_model, load_preprocessor, resolve_model
 from pipeline.clip import Clip, ClipMessage, Failure
 from pipeline.config import JobConfig
 from pipeline.errors import UnreadableVideoError
-from pipeline.inputs.job_inputs import JobInputs, read_inputs
+from pipeline.inputs import QuestionTable
+from pipeline.inputs.job_inputs import read_tables
+from pipeline.inputs.sources import stat_sources
 from pipeline.plan.plan import plan, row_clip
 from pipeline.plan.probe import ProbeTable, probe_file
 from pipeline.run.committer import Committer
@@ -32,12 +34,13 @@ def job_fingerprints(job: JobConfig) -> Fingerprints:
     return fingerprints(job, resolve_model(job.model.name).identity)
 
 
-def row_clips(inputs: JobInputs) -> list[Clip]:
-    """The clip of each row of a job's videos."""
-    return [
-        row_clip(video, source, inputs.questions.columns)
-        for video, source in zip(inputs.videos, inputs.sources, strict=True)
-    ]
+def row_clips(job: JobConfig) -> tuple[list[Clip], QuestionTable]:
+    """The clip of each row of a job's videos, and the job's questions."""
+    table, questions = read_tables(job)
+    videos = list(table)
+    sources = stat_sources(videos, source_id_column=job.source_id_column, storage_options=job.storage_options)
+    clips = [row_clip(video, source, questions.columns) for video, source in zip(videos, sources, strict=True)]
+    return clips, questions
 
 
 def make_output(
@@ -58,12 +61,13 @@ def make_output(
     Returns:
         The `run_id`.
     """
-    prints, inputs, storage = job_fingerprints(job), read_inputs(job), Storage(job.output)
+    prints, storage = job_fingerprints(job), Storage(job.output)
+    clips, questions = row_clips(job)
     ledger = Ledger(storage, prints.answers)
     tokens = TokenStore(Storage(job.tokens_root), prints.tokens, cache_dtype=job.cache_dtype)
     todo = plan(
-        row_clips(inputs),
-        inputs.questions,
+        clips,
+        questions,
         committed_tokens=tokens.committed(),
         answered=ledger.answer_keys(),
         failed=ledger.failure_keys(),
@@ -81,7 +85,7 @@ def make_output(
             committer.add_failure(clip, Failure.of(error, "probe"))
             continue
         answers, failures = [], []
-        for question in inputs.questions.for_video(clip.video_id):
+        for question in questions.for_video(clip.video_id):
             if question.question_id not in clip.question_ids:
                 continue
             response = respond(clip, question.render(clip.columns))

@@ -8,14 +8,14 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.cluster.resources import Pool, Pools, clips_per_batch, plan_pools
-from pipeline.config import ResourcesConfig
 from pipeline.errors import ClusterTooSmallError
+from pipeline.resources_config import ResourcesConfig
 
 
 def pools(num_cpus: float, gpus: tuple[int, ...] = (), *, encodes: bool = True, **resources: dict[str, Any]) -> Pools:
     """The pools of a job with the given resources."""
     config = ResourcesConfig.model_validate(resources)
-    return plan_pools(config, num_cpus=num_cpus, gpus_per_node=gpus, encodes=encodes)
+    return plan_pools(config, cpus_per_node=(num_cpus,), gpus_per_node=gpus, encodes=encodes)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_decoded_clips_are_bounded_by_the_encoders_there_are(
 ) -> None:
     """Two for each encode actor and two more; the job's own number wins."""
     config = ResourcesConfig(max_decoded_clips=asked)
-    assert plan_pools(config, num_cpus=8, gpus_per_node=gpus, encodes=True).max_decoded_clips == bound
+    assert plan_pools(config, cpus_per_node=(8,), gpus_per_node=gpus, encodes=True).max_decoded_clips == bound
 
 
 @pytest.mark.parametrize(("cpus_each", "size"), [(0.5, 8), (1, 8), (2, 4), (3, 2), (8, 1)])
@@ -216,7 +216,7 @@ def test_an_actors_cpus_are_on_one_node(nodes: tuple[float, ...], fits: bool) ->
     config = ResourcesConfig.model_validate({"decode": {"concurrency": 2, "num_cpus": 4}})
 
     def plan() -> Pools:
-        return plan_pools(config, num_cpus=sum(nodes), cpus_per_node=nodes, gpus_per_node=(), encodes=True)
+        return plan_pools(config, cpus_per_node=nodes, gpus_per_node=(), encodes=True)
 
     if fits:
         assert plan()["decode"].size == 2

@@ -9,7 +9,8 @@ import pytest
 from flashvid.errors import ConfigurationError
 from jobs.shipping import fill_working_dir, for_cluster
 from pipeline.inputs.allowed_roots import refusal
-from pipeline.inputs.job_inputs import read_inputs
+from pipeline.inputs.job_inputs import read_tables
+from pipeline.inputs.sources import stat_sources
 from pipeline.inputs.videos_table import read_videos
 from pipeline.store.ledger import Ledger
 from pipeline.store.storage import Storage
@@ -69,10 +70,10 @@ def test_rows_outside_are_problems_that_are_not_looked_for(tmp_path: Path) -> No
     assert rows.pop("a") is None
     assert all(problem is not None and "allowed_roots" in problem for problem in rows.values())
     with_roots = job(tmp_path, videos=str(table), output=str(tmp_path / "videos" / "out"), allowed_roots=roots)
-    inputs = read_inputs(with_roots)
-    assert [source.size_bytes for source in inputs.sources] == [2, None, None, None]
+    sources = stat_sources(list(read_tables(with_roots)[0]), source_id_column=None, storage_options={})
+    assert [source.size_bytes for source in sources] == [2, None, None, None]
     with pytest.raises(ConfigurationError, match=r"output: .* is outside of allowed_roots"):
-        read_inputs(with_roots.model_copy(update={"output": str(tmp_path / "out")}))
+        read_tables(with_roots.model_copy(update={"output": str(tmp_path / "out")}))
 
 
 def test_submit_refuses_what_only_this_machine_sees(tmp_path: Path) -> None:

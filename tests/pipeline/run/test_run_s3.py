@@ -11,13 +11,12 @@ import pytest
 
 from pipeline.care.verify import verify
 from pipeline.config import JobConfig
-from pipeline.inputs.job_inputs import read_inputs
 from pipeline.run.run import run
-from pipeline.store.keys import content_key
 from pipeline.store.storage import Storage
 from tests.support.fault_proxy import Seen, fault_proxy
 from tests.support.kills import sender
 from tests.support.object_stores import ObjectStore
+from tests.support.outputs import row_clips
 from tests.support.runs import comparable, copy_videos, job, table
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
@@ -117,11 +116,8 @@ def test_a_clip_whose_processes_die_is_tried_alone(seaweed: ObjectStore, local: 
 
     with fault_proxy(seaweed.endpoint_url, share=0.0, seed=0, on_request=kill_sender) as proxy:
         settings = remote_job(seaweed, local, proxy.endpoint_url)
-        inputs = read_inputs(settings)
-        (source,) = (
-            source for video, source in zip(inputs.videos, inputs.sources, strict=True) if video.video_id == VIDEOS[1]
-        )
-        poison = content_key(source.source_id, None, None)
+        clips, _ = row_clips(settings)
+        (poison,) = (clip.content_key for clip in clips if clip.video_id == VIDEOS[1])
         summary = run(settings)
     assert len(set(killed)) == deaths
     found = answers(seaweed.storage(settings.output))

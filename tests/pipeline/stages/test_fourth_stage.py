@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.clip import ClipMessage
 from pipeline.cluster.resources import Pool, plan_pools
-from pipeline.config import ResourcesConfig
+from pipeline.resources_config import ResourcesConfig
 from pipeline.run import run as run_module
 from pipeline.run.run import run
 from pipeline.stages import STAGES, Stage, StageSettings
@@ -37,7 +37,7 @@ def test_it_has_a_pool_that_is_placed_with_the_others() -> None:
     names = [stage.name for stage in (*STAGES, ShoutStage)]
     for gpus, cpus in (((1,), 0.0), ((), 0.01)):
         for encodes in (True, False):
-            pools = plan_pools(ResourcesConfig(), num_cpus=4, gpus_per_node=gpus, encodes=encodes, stages=names)
+            pools = plan_pools(ResourcesConfig(), cpus_per_node=(4,), gpus_per_node=gpus, encodes=encodes, stages=names)
             assert pools["shout"] == Pool(1, cpus, 0.0)
             assert list(pools.by_stage) == (names if encodes else ["answer", "shout"])
 

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from jobs.demo import natural_clips
 from pipeline.clip import DecodedClip
-from pipeline.config import SamplingConfig, StagingConfig
+from pipeline.config import SamplingConfig
 from pipeline.errors import UnreadableVideoError, VideoNotFoundError
 from pipeline.plan.probe import read_probe
+from pipeline.resources_config import StagingConfig
 from pipeline.video.clip_frames import FrameTransform, decode_clip
 from pipeline.video.staging import Staging
 from tests.support.helpers import FfmpegFrames, ffmpeg, ffmpeg_frames

@@ -10,16 +10,18 @@ import pytest
 
 _GIBIBYTE = 1 << 30
 _HANG = """
+from pipeline.resources_config import DecodePoolConfig
 from pipeline.video.limits import limited
-with limited(time_limit_s=0.2, memory_limit={limit}):
+with limited(DecodePoolConfig(time_limit_s=0.2, memory_limit_gb=1)):
     while True:
         pass
 """
 _SWELL = """
 import resource
+from pipeline.resources_config import DecodePoolConfig
 from pipeline.video.limits import limited
 before = resource.getrlimit(resource.RLIMIT_DATA)
-with limited(time_limit_s=60, memory_limit={limit} // 8):
+with limited(DecodePoolConfig(time_limit_s=60, memory_limit_gb=1 / 8)):
     try:
         bytearray({limit})
     except MemoryError:

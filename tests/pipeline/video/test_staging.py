@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.config import SamplingConfig, StagingConfig
+from pipeline.config import SamplingConfig
 from pipeline.errors import SourceUnreachableError, VideoNotFoundError
+from pipeline.resources_config import StagingConfig
 from pipeline.video.clip_frames import decode_clip
 from pipeline.video.frame_blocks import RemoteVideo
 from pipeline.video.staging import Staging, is_read_in_place
