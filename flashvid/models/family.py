@@ -118,13 +118,18 @@ class Family(ABC):
     def unused_tensors(self, config: Mapping[str, Any], stored: Iterable[str]) -> tuple[str, ...]:
         """Return the prefixes of tensors that a checkpoint that holds `stored` may contain and no part reads."""
 
-    @abstractmethod
+    def text_config(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the settings of the language side: `text_config`, or the whole configuration if that is missing."""
+        nested = config.get("text_config")
+        return nested if isinstance(nested, Mapping) else config
+
     def hidden_size(self, config: Mapping[str, Any]) -> int:
         """Return the width of a visual token in the language model."""
+        return int(self.text_config(config)["hidden_size"])
 
-    @abstractmethod
     def num_layers(self, config: Mapping[str, Any]) -> int:
         """Return the number of layers of the decoder."""
+        return int(self.text_config(config)["num_hidden_layers"])
 
     def num_deepstack(self, config: Mapping[str, Any]) -> int:  # noqa: ARG002 - most families have none
         """Return how many decoder layers add features of earlier vision layers to the visual tokens."""

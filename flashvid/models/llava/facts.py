@@ -76,13 +76,9 @@ class LlavaFamily(Family):
         of_tower = (layout.tower + name for name in settings.unused_tensors())
         return *of_tower, layout.decoder + "rotary_emb.", layout.newline
 
-    def hidden_size(self, config: Mapping[str, Any]) -> int:
+    def text_config(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """See `Family`."""
-        return int(LlavaSettings.parse(config).text["hidden_size"])
-
-    def num_layers(self, config: Mapping[str, Any]) -> int:
-        """See `Family`."""
-        return int(LlavaSettings.parse(config).text["num_hidden_layers"])
+        return LlavaSettings.parse(config).text
 
     def load_chat(self, source: ModelSource) -> Chat:
         """See `Family`."""

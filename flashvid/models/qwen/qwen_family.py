@@ -25,14 +25,6 @@ class QwenFamily(Family):
     special_tokens = ("<|vision_start|>", VIDEO_TOKEN, "<|vision_end|>", "<|im_start|>", "<|im_end|>")
     video_token = VIDEO_TOKEN
 
-    def hidden_size(self, config: Mapping[str, Any]) -> int:
-        """See `Family`."""
-        return int(text_config(config)["hidden_size"])
-
-    def num_layers(self, config: Mapping[str, Any]) -> int:
-        """See `Family`."""
-        return int(text_config(config)["num_hidden_layers"])
-
     @abstractmethod
     def vision_tensors(self, config: Mapping[str, Any]) -> list[str]:
         """Return the names of the tensors of tower and projectors, without prefix."""
@@ -56,7 +48,7 @@ class QwenFamily(Family):
             needed += [self.vision_prefix(names) + name for name in self.vision_tensors(config)]
         if part != "vision":
             needed += [self.language_prefix(names) + name for name in self.language_tensors(config)]
-            tied = config.get("tie_word_embeddings") or text_config(config).get("tie_word_embeddings")
+            tied = config.get("tie_word_embeddings") or self.text_config(config).get("tie_word_embeddings")
             head = f"{HEAD}weight"
             needed += [] if tied and head not in names else [head]
         return needed
@@ -72,15 +64,14 @@ def _prefix(stored: Iterable[str], prefixes: tuple[str, ...]) -> str:
     return next((prefix for prefix in prefixes if any(name.startswith(prefix) for name in names)), prefixes[0])
 
 
-def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the settings of the text side, which the published Qwen2.5-VL configurations keep at the top level."""
-    nested = config.get("text_config")
-    return nested if isinstance(nested, Mapping) else config
+def config_problem(config: Mapping[str, Any], text: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a configuration of either family, as a sentence; None if it can be run.
 
-
-def config_problem(config: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with a configuration of either family, as a sentence; None if it can be run."""
-    vision, text = config.get("vision_config"), text_config(config)
+    Args:
+        config: Content of config.json.
+        text: Its settings of the language side.
+    """
+    vision = config.get("vision_config")
     if not isinstance(vision, Mapping) or not isinstance(vision.get("depth"), int):
         return "config.json has no vision_config with a depth"
     if not {"num_hidden_layers", "hidden_size"} <= text.keys():

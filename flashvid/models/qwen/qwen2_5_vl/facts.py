@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flashvid.models.qwen.qwen_family import QwenFamily, config_problem, text_config
+from flashvid.models.qwen.qwen_family import QwenFamily, config_problem
 from flashvid.models.tensors import biased, decoder_tensors
 
 _PACKAGE = "flashvid.models.qwen.qwen2_5_vl"
@@ -25,7 +25,7 @@ class Qwen2_5Family(QwenFamily):  # noqa: N801 - the model's name has the unders
 
     def check_config(self, config: Mapping[str, Any]) -> str | None:
         """See `Family`; the last vision block must attend to whole frames, because scores come from it."""
-        if problem := config_problem(config):
+        if problem := config_problem(config, self.text_config(config)):
             return problem
         vision = config["vision_config"]
         # The default of transformers, for a depth of 32.
@@ -50,4 +50,4 @@ class Qwen2_5Family(QwenFamily):  # noqa: N801 - the model's name has the unders
 
     def language_tensors(self, config: Mapping[str, Any]) -> list[str]:
         """See `QwenFamily`."""
-        return decoder_tensors(text_config(config)["num_hidden_layers"])
+        return decoder_tensors(self.num_layers(config))

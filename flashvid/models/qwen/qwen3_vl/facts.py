@@ -28,7 +28,7 @@ class Qwen3Family(QwenFamily):
         """See `Family`; the configuration must have both sides and name deepstack layers that exist."""
         if not isinstance(config.get("text_config"), Mapping):
             return "config.json lacks num_hidden_layers or hidden_size of the language side"
-        if problem := config_problem(config):
+        if problem := config_problem(config, config["text_config"]):
             return problem
         depth, num_layers, indexes = config["vision_config"]["depth"], self.num_layers(config), deepstack_layers(config)
         if any(not 0 <= index < depth for index in indexes):
