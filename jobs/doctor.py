@@ -170,8 +170,9 @@ def check_cluster(address: str) -> Iterator[Check]:
         with connected(address) as size:
             nodes = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
             yield Check("cluster", "address", "ok", f"{address}, {nodes} nodes")
-            found = f"{size.num_cpus:.0f} CPUs, {sum(size.gpus_per_node)} GPUs"
-            needed = "" if size.num_cpus >= 1 else "add nodes with CPUs: decoding needs at least one"
+            num_cpus = sum(size.cpus_per_node)
+            found = f"{num_cpus:.0f} CPUs, {sum(size.gpus_per_node)} GPUs"
+            needed = "" if num_cpus >= 1 else "add nodes with CPUs: decoding needs at least one"
             yield Check("cluster", "resources", "failed" if needed else "ok", found, needed)
             there = ray.get(ray.remote(num_cpus=0)(_versions).remote(), timeout=120)
             found = ", ".join(f"{name} {number}" for name, number in there.items())

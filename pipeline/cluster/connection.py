@@ -26,11 +26,6 @@ class ClusterSize:
     cpus_per_node: tuple[float, ...]
     gpus_per_node: tuple[int, ...]
 
-    @property
-    def num_cpus(self) -> float:
-        """Return the number of CPUs of all nodes."""
-        return sum(self.cpus_per_node)
-
 
 @contextmanager
 def connected(address: str | None = None) -> Iterator[ClusterSize]:

@@ -260,11 +260,7 @@ def duration(todo: Work, rates: Rates, pools: Pools, *, num_gpus: int, gpu_hour_
 
 
 def actor_memory(
-    pools: Pools,
-    takes: Footprint,
-    hardware: Hardware,
-    largest_clip: ClipSize | None,
-    headers: Iterable[VideoHeader],
+    pools: Pools, takes: Footprint, hardware: Hardware, largest_clip: ClipSize | None, headers: Iterable[VideoHeader]
 ) -> tuple[ActorMemory, ...]:
     """Return, for each stage, the memory that an actor needs and the memory available to it.
 

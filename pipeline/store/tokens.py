@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from pipeline.clip import ClipIdentity
 from pipeline.config import CacheDtype
+from pipeline.store import schemas
+from pipeline.store.parquet import read_columns
 from pipeline.store.storage import Storage
 
 if TYPE_CHECKING:
@@ -93,11 +97,6 @@ def read_token_columns(storage: Storage, name: str, columns: Sequence[str]) -> d
     Returns:
         The values by name; None if the object is missing or damaged.
     """
-    import pyarrow as pa
-
-    from pipeline.store import schemas
-    from pipeline.store.parquet import read_columns
-
     try:
         with storage.fs.open(storage.path(name), "rb") as file:
             rows: list[dict[str, Any]] = read_columns(file, schemas.TOKENS, columns).to_pylist()
