@@ -86,8 +86,7 @@ class CompressionConfig(BaseModel):
         description="what attn_div_v2 compares tokens with: the mean of their segment (published) or of the clip",
     )
     reference_compatible: bool = Field(
-        default=False,
-        description="reproduce the published implementation to the last index, its defects included",
+        default=False, description="reproduce the published implementation to the last index, its defects included"
     )
 
     seed: int = Field(default=0, ge=0, lt=2**63, description="random seed; used only by method: random")
@@ -141,10 +140,7 @@ class InnerPruningConfig(BaseModel):
         description="layers that run on every token; the attention in the last of them decides what is pruned",
     )
     llm_retention_ratio: float = Field(
-        default=0.3,
-        gt=0.0,
-        le=1.0,
-        description="share of the prunable tokens that the later layers get, rounded up",
+        default=0.3, gt=0.0, le=1.0, description="share of the prunable tokens that the later layers get, rounded up"
     )
 
     def prunes(self, num_layers: int) -> bool:

@@ -47,12 +47,7 @@ def transition_similarities(frame_features: Tensor, *, reference_compatible: boo
 
 
 def cut_segments(
-    similarities: Tensor,
-    *,
-    threshold: float,
-    min_segment_num: int,
-    complementary: bool,
-    reference_compatible: bool,
+    similarities: Tensor, *, threshold: float, min_segment_num: int, complementary: bool, reference_compatible: bool
 ) -> tuple[int, ...]:
     """Return the lengths of the segments between the transitions that are cut.
 

@@ -150,12 +150,7 @@ def _clusters_per_frame(roots: Counts, segments: Segments, totals: Counts, confi
 
 
 def _merge(
-    features: Tensor,
-    free: Tensor,
-    forest: Forest,
-    segments: Segments,
-    totals: Counts,
-    config: CompressionConfig,
+    features: Tensor, free: Tensor, forest: Forest, segments: Segments, totals: Counts, config: CompressionConfig
 ) -> Rows:
     """Cluster the roots of every frame with DPC-kNN, and return the merged tokens.
 

@@ -114,10 +114,7 @@ def answer_clips(
 
 
 def score_clip(
-    language: LanguageSide,
-    clip: ClipQuestions,
-    generation: GenerationConfig,
-    pruning: InnerPruningConfig | None,
+    language: LanguageSide, clip: ClipQuestions, generation: GenerationConfig, pruning: InnerPruningConfig | None
 ) -> list[list[ScoredText]]:
     """Return the scores of a checked clip's options; see `VideoModel.score`."""
     for index, question in enumerate(clip.questions):

@@ -80,8 +80,7 @@ def decode(
 
 @bench.command()
 def cache(
-    output: Annotated[Path | None, typer.Option(help="folder for cache.csv and cache.md")] = None,
-    quick: Quick = False,
+    output: Annotated[Path | None, typer.Option(help="folder for cache.csv and cache.md")] = None, quick: Quick = False
 ) -> None:
     """Measure the bytes of a cached token, and how fast the store writes and reads it.
 

@@ -59,11 +59,7 @@ def views() -> tuple[View, ...]:
         View(f"{many} frames, {name}", many, config.model_copy(update={"retention_ratio": 1 / _FACTOR}))
         for name, config in configs.items()
     )
-    return (
-        View(FEW_FRAMES, many // _FACTOR, None),
-        *compressed,
-        View(f"{many} frames, full tokens", many, None),
-    )
+    return (View(FEW_FRAMES, many // _FACTOR, None), *compressed, View(f"{many} frames, full tokens", many, None))
 
 
 def measure_views(model: str, num_clips: int, *, workers: int) -> Iterator[list[Measurement]]:

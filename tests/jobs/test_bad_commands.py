@@ -158,10 +158,7 @@ def test_no_permission(
 @pytest.mark.parametrize("name", OF_JOB)
 @pytest.mark.parametrize(
     ("content", "part"),
-    [
-        (JOB + "retention_ratoi: 0.1\n", "line 5"),
-        (None, "can't read the job file"),
-    ],
+    [(JOB + "retention_ratoi: 0.1\n", "line 5"), (None, "can't read the job file")],
     ids=["unknown key", "no file"],
 )
 def test_a_job_file_that_is_none(

@@ -21,16 +21,7 @@ from jobs.cli.main import app
 from pipeline.cluster.resources import Pool, Pools
 from pipeline.config import SamplingConfig
 from pipeline.errors import WorkerDiedError
-from pipeline.plan.estimates import (
-    ClipSize,
-    Rates,
-    Work,
-    actor_memory,
-    duration,
-    expected_frames,
-    measured_rates,
-    work,
-)
+from pipeline.plan.estimates import ClipSize, Rates, Work, actor_memory, duration, expected_frames, measured_rates, work
 from pipeline.plan.hardware import Hardware
 from pipeline.plan.plan import Plan
 from pipeline.plan.preview import preview

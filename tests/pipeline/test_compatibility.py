@@ -111,14 +111,7 @@ def test_work_that_is_done_stays_done(output: Storage, same_job: JobConfig) -> N
     )
     assert (todo.counts.answers_done, todo.counts.answers_planned, todo.counts.answers_exhausted) == (4, 0, 2)
     # And had they not been answered, nothing would be decoded.
-    again = plan(
-        clips,
-        questions,
-        committed_tokens=tokens,
-        answered=[],
-        failed=ledger.failure_keys(),
-        max_attempts=3,
-    )
+    again = plan(clips, questions, committed_tokens=tokens, answered=[], failed=ledger.failure_keys(), max_attempts=3)
     assert sorted(clip.video_id for clip in again.cached) == ["moving_red_disc", "short_flash"]
     assert again.to_encode == ()
 

@@ -156,12 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def fault_proxy(
-    target: str,
-    *,
-    share: float,
-    seed: int,
-    hang_s: float = 3.0,
-    on_request: Callable[[Seen], bool] = lambda _: False,
+    target: str, *, share: float, seed: int, hang_s: float = 3.0, on_request: Callable[[Seen], bool] = lambda _: False
 ) -> Iterator[FaultProxy]:
     """A proxy that serves while the block runs."""
     proxy = FaultProxy(target, share=share, seed=seed, hang_s=hang_s, on_request=on_request)

@@ -29,11 +29,7 @@ def model_config() -> dict[str, Any]:
         "tie_word_embeddings": True,
         # Nine sections, t h w three times over: time, height and width each get high and low frequencies. Three
         # contiguous ones would leave only low frequencies to height and width at a head size of 32.
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 100.0,
-            "mrope_section": [2, 2, 2, 2, 2, 2, 2, 1, 1],
-        },
+        "rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [2, 2, 2, 2, 2, 2, 2, 1, 1]},
     }
     vision = {
         "depth": _VISION_DEPTH,

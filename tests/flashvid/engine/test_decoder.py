@@ -317,8 +317,7 @@ def test_questions_go_into_slots_that_have_just_begun() -> None:
 
 
 @pytest.mark.parametrize(
-    ("threads", "groups", "attention"),
-    [(2, 1, "sdpa"), (3, 7, "sdpa"), (6, 1, "eager"), (6, 7, "eager")],
+    ("threads", "groups", "attention"), [(2, 1, "sdpa"), (3, 7, "sdpa"), (6, 1, "eager"), (6, 7, "eager")]
 )
 def test_company_does_not_matter_with_any_number_of_threads(threads: int, groups: int, attention: str) -> None:
     """Results do not depend on the number of threads, which split work within rows or share small work."""

@@ -55,10 +55,7 @@ def test_positions_are_transformers_own(model: VideoModel, seconds: float) -> No
     ids = torch.tensor([[1] * 7 + [2] * 3 * 66 + [3] * 9])
     kinds = torch.tensor([[0] * 7 + [2] * 3 * 66 + [0] * 9])
     expected, _ = stock.model.get_rope_index(
-        ids,
-        kinds,
-        video_grid_thw=torch.tensor([[3, 12, 22]]),
-        second_per_grid_ts=torch.tensor([seconds]),
+        ids, kinds, video_grid_thw=torch.tensor([[3, 12, 22]]), second_per_grid_ts=torch.tensor([seconds])
     )
     found = prompt_positions(7, (3, 12, 22), 9, merge_size=2, positions_per_step=seconds * 2)
     assert torch.equal(found, expected[:, 0])
@@ -66,8 +63,7 @@ def test_positions_are_transformers_own(model: VideoModel, seconds: float) -> No
 
 
 @pytest.mark.parametrize(
-    ("times", "expected"),
-    [([0, 0.5, 1, 1.5], 1.0), ([10, 12], 4.0), ([3.0], 1.0), ([0, 0.1, 3.0], 3.0)],
+    ("times", "expected"), [([0, 0.5, 1, 1.5], 1.0), ([10, 12], 4.0), ([3.0], 1.0), ([0, 0.1, 3.0], 3.0)]
 )
 def test_seconds_per_step(times: list[float], expected: float) -> None:
     """The distance of two frames counts, not the time at which the clip starts."""

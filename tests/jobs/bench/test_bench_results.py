@@ -13,13 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from flashvid.errors import ConfigurationError
-from jobs.bench.reports import (
-    bench_all,
-    describe_environment,
-    environment_columns,
-    write_report,
-    write_rows,
-)
+from jobs.bench.reports import bench_all, describe_environment, environment_columns, write_report, write_rows
 from jobs.cli import bench_commands
 from jobs.cli.main import app
 

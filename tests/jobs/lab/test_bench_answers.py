@@ -16,16 +16,7 @@ from flashvid.engine.constants import MAX_BATCH_TOKENS
 from flashvid.engine.decoder import Decoder
 from flashvid.models import Answer
 from jobs.bench.turns import Patience
-from jobs.lab.answers import (
-    ARMS,
-    QUICK,
-    AnswerCosts,
-    ArmCost,
-    Scope,
-    check_same_answers,
-    counted_work,
-    measure_answers,
-)
+from jobs.lab.answers import ARMS, QUICK, AnswerCosts, ArmCost, Scope, check_same_answers, counted_work, measure_answers
 from jobs.lab.answers_arms import QUESTIONS, Bench, Counts
 from jobs.lab.answers_command import answers_markdown, break_even, predicted_seconds, write_answers
 from jobs.lab.answers_model import BENCH, ModelSize

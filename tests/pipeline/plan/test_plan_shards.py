@@ -133,10 +133,7 @@ def test_a_run_in_shards_answers_what_a_small_one_does(sample_videos: Path, tmp_
             rows.writerows((f"other-{number}", videos / names[0]) for number in range(num_rows - 3))
         (folder / "questions.jsonl").write_text("\n".join(map(json.dumps, questions)))
         of_folder = job(
-            folder,
-            videos=str(folder / "videos.csv"),
-            questions=str(folder / "questions.jsonl"),
-            window_s=2.0,
+            folder, videos=str(folder / "videos.csv"), questions=str(folder / "questions.jsonl"), window_s=2.0
         )
         summary = run(of_folder)
         assert summary.failures_new == 0

@@ -153,10 +153,7 @@ def test_a_clip_carries_what_the_stages_need() -> None:
     row = video("a", start_s=1.0, end_s=2.5, columns={"title": "Big", "secret": "x"})
     (clip,) = make_plan([row], [TITLE, WHAT]).to_encode
     assert (clip.video_path, clip.start_s, clip.end_s) == ("/videos/a", 1.0, 2.5)
-    assert (clip.source_id, clip.content_key) == (
-        "bytes of /videos/a",
-        content_key("bytes of /videos/a", 1.0, 2.5),
-    )
+    assert (clip.source_id, clip.content_key) == ("bytes of /videos/a", content_key("bytes of /videos/a", 1.0, 2.5))
     assert clip.columns == {"title": "Big"}
     assert clip.question_ids == ("title", "what")
     assert TITLE.render(clip.columns) == 'Is this "Big"?'

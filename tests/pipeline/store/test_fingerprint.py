@@ -160,12 +160,7 @@ def test_a_preset_is_the_settings_it_stands_for() -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [
-        ("decode", (True, True)),
-        ("preprocess", (True, True)),
-        ("compression", (True, True)),
-        ("prompt", (False, True)),
-    ],
+    [("decode", (True, True)), ("preprocess", (True, True)), ("compression", (True, True)), ("prompt", (False, True))],
 )
 def test_a_bumped_version_changes_what_its_code_makes(
     monkeypatch: pytest.MonkeyPatch, name: str, expected: tuple[bool, bool]

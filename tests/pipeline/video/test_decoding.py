@@ -186,11 +186,7 @@ def _cluster_cut_off(path: Path, good: Path) -> None:
     ids=lambda value: value.__name__.strip("_") if callable(value) else "",
 )
 def test_a_bad_file_says_what_is_wrong(
-    sample_videos: Path,
-    tmp_path: Path,
-    spoil: Callable[[Path, Path], None],
-    error: type[Exception],
-    message: str,
+    sample_videos: Path, tmp_path: Path, spoil: Callable[[Path, Path], None], error: type[Exception], message: str
 ) -> None:
     """The right type and one clear sentence, also when only the first frames are asked for."""
     path = tmp_path / "bad.mp4"

@@ -60,12 +60,7 @@ def seconds_per_step(frame_timestamps: NDArray[np.float64], temporal_patch_size:
 
 
 def prompt_positions(
-    num_before: int,
-    grid_thw: tuple[int, int, int],
-    num_after: int,
-    *,
-    merge_size: int,
-    positions_per_step: float,
+    num_before: int, grid_thw: tuple[int, int, int], num_after: int, *, merge_size: int, positions_per_step: float
 ) -> Tensor:
     """Compute the M-RoPE positions of text, every token of a video, and text.
 
