@@ -1,7 +1,5 @@
 """Settings of compression and of pruning inside the LLM, and the token budgets that follow from them."""
 
-from __future__ import annotations
-
 import math
 from typing import Annotated, Literal, Self
 

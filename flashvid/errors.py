@@ -11,8 +11,6 @@
 `pipeline.errors` derives its errors from the same three classes. Retries depend on the class alone, never on messages.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 ErrorKind = Literal["transient", "permanent", "fatal"]

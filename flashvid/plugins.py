@@ -4,8 +4,6 @@ A built-in entry is an object, or the string ``module:object``, which is importe
 an entry point in the table's group, for an object with a `name` and a positive integer `version`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from importlib import import_module

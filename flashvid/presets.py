@@ -1,7 +1,5 @@
 """Published settings of each family (docs/flashvid.md, section 9), and settings of the embedded model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType

@@ -3,8 +3,6 @@
 The result takes a quarter of the memory of float32 and half of that of bfloat16.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """The demo's videos and questions: clips that ship with the package, and natural clips where they are installed."""
 
-from __future__ import annotations
-
 import csv
 import shutil
 from importlib.util import find_spec

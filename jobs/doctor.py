@@ -1,7 +1,5 @@
 """The checks of `flashvid doctor`: each tries one thing, and says what to do if it fails."""
 
-from __future__ import annotations
-
 import platform
 import uuid
 from collections.abc import Callable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """One clip to look at: its frames with the fate of every token, and the same in numbers."""
 
-from __future__ import annotations
-
 import colorsys
 from dataclasses import dataclass
 from difflib import get_close_matches

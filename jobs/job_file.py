@@ -1,7 +1,5 @@
 """The job file: YAML to a `JobConfig`, with errors that name the line and the key."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches

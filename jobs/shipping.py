@@ -5,8 +5,6 @@ run here, with the metadata that names their version, so that the driver, its ac
 same code. Videos, models and caches stay where they are.
 """
 
-from __future__ import annotations
-
 import shutil
 from importlib.metadata import distribution
 from pathlib import Path

@@ -5,8 +5,6 @@ The names are those of the libraries that use them (`num_frames`, `fps`, `retent
 (`pipeline/store/fingerprint.py`). A setting that changes only how the work is distributed is not.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self

@@ -27,8 +27,6 @@ FlashVidError
     └── ClusterTooSmallError
 """
 
-from __future__ import annotations
-
 from flashvid.errors import FatalError, PermanentError, TransientError
 
 

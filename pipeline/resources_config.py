@@ -1,7 +1,5 @@
 """Define the job's `resources`: actor pools, limits of video decoding, and the folder for fetched videos."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator

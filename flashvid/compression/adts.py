@@ -1,7 +1,5 @@
 """ADTS: select important and diverse tokens of each frame (docs/flashvid.md, section 2)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional

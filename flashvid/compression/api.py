@@ -1,7 +1,5 @@
 """The entry point of compression: checks the input and calls the method that the settings name."""
 
-from __future__ import annotations
-
 import math
 from operator import index
 

@@ -1,7 +1,5 @@
 """FlashVID: DySeg, ADTS, TSTM, DPC-kNN, assembly (arXiv 2602.08024; docs/flashvid.md, sections 0 to 5)."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

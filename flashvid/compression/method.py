@@ -1,7 +1,5 @@
 """Helpers of compression methods: budgets by frame, and results that keep tokens or average them."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import torch

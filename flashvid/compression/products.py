@@ -1,7 +1,5 @@
 """Inner products and lengths of the tokens of a frame: nearly all of the running time."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

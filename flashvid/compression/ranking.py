@@ -3,8 +3,6 @@
 Budgets are counts per frame and segment. They are computed on the host, where the lengths of segments already are.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor

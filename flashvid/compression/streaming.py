@@ -1,7 +1,5 @@
 """Compression of long videos block by block, in memory bounded by the longest segment; see docs/streaming.md."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate

@@ -1,7 +1,5 @@
 """TSTM: merge tokens that stay similar from frame to frame into trees (docs/flashvid.md, section 3)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

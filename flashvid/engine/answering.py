@@ -1,7 +1,5 @@
 """Questions to answers: lay out prompts, group them by shared prefix, generate together, and convert to text."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Iterator, Sequence

@@ -5,8 +5,6 @@ which support neither a cache whose layers differ in length, nor stopping betwee
 lengths in a batch without padding. Tokens are packed: `[L, D]`, sequence after sequence.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast

@@ -4,8 +4,6 @@ On a GPU, a decode step takes as long as reading the weights, or as launching it
 projections that read the same states are one matmul, queries and keys are rotated together, and a norm is one call.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast

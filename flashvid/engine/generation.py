@@ -5,8 +5,6 @@ is prefilled alone, the matmuls of questions and decode steps have row counts th
 and attention runs over each sequence alone, at a size that follows from its own length.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace

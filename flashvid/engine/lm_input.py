@@ -1,7 +1,5 @@
 """Input of a decoder: the part of a prompt that all questions about a video share, and each question's own part."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -5,8 +5,6 @@ pruning get, so these layers share only the tokens before the first prunable one
 the pruning layer are kept. In exact arithmetic this is the published method (docs/flashvid.md, section 6).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice

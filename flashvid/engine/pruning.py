@@ -3,8 +3,6 @@
 Source: hybrid compression in the paper; docs/flashvid.md, section 6.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

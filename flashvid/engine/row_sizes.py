@@ -1,7 +1,5 @@
 """Row counts that matmuls are padded to, so that each row is bit-identical whatever its batch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Prompts, what is generated for them, and the answers that are being decoded, by the slots they share."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self

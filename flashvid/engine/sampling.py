@@ -1,7 +1,5 @@
 """Choice of the next token: the most likely one, or a draw from the random stream of a question."""
 
-from __future__ import annotations
-
 import hashlib
 
 import torch

@@ -1,7 +1,5 @@
 """Check settings of answering against a model before its weights are read."""
 
-from __future__ import annotations
-
 from flashvid.config import InnerPruningConfig
 from flashvid.engine.generation_config import GenerationConfig
 from flashvid.errors import ConfigurationError

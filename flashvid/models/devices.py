@@ -1,7 +1,5 @@
 """Check that a device can be used, and that a model and its KV cache fit its memory."""
 
-from __future__ import annotations
-
 import torch
 
 from flashvid.errors import ConfigurationError, ModelLoadError, first_line

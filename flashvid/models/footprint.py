@@ -1,7 +1,5 @@
 """Bytes that a model and its tokens take, computed from its configuration and the headers of its weights."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from flashvid.models.loading import named_dtype, stored_dtype

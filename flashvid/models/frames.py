@@ -1,7 +1,5 @@
 """Check the frames of a video, and resize and normalise them as the processors of transformers do."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 

@@ -1,7 +1,5 @@
 """Load a model, or one side of it, from its directory."""
 
-from __future__ import annotations
-
 from typing import get_args
 
 import torch

@@ -1,7 +1,5 @@
 """Configure and build modules of transformers, and read a decoder with its output head."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 

@@ -1,7 +1,5 @@
 """The table of model families: the built-in ones, and those that other packages add through entry points."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

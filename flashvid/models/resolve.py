@@ -1,7 +1,5 @@
 """Find the model that a name stands for (embedded, a directory or a hub id), and check its files."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Where the files of a model are, and the identity of the model that they hold."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

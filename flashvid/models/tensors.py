@@ -1,7 +1,5 @@
 """Names of the tensors that Qwen2 and Qwen3 decoders have in common."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 

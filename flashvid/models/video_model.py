@@ -1,7 +1,5 @@
 """The handle on a video LLM: encodes frames, compresses visual tokens, and answers questions."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Base of the vision sides: encodes a video block by block, and computes the attention that patches receive."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager

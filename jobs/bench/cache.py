@@ -4,8 +4,6 @@ CPU time of one thread shows our own work; wall time includes waiting for storag
 Reads come from the page cache, so the disk is not measured.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial

@@ -5,8 +5,6 @@ in the same turns, and the least of several turns counts. The bare matrix produc
 turns go on until these two (the A/A control) agree within 5 %, or the time is over.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial

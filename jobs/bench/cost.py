@@ -1,7 +1,5 @@
 """Clips to compress, and the time that an action takes."""
 
-from __future__ import annotations
-
 import ctypes
 import math
 import resource

@@ -1,7 +1,5 @@
 """`flashvid bench pipeline`: a run on this machine, stage by stage."""
 
-from __future__ import annotations
-
 import shutil
 from collections import Counter
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What a benchmark writes: a report and a CSV of figures, each with the machine on which they were measured."""
 
-from __future__ import annotations
-
 import csv
 import os
 import platform

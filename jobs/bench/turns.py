@@ -4,8 +4,6 @@ One arm of each time scale runs twice a turn under two names. The difference bet
 least difference that may be reported between two arms.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """`flashvid bench decode`: sampled frames per second, compared with the ffmpeg program decoding the same file."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass

@@ -3,8 +3,6 @@
 They take a folder or URL, not a job file: an output outlives the job files that wrote to it.
 """
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """What a plan and a run show in a terminal: tables, and live progress."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 

@@ -5,8 +5,6 @@ found a problem, 2 the job, its inputs or its settings were refused, 3 storage o
 is no space: the same command may work later, 130 interrupted, 143 terminated.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import sys

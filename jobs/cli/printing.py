@@ -3,8 +3,6 @@
 Every command imports this file, and `flashvid --help` every command: rich and the library are imported late.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os

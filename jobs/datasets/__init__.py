@@ -3,8 +3,6 @@
 Rules of prompts, options and letters are those of lmms-eval 0.7.3 (PyPI); every converter names their file.
 """
 
-from __future__ import annotations
-
 from flashvid.errors import ConfigurationError
 from jobs.datasets import egoschema, long_video_bench, mlvu, mvbench, video_mme
 from jobs.datasets.converter import Benchmark

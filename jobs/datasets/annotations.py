@@ -1,7 +1,5 @@
 """Published annotations: JSON lists, JSONL, Parquet or CSV, read with errors that name the file and the row."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

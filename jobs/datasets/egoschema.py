@@ -5,8 +5,6 @@ the same folder for the 500 whose answers are public; or the Parquet file of the
 (video_idx, question, option with letters, answer). Rules: tasks/egoschema/utils.py and egoschema.yaml.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -6,8 +6,6 @@ longvideobench_val_v.yaml, without subtitles: lmms-eval's variant with them puts
 prompts can't have text. The line break after the prompt is left out.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from jobs.datasets.annotations import read_annotations

@@ -6,8 +6,6 @@ its options, answer as a letter, task_type). Rules: tasks/mlvu/utils.py and mlvu
 free text have no candidates, and are left out, as lmms-eval does.
 """
 
-from __future__ import annotations
-
 from jobs.datasets.annotations import Annotation, files_of, read_annotations
 from jobs.datasets.converter import Source, Tables, lettered, question_row
 

@@ -6,8 +6,6 @@ _default_template_yaml. As in lmms-eval, the folders hold clips that are cut alr
 used. For episodic_reasoning the first release has folders of pictures, and the one that lmms-eval uses has videos.
 """
 
-from __future__ import annotations
-
 from jobs.datasets.annotations import files_of, read_annotations
 from jobs.datasets.converter import Source, Tables, lettered, question_row
 from pipeline.errors import InputTableError

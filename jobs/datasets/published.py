@@ -1,7 +1,5 @@
 """The paper's accuracies by model and setting: published.csv holds its main tables and the one with more frames."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass

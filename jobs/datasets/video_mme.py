@@ -5,8 +5,6 @@ sub_category, question_id, task_type, question, options ("A. ..."), answer (a le
 and videomme.yaml, its default prompt; with subtitles videomme_w_subtitle.yaml.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Accuracy of a set of scored answers: overall, by category, and against another set, with intervals over videos."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal

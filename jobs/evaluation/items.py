@@ -1,7 +1,5 @@
 """The questions of a run that have an expected answer, each with its answer."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches

@@ -4,8 +4,6 @@ Each function reimplements the rule of lmms-eval 0.7.3 that it names, with one d
 option and draws one at random, these find none, and the answer is wrong. So a score does not depend on luck.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType

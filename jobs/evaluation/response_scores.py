@@ -1,7 +1,5 @@
 """The score of one answer: multiple choice by the letter that it means, open answers by their words."""
 
-from __future__ import annotations
-
 import re
 import string
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Benchmarks that `flashvid bench all` runs only in a checkout."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path

@@ -5,8 +5,6 @@ arms that run twice under two names (the A/A controls, one taking seconds and on
 The bare kernels, from which limits are computed, run in the same turns.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """The arms of `bench answers`: ways from a video file and questions to answers, with counts of the work done."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The tables of `bench answers`: answers.csv, answers.md and answers.png."""
 
-from __future__ import annotations
-
 import math
 import os
 from dataclasses import asdict

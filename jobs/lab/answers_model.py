@@ -1,7 +1,5 @@
 """The model and the clip of `bench answers`: a LLaVA-OneVision of random weights, sized by what its parts cost."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

@@ -6,8 +6,6 @@ processor's cache what it used a layer ago: kernels use as many layers' weights,
 arm does.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields

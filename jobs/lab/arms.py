@@ -1,7 +1,5 @@
 """What `flashvid bench quality` compares: methods with their settings, and where each is measured."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Size and error of a cached token in each dtype, measured on what the store writes and reads."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

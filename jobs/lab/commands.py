@@ -1,7 +1,5 @@
 """The commands of `flashvid bench` that a checkout adds: the measurements behind the project's claims."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Annotated

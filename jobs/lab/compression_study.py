@@ -3,8 +3,6 @@
 Operations, memory, the other methods, and the naive implementation.
 """
 
-from __future__ import annotations
-
 import runpy
 import time
 from collections import defaultdict

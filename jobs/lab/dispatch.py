@@ -5,8 +5,6 @@ the layers of a 7B model. A GPU's code path differs in a few operations per laye
 `python -m jobs.lab.dispatch` prints both.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

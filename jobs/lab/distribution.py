@@ -9,8 +9,6 @@ per second, however much work is done in it. The loop has the machine to itself 
 cost of the run.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -7,8 +7,6 @@ imports and loads models does so once, however many clips there are. The loop's 
 takes half of the clips before the run and half after it: their difference is the control.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Figures of the lab's reports, drawn by matplotlib where it is installed."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from typing import Any
 

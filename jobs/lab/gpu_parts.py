@@ -1,7 +1,5 @@
 """A clip on an H100, part by part: the least time of its counted work in LLaVA-OneVision-7B, and Python's share."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from flashvid.engine.constants import GPU_DECODE_ROWS, QUESTION_ROWS

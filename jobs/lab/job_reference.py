@@ -1,7 +1,5 @@
 """docs/job-file.md, written from the settings' own models: `python -m jobs.lab.job_reference > docs/job-file.md`."""
 
-from __future__ import annotations
-
 import json
 import sys
 import types

@@ -1,7 +1,5 @@
 """A large job on paper, by the estimates of `flashvid plan`: hours, cost, bytes, requests, and its bottleneck."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

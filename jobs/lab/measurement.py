@@ -1,7 +1,5 @@
 """One measured answer, from which the tables of `bench quality` are computed."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 FULL = "full tokens"

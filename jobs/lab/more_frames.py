@@ -3,8 +3,6 @@
 The same clip is seen as N frames with all their tokens, and as 10 N frames with a tenth of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass

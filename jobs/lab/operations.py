@@ -1,7 +1,5 @@
 """What an action costs on any machine: operations and memory."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

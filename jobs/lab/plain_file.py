@@ -3,8 +3,6 @@
 It is written to a temporary name, then fsync, rename, and fsync of the folder.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

@@ -4,8 +4,6 @@
 without the first batch, as JSON.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import time

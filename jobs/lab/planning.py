@@ -5,8 +5,6 @@ the questions, and tokens of every second video (empty objects: planning looks a
 path; a thousand paths lead to one file, because a million files would take longer to make than to plan.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

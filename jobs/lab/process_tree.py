@@ -1,7 +1,5 @@
 """CPU time of a command and of all its descendants, by kind; from Linux' /proc."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import time

@@ -4,8 +4,6 @@ Every clip is written as a file, decoded and encoded once; each arm then compres
 same questions, so that all comparisons are paired.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """`flashvid bench quality`: measure, write quality.csv, frames.csv, quality.md and quality.png, and show the tables."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """From single answers to the table of `bench quality`: accuracies, relative to full tokens, with their intervals."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path

@@ -1,7 +1,5 @@
 """One Ray on this machine for several measured processes: its start takes longer than most measurements."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Costs of every compression method of the registry, at the same number of tokens."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 

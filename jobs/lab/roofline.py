@@ -3,8 +3,6 @@
 `python -m jobs.lab.roofline docs/performance.md` writes the tables between the page's markers.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Callable, Mapping

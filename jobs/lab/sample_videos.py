@@ -1,7 +1,5 @@
 """Sample videos: frames written as a file, and generated clips."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path

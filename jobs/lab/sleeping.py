@@ -5,8 +5,6 @@ It runs in its own process, whose CPU time and memory are then the driver's alon
 `Asleep` for each as one line of JSON.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

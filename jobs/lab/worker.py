@@ -1,7 +1,5 @@
 """A measuring process: it holds one model, and asks it questions."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

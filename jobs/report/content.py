@@ -1,7 +1,5 @@
 """The content of a report, collected from an output: plain values, not escaped yet."""
 
-from __future__ import annotations
-
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ a data block and writes them as text nodes. A content-security policy allows thi
 by their hashes, and pictures inside the page; nothing else is run or loaded, and nothing is sent.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Pictures of clips for a report: a stored thumbnail, and the fate of the tokens of its moment."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Copy the latest version of each answer to a few large sorted files. The ledger stays unchanged."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 

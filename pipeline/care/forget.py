@@ -1,7 +1,5 @@
 """Remove a video from an output. This is the only command that rewrites parts of the ledger."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath

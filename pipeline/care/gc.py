@@ -1,7 +1,5 @@
 """Find garbage: tokens of fingerprints that no run record names, and abandoned uploads."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta

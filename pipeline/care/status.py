@@ -1,7 +1,5 @@
 """Read the status of an output from its own tables (runs, lease, answers, failures), without a cluster."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Check an output against its guarantees (docs/guarantees.md): no duplicates, no orphans, no damage."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

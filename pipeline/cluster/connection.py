@@ -1,7 +1,5 @@
 """Connects a run to a Ray cluster: the given one, the one already connected, or a new one on this machine."""
 
-from __future__ import annotations
-
 import logging
 import os
 import socket

@@ -1,7 +1,5 @@
 """Chooses the device of an actor's model: the GPU that Ray reserved for it, without a silent fallback to the CPU."""
 
-from __future__ import annotations
-
 import os
 
 import ray

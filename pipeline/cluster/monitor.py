@@ -4,8 +4,6 @@ One Ray actor per run holds one `RunMonitor`. It does not decide which work is d
 and the next run continues from what is committed.
 """
 
-from __future__ import annotations
-
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Finds the run's model on a node: waits while it is being copied, and refuses a different model."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable

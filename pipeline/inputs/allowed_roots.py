@@ -3,8 +3,6 @@
 The author of a videos table may have fewer permissions than the process that reads it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

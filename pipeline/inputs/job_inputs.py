@@ -1,7 +1,5 @@
 """Read and check the tables of a job."""
 
-from __future__ import annotations
-
 from flashvid.errors import ConfigurationError
 from pipeline.config import JobConfig
 from pipeline.errors import InputTableError

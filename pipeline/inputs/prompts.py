@@ -3,8 +3,6 @@
 Changes require another `prompt` version in `pipeline/store/fingerprint.py`.
 """
 
-from __future__ import annotations
-
 import string
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Hold the questions of a job: about every video, or about one."""
 
-from __future__ import annotations
-
 import string
 from collections import defaultdict
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """Read and check the questions table."""
 
-from __future__ import annotations
-
 import json
 import string
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """Identify the bytes of videos. The identity decides whether earlier work is still valid."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime

@@ -1,7 +1,5 @@
 """Read Parquet, CSV and JSONL files as Arrow tables, with errors that name the file."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Iterable, Mapping

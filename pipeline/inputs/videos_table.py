@@ -1,7 +1,5 @@
 """Read the videos table: a folder, a glob, or a Parquet, CSV or JSONL file with a row per video."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any

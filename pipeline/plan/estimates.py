@@ -1,7 +1,5 @@
 """Estimates a run's work, time, cost and memory before it starts. Pure: plan, headers and rates in, numbers out."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Answers the planner's queries about what earlier runs answered and what failed in them. Pure: committed keys in."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 from pipeline.clip import AnswerKey, FailureKey

@@ -1,7 +1,5 @@
 """Previews what a run of a job would do and take, without Ray and without the lease. Writes only probes."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

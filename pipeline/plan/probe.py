@@ -1,7 +1,5 @@
 """Reads the packets of new files, so that bad files fail before any time is spent on decoding them."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext

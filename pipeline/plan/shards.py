@@ -4,8 +4,6 @@ Videos are split into shards by the hash of their `video_id`, as answers are on 
 own answers. This module does not use Ray: `pipeline/plan/planner.py` calls it in the driver or in one task per shard.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Cuts the clip of each row of the videos table into windows of equal length, each a clip. Pure."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace

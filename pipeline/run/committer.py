@@ -1,7 +1,5 @@
 """Commits answers and failures in batches under the lease; nothing else writes them."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,5 @@
 """Stops a run that fails more than the job allows (`on_error`, `max_failures`)."""
 
-from __future__ import annotations
-
 from pipeline.clip import Clip, Failure
 from pipeline.config import JobConfig
 from pipeline.errors import TooManyFailuresError

@@ -9,8 +9,6 @@ except where clips with few questions are answered as one batch. Ray Data's back
 `RunMonitor.admit` also bounds clips.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, reduce

@@ -4,8 +4,6 @@ Metrics say how much was done, `failures/` says what failed, and the log says wh
 the event's name and its fields. Texts may come from libraries and from the job's tables, so every text is `redacted`.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict

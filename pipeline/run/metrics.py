@@ -9,8 +9,6 @@ works the same if they are not collected.
     the driver: plan, progress, commits ────────────────────┘
 """
 
-from __future__ import annotations
-
 import time
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Mapping

@@ -1,7 +1,5 @@
 """Executes one run: plan, stream through Ray, commit. To resume, or after adding questions, run the job again."""
 
-from __future__ import annotations
-
 import queue
 import threading
 import time

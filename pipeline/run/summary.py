@@ -1,7 +1,5 @@
 """Defines what a run reports: its progress while it works, and a summary when it ends."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Defines the answer stage, which answers a clip's open questions from its compressed tokens."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Defines the decode stage, which samples a clip's frames and resizes them as the model family requires."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Defines the encode stage, which encodes a clip's frames, compresses the features to tokens and commits the tokens."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Defines the base class of the stages, which reports to the monitor and turns errors into rows of `failures/`."""
 
-from __future__ import annotations
-
 import os
 import time
 from abc import ABC, abstractmethod

@@ -1,7 +1,5 @@
 """Record in `used-by/` of a cache which outputs keep their tokens there, so that `gc` does not remove them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Hold what every part of a run needs: the job, its fingerprints, its output and its run id."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Self
 

@@ -1,7 +1,5 @@
 """Open the fsspec filesystem of a URL and classify its errors. fsspec is imported when the first URL is opened."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path

@@ -3,8 +3,6 @@
 Every run record stores the dictionaries, so that the error for changed settings can name them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 Every identity is a SHA-256 of canonical JSON, so that the boundary between two parts is never ambiguous.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ Only the driver appends, so no two writers race for a row (docs/guarantees.md, g
 if the ledger holds its rows; there is no other marker.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Creates local files exclusively and durably: temporary file, fsync, and a hard link that fails if the name exists."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Encode tables as Parquet in memory and decode them, so that storage handles only whole objects."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 

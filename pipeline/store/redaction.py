@@ -1,7 +1,5 @@
 """Remove secrets from texts: error messages of libraries and values of the input tables may contain some."""
 
-from __future__ import annotations
-
 import re
 
 _HIDDEN = "***"

@@ -1,7 +1,5 @@
 """Read the current results of an output: the latest answer of each question, and the unresolved failures."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from pydantic import ValidationError

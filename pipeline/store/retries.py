@@ -3,8 +3,6 @@
 The failures stay in the ledger; the planner ignores the ones that a request covers.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

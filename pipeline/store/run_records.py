@@ -3,8 +3,6 @@
 The settings in the start records prevent results of different settings from being mixed.
 """
 
-from __future__ import annotations
-
 import json
 import platform
 import secrets

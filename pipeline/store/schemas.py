@@ -1,7 +1,5 @@
 """Define the Arrow schema of every table that the pipeline writes. docs/tables.md describes the columns."""
 
-from __future__ import annotations
-
 import pyarrow as pa
 
 # The fields of `ClipIdentity` in pipeline/clip.py.

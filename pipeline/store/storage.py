@@ -6,8 +6,6 @@ PUT (`If-None-Match`). A test before the first write detects a store without con
 checked before it is written.
 """
 
-from __future__ import annotations
-
 import errno
 import time
 import uuid

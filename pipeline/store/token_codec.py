@@ -1,7 +1,5 @@
 """Encode a clip's compressed tokens as one Parquet object, and decode them. This module imports torch."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

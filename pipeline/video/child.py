@@ -8,8 +8,6 @@ child replies with the header of the next block, whose frames stay in the shared
 reply is None or an exception. While the parent works on a block, the child decodes the next one.
 """
 
-from __future__ import annotations
-
 import math
 import signal
 import sys

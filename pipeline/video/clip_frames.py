@@ -1,7 +1,5 @@
 """Join the frames of a clip from blocks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 
 import numpy as np

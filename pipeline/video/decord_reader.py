@@ -1,7 +1,5 @@
 """Read frames by number with decord, which is fast and exact for files without `PacketIndex.traits`."""
 
-from __future__ import annotations
-
 import re
 
 import decord

@@ -1,7 +1,5 @@
 """Yield the sampled frames of a clip, a few at a time, from the reader that is exact for the file."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass

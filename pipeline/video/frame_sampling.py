@@ -1,7 +1,5 @@
 """Choose the frames of a clip that the model sees. All functions are pure and use presentation times."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

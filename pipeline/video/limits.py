@@ -1,7 +1,5 @@
 """Limit time and memory while a file is read. The kernel enforces the limits, even if the Python code hangs."""
 
-from __future__ import annotations
-
 import resource
 import signal
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Hold what the packets of a file tell about its pictures."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

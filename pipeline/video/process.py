@@ -1,7 +1,5 @@
 """Decode videos in a child process, so that a file that crashes, hangs or exhausts its decoder fails alone."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Read frames by presentation time with PyAV: seek to an earlier keyframe, decode forward, take the exact frame."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

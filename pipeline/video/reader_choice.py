@@ -1,7 +1,5 @@
 """Choose the reader of a file: decord where its frames are known to be exact, PyAV for other files and for spans."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from av.container import InputContainer

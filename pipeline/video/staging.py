@@ -7,8 +7,6 @@ Each reader has its own hard link, so deleting a file does not affect it. The ne
 what a killed process left. Locks use `flock`, so they end with their process.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """Attention top-k: keep the tokens of every frame that receive the most attention in the vision tower."""
 
-from __future__ import annotations
-
 from flashvid.compression.method import first_of_each_frame, keep
 from flashvid.compression.result import ClipFeatures, CompressionResult
 from flashvid.config import CompressionConfig

@@ -4,8 +4,6 @@ The choice depends on the question and cannot be cached, so the vision side keep
 the settings `InnerPruningConfig`; `flashvid.presets.FASTV_PRUNING` has those of the paper.
 """
 
-from __future__ import annotations
-
 import torch
 
 from flashvid.compression.method import keep

@@ -3,8 +3,6 @@
 Written from the paper's method section: DySeg, then STPrune with its parts ATS and DTM, with the paper's settings.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Random tokens of every frame: the baseline that any method must exceed."""
 
-from __future__ import annotations
-
 import torch
 
 from flashvid.compression.method import first_of_each_frame, keep

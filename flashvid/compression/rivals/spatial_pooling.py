@@ -1,7 +1,5 @@
 """Spatial pooling: means over blocks of every frame's grid, as a lower resolution would give."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -4,8 +4,6 @@ Written from the paper's section on token merging. The paper merges between the 
 This module leaves the tower unchanged and merges its output by features, frame by frame.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional

@@ -1,7 +1,5 @@
 """Whole frames, evenly spaced, as sampling fewer frames would give."""
 
-from __future__ import annotations
-
 import math
 
 import torch

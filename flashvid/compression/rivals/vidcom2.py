@@ -3,8 +3,6 @@
 Written from the paper's method section: frame compression adjustment, then adaptive token compression.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

@@ -4,8 +4,6 @@ Written from the paper's method section, frame by frame as in its video experime
 vision block. This module matches features, since a cache of features does not contain keys.
 """
 
-from __future__ import annotations
-
 import torch
 from torch.nn import functional
 

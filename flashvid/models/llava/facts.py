@@ -1,7 +1,5 @@
 """Facts about the LLaVA families, which share an architecture and differ in how they pool."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """The language side of LLaVA: decoder, and the layout of a prompt around a video (docs/flashvid.md, section 8)."""
 
-from __future__ import annotations
-
 import math
 from typing import Self
 

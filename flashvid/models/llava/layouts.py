@@ -1,7 +1,5 @@
 """Names of tensors in LLaVA checkpoints: the original LLaVA-NeXT layout and three layouts of transformers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """Resize frames to the squares that SigLIP reads, as transformers' LLaVA-OneVision video processor does."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Self
 

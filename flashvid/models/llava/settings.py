@@ -1,7 +1,5 @@
 """Settings of a LLaVA model, from a configuration of the original code or of transformers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

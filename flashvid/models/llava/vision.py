@@ -1,7 +1,5 @@
 """The vision side of LLaVA: SigLIP without its last layer, projector, pooling, and attention scores."""
 
-from __future__ import annotations
-
 from typing import Self, cast
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Base of the Qwen families: special tokens, names of tensors, and the text part of a configuration."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """Base of the Qwen language sides: loading, and the handling of repeated indices."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Self
 

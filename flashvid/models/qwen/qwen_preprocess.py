@@ -1,7 +1,5 @@
 """Cut frames into patches as transformers' Qwen2-VL video processor does, without torchvision."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Base of the Qwen vision sides: tower, projector, and the attention that tokens receive."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Self
 
 import numpy as np

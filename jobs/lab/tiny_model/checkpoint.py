@@ -1,7 +1,5 @@
 """Weights passed from one stage to the next, and finally into a model directory."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, cast
 

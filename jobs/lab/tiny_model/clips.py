@@ -1,7 +1,5 @@
 """Held-out clips with their questions: for evaluation, benchmarks and the demo, each from its own seeds."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 
 from jobs.lab.tiny_model.drawn_questions import OPEN_FAMILIES, Question, choose_questions, with_options

@@ -1,7 +1,5 @@
 """The clips that the demo ships: `python -m jobs.lab.tiny_model.demo_clips jobs/examples/clips` writes them."""
 
-from __future__ import annotations
-
 import csv
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Questions about a scene, each with its one right answer."""
 
-from __future__ import annotations
-
 import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 python -m jobs.lab.tiny_model.evaluate MODEL_DIR [--questions 2000] [--dtype float32]
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections import Counter

@@ -1,7 +1,5 @@
 """Visual features of many clips on disk: the vision side is frozen while the language side learns."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

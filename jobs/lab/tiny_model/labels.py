@@ -1,7 +1,5 @@
 """What each visual token shows: dense targets, from the scene alone, for the vision side and for auxiliary heads."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

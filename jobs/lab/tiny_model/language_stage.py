@@ -1,7 +1,5 @@
 """Stage 2: the language side, on frozen visual features. Loss on answers and their ends, and on auxiliary readings."""
 
-from __future__ import annotations
-
 import string
 from collections.abc import Mapping
 from dataclasses import replace

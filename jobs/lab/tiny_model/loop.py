@@ -1,7 +1,5 @@
 """The training loop both stages share: resumable, and the same whether it was interrupted or not."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterable

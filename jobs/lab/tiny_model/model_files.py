@@ -1,7 +1,5 @@
 """What the embedded models share: special tokens, configuration, tokenizer, and the files of a model directory."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -4,8 +4,6 @@ The video is computed once for all of its questions. Each question sees the vide
 when it is asked alone, so that nothing but speed depends on packing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast

@@ -5,8 +5,6 @@ shapes found their tokens in none of 2,000 steps. In one head of the second laye
 that show what it says ("circle", "red"), in one of the third at those of the thing that it completes ("red circle").
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

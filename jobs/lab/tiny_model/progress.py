@@ -1,7 +1,5 @@
 """The files of a training run: its state, replaced atomically, and its log."""
 
-from __future__ import annotations
-
 import json
 import os
 import time

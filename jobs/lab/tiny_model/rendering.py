@@ -1,7 +1,5 @@
 """Scenes to frames, and frames through a codec."""
 
-from __future__ import annotations
-
 import io
 from fractions import Fraction
 from pathlib import Path

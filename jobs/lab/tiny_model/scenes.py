@@ -3,8 +3,6 @@
 Time is counted in steps (the model's temporal patches, two frames each); things come and go between steps.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal

@@ -5,8 +5,6 @@
 Same bytes every time. Its answers are meaningless syllables, so that they are not mistaken for answers.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from itertools import product

@@ -1,7 +1,5 @@
 """A tokenizer with one token per word the model was taught, and bytes for everything else."""
 
-from __future__ import annotations
-
 import re
 import string
 

@@ -5,8 +5,6 @@ python -m jobs.lab.tiny_model.train --work-dir DIR [--stage vision|cache|languag
 The model directory is written to DIR/model at the end, and by `--stage export` at any time before.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import multiprocessing

@@ -1,7 +1,5 @@
 """The configuration of the `tiny` model, and its directory."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Stage 1: the vision side alone. Every visual token learns to name what it shows."""
 
-from __future__ import annotations
-
 from dataclasses import fields
 from typing import cast
 

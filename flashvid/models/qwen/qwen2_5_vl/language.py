@@ -1,7 +1,5 @@
 """The language side of Qwen2.5-VL: decoder, and the layout of a prompt around a video (docs/flashvid.md, section 8)."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numpy.typing import NDArray

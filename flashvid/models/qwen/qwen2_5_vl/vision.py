@@ -1,7 +1,5 @@
 """The vision side of Qwen2.5-VL, whose tower processes tokens window by window."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from transformers import Qwen2_5_VLConfig

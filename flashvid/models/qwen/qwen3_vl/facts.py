@@ -1,7 +1,5 @@
 """Facts about Qwen3-VL: its configuration and the names of its tensors."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The language side of Qwen3-VL: decoder, and the layout of a prompt around a video (docs/flashvid.md, section 8)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from copy import copy

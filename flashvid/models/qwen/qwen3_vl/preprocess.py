@@ -1,7 +1,5 @@
 """Cut frames into patches as transformers' Qwen3-VL video processor does: pixels are bounded per video."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Self
 

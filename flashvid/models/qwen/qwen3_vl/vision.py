@@ -1,7 +1,5 @@
 """The vision side of Qwen3-VL, whose tower has no windows and returns features of earlier layers."""
 
-from __future__ import annotations
-
 from transformers import Qwen3VLConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 
