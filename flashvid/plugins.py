@@ -21,10 +21,6 @@ def load_object(target: str) -> Any:  # noqa: ANN401 - any object
     return getattr(import_module(module), name)
 
 
-def _unchanged(found: Any) -> Any:  # noqa: ANN401 - any object
-    return found
-
-
 class PluginTable(Mapping[str, Plugin], Generic[Plugin]):
     """Plug-ins by name, each loaded on first use: the built-in ones, then those of other packages in sorted order.
 
@@ -35,7 +31,7 @@ class PluginTable(Mapping[str, Plugin], Generic[Plugin]):
     """
 
     def __init__(
-        self, group: str, built_in: Mapping[str, Plugin | str], make: Callable[[Any], Plugin] = _unchanged
+        self, group: str, built_in: Mapping[str, Plugin | str], make: Callable[[Any], Plugin] = lambda found: found
     ) -> None:
         self._group = group
         self._built_in = built_in

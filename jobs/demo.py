@@ -6,7 +6,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 CLIPS = Path(__file__).parent / "examples" / "clips"
-_NATURAL_QUESTION = "How many circles are there?"
 
 
 def write_samples(output: Path) -> list[Path]:
@@ -26,7 +25,7 @@ def write_samples(output: Path) -> list[Path]:
     shutil.copyfile(CLIPS / "questions.csv", output / "questions.csv")
     with (output / "questions.csv").open("a", newline="", encoding="utf-8") as file:
         # The embedded model knows nothing about films: these answers are shown, and not counted as right or wrong.
-        rows = [(clip.name, _NATURAL_QUESTION, None) for clip in natural_clips()]
+        rows = [(clip.name, "How many circles are there?", None) for clip in natural_clips()]
         csv.writer(file, lineterminator="\n").writerows(rows)
     return [output / "videos" / source.name for source in sources]
 

@@ -15,7 +15,6 @@ from pipeline.config import JobConfig
 from pipeline.store.storage import Storage
 
 State = Literal["ok", "note", "failed"]
-_GB = 1_000_000_000
 _CONTENT = b"flashvid doctor"
 _ACCESS = "check the name, the credentials in the environment, and storage_options"
 _REINSTALL = "pip install -c constraints.txt flashvid-pipeline"
@@ -68,7 +67,7 @@ def check_gpu() -> Iterator[Check]:
         return
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
-        found = f"{torch.cuda.get_device_name(index)}, {free / _GB:.1f} of {total / _GB:.1f} GB free"
+        found = f"{torch.cuda.get_device_name(index)}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
         yield Check("GPU", f"cuda:{index}", "ok", f"{found}, CUDA {torch.version.cuda}")
         yield _checked("GPU", f"cuda:{index}, bfloat16", partial(_bfloat16, index), "model.dtype: float16 in the job")
 

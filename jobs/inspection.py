@@ -141,7 +141,9 @@ def contact_sheet(
     size = max(across * (width + _GAP) + _GAP, _LEAST_WIDTH), 3 * _LABEL + down * (height + _LABEL + _GAP) + _GAP
     sheet = Image.new("RGB", size, _BACKGROUND)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    pen.text((_GAP, 6), _printable(title), fill=_TEXT, font=font)
+    # The built-in font has only these characters; a path may hold others.
+    shown = "".join(character if character.isascii() and character.isprintable() else "?" for character in title)
+    pen.text((_GAP, 6), shown, fill=_TEXT, font=font)
     heading = (
         f"{counted.kept} of {counted.total} tokens kept (framed), {counted.trees} of them with others merged in "
         f"(colours; the largest of {counted.largest_tree}), {len(counted.segment_lengths)} segments; dark is dropped"
@@ -177,11 +179,6 @@ def _with_tokens(picture: Image.Image, grid: _Grid, step: int) -> Image.Image:
         left, top = column * _CELL, row * _CELL
         pen.rectangle((left, top, left + _CELL - 1, top + _CELL - 1), outline=_KEPT, width=2)
     return shown
-
-
-def _printable(text: str) -> str:
-    """Return one line of characters that the built-in font has; a path may hold others."""
-    return "".join(character if character.isascii() and character.isprintable() else "?" for character in text)
 
 
 def _first_frame(video: CompressedVideo, step: int) -> int:

@@ -11,7 +11,6 @@ own ports want the token.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import secrets
@@ -26,11 +25,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import psutil
 import requests
 import s3fs
+import typer
 import yaml
 
 from jobs.demo import write_samples
@@ -53,7 +53,7 @@ class State:
         metrics: URLs that Prometheus would read, the head's first.
         endpoint_url: Of the object store.
         environment: What clients and processes of the cluster need: the token, the store's keys.
-        processes: Ids of the processes, each the first of its session, with the kernel's time of their start.
+        processes: Ids of the processes, each the first of its session, with the time of its start in seconds.
         job_file: The job that was submitted.
         job_id: Its id in the job API.
     """
@@ -63,7 +63,7 @@ class State:
     metrics: list[str]
     endpoint_url: str
     environment: dict[str, str]
-    processes: dict[int, str] = field(default_factory=dict)
+    processes: dict[int, float] = field(default_factory=dict)
     job_file: str = ""
     job_id: str = ""
 
@@ -139,8 +139,12 @@ def submit(state: State, *entrypoint: str) -> str:
 
 def _end_processes(state: State) -> None:
     """Those that were started, and all below them: a job's driver is in a session of its own."""
-    ours = [psutil.Process(pid) for pid, started in state.processes.items() if _start_time(pid) == started]
-    victims = [process for first in ours for process in (first, *first.children(recursive=True))]
+    victims = []
+    for pid, started in state.processes.items():
+        with suppress(psutil.NoSuchProcess):
+            # A later process may have the same id.
+            if (first := psutil.Process(pid)).create_time() == started:
+                victims += [first, *first.children(recursive=True)]
     for process in victims:
         with suppress(psutil.NoSuchProcess):
             process.kill()
@@ -160,7 +164,7 @@ class _Starter:
             process = subprocess.Popen(
                 command, env=_environment(self.state), stdout=output, stderr=output, start_new_session=True
             )
-        self.state.processes[process.pid] = _start_time(process.pid)
+        self.state.processes[process.pid] = psutil.Process(process.pid).create_time()
         self.state.write(self.folder / "state.json")
         deadline = time.monotonic() + _UP_S
         while not _quietly(ready):
@@ -254,14 +258,6 @@ def _environment(state: State) -> Mapping[str, str]:
     return {**ours, **state.environment}
 
 
-def _start_time(pid: int) -> str:
-    """When a process started, in the kernel's ticks; "" if there is none: tells it from a later one of the same id."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-    except OSError:
-        return ""
-
-
 def _quietly(ready: Callable[[], bool]) -> bool:
     try:
         return ready()
@@ -287,24 +283,21 @@ def _free_ports(count: int) -> list[int]:
             one.close()
 
 
-def _main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["up", "down"])
-    parser.add_argument("--folder", type=Path, default=Path("stand-in"))
-    given = parser.parse_args(arguments)
-    if given.command == "down":
-        down(given.folder)
-        return
-    state = up(given.folder)
-    shown: dict[str, Any] = {
-        "job": state.job_id,
-        "job API": state.dashboard,
-        "metrics": ", ".join(state.metrics),
-        "object store": f"{state.endpoint_url}, bucket {_BUCKET}",
-        "tokens and keys": given.folder / "state.json",
-    }
-    print("\n".join(f"{name}: {value}" for name, value in shown.items()))
+app = typer.Typer(help=__doc__, add_completion=False)
+Folder = Annotated[Path, typer.Option(help="everything is in it")]
+
+
+@app.command("up")
+def _up(folder: Folder = Path("stand-in")) -> None:
+    state = up(folder)
+    print(f"job: {state.job_id}\njob API: {state.dashboard}\nmetrics: {', '.join(state.metrics)}")
+    print(f"object store: {state.endpoint_url}, bucket {_BUCKET}\ntokens and keys: {folder / 'state.json'}")
+
+
+@app.command("down")
+def _down(folder: Folder = Path("stand-in")) -> None:
+    down(folder)
 
 
 if __name__ == "__main__":
-    _main()
+    app()

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jobs.cli.printing import PROBLEM
+
 if TYPE_CHECKING:
     from jobs.bench.reports import Benchmark
 
 # Measurements behind the project's claims, which need a checkout.
 _LAB_COMMANDS = ("quality", "answers", "planning")
-# Exit code: something is over its limit.
-_OVER = 1
 
 Quick = Annotated[bool, typer.Option("--quick", help="small and fast, only to see that it works")]
 
@@ -61,7 +61,7 @@ def compress(
     Example: flashvid bench compress --output compress
     """
     if _compress(output, quick):
-        raise typer.Exit(_OVER)
+        raise typer.Exit(PROBLEM)
 
 
 @bench.command()
@@ -123,7 +123,7 @@ def everything(
     needs = "quality, answers and planning (they need a checkout of the repository), decode (it needs a video of yours)"
     measured = benchmarks(quick)
     if bench_all(output, measured, "" if "decode" in measured else f"Left out: {needs}.")["compress"]:
-        raise typer.Exit(_OVER)
+        raise typer.Exit(PROBLEM)
 
 
 def benchmarks(quick: bool) -> dict[str, Benchmark]:

@@ -10,9 +10,8 @@ from typing import Annotated, Literal
 import typer
 
 from jobs.cli.options import AsJson, Fingerprint, Output, StorageOptions, assignments, open_storage
-from jobs.cli.printing import print_result
+from jobs.cli.printing import PROBLEM, print_result
 
-_FOUND = 1
 Kind = Literal["permanent", "transient"]
 Stage = Literal["probe", "decode", "encode", "answer"]
 
@@ -114,7 +113,7 @@ def verify(output: Output, storage_option: StorageOptions = None, as_json: AsJso
     lines.append(f"{done.objects} objects, {done.answers} answers, {len(done.findings)} findings")
     print_result(asdict(done), "\n".join(lines), as_json=as_json)
     if done.findings:
-        raise typer.Exit(_FOUND)
+        raise typer.Exit(PROBLEM)
 
 
 def retry(

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.cli.options import AsJson, Fork, JobFile, Limit, Output, Overrides, StorageOptions, open_job, open_storage
-from jobs.cli.printing import print_json, print_result, print_table
+from jobs.cli.printing import PROBLEM, print_json, print_result, print_table
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
     from pipeline.care.status import OutputStatus
 
-_FAILED = 1
 _POLL_S = 1.0
 
 Address = Annotated[str | None, typer.Option(help="URL of the job API, http://HEAD:8265; default: RAY_ADDRESS")]
@@ -64,7 +63,7 @@ def submit(
         if wait:
             _follow(client, job_id)
             if client.get_job_status(job_id) != "SUCCEEDED":
-                raise typer.Exit(_FAILED)
+                raise typer.Exit(PROBLEM)
 
 
 def status(

@@ -10,8 +10,6 @@ from rich.progress import Progress as Bars
 from pipeline.plan.preview import Preview
 from pipeline.run.summary import Progress, RunSummary
 
-_GB = 1_000_000_000
-
 
 @contextmanager
 def live_progress(console: Console) -> Iterator[Callable[[Progress], None]]:
@@ -103,7 +101,7 @@ def _time_rows(found: Preview) -> Iterator[tuple[str, str]]:
 
 
 def _bytes(count: int) -> str:
-    return f"{count / _GB:,.2f} GB" if count >= _GB / 100 else f"{count / 1e6:.2f} MB"
+    return f"{count / 1e9:,.2f} GB" if count >= 1e7 else f"{count / 1e6:.2f} MB"
 
 
 def _hours(hours: float) -> str:

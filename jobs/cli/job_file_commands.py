@@ -12,14 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.cli.options import AsJson, JobFile, Overrides, assignments
-from jobs.cli.printing import print_json, print_text, write_file
+from jobs.cli.printing import REFUSED, print_json, print_text, write_file
 
 if TYPE_CHECKING:
     from jobs.datasets.converter import Benchmark, Row, Tables
-
-_REFUSED = 2
-_QUESTION = "What happens in this video?"
-_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def init(
@@ -33,7 +29,7 @@ def init(
 
     Example: flashvid init videos/ --question "What happens?" --model Qwen/Qwen2.5-VL-7B-Instruct
     """
-    count = write_job(to, videos, question or [_QUESTION], model=model, output=output)
+    count = write_job(to, videos, question or ["What happens in this video?"], model=model, output=output)
     print_text(f"{to}: {count} videos; next: {shlex.join(['flashvid', 'plan', str(to)])}")
 
 
@@ -53,7 +49,7 @@ def validate(job: JobFile, overrides: Overrides = None, as_json: AsJson = False)
         lines = [": ".join(filter(None, (str(job), fault["where"], fault["message"]))) for fault in found["faults"]]
         print_text("\n".join(lines), "red", to_stderr=True)
     if not found["valid"]:
-        raise typer.Exit(_REFUSED)
+        raise typer.Exit(REFUSED)
 
 
 def schema() -> None:
@@ -132,7 +128,7 @@ def job_schema() -> dict[str, Any]:
     # Validators of the job file also accept a question that is a text alone, and a schema written in the job itself.
     inline["items"] = {"anyOf": [{"type": "string"}, inline["items"]]}
     described["$defs"]["GenerationConfig"]["properties"]["json_schema"]["anyOf"].insert(0, {"type": "object"})
-    return {"$schema": _DIALECT, **described}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **described}
 
 
 def _quoted(text: str) -> str:

@@ -18,12 +18,11 @@ from jobs.cli.bench_commands import bench
 from jobs.cli.care_commands import export, forget, gc, retry, verify
 from jobs.cli.cluster_commands import list_jobs, logs, status, stop, submit
 from jobs.cli.job_file_commands import convert, init, schema, validate
-from jobs.cli.printing import NO_SPACE, print_text
+from jobs.cli.printing import AWAY, NO_SPACE, REFUSED, print_text
 from jobs.cli.results_commands import evaluate, inspect, report
 from jobs.cli.run_commands import SIGNALLED, demo, plan, run
 from jobs.cli.setup_commands import doctor, models
 
-_REFUSED, _AWAY = 2, 3
 # Characters: the first sentence of a help text is never cut.
 _WHOLE_SENTENCE = 1000
 # Paths that no file can have, such as one below a file.
@@ -97,8 +96,8 @@ def _exit_code(error: Exception) -> int | None:
 
     number = getattr(error, "errno", None)
     if isinstance(error, FatalError | PermissionError) or number in _NO_PLACE:
-        return _REFUSED
-    return _AWAY if isinstance(error, TransientError) or number in NO_SPACE else None
+        return REFUSED
+    return AWAY if isinstance(error, TransientError) or number in NO_SPACE else None
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from typing import Any
 
 import typer
 
+# Exit codes: a check found a problem, the command was refused, storage or the cluster can't be reached.
+PROBLEM, REFUSED, AWAY = 1, 2, 3
 # There is no space at the moment: the same command may work later.
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 # Exit codes of a signal: this plus its number.
 SIGNALLED = 128
-_GB = 1_000_000_000
 _MAX_PROBES = 1000
 
 
@@ -60,16 +58,11 @@ def plan(
     from pipeline.plan.hardware import Hardware
     from pipeline.plan.preview import preview
 
-    here = Hardware.here()
-    hardware = replace(
-        here,
-        num_cpus=here.num_cpus if cpus is None else cpus,
-        num_gpus=here.num_gpus if gpus is None else gpus,
-        gpu_bytes=here.gpu_bytes if gpu_memory is None else int(gpu_memory * _GB),
-    )
+    given = {"num_cpus": cpus, "num_gpus": gpus, "gpu_bytes": None if gpu_memory is None else int(gpu_memory * 1e9)}
+    known: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     found = preview(
         open_job(job, overrides, limit),
-        hardware,
+        replace(Hardware.here(), **known),
         given_rates=Rates(decode_frames_per_second, frames_per_second, answers_per_second),
         gpu_hour_price=gpu_hour_price,
         max_probes=max_probes,
@@ -170,7 +163,8 @@ def _resumable() -> Iterator[None]:
 
     Typer alone would end without a sentence, and after SIGTERM without committing.
     """
-    before = signal.signal(signal.SIGTERM, _terminate)
+    # As Ray's own handler does it, which replaces this one while a run is connected.
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as stopped:
@@ -181,8 +175,3 @@ def _resumable() -> Iterator[None]:
         raise typer.Exit(SIGNALLED + number) from None
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _terminate(number: int, _: FrameType | None) -> NoReturn:
-    # As Ray's own handler does it, which replaces this one while a run is connected.
-    sys.exit(number)

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.cli.options import AsJson, StorageOptions, assignments, open_job
-from jobs.cli.printing import print_json, print_result, print_table, print_text
+from jobs.cli.printing import PROBLEM, print_json, print_result, print_table, print_text
 
 if TYPE_CHECKING:
     from jobs.doctor import Check
 
-_FOUND = 1
 _STYLES = {"ok": "green", "note": "yellow", "failed": "bold red"}
 _JOB_FILES = (".yaml", ".yml", ".json")
 
@@ -46,7 +45,7 @@ def doctor(
         print_table(("", "check", "found"), rows)
         print_text(f"{failed} of {len(found)} checks failed" if failed else f"{len(found)} checks, none failed")
     if failed:
-        raise typer.Exit(_FOUND)
+        raise typer.Exit(PROBLEM)
 
 
 def _checks(job: str | None, address: str | None, storage_option: list[str] | None) -> Iterator[Check]:

@@ -79,19 +79,15 @@ class Benchmark:
     max_new_tokens: int = 16
 
 
-def literal(text: str) -> str:
-    """Return a question template that renders as this text."""
-    return text.replace("{", "{{").replace("}", "}}")
-
-
-def lettered(options: Sequence[str], shape: str) -> list[str]:
-    """Return options with their letters: shape "({}) {}" gives "(A) red"."""
-    return [shape.format(chr(ord("A") + index), option) for index, option in enumerate(options)]
+def lettered(options: Sequence[str]) -> list[str]:
+    """Return options with their letters, for instance "(A) red"."""
+    return [f"({chr(ord('A') + index)}) {option}" for index, option in enumerate(options)]
 
 
 def question_row(
     question_id: str, video_id: str, question: str, answer: str | None, category: object = None, **options: list[str]
 ) -> Row:
     """Return a row of the questions table, whose text is a template that renders as `question`."""
-    row = {"question_id": question_id, "video_id": video_id, "question": literal(question), "answer": answer}
+    template = question.replace("{", "{{").replace("}", "}}")
+    row = {"question_id": question_id, "video_id": video_id, "question": template, "answer": answer}
     return {**row, "category": category, **options}

@@ -11,7 +11,6 @@ from typing import Any
 from jobs.datasets.annotations import read_annotations
 from jobs.datasets.converter import Source, Tables, question_row
 
-_NONE = "N/A"
 # How lmms-eval computes its one number.
 COUNTED = (
     "The share of right answers over all questions. lmms-eval draws an option where it finds none in a response; here "
@@ -26,7 +25,7 @@ def convert(source: Source) -> Tables:
         path, right = row.text("video_path"), row.get("correct_choice")
         given: list[Any] = [row.get(f"option{index}") for index in range(5)]
         given = row.texts("candidates") if row.get("candidates") else given
-        options = [str(option) for option in given if option not in (None, _NONE)]
+        options = [str(option) for option in given if option not in (None, "N/A")]
         name = str(row.get("video_id") or path)
         video = {"video_id": name, "video_path": str(source.videos / path), "duration_group": row.get("duration_group")}
         # The test split's answers are not public, and are numbered -1.

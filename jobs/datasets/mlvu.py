@@ -9,7 +9,6 @@ free text have no candidates, and are left out, as lmms-eval does.
 from jobs.datasets.annotations import Annotation, files_of, read_annotations
 from jobs.datasets.converter import Source, Tables, lettered, question_row
 
-_NUM_LETTERS = 4
 _CHOOSE = "\nOnly give the best option.\nBest option: ("
 # How lmms-eval computes its one number.
 COUNTED = "The mean over the seven tasks, however many questions each has."
@@ -38,7 +37,7 @@ def _question(row: Annotation) -> tuple[str, str | None]:
     asked, right = row.text("question"), row.get("answer")
     if "task_type" in row.fields:
         # The question holds its options: lmms-eval looks for A to D.
-        return asked, None if right is None else row.letter(right, _NUM_LETTERS)
+        return asked, None if right is None else row.letter(right, len("ABCD"))
     options = row.texts("candidates")
-    text = "\n".join([asked, *lettered(options, "({}) {}"), ""])
+    text = "\n".join([asked, *lettered(options), ""])
     return text, None if right is None else row.letter_of(right, options)

@@ -40,7 +40,7 @@ def convert(source: Source) -> Tables:
         for row in read_annotations(file):
             name = f"{_FOLDERS[task]}/{row.text('video')}"
             options, asked = row.texts("candidates"), f"Question:{row.text('question')}"
-            lines = [asked, "Option:", *lettered(options, "({}) {}"), "Only give the best option."]
+            lines = [asked, "Option:", *lettered(options), "Only give the best option."]
             right = row.letter_of(row.text("answer"), options)
             question = question_row(f"{task}-{row.number}", name, "\n".join(lines), right, task)
             rows.append(({"video_id": name, "video_path": str(source.videos / name)}, question))

@@ -4,7 +4,6 @@ import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from types import MappingProxyType
 from typing import Any
 
 _ALL_TOKENS = 1.0
@@ -30,13 +29,11 @@ class PaperModel:
 
 
 # By preset, which holds the rest of the settings.
-PAPER_MODELS: Mapping[str, PaperModel] = MappingProxyType(
-    {
-        "llava_onevision": PaperModel("LLaVA-OneVision-7B", "lmms-lab/llava-onevision-qwen2-7b-ov", 32),
-        "llava_video": PaperModel("LLaVA-Video-7B", "lmms-lab/LLaVA-Video-7B-Qwen2", 64),
-        "qwen2_5_vl": PaperModel("Qwen2.5-VL-7B", "Qwen/Qwen2.5-VL-7B-Instruct", 32, (64 * 28 * 28, 256 * 28 * 28)),
-    }
-)
+PAPER_MODELS: Mapping[str, PaperModel] = {
+    "llava_onevision": PaperModel("LLaVA-OneVision-7B", "lmms-lab/llava-onevision-qwen2-7b-ov", 32),
+    "llava_video": PaperModel("LLaVA-Video-7B", "lmms-lab/LLaVA-Video-7B-Qwen2", 64),
+    "qwen2_5_vl": PaperModel("Qwen2.5-VL-7B", "Qwen/Qwen2.5-VL-7B-Instruct", 32, (64 * 28 * 28, 256 * 28 * 28)),
+}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ option and draws one at random, these find none, and the answer is wrong. So a s
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 
 LetterRule = Callable[[str, Sequence[str]], str | None]
 """(response, letters of the options) to the letter it means; None if it means none."""
@@ -90,19 +89,14 @@ def any_case(response: str, letters: Sequence[str]) -> str | None:
 
     Before that, punctuation between a word and a space is removed, and other punctuation becomes a space.
     """
-    if whole := re.match(r"([A-E])\.\s*.+$", response.strip(), re.IGNORECASE):
-        return _known(whole[1].upper(), letters)
+    whole = re.match(r"([A-E])\.\s*.+$", response.strip(), re.IGNORECASE)
     text = response.replace("\n", " ").replace("\t", " ").strip()
     grouped = re.search(r"\d,\d", text) is not None
     spaced = text
     for mark in _MVBENCH_MARKS:
         spaced = spaced.replace(mark, "" if grouped or f"{mark} " in text or f" {mark}" in text else " ")
-    found = re.search(r"\b([A-E])\b", re.sub(r"\.(?!\d)", "", spaced), re.IGNORECASE)
-    return _known(found[1].upper(), letters) if found else None
-
-
-def _known(letter: str, letters: Sequence[str]) -> str | None:
-    return letter if letter in letters else None
+    found = whole or re.search(r"\b([A-E])\b", re.sub(r"\.(?!\d)", "", spaced), re.IGNORECASE)
+    return found[1].upper() if found and found[1].upper() in letters else None
 
 
 def _without(text: str, marks: str) -> str:
@@ -112,6 +106,10 @@ def _without(text: str, marks: str) -> str:
     return text
 
 
-LETTER_RULES: Mapping[str, LetterRule] = MappingProxyType(
-    {"ranked": ranked, "ranked-of-four": ranked_of_four, "earliest": earliest, "first": first, "any-case": any_case}
-)
+LETTER_RULES: Mapping[str, LetterRule] = {
+    "ranked": ranked,
+    "ranked-of-four": ranked_of_four,
+    "earliest": earliest,
+    "first": first,
+    "any-case": any_case,
+}

@@ -165,8 +165,8 @@ def large_job_table() -> str:
         f"{_VIDEOS // CLIPS_PER_TASK:,} PUT of probes, about {answer_objects():,} PUT of answers in one job and "
         f"{answer_objects(drivers):,} in {drivers}",
         "planning": _planning(),
-        "asked again, warm": f"{_warm_hours():.2f} hours of {_GPUS} GPUs, without their drivers'",
-        "with all tokens, one prefill a video": f"{_rival_hours():.2f} hours of {_GPUS} GPUs",
+        "asked again, warm": f"{_hours('D'):.2f} hours of {_GPUS} GPUs, without their drivers'",
+        "with all tokens, one prefill a video": f"{_hours('B'):.2f} hours of {_GPUS} GPUs",
     }
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
 
@@ -187,9 +187,6 @@ def _planning() -> str:
     )
 
 
-def _warm_hours() -> float:
-    return _VIDEOS * sum(gpu_seconds("D", _ASKED, together()).values()) / _GPUS / 3600
-
-
-def _rival_hours() -> float:
-    return _VIDEOS * sum(gpu_seconds("B", _ASKED, together()).values()) / _GPUS / 3600
+def _hours(arm: str) -> float:
+    """Return the hours that all GPUs together take in an arm of `bench answers`."""
+    return _VIDEOS * sum(gpu_seconds(arm, _ASKED, together()).values()) / _GPUS / 3600

@@ -79,5 +79,5 @@ def _picture(tokens: Storage, fingerprint: str, answer: Row) -> Mapping[str, Any
     states = "".join("2" if place in kept else "1" if assignment[place] >= 0 else "0" for place in places)
     columns = patch_columns // round((patch_rows * patch_columns / per_step) ** 0.5)
     jpeg = base64.b64encode(row["thumbnails"][thumbnails // 2]).decode()
-    counts = {"before": len(assignment), "after": row["num_tokens"]}
-    return {"jpeg": jpeg, "columns": columns, "states": states, **counts}
+    before, after = len(assignment), row["num_tokens"]
+    return {"jpeg": jpeg, "columns": columns, "states": states, "before": before, "after": after}

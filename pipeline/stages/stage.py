@@ -112,13 +112,8 @@ class Stage(ABC):
         """Register this process with the monitor; a subclass calls it last in its constructor."""
         context = ray.get_runtime_context()
         self.actor_id = context.get_actor_id() or ""
-        worker = Worker(
-            stage=self.name,
-            pid=os.getpid(),
-            node_id=context.get_node_id(),
-            cuda_visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
-        )
-        self.tell("register", worker)
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+        self.tell("register", Worker(self.name, os.getpid(), context.get_node_id(), gpus))
 
     def end(self, clip_id: str, counts: Mapping[str, int], seconds: float) -> None:
         """Report the counts, the storage traffic and the seconds of a clip to the monitor."""

@@ -48,14 +48,11 @@ class RunRecords:
         earlier = [run for run in self.all() if self._has_results(run)]
         if fork or not earlier or any(run["answers_fingerprint"] == new.answers for run in earlier):
             return
-        changes = min(
-            (changed_settings(run["answers_settings"], new.answers_settings) for run in reversed(earlier)), key=len
-        )
+        compared = (changed_settings(run["answers_settings"], new.answers_settings) for run in reversed(earlier))
+        changes = "\n  ".join(min(compared, key=len))
         raise SettingsChangedError(
-            f"{self._storage.url} was made with other settings:\n  "
-            + "\n  ".join(changes)
-            + "\nRestore these settings, store the new answers next to the earlier ones with --fork, or choose another "
-            "output."
+            f"{self._storage.url} was made with other settings:\n  {changes}\nRestore these settings, store the new "
+            "answers next to the earlier ones with --fork, or choose another output."
         )
 
     def start(self, run_id: str, job: JobConfig, prints: Fingerprints) -> None:

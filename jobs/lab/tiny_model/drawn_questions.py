@@ -7,7 +7,7 @@ from itertools import combinations
 
 from numpy.random import Generator
 
-from jobs.lab.tiny_model.scenes import COLOURS, DIRECTIONS, SHAPES, Scene, Thing
+from jobs.lab.tiny_model.scenes import COLOURS, DIRECTIONS, SHAPES, Scene
 from pipeline.inputs.prompts import question_prompt
 
 PLURALS = {shape: shape + ("es" if shape == "cross" else "s") for shape in SHAPES}
@@ -204,15 +204,11 @@ def _about_order(scene: Scene) -> Iterator[_Fact]:
     for one, other in combinations(scene.things, 2):
         if abs(one.first_step - other.first_step) < gap:
             continue
-        earlier, later = sorted((one, other), key=_first_step)
+        earlier, later = sorted((one, other), key=lambda thing: thing.first_step)
         for first, second in ((one, other), (other, one)):
             slots = {"one": first.name, "other": second.name}
             yield "order", {"place": "first", **slots}, earlier.name
             yield "order", {"place": "last", **slots}, later.name
-
-
-def _first_step(thing: Thing) -> int:
-    return thing.first_step
 
 
 def _with_article(name: str) -> str:
