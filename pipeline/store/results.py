@@ -1,6 +1,7 @@
 """Read the current results of an output: the latest answer of each question, and the unresolved failures."""
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 from pydantic import ValidationError
 
@@ -99,12 +100,12 @@ class Results:
         """
         names = self._storage.names(f"failures/fingerprint={self.fingerprint}")
         failures = self._storage.table(names, schemas.FAILURES, schemas.FAILURES.names).to_pylist()
-        answered = {(row["clip_id"], row["question_id"]): row["run_id"] for row in answers}
-        clips, videos = (_latest_runs(answers, by=name) for name in ("clip_id", "video_id"))
-        files: dict[str, tuple[str, str]] = {}
-        for row in (*answers, *failures):
-            if row["source_id"] is not None:
-                files[row["video_id"]] = max(files.get(row["video_id"], ("", "")), (row["run_id"], row["source_id"]))
+        # The latest run or file of each key: in a dictionary made from the oldest to the latest, the latest stays.
+        oldest_first = sorted(answers, key=itemgetter("run_id"))
+        answered = {(row["clip_id"], row["question_id"]): row["run_id"] for row in oldest_first}
+        clips, videos = ({row[name]: row["run_id"] for row in oldest_first} for name in ("clip_id", "video_id"))
+        identified = (row for row in (*answers, *failures) if row["source_id"] is not None)
+        files = {row["video_id"]: row["source_id"] for row in sorted(identified, key=itemgetter("run_id", "source_id"))}
         latest: dict[tuple[str, str | None], Row] = {}
         for row in failures:
             key = (row["clip_id"], row["question_id"])
@@ -112,15 +113,7 @@ class Results:
                 since = videos.get(row["video_id"], "")
             else:
                 since = clips.get(row["clip_id"], "") if row["question_id"] is None else answered.get(key, "")
-            is_current = row["source_id"] is None or row["source_id"] == files[row["video_id"]][1]
+            is_current = row["source_id"] is None or row["source_id"] == files[row["video_id"]]
             if is_current and since < row["run_id"] and (key not in latest or latest[key]["run_id"] <= row["run_id"]):
                 latest[key] = row
         return sorted(latest.values(), key=lambda row: (row["video_id"], str(row["question_id"])))
-
-
-def _latest_runs(rows: Sequence[Row], *, by: str) -> dict[str, str]:
-    """Return the latest run id of each value of a column."""
-    runs: dict[str, str] = {}
-    for row in rows:
-        runs[row[by]] = max(runs.get(row[by], ""), row["run_id"])
-    return runs
