@@ -49,7 +49,8 @@ class RunRecords:
         if fork or not earlier or any(run["answers_fingerprint"] == new.answers for run in earlier):
             return
         compared = (changed_settings(run["answers_settings"], new.answers_settings) for run in reversed(earlier))
-        changes = "\n  ".join(min(compared, key=len))
+        fewest = min(compared, key=len)
+        changes = "\n  ".join(fewest)
         raise SettingsChangedError(
             f"{self._storage.url} was made with other settings:\n  {changes}\nRestore these settings, store the new "
             "answers next to the earlier ones with --fork, or choose another output."
