@@ -30,7 +30,7 @@ class QuantisedTokens:
 
         A value that rounding took beyond the range of `dtype` becomes its largest value, which is nearest.
         """
-        limit = torch.finfo(dtype).max
+        limit = min(torch.finfo(dtype).max, torch.finfo(torch.float32).max)
         return (self.values.to(torch.float32) * self.scales[:, None]).clamp(-limit, limit).to(dtype)
 
 

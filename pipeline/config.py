@@ -68,8 +68,8 @@ class SamplingConfig(Settings):
 class CommitConfig(Settings):
     """Sets how often answers are written: after this many rows or this many seconds, whichever comes first."""
 
-    rows: int = Field(default=1000, ge=1)
-    seconds: float = Field(default=15.0, ge=0)
+    rows: int = Field(default=1000, ge=1, description="rows after which answers are committed")
+    seconds: float = Field(default=15.0, ge=0, description="seconds after which answers are committed")
 
 
 class QuestionRow(Settings):

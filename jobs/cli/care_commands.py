@@ -42,7 +42,7 @@ def gc(
     storage_option: StorageOptions = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove tokens of fingerprints that no run names, and uploads that were never completed.
+    """Remove tokens of settings that no run used, and uploads that were never completed.
 
     A cache records the outputs that use it in `used-by/`. Name outputs that are older than this record.
 

@@ -13,9 +13,10 @@ from pipeline.config import JobConfig, QuestionRow
 
 _HEAD = """# The job file
 
-Written by `python -m jobs.lab.job_reference` from the models that check a job; a test compares. YAML; relative
-paths start at the file's own folder; `flashvid validate` names what is wrong with its line, `flashvid schema` prints
-the JSON Schema. A key of a group is written below it, or given as `--set group.key=value`.
+Look up every key of a job here. The job file is YAML. Relative paths start at its own folder. `flashvid validate` names
+each mistake with its line, and `flashvid schema` prints the JSON Schema for editors. Write the keys of a group below
+the group's name, or set one for a single call with `--set group.key=value`. `python -m jobs.lab.job_reference` writes
+this page from the models that validate a job.
 """
 
 

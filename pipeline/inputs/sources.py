@@ -29,11 +29,11 @@ def stat_sources(
         InputTableError: a row has no value in `source_id_column`.
     """
     if source_id_column is not None:
-        for number, video in enumerate(videos, 1):
+        for video in videos:
             if video.columns.get(source_id_column) in (None, ""):
                 raise InputTableError(
-                    f"row {number} (video_id {video.video_id!r}) has no {source_id_column!r}, which is the job's "
-                    "source_id_column: fill it in"
+                    f"has no {source_id_column!r}, which is the job's source_id_column: fill it in",
+                    f"video_id {video.video_id!r}",
                 )
 
     filesystems: dict[str, Any] = {}

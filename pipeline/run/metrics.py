@@ -70,7 +70,7 @@ class MetricDefinition:
 # the cache's stores.
 COUNTS: Mapping[str, str] = {
     **{name: description for stage in STAGES for name, description in stage.counted.items()},
-    "requests_repeated": "requests to the output's or the cache's store that got no answer and were sent again",
+    "requests_repeated": "requests to the output's or the cache's store that got no answer and were repeated",
     "bytes_read": "bytes read from the output's or the cache's store",
     "bytes_written": "bytes written to the output's or the cache's store",
 }
@@ -82,16 +82,16 @@ _DEFINITIONS: Mapping[str, tuple[Kind, tuple[str, ...], str]] = {
     "busy_seconds": ("counter", _STAGE, "seconds of work, over all processes of a stage"),
     # Ray's agent knows only each value's bucket: counts are exact, sums are not.
     "clip_seconds": ("histogram", _STAGE, "seconds of work on one clip"),
-    "process_deaths": ("counter", _STAGE, "clips that had killed a process, or lost it, and were begun again"),
+    "process_deaths": ("counter", _STAGE, "clips started again after their process died"),
     "clips_in_hand": ("gauge", _STAGE, "clips that a stage works on"),
-    "actors": ("gauge", _STAGE, "processes of a stage: its pool's least, or as many as worked lately"),
+    "actors": ("gauge", _STAGE, "processes of a stage: the smallest size of its pool, or as many as worked recently"),
     "decoded_clips": ("gauge", _RUN, "clips whose frames are in memory"),
-    "decoded_clips_limit": ("gauge", _RUN, "the bound on them"),
+    "decoded_clips_limit": ("gauge", _RUN, "limit of decoded_clips"),
     "clips_to_encode": ("gauge", _RUN, "clips that this run decodes and encodes"),
-    "clips_cached": ("gauge", _RUN, "clips whose tokens were there before this run"),
+    "clips_cached": ("gauge", _RUN, "clips whose tokens were committed before this run"),
     "clips_tried_again": ("gauge", _RUN, "planned clips that failed in an earlier run"),
     "clips_planned": ("gauge", _RUN, "clips that this run works on"),
-    "clips_done": ("gauge", _RUN, "those that it is done with, failed ones included"),
+    "clips_done": ("gauge", _RUN, "clips that have left the last stage, failed ones included"),
     "answers_planned": ("gauge", _RUN, "answers that were missing when the run began"),
     "answers_committed": ("counter", _RUN, "answers on storage, made by this run"),
     "failures_committed": ("counter", ("run_id", "stage", "error_type", "error_kind"), "rows added to failures/"),

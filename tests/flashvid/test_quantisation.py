@@ -30,7 +30,7 @@ def test_the_error_is_half_a_step_of_each_token() -> None:
         assert back.abs().max() == pytest.approx(float(token.abs().max()), rel=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_what_was_restored_stays(dtype: torch.dtype) -> None:
     """Restoring rounds to the requested dtype and adds no other error."""
     tokens = _tokens(dtype)
