@@ -95,7 +95,7 @@ NOT_RUN = {
     "needs the weights of a 7B model": ("flashvid run FOLDER/job-llava_onevision.yaml",),
     "names an option, not a command": ("flashvid plan --gpu-hour-price", "flashvid retry OUTPUT --type ..."),
     "runs these tests, or the checks beside them": ("make help", "make check", "make test", "make test-slow"),
-    "we are on no index yet": ("pip install 'flashvid-pipeline[cluster]'",),
+    "needs a package index": ("pip install '.[cluster]'",),
     "needs a Kubernetes cluster": (
         "kubectl apply -f infra/prometheus/pod-monitor.yaml",
         "kubectl apply -f infra/prometheus/prometheus-rule.yaml",
