@@ -5,8 +5,6 @@ FlashVidError
 │   ├── WorkerDiedError
 │   ├── SuspectedClipError
 │   ├── SourceUnreachableError
-│   ├── StorageUnavailableError
-│   ├── ClusterUnreachableError
 │   ├── DecodeTimeoutError
 │   └── CorruptTokensError
 ├── PermanentError          recorded once; retried only if the source changes
@@ -17,6 +15,10 @@ FlashVidError
 │   ├── DecodeMemoryError
 │   └── PoisonClipError
 └── FatalError              the run stops; committed results stay
+    ├── OutageError         no input is at fault: the same command works once the cause is gone (exit code 3)
+    │   ├── StorageUnavailableError
+    │   ├── DiskError
+    │   └── ClusterUnreachableError
     ├── InputTableError
     ├── NewerFormatError
     ├── SettingsChangedError
@@ -27,7 +29,16 @@ FlashVidError
     └── ClusterTooSmallError
 """
 
+import errno
+import os
+from typing import Self
+
 from flashvid.errors import FatalError, PermanentError, TransientError
+
+# A disk that is full, or has a limit for this user or file, or is read-only.
+FULL_NUMBERS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+# The same, or a disk that fails. Where input files are read, EIO is an error of that file alone.
+DISK_NUMBERS = FULL_NUMBERS | {errno.EIO}
 
 
 class WorkerDiedError(TransientError):
@@ -66,20 +77,40 @@ class SourceUnreachableError(TransientError):
     """Storage did not say whether the file exists: no permission, no credentials, or no reply."""
 
 
-class StorageUnavailableError(TransientError):
-    """The store of the output, the cache or the input tables did not reply to repeated requests."""
-
-
-class ClusterUnreachableError(TransientError):
-    """The cluster's address does not reply or rejects the connection. No run was started there."""
-
-
 class DecodeTimeoutError(TransientError):
     """Decoding a file took longer than `resources.decode.time_limit_s`: the decoder hangs, or the machine was busy."""
 
 
 class CorruptTokensError(TransientError):
     """A committed tokens object contradicts its own columns. Delete it, and the next run makes it again."""
+
+
+class OutageError(FatalError):
+    """Something that the whole run needs is away. No clip is at fault, so no attempt is counted."""
+
+
+class StorageUnavailableError(OutageError):
+    """The store of the output, the cache or the input tables did not reply to repeated requests."""
+
+
+class DiskError(OutageError):
+    """A disk that the run writes to is full, over its quota, read-only or failing."""
+
+    @classmethod
+    def of(cls, error: OSError, where: str | None = None) -> Self:
+        """Describe an error of the operating system whose number is one of `DISK_NUMBERS`.
+
+        Args:
+            error: The error.
+            where: Path or URL; None for the file that the error names.
+        """
+        place = where if where is not None else error.filename
+        reason = f"disk error: {os.strerror(error.errno or 0)}; fix that, then run the same command again"
+        return cls(reason, None if place is None else str(place))
+
+
+class ClusterUnreachableError(OutageError):
+    """The cluster's address does not reply or rejects the connection. No run was started there."""
 
 
 class InputTableError(FatalError):

@@ -104,6 +104,7 @@ def check(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
     from flashvid.errors import FatalError
     from jobs.job_file import check_job
     from pipeline.config import JobConfig
+    from pipeline.errors import OutageError
     from pipeline.inputs.job_inputs import read_tables
 
     try:
@@ -111,6 +112,8 @@ def check(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(job, JobConfig):
             return {"valid": False, "faults": [asdict(fault) for fault in job]}
         videos, questions = read_tables(job)
+    except OutageError:
+        raise
     except FatalError as error:
         # An error of a table, or of the whole file.
         where = "" if error.row == str(path) else error.row or ""

@@ -18,7 +18,7 @@ from jobs.cli.bench_commands import bench
 from jobs.cli.care_commands import export, forget, gc, retry, verify
 from jobs.cli.cluster_commands import list_jobs, logs, status, stop, submit
 from jobs.cli.job_file_commands import convert, init, schema, validate
-from jobs.cli.printing import AWAY, NO_SPACE, REFUSED, print_text
+from jobs.cli.printing import AWAY, REFUSED, print_text
 from jobs.cli.results_commands import evaluate, inspect, report
 from jobs.cli.run_commands import SIGNALLED, demo, plan, run
 from jobs.cli.setup_commands import doctor, models
@@ -93,11 +93,14 @@ def main() -> None:
 def _exit_code(error: Exception) -> int | None:
     """Return the exit code of an error that the user can fix; None for a bug."""
     from flashvid.errors import FatalError, TransientError
+    from pipeline.errors import FULL_NUMBERS, OutageError
 
     number = getattr(error, "errno", None)
+    if isinstance(error, OutageError | TransientError):
+        return AWAY
     if isinstance(error, FatalError | PermissionError) or number in _NO_PLACE:
         return REFUSED
-    return AWAY if isinstance(error, TransientError) or number in NO_SPACE else None
+    return AWAY if number in FULL_NUMBERS else None
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ import typer
 
 # Exit codes: a check found a problem, the command was refused, storage or the cluster can't be reached.
 PROBLEM, REFUSED, AWAY = 1, 2, 3
-# There is no space at the moment: the same command may work later.
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def print_json(content: object) -> None:
@@ -64,9 +62,10 @@ def write_file(to: Path, content: bytes, *, replace: bool = False) -> None:
 
     Raises:
         ConfigurationError: the file exists, or can't be written.
-        OSError: there is no space for it (`NO_SPACE`).
+        OSError: the disk is full.
     """
     from flashvid.errors import ConfigurationError
+    from pipeline.errors import FULL_NUMBERS
 
     try:
         if replace and to.exists() and not to.is_file():
@@ -86,6 +85,6 @@ def write_file(to: Path, content: bytes, *, replace: bool = False) -> None:
     except FileExistsError:
         raise ConfigurationError("exists already: remove it, or choose another path", str(to)) from None
     except OSError as error:
-        if error.errno in NO_SPACE:
+        if error.errno in FULL_NUMBERS and error.errno != errno.EROFS:
             raise
         raise ConfigurationError(f"can't be written: {error.strerror}", str(to)) from None

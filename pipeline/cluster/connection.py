@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError
 
-from flashvid.errors import FatalError
+from flashvid.errors import FatalError, first_line
 from flashvid.models.devices import usable_gpus
-from pipeline.errors import ClusterUnreachableError
+from pipeline.errors import FULL_NUMBERS, ClusterUnreachableError, DiskError
 
 _CONNECT_SECONDS = 10.0
 
@@ -103,12 +103,28 @@ def fatal_errors_unwrapped() -> Iterator[None]:
         raise
 
 
+def raise_if_fatal(error: BaseException) -> None:
+    """Raise the `FatalError` behind an error, as `fatal_cause` finds it, if there is one."""
+    fatal = fatal_cause(error)
+    if fatal is error:
+        raise error
+    if fatal is not None:
+        raise fatal from error
+
+
 def fatal_cause(error: BaseException) -> FatalError | None:
-    """Return the `FatalError` that a task or actor raised, unwrapped from Ray's errors; None if there is none."""
+    """Return the `FatalError` behind an error, unwrapped from Ray's errors; None if there is none.
+
+    A full or read-only disk counts as one, whichever library met it.
+    """
     seen: BaseException | None = error
     while seen is not None:
+        if isinstance(seen, ObjectStoreFullError | OutOfDiskError):
+            return DiskError(f"Ray's object store is full, in memory and on disk: {first_line(seen)}")
         # Ray's error for a task is also an instance of its cause's class, but its message is a traceback.
         if isinstance(seen, FatalError) and not isinstance(seen, RayError):
             return seen
+        if isinstance(seen, OSError) and not isinstance(seen, RayError) and seen.errno in FULL_NUMBERS:
+            return DiskError.of(seen)
         seen = getattr(seen, "cause", None) or seen.__cause__
     return None

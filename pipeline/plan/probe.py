@@ -11,6 +11,7 @@ import ray
 from ray.exceptions import LocalRayletDiedError, NodeDiedError, OutOfMemoryError, WorkerCrashedError
 
 from pipeline.clip import Clip, Failure
+from pipeline.cluster.connection import fatal_errors_unwrapped, raise_if_fatal
 from pipeline.errors import (
     DecodeMemoryError,
     InputRowError,
@@ -142,10 +143,11 @@ def probe_clips(
 
     chunks = [clips[i : i + CLIPS_PER_TASK] for i in range(0, len(clips), CLIPS_PER_TASK)]
     for chunk, results in zip(chunks, [start(chunk) for chunk in chunks], strict=True):
-        try:
-            found = ray.get(results)
-        except _DEATHS:
-            found = [alone(clip) for clip in chunk]
+        with fatal_errors_unwrapped():
+            try:
+                found = ray.get(results)
+            except _DEATHS:
+                found = [alone(clip) for clip in chunk]
         yield list(zip(chunk, found, strict=True))
 
 
@@ -160,6 +162,7 @@ def _probe(clip: Clip, storage_options: Mapping[str, Any], limits: DecodePoolCon
         with limited(limits) if limits else nullcontext():
             return probe_file(clip, storage_options)
     except Exception as error:  # noqa: BLE001 - becomes a row of failures/ with its traceback
+        raise_if_fatal(error)
         if limits is None or not isinstance(error, MemoryError):
             return Failure.of(error, STAGE)
         limit = f"resources.decode.memory_limit_gb ({limits.memory_limit_gb:g} GiB)"

@@ -138,6 +138,8 @@ def _data_context() -> Iterator[None]:
     """Apply this module's Ray Data settings to datasets made inside; the caller's settings are unchanged."""
     ours = DataContext.get_current().copy()
     ours.target_max_block_size = 1  # in bytes, so that each clip becomes a separate block
+    # Otherwise Ray wraps the error of a stage in one that loses it when it is sent to this process.
+    ours.raise_original_map_exception = True
     ours.enable_progress_bars = False
     ours.execution_options.preserve_order = False
     with DataContext.current(ours):

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import ray
 
-from flashvid.errors import FatalError
 from flashvid.models import Answer, ClipQuestions, CompressedVideo, load_model
 from pipeline.clip import Clip, ClipMessage, Failure
+from pipeline.cluster.connection import raise_if_fatal
 from pipeline.cluster.device import reserved_device
 from pipeline.cluster.resources import Pool, clips_per_batch
 from pipeline.inputs import Question, QuestionTable
@@ -81,9 +81,8 @@ class AnswerStage(Stage):
         """Answer a clip's questions together or, if that fails, one by one, so that one does not fail the others."""
         try:
             return self._answer([(clip, compressed, questions)])
-        except FatalError:
-            raise
         except Exception as error:  # noqa: BLE001 - becomes a row of failures/ with its traceback
+            raise_if_fatal(error)
             if len(questions) > 1:
                 return [answered for question in questions for answered in self._ask(clip, compressed, [question])]
             (question,) = questions

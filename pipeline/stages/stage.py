@@ -14,6 +14,7 @@ from ray.exceptions import RayActorError
 from flashvid.errors import FatalError
 from flashvid.models import ModelSource
 from pipeline.clip import ClipMessage, Failure
+from pipeline.cluster.connection import raise_if_fatal
 from pipeline.cluster.monitor import Worker
 from pipeline.cluster.node_model import model_on_this_node
 from pipeline.cluster.resources import Pool
@@ -172,9 +173,8 @@ class Stage(ABC):
                 error = PoisonClipError if self.settings.alone else SuspectedClipError
                 raise error(f"{deaths} {self.name} processes died on this clip; check the video and the nodes' memory")
             outcome, counts = self.process(message)
-        except FatalError:
-            raise
         except Exception as error:  # noqa: BLE001 - becomes a row of failures/ with its traceback
+            raise_if_fatal(error)
             outcome = message.failed(Failure.of(error, self.name))
         self.end(clip_id, counts, time.perf_counter() - started - self.waited_s)
         return outcome

@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.errors import OutputLockedError, StorageUnavailableError
+from pipeline.errors import OutageError, OutputLockedError
 from pipeline.store.storage import Storage
 
 LEASE_SECONDS = 60.0
@@ -140,7 +140,7 @@ class Lease:
 
         If the store does not answer, the lease stays, and the next run waits as it does for a holder that died.
         """
-        with suppress(OutputLockedError, StorageUnavailableError):
+        with suppress(OutputLockedError, OutageError):
             self._advance(released=True)
 
     def __enter__(self) -> Self:

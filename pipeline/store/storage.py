@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 
 from flashvid.errors import ConfigurationError
-from pipeline.errors import StorageUnavailableError
+from pipeline.errors import DISK_NUMBERS, FULL_NUMBERS, DiskError, StorageUnavailableError
 from pipeline.store.filesystem import FINAL_ERRORS, is_local, resolve
 from pipeline.store.local_files import create_durably
 from pipeline.store.parquet import read_columns
@@ -43,7 +43,7 @@ class Storage:
     """A root folder and the objects below it, named by relative POSIX paths.
 
     On a remote store, every method repeats a request that got no answer, and raises `StorageUnavailableError` if none
-    comes in time.
+    comes in time. A local disk that is full, read-only or failing is a `DiskError`.
 
     Args:
         url: Path or URL of the root folder.
@@ -251,6 +251,8 @@ class Storage:
             # Object stores need no folders, so the missing thing is the bucket.
             raise ConfigurationError(f"can't be written to: {error}", self.url) from None
         except OSError as error:
+            if self.is_local and error.errno in DISK_NUMBERS:
+                raise DiskError.of(error, self.url) from error
             # A taken name arrives as EINVAL from SeaweedFS and as FileExistsError from other stores.
             if not isinstance(error, FileExistsError) and error.errno != errno.EINVAL:
                 raise
@@ -270,10 +272,16 @@ class Storage:
         """Call a method of the filesystem; on a remote store, repeat it until it answers or the time is over.
 
         Raises:
+            DiskError: a local disk is full, read-only or failing.
             StorageUnavailableError: no answer within `within_s` seconds.
         """
         if self.is_local:
-            return method(*arguments, **options)
+            try:
+                return method(*arguments, **options)
+            except OSError as error:
+                if error.errno in DISK_NUMBERS:
+                    raise DiskError.of(error, self.url) from error
+                raise
         begun, pause = time.monotonic(), _FIRST_PAUSE_S
         while True:
             if has_timeout and self.fs.async_impl:
@@ -283,6 +291,8 @@ class Storage:
             except Exception as error:
                 if isinstance(error, FINAL_ERRORS) or getattr(error, "errno", None) in _FINAL_NUMBERS:
                     raise
+                if isinstance(error, OSError) and error.errno in FULL_NUMBERS:  # of the file that is fetched to
+                    raise DiskError.of(error) from error
                 from botocore.exceptions import NoCredentialsError
 
                 if isinstance(error, NoCredentialsError):

@@ -19,7 +19,7 @@ from typing import Any
 
 from pipeline.clip import Clip
 from pipeline.config import SamplingConfig
-from pipeline.errors import VideoNotFoundError
+from pipeline.errors import SourceUnreachableError, StorageUnavailableError, VideoNotFoundError
 from pipeline.resources_config import StagingConfig
 from pipeline.store.filesystem import is_local, resolve
 from pipeline.store.keys import digest
@@ -79,7 +79,8 @@ class Staging:
 
         Raises:
             VideoNotFoundError: there is no such file.
-            StorageUnavailableError: the store did not answer repeated requests.
+            SourceUnreachableError: the store did not answer repeated requests.
+            DiskError: the staging folder's disk is full or read-only.
         """
         fs, inner = resolve(video_path, self._storage_options)
         if is_local(fs):
@@ -125,6 +126,9 @@ class Staging:
             Storage(folder, self._storage_options).fetch(file, str(target), within_s=_FETCH_SECONDS)
         except FileNotFoundError:
             raise VideoNotFoundError(f"no video file at {video_path}") from None
+        except StorageUnavailableError as error:
+            # The store of a video may be another one than that of the output: other clips can go on.
+            raise SourceUnreachableError(f"{video_path} can't be fetched: {error.message}") from error
         return target.stat().st_size
 
     def _keep(self, lease: Path, name: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from flashvid.errors import ConfigurationError, PermanentError
 from pipeline.clip import ClipMessage
 from pipeline.cluster.monitor import RunMonitor
+from pipeline.errors import DiskError
 from pipeline.stages.stage import Stage, StageSettings
 from pipeline.store.tokens import TokenStore
 from tests.support.helpers import clip, job, run_context
@@ -185,3 +188,22 @@ def test_a_fatal_error_ends_the_run() -> None:
     """It is no row."""
     with pytest.raises(ConfigurationError):
         _run(Desk(ConfigurationError("no such setting")), ClipMessage(clip("a")))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS])
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_a_full_or_read_only_disk_ends_the_run(number: int, is_wrapped: bool) -> None:
+    """No clip is at fault, also where a library wraps the error."""
+    met: Exception = OSError(number, os.strerror(number), "/staging/file")
+    error = RuntimeError("a library's own words") if is_wrapped else met
+    if is_wrapped:
+        error.__cause__ = met
+    with pytest.raises(DiskError, match=os.strerror(number)) as raised:
+        _run(Desk(error), ClipMessage(clip("a")))
+    assert raised.value.row == "/staging/file"
+
+
+def test_an_unreadable_file_on_a_failing_disk_is_one_failure() -> None:
+    """A bad sector of one video says nothing about the others."""
+    outcome = _run(Desk(OSError(errno.EIO, os.strerror(errno.EIO), "/videos/a.mp4")), ClipMessage(clip("a")))
+    assert [failure.error_kind for failure in outcome.failures] == ["transient"]
