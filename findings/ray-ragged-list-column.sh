@@ -19,6 +19,8 @@ python3 -m venv "$work/venv"
     "ray[data]==2.60.0" pyarrow==26.0.1 pandas==3.1.1 numpy==2.4.6 fsspec==2026.9.0
 
 cd "$work"
+# Ray on 127.0.0.1 only (what the first variable does on any system), with a token of its own.
+RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n') \
 RAY_USAGE_STATS_ENABLED=0 "$work/venv/bin/python" - <<'PYTHON'
 import logging
 import os

@@ -9,7 +9,6 @@ lost, nothing twice, and no failures but those of the videos that are broken on 
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ import pyarrow.dataset as ds
 from ray.cluster_utils import Cluster
 
 from pipeline.care.verify import verify
+from pipeline.cluster.local_ray import changed_environment, new_token, read_authentication
 from pipeline.config import JobConfig
 from tests.support.fault_proxy import fault_proxy
 from tests.support.kills import Killer, schedule
@@ -37,6 +37,7 @@ SAMPLES = ("moving_red_disc.mp4", "three_boxes.mp4", "scene_cuts.mp4", "short_fl
 QUESTIONS = ("What happens here?", "How many objects are there?", "Which colour is it?", "What moves?")
 _FLASHVID = str(Path(sys.executable).parent / "flashvid")
 _BROKEN_IN = 40
+_HOST = "127.0.0.1"
 _TICK_S = 0.1
 
 
@@ -61,27 +62,35 @@ class Nodes:
     """A head without work and two workers, all on this machine."""
 
     def __init__(self) -> None:
-        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        self._workers = [self._cluster.add_node(num_cpus=2) for _ in range(2)]
+        head = {"num_cpus": 0, "include_dashboard": False, "node_ip_address": _HOST}
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        self._workers = [self._add() for _ in range(2)]
         self.address: str = self._cluster.address
 
     def replace_one(self) -> None:
         """SIGKILL all processes of a worker node; another one joins."""
         self._cluster.remove_node(self._workers.pop(0), allow_graceful=False)
-        self._workers.append(self._cluster.add_node(num_cpus=2))
+        self._workers.append(self._add())
 
     def stop(self) -> None:
         """End all processes."""
         self._cluster.shutdown()
 
+    def _add(self) -> object:
+        return self._cluster.add_node(num_cpus=2, node_ip_address=_HOST)
+
 
 @contextmanager
 def _nodes() -> Iterator[Nodes]:
-    nodes = Nodes()
-    try:
-        yield nodes
-    finally:
-        nodes.stop()
+    """A cluster on 127.0.0.1 with a token of its own, which drivers inherit."""
+    with changed_environment(new_token()):
+        read_authentication()
+        nodes = Nodes()
+        try:
+            yield nodes
+        finally:
+            nodes.stop()
+    read_authentication()
 
 
 def chaos(
@@ -97,8 +106,6 @@ def chaos(
         seed: When what is killed, and which requests fail.
         say: Told each kill as it happens.
     """
-    # The cluster's processes inherit it, and so do the drivers.
-    os.environ["RAY_AUTH_MODE"] = "disabled"
     videos = _upload(store, folder, num_clips)
     undisturbed = _job(store, folder, videos, store.endpoint_url)
     with _nodes() as nodes:

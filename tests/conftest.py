@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-import ray
 import torch
 from hypothesis import settings
 
 from pipeline.cluster.device import DEVICE_VARIABLE
+from pipeline.cluster.local_ray import local_ray
 from tests.support.sample_folder import make_sample_videos
 
 pytest_plugins = ["tests.support.embedded_model", "tests.support.object_stores", "tests.support.shared_runs"]
@@ -35,17 +34,11 @@ def sample_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_session(aws_environment: None) -> Iterator[None]:
-    """A Ray of this session's own with two logical GPUs: the machine needs none to check who holds which."""
+def ray_session(aws_environment: None) -> Iterator[Mapping[str, str]]:
+    """A Ray of this session's own with two logical GPUs: the machine needs none to check who holds which.
+
+    Its value is the variables with which another process connects.
+    """
     del aws_environment  # its processes inherit the environment as it is now
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ray.init(
-        address="local",
-        num_cpus=2,
-        num_gpus=2,
-        include_dashboard=False,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-    )
-    yield
-    ray.shutdown()
+    with local_ray(num_cpus=2, num_gpus=2) as connecting:
+        yield connecting

@@ -45,14 +45,15 @@ _WAYS: dict[str, CompressionConfig | None] = {"all tokens": None, "a tenth": Com
 # Each GPU to a process of its own, as Ray hands them out: which one it says, and how many torch sees.
 _PINNING = """
 import json, os, ray, torch
-ray.init(address="local", include_dashboard=False, log_to_driver=False)
+from pipeline.cluster.local_ray import local_ray
 @ray.remote(num_gpus=1)
 class Pinned:
     def look(self):
         where = torch.zeros(1, device="cuda").device
         return os.environ["CUDA_VISIBLE_DEVICES"], torch.cuda.device_count(), str(where)
-actors = [Pinned.remote() for _ in range(int(ray.cluster_resources()["GPU"]))]
-print(json.dumps(ray.get([actor.look.remote() for actor in actors])))
+with local_ray():
+    actors = [Pinned.remote() for _ in range(int(ray.cluster_resources()["GPU"]))]
+    print(json.dumps(ray.get([actor.look.remote() for actor in actors])))
 """
 
 

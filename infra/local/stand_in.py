@@ -5,8 +5,8 @@
 
 `up` needs the package with its extra `dev`. Everything is in one folder (`--folder`, default `stand-in`): `state.json`
 says where the job API, the metrics and the object store are, for `ray job submit` and for tests; only its owner may
-read it, since the secrets of this cluster are in it. The job API and the object store listen on 127.0.0.1 only; Ray's
-own ports want the token.
+read it, since the secrets of this cluster are in it. The job API and the object store listen on 127.0.0.1 only. A Ray
+of several nodes listens on every interface; its ports, except for metrics, want the token.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """One Ray on this machine for several measured processes: its start takes longer than most measurements."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -9,13 +10,15 @@ from dataclasses import dataclass
 from jobs.lab.process_tree import ProcessTree
 
 _HOST = """
-import sys, ray
-from pipeline.cluster.connection import connected
-with connected("local"):
-    print(ray.get_runtime_context().gcs_address, flush=True)
+import json, sys
+from pipeline.cluster.local_ray import local_ray
+with local_ray() as connecting:
+    print(json.dumps(dict(connecting)), flush=True)
     sys.stdin.read()
 """
 _END_SECONDS = 60
+# Ray's C++ code reports routine events as errors; `connected` silences only a Ray that it starts itself.
+_QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class RaySession:
     """A running Ray.
 
     Attributes:
-        environment: Environment with which a process connects to it.
+        environment: Environment with which a process connects to it; the token is in it.
         tree: Its processes.
     """
 
@@ -40,17 +43,15 @@ def ray_session(environment: Mapping[str, str]) -> Iterator[RaySession]:
     """
     command = [sys.executable, "-c", _HOST]
     with subprocess.Popen(  # noqa: S603 - ours
-        command, env=dict(environment), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, env={**_QUIET, **environment}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as host:
         assert host.stdin is not None  # noqa: S101 - for the type checker
         assert host.stdout is not None  # noqa: S101
-        address = host.stdout.readline().strip()
-        if not address:
+        connecting = host.stdout.readline()
+        if not connecting:
             raise RuntimeError("Ray did not start")
         try:
-            # Ray's C++ side reports routine events as errors; `connected` silences only a Ray that it starts itself.
-            connecting = {**environment, "RAY_ADDRESS": address, "RAY_BACKEND_LOG_LEVEL": "fatal"}
-            yield RaySession(connecting, ProcessTree({host.pid: "daemons"}))
+            yield RaySession({**_QUIET, **environment, **json.loads(connecting)}, ProcessTree({host.pid: "daemons"}))
         finally:
             host.stdin.close()
             host.wait(_END_SECONDS)

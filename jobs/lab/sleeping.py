@@ -7,7 +7,6 @@ It runs in its own process, whose CPU time and memory are then the driver's alon
 
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ import ray
 from flashvid.engine.constants import GPU_DECODE_ROWS
 from jobs.lab.planning import peak_bytes
 from pipeline.clip import Clip, ClipMessage
+from pipeline.cluster.local_ray import local_ray
 from pipeline.cluster.monitor import RunMonitor
 from pipeline.cluster.resources import Pool, Pools
 from pipeline.config import CommitConfig, JobConfig
@@ -121,25 +121,14 @@ class SleepingAnswer(_Sleeping):
 
 def measure(several: Sequence[Sleeps]) -> list[Asleep]:
     """Run the graph for each on a new Ray, and commit the answers."""
-    # As in `pipeline.cluster.connection.connected`, which does not offer logical GPUs.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    ray.init(
-        address="local",
-        num_cpus=4,
-        num_gpus=max(sleeps.most_encode_actors or sleeps.encode_actors for sleeps in several) + 1,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    num_gpus = max(sleeps.most_encode_actors or sleeps.encode_actors for sleeps in several) + 1
     found = []
-    try:
+    with local_ray(num_cpus=4, num_gpus=num_gpus):
         for sleeps in several:
             with TemporaryDirectory(prefix="flashvid-bench-") as folder:
                 job = {"videos": folder, "questions": ["?"], "output": f"{folder}/output", "model": {"name": "tiny"}}
                 found.append(_measure(sleeps, JobConfig.model_validate(job)))
-    finally:
-        ray.shutdown()
     return found
 
 

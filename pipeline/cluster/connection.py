@@ -4,17 +4,18 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import ray
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError
 
 from flashvid.errors import FatalError, first_line
-from flashvid.models.devices import usable_gpus
+from pipeline.cluster.local_ray import changed_environment, local_ray, loopback_kept, ray_defaults
 from pipeline.errors import FULL_NUMBERS, ClusterUnreachableError, DiskError
 
 _CONNECT_SECONDS = 10.0
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class ClusterSize:
 def connected(address: str | None = None) -> Iterator[ClusterSize]:
     """Connect to Ray for the duration of a run, and yield the size of the cluster.
 
+    At the end, the environment of this process is as it was before.
+
     Args:
         address: Address of a cluster. None takes the existing connection, else `RAY_ADDRESS`, else starts Ray on this
             machine for the duration of the run.
@@ -36,36 +39,42 @@ def connected(address: str | None = None) -> Iterator[ClusterSize]:
     Raises:
         ClusterUnreachableError: the address does not answer.
     """
-    ours = not ray.is_initialized()
-    if ours:
-        target = address or os.environ.get("RAY_ADDRESS") or "local"
-        # Explicit, since ray.init and Ray's job tools have different defaults. A Ray that is started here listens only
-        # on this machine and has no dashboard.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        # On a cluster, Ray Data starts an actor that collects usage statistics unless they are disabled.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        if target == "local":
-            # Ray's C++ code reports routine events as errors on the terminal; its log files keep the real ones.
-            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        _check_reachable(target)
-        # Ray Data also raises its errors, and its threads would print tracebacks when a run is interrupted.
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    if ray.is_initialized():
+        yield _size()
+        return
+    target = address or os.environ.get("RAY_ADDRESS") or "local"
+    # Ray Data also raises its errors, and its threads would print tracebacks when a run is interrupted.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    with ExitStack() as stack:
         try:
-            ray.init(
-                address=target,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                include_dashboard=False if target == "local" else None,
-                # Ray counts every GPU that the NVIDIA driver lists, even if torch can't use it; then use only CPUs.
-                num_gpus=0 if target == "local" and not usable_gpus() else None,
-            )
+            stack.enter_context(local_ray() if target == "local" else _attached(target))
         except ConnectionError as error:
             raise ClusterUnreachableError(str(error).splitlines()[0], f"Ray at {target}") from None
-    try:
         yield _size()
-    finally:
-        if ours:
+
+
+@contextmanager
+def _attached(target: str) -> Iterator[None]:
+    """Connect to a cluster that exists.
+
+    Raises:
+        ClusterUnreachableError: the address does not answer.
+        ConnectionError: what answers there is not Ray.
+    """
+    _check_reachable(target)
+    # Explicit, since ray.init and Ray's job tools have different defaults.
+    with changed_environment(ray_defaults(RAY_AUTH_MODE="disabled")):
+        # A Ray that listens only on 127.0.0.1 is not found under another address of this machine.
+        with loopback_kept() if _host(target) in _LOOPBACK else nullcontext():
+            ray.init(address=target, logging_level=logging.ERROR, log_to_driver=False)
+        try:
+            yield
+        finally:
             ray.shutdown()
+
+
+def _host(target: str) -> str:
+    return target.removeprefix("ray://").rpartition(":")[0].strip("[]")
 
 
 def _check_reachable(target: str) -> None:

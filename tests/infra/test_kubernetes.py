@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from pipeline.config import JobConfig
-from tests.support.kustomize import Manifest, by_kind, ray_cluster, render
+from tests.support.kustomize import Manifest, by_kind, ray_cluster, render, service_accounts
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "infra" / "kubernetes"
@@ -97,6 +97,7 @@ def test_rendered_as_kubectl_renders_it(overlay: str) -> None:
     done = subprocess.run(["kubectl", "kustomize", FOLDER / overlay], capture_output=True, text=True, check=True)  # noqa: S607
     theirs = list(yaml.safe_load_all(done.stdout))
     assert by_kind(theirs) == by_kind(render(FOLDER / overlay))
+    assert service_accounts(theirs) == service_accounts(render(FOLDER / overlay))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -123,18 +124,57 @@ def test_only_the_cluster_reaches_ray(overlay: str) -> None:
 
 def test_pods_have_no_rights() -> None:
     """Not root, no capabilities, and only the head speaks to Kubernetes (its autoscaler does)."""
-    accounts = {
-        overlay: by_kind(render(FOLDER / overlay))["ServiceAccount"]["metadata"]["name"] for overlay in OVERLAYS
-    }
     for overlay, name, template in all_pods():
         spec = template["spec"]
         assert spec["securityContext"]["runAsNonRoot"] is True
-        assert spec["serviceAccountName"] == accounts[overlay]
+        assert spec["serviceAccountName"] in service_accounts(render(FOLDER / overlay))
         assert spec.get("automountServiceAccountToken", True) == (name == "head")
         for container in spec["containers"]:
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
             assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
             assert not any("value" in variable for variable in container.get("env", []))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_only_pods_that_commit_may_write_to_storage(overlay: str) -> None:
+    """Each account has a role of its own, and the runbook says what each role may do."""
+    accounts = service_accounts(render(FOLDER / overlay))
+    roles = {name: one["metadata"]["annotations"]["eks.amazonaws.com/role-arn"] for name, one in accounts.items()}
+    assert len(set(roles.values())) == len(roles) == 2
+    used = {name: template["spec"]["serviceAccountName"] for name, template in pod_templates(overlay).items()}
+    assert {name for name, account in used.items() if account == "flashvid"} == {"head", "gpu"}
+    assert {account for name, account in used.items() if name in {"decode", "submitter"}} == {"flashvid-read"}
+    text = (ROOT / "docs" / "operations.md").read_text()
+    rights = {}
+    for account, role in roles.items():
+        (row,) = re.findall(rf"^\| `{account}` \|.*$", text, re.MULTILINE)
+        assert f"`{role.rpartition('/')[2]}`" in row
+        rights[account] = set(re.findall(r"`s3:(\w+)`", row))
+    assert rights["flashvid-read"] == {"ListBucket", "GetObject"}
+    assert {"PutObject", "DeleteObject"} < rights["flashvid"]
+
+
+def test_root_file_systems_are_read_only() -> None:
+    """In every container; /tmp, the home and the models are volumes with a bound of their own."""
+    stages = (ROOT / "infra" / "docker" / "Dockerfile").read_text()
+    (home,) = re.findall(r"^ENV HOME=(\S+)", stages, re.MULTILINE)
+    (models,) = re.findall(r"HF_HOME=(\S+)", stages)
+    scratch = {"/tmp", home}  # noqa: S108 - a path in a container
+    for overlay, name, template in all_pods():
+        spec = template["spec"]
+        volumes = {volume["name"]: volume for volume in spec["volumes"]}
+        (container,) = spec["containers"]
+        expected = [(container, scratch if name == "submitter" else scratch | {models})]
+        if name == "head":
+            # KubeRay puts the autoscaler into the head's pod, with these options.
+            expected.append((ray_cluster(render(FOLDER / overlay))["autoscalerOptions"], scratch))
+        for container, paths in expected:
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+            assert {path for path, mount in mounts.items() if not mount.get("readOnly")} == paths, (overlay, name)
+            assert all("sizeLimit" in volumes[mounts[path]["name"]]["emptyDir"] for path in paths)
+            # Of one volume, they are folders of their own.
+            assert len({(mount["name"], mount.get("subPath")) for mount in mounts.values()}) == len(mounts)
 
 
 def test_resources_and_bounds() -> None:

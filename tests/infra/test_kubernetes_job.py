@@ -108,9 +108,14 @@ def test_no_pod_is_evicted_for_its_disk(overlay: str) -> None:
         resources = container["resources"]
         assert resources["requests"]["ephemeral-storage"] == resources["limits"]["ephemeral-storage"]
         limit = gibibytes(resources["limits"]["ephemeral-storage"])
-        volumes = sum(gibibytes(volume["emptyDir"]["sizeLimit"]) for volume in spec["volumes"] if "emptyDir" in volume)
-        assert staged.get(name, 0) + volumes + SPILL_GIB <= limit, name
-        assert (volumes >= MODEL_GB) == (name != "decode")
+        volumes = {
+            volume["name"]: gibibytes(volume["emptyDir"]["sizeLimit"])
+            for volume in spec["volumes"]
+            if "emptyDir" in volume
+        }
+        assert staged.get(name, 0) + SPILL_GIB <= volumes["scratch"], name
+        assert sum(volumes.values()) <= limit, name
+        assert (volumes["models"] >= MODEL_GB) == (name != "decode")
         disks[name] = limit * GIB / 1e9
     text = OPERATIONS.read_text()
     assert f"a model of at most {MODEL_GB} GB and for videos of at most {VIDEO_GB} GB each" in text

@@ -31,9 +31,15 @@ def render(folder: Path) -> list[Manifest]:
 
 
 def by_kind(manifests: list[Manifest]) -> dict[str, Manifest]:
-    """Manifests by their kind; one of each."""
-    assert len({manifest["kind"] for manifest in manifests}) == len(manifests)
-    return {manifest["kind"]: manifest for manifest in manifests}
+    """Manifests by their kind; one of each, without the service accounts."""
+    single = [manifest for manifest in manifests if manifest["kind"] != "ServiceAccount"]
+    assert len({manifest["kind"] for manifest in single}) == len(single)
+    return {manifest["kind"]: manifest for manifest in single}
+
+
+def service_accounts(manifests: list[Manifest]) -> dict[str, Manifest]:
+    """Service accounts by their name."""
+    return {one["metadata"]["name"]: one for one in manifests if one["kind"] == "ServiceAccount"}
 
 
 def ray_cluster(manifests: list[Manifest]) -> Manifest:

@@ -37,13 +37,15 @@ class LocalCluster(JobApi):
 
 
 @contextmanager
-def local_cluster(num_cpus: int) -> Iterator[LocalCluster]:
+def local_cluster(num_cpus: int, *, authenticated: bool = True) -> Iterator[LocalCluster]:
     """Start a head, wait for its job API, and end what was started and nothing else."""
     ports = _free_ports(5)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     # Seconds between two exports of metrics; Ray's own is 10.
     environment |= {"RAY_metrics_report_interval_ms": "500", "PYTHONPATH": os.pathsep.join(sys.path)}
-    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    environment |= {"RAY_AUTH_MODE": "token" if authenticated else "disabled", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    # Else Ray takes another address than 127.0.0.1, even if it is told that one.
+    environment |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     # A path for sockets may have 107 bytes, which pytest's own folders come close to.
     with TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         log = Path(folder) / "head.log"

@@ -12,11 +12,12 @@ import pytest
 from tests.support.runs import copy_videos, job
 
 _SCRIPT = """
-import json, sys, ray
+import json, sys
+from pipeline.cluster.local_ray import local_ray
 from pipeline.config import JobConfig
 from pipeline.run.run import run
-ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
-summary = run(JobConfig.model_validate_json(sys.argv[1]))
+with local_ray(num_cpus=2, num_gpus=1):
+    summary = run(JobConfig.model_validate_json(sys.argv[1]))
 devices = {worker.stage: worker.cuda_visible_devices for worker in summary.workers}
 print(json.dumps({"answers": summary.answers_new, "devices": devices}))
 """
