@@ -13,6 +13,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 
+from flashvid.errors import FlashVidError, first_line
 from pipeline.errors import UnreadableVideoError
 from pipeline.video.bitstream import display_matrix, entry_kind, is_invisible
 from pipeline.video.packet_index import PacketIndex, VideoHeader
@@ -36,21 +37,29 @@ _SECONDS_MISSING_ALLOWED = 1.0
 _SHARE_MISSING_ALLOWED = 0.02
 
 
+# What PyAV raises, besides its own errors, where a file has something that it does not know, for instance a codec.
+_READER_FAULTS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError)
+
+
 @contextmanager
 def opened(file: str | IO[bytes]) -> Iterator[InputContainer]:
     """Open a local path or an open file for reading packets.
 
     Raises:
-        UnreadableVideoError: the file is not a video file that the demuxer knows, or is damaged. FFmpeg errors inside
-            the `with` block are converted too.
+        UnreadableVideoError: the file is not a video file that the demuxer knows, or is damaged. Errors of FFmpeg and
+            of PyAV inside the `with` block are converted too.
     """
     try:
-        with av.open(file, "r") as container:
+        # Titles and comments are not used, and old files have them in any encoding.
+        with av.open(file, "r", metadata_errors="replace") as container:
             yield container
-    except MemoryError:
-        raise
     except av.error.FFmpegError as error:
         raise UnreadableVideoError(f"not a readable video file ({error.strerror})") from None
+    except FlashVidError:
+        raise
+    except _READER_FAULTS as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UnreadableVideoError(f"PyAV can't handle this file ({reason})") from error
 
 
 def video_stream(container: InputContainer) -> av.VideoStream:
