@@ -58,6 +58,7 @@ class Clip(ClipIdentity):
             `pipeline/inputs/videos.py`).
         size_bytes: Size of the file; None if it does not exist.
         duration_s: Length of the file in seconds; None until the file is probed.
+        num_frames: Pictures of the file; None until the file is probed.
     """
 
     content_key: str
@@ -70,6 +71,7 @@ class Clip(ClipIdentity):
     unreachable: str | None = None
     size_bytes: int | None = None
     duration_s: float | None = None
+    num_frames: int | None = None
 
     def attempt_of(self, question_id: str | None) -> int:
         """Return the attempt number, from 1, of a question, or of the whole clip if `question_id` is None."""

@@ -129,6 +129,9 @@ class JobConfig(Settings):
         gt=0,
         description="seconds from the start of one window to the start of the next; default: window_s",
     )
+    max_windows: int = Field(
+        default=10_000, ge=1, description="most windows of one video; a video with more is a failure"
+    )
     sampling: SamplingConfig = SamplingConfig(num_frames=32)
     compression: CompressionConfig = CompressionConfig()
     inner_pruning: InnerPruningConfig | None = Field(default=None, description="pruning inside the LLM; null: none")

@@ -145,7 +145,13 @@ def plan(
     return Plan(tuple(to_encode), tuple(cached), tuple(failures), totals)
 
 
-def row_clip(video: Video, source: Source, columns: Collection[str] = (), duration_s: float | None = None) -> Clip:
+def row_clip(
+    video: Video,
+    source: Source,
+    columns: Collection[str] = (),
+    duration_s: float | None = None,
+    num_frames: int | None = None,
+) -> Clip:
     """Return the clip of a row, without questions.
 
     Args:
@@ -153,10 +159,10 @@ def row_clip(video: Video, source: Source, columns: Collection[str] = (), durati
         source: Identity of the bytes of the row's file.
         columns: Names of the row's columns that questions use.
         duration_s: Length of the file in seconds; None if it was not probed.
+        num_frames: Pictures of the file; None if it was not probed.
     """
     # A row with a problem is not a span of the video. Its problem enters the key, so the fixed row is another clip.
-    source_id = source.source_id if video.problem is None else digest("problem", source.source_id, video.problem)
-    key = content_key(source_id, video.start_s, video.end_s)
+    key = clip_key(source.source_id, video.start_s, video.end_s, video.problem)
     row = {**vars(video), **video.columns}
     return Clip(
         clip_id=clip_id(video.video_id, key),
@@ -173,7 +179,13 @@ def row_clip(video: Video, source: Source, columns: Collection[str] = (), durati
         unreachable=source.unreachable,
         size_bytes=source.size_bytes,
         duration_s=duration_s,
+        num_frames=num_frames,
     )
+
+
+def clip_key(source_id: str, start_s: float | None, end_s: float | None, problem: str | None) -> str:
+    """Return the content key of a clip, which differs if the clip can't be used, by the reason."""
+    return content_key(source_id if problem is None else digest("problem", source_id, problem), start_s, end_s)
 
 
 def as_text(value: object) -> str | None:

@@ -22,7 +22,7 @@ from pipeline.cluster.connection import fatal_errors_unwrapped
 from pipeline.inputs import QuestionTable, VideoTable
 from pipeline.plan.plan import Plan, PlanCounts
 from pipeline.plan.probe import Found, Probe, ProbeTable, probe_clips, probe_in_threads
-from pipeline.plan.shards import ROWS_PER_SHARD, Snapshot, list_tokens, num_shards, plan_shard, survey
+from pipeline.plan.shards import ROWS_PER_SHARD, Length, Snapshot, list_tokens, num_shards, plan_shard, survey
 from pipeline.store.context import RunContext
 
 
@@ -142,18 +142,18 @@ class Planner:
         shards = (self._probe(index, shard, at_most) for index, shard in enumerate(todo.shards))
         return replace(todo, shards=tuple(shards))
 
-    def _measure(self, index: int, unknown: Sequence[Clip]) -> dict[str, float]:
-        """Probe files and return their lengths in seconds, by `source_id`, so that they can be cut into windows.
+    def _measure(self, index: int, unknown: Sequence[Clip]) -> dict[str, Length]:
+        """Probe files and return their lengths, by `source_id`, so that they can be cut into windows.
 
         A file that can't be probed stays one clip, and `_probe` records this failure for it. Probing it again could
         succeed: the whole file would be answered as one clip, and a later run would answer its windows as well.
         """
-        lengths: dict[str, float] = {}
+        lengths: dict[str, Length] = {}
         for clip, result in self._probed(unknown, f"windows-{index:03d}"):
             if isinstance(result, Failure):
                 self._uncut[clip.source_id] = result
             else:
-                lengths[clip.source_id] = result.header.duration_s
+                lengths[clip.source_id] = result.header.duration_s, result.header.num_frames
         return lengths
 
     def _probe(self, index: int, shard: Shard, at_most: int | None) -> Shard:

@@ -60,11 +60,11 @@ class ProbeTable:
         self._storage = storage
 
     def lengths(self) -> pa.Table:
-        """Return `video_path`, `source_id` and `duration_s` of every probed file.
+        """Return `video_path`, `source_id`, `duration_s` and `num_frames` of every probed file.
 
         `duration_s` is null in probes written by versions that did not record it.
         """
-        return self._table("video_path", "source_id", "duration_s")
+        return self._table("video_path", "source_id", "duration_s", "num_frames")
 
     def headers(self, source_ids: Collection[str]) -> dict[str, VideoHeader]:
         """Return the headers of the sources that were probed, by `source_id`."""

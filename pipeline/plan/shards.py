@@ -21,6 +21,9 @@ from pipeline.plan.windows import cut, spanning
 from pipeline.store.context import RunContext
 from pipeline.store.tokens import TokenStore
 
+# Seconds and pictures of a file.
+Length = tuple[float, int | None]
+
 # One process holds a shard's rows and answers in memory.
 ROWS_PER_SHARD = 16_384
 SHARDS_ON_STORAGE = 256
@@ -108,13 +111,13 @@ def survey(rows: VideoTable, snapshot: Snapshot) -> tuple[tuple[list[str], list[
     ids = pa.array([source.source_id for source in sources], pa.string())
     ours = pc.or_(pc.is_in(probed["video_path"], value_set=paths), pc.is_in(probed["source_id"], value_set=ids))
     by_path: dict[str, set[str]] = {}
-    lengths: dict[str, float] = {}
+    lengths: dict[str, Length] = {}
     for row in probed.filter(ours).to_pylist():
         by_path.setdefault(row["video_path"], set()).add(row["source_id"])
         if row["duration_s"] is not None:  # probes written by older versions may lack it
-            lengths[row["source_id"]] = row["duration_s"]
+            lengths[row["source_id"]] = row["duration_s"], row["num_frames"]
     clips = [
-        row_clip(video, source, used_columns, lengths.get(source.source_id))
+        row_clip(video, source, used_columns, *lengths.get(source.source_id, (None, None)))
         for video, source in zip(videos, sources, strict=True)
     ]
     unknown = {
@@ -125,7 +128,7 @@ def survey(rows: VideoTable, snapshot: Snapshot) -> tuple[tuple[list[str], list[
     return (changed_sources(clips, by_path), [*unknown.values()]), clips
 
 
-def plan_shard(clips: list[Clip], index: int, count: int, snapshot: Snapshot, lengths: Mapping[str, float]) -> Plan:
+def plan_shard(clips: list[Clip], index: int, count: int, snapshot: Snapshot, lengths: Mapping[str, Length]) -> Plan:
     """Return the work that is left to do in a shard.
 
     Args:
@@ -133,7 +136,7 @@ def plan_shard(clips: list[Clip], index: int, count: int, snapshot: Snapshot, le
         index: Index of the shard, from 0.
         count: Number of shards.
         snapshot: What is on storage.
-        lengths: Lengths in seconds of files probed after `survey`, by `source_id`.
+        lengths: Lengths of files probed after `survey`, by `source_id`.
 
     Raises:
         QuestionChangedError: a `question_id` has answers to another text.
@@ -141,8 +144,9 @@ def plan_shard(clips: list[Clip], index: int, count: int, snapshot: Snapshot, le
     job, ledger = snapshot.run.job, snapshot.run.ledger
     names = pa.array([clip.video_id for clip in clips], pa.string())
     if job.window_s is not None:
-        known = (replace(clip, duration_s=lengths.get(clip.source_id, clip.duration_s)) for clip in clips)
-        clips = cut(known, window_s=job.window_s, stride_s=job.stride_s or job.window_s)
+        measured = (_measured(clip, lengths) for clip in clips)
+        stride_s = job.stride_s or job.window_s
+        clips = cut(measured, window_s=job.window_s, stride_s=stride_s, max_windows=job.max_windows)
     return plan(
         clips,
         snapshot.questions,
@@ -151,3 +155,10 @@ def plan_shard(clips: list[Clip], index: int, count: int, snapshot: Snapshot, le
         failed=ledger.failure_keys(snapshot.failed.filter(pc.is_in(snapshot.failed["video_id"], value_set=names))),
         max_attempts=job.max_attempts,
     )
+
+
+def _measured(clip: Clip, lengths: Mapping[str, Length]) -> Clip:
+    if clip.source_id not in lengths:
+        return clip
+    duration_s, num_frames = lengths[clip.source_id]
+    return replace(clip, duration_s=duration_s, num_frames=num_frames)

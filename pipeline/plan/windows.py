@@ -5,14 +5,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from pipeline.clip import Clip
-from pipeline.plan.plan import as_text
+from pipeline.plan.plan import as_text, clip_key
 from pipeline.store.keys import clip_id, content_key
 
 # Decimal places of a span's seconds. Spans are part of a clip's identity, which float rounding error must not change.
 _DIGITS = 6
 
 
-def cut(clips: Iterable[Clip], *, window_s: float, stride_s: float) -> list[Clip]:
+def cut(clips: Iterable[Clip], *, window_s: float, stride_s: float, max_windows: int) -> list[Clip]:
     """Replace the clip of each row with one clip per window.
 
     A clip no longer than a window is returned unchanged. So is a clip whose video has no known length: the probe will
@@ -22,8 +22,9 @@ def cut(clips: Iterable[Clip], *, window_s: float, stride_s: float) -> list[Clip
         clips: A clip for each row, without questions.
         window_s: Length of a window in seconds.
         stride_s: Seconds from the start of one window to the start of the next.
+        max_windows: Most windows of one clip; a clip with more is returned whole, with a `problem`.
     """
-    return [window for clip in clips for window in _windows(clip, window_s, stride_s)]
+    return [window for clip in clips for window in _windows(clip, window_s, stride_s, max_windows)]
 
 
 def spanning(clip: Clip, start_s: float | None, end_s: float | None) -> Clip:
@@ -46,9 +47,18 @@ def spanning(clip: Clip, start_s: float | None, end_s: float | None) -> Clip:
     )
 
 
-def _windows(clip: Clip, window_s: float, stride_s: float) -> Iterator[Clip]:
+def _windows(clip: Clip, window_s: float, stride_s: float, max_windows: int) -> Iterator[Clip]:
     begin = clip.start_s or 0.0
     end = min(math.inf if clip.end_s is None else clip.end_s, clip.duration_s or 0.0)
+    wanted = 1 + math.ceil(max(0.0, end - begin - window_s) / stride_s)
+    if wanted > max_windows:
+        problem = (
+            f"window_s cuts it into {wanted:,} windows, more than max_windows ({max_windows:,}): the file says that it "
+            f"is {clip.duration_s:g} s long and has {clip.num_frames} pictures; if that is right, raise max_windows"
+        )
+        key = clip_key(clip.source_id, clip.start_s, clip.end_s, problem)
+        yield replace(clip, clip_id=clip_id(clip.video_id, key), content_key=key, problem=problem)
+        return
     number, start = 0, begin
     # The last window takes its row's `end_s`, so that its identity does not depend on the measured length.
     while clip.problem is None and start + window_s < end:

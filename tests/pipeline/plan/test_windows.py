@@ -11,12 +11,12 @@ import pytest
 
 from pipeline.clip import Clip, Failure
 from pipeline.config import JobConfig, SamplingConfig
-from pipeline.errors import WorkerDiedError
+from pipeline.errors import InputRowError, WorkerDiedError
 from pipeline.inputs import Video
 from pipeline.inputs.videos import Source
 from pipeline.plan import planner as planner_module
 from pipeline.plan.plan import row_clip
-from pipeline.plan.probe import Probe, read_probe
+from pipeline.plan.probe import Probe, probe_file, read_probe
 from pipeline.plan.windows import cut
 from pipeline.run.run import run
 from pipeline.video.process import DecodeProcess
@@ -33,7 +33,8 @@ def spans(
     """The spans of the windows of one row."""
     video = Video("a", "/a.mp4", *row, columns={"place": "here"}, problem=problem)
     used = ("place", "start_s", "end_s")
-    windows = cut([row_clip(video, Source("s", 1), used, duration_s)], window_s=window_s, stride_s=stride_s or window_s)
+    whole = row_clip(video, Source("s", 1), used, duration_s)
+    windows = cut([whole], window_s=window_s, stride_s=stride_s or window_s, max_windows=10_000)
     for window in windows:
         # Its identity and its columns are those of a row with that span.
         row_of_window = replace(video, start_s=window.start_s, end_s=window.end_s)
@@ -152,7 +153,7 @@ def test_two_hours_take_no_more_memory_than_a_minute(tmp_path: Path) -> None:
     ffmpeg("-f", "lavfi", "-i", pattern, "-c:v", "libx264", "-preset", "ultrafast", "-g", "50", path)
     video, source = Video("long", str(path)), Source("s", path.stat().st_size)
     whole = row_clip(video, source, (), read_probe(str(path)).header.duration_s)
-    windows = cut([whole], window_s=30.0, stride_s=30.0)
+    windows = cut([whole], window_s=30.0, stride_s=30.0, max_windows=10_000)
     assert len(windows) == 240
 
     process = DecodeProcess(time_limit_s=60.0, memory_limit_gb=1.0)
@@ -165,3 +166,24 @@ def test_two_hours_take_no_more_memory_than_a_minute(tmp_path: Path) -> None:
     process.close()
     early, late = used[10], used[-1]
     assert [after - before < 8 << 20 for before, after in zip(early, late, strict=True)] == [True, True], (early, late)
+
+
+@pytest.mark.parametrize(("duration_s", "stride_s", "number"), [(10_000.0, 1.0, 10_000), (5_000.5, 0.5, 10_000)])
+def test_as_many_windows_as_a_video_may_have(duration_s: float, stride_s: float, number: int) -> None:
+    whole = row_clip(Video("v", "/v.mp4"), Source("s", 1), (), duration_s, 250_000)
+    assert len(cut([whole], window_s=1.0, stride_s=stride_s, max_windows=10_000)) == number
+
+
+def test_more_windows_are_one_failure() -> None:
+    """A small file can say that it is days long; a higher limit makes other clips of it, which are planned anew."""
+    whole = row_clip(Video("v", "/v.mp4"), Source("s", 1), (), 400_000.5, 12)
+    (clip,) = cut([whole], window_s=1.0, stride_s=1.0, max_windows=10_000)
+    assert clip.problem == (
+        "window_s cuts it into 400,001 windows, more than max_windows (10,000): the file says that it is 400000 s long "
+        "and has 12 pictures; if that is right, raise max_windows"
+    )
+    assert clip.clip_id != whole.clip_id
+    with pytest.raises(InputRowError, match="400,001 windows"):
+        probe_file(clip, {})
+    (again,) = cut([whole], window_s=1.0, stride_s=1.0, max_windows=20_000)
+    assert again.clip_id != clip.clip_id

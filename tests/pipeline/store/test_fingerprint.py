@@ -33,6 +33,7 @@ SETTINGS: dict[str, tuple[object, Effect]] = {
     # A window is known by its span, as is a row with start_s and end_s.
     "window_s": (30.0, "neither"),
     "stride_s": (15.0, "neither"),
+    "max_windows": (99, "neither"),
     # What it resolves to is hashed, not its name.
     "preset": ("qwen2_5_vl", "both"),
     "sampling.num_frames": (16, "both"),

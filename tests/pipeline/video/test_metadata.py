@@ -52,13 +52,13 @@ def test_a_title_that_is_not_utf_8_does_not_matter(tmp_path: Path, suffix: str) 
 def test_what_pyav_does_not_know_is_a_fault_of_the_file(tmp_path: Path, error: Exception) -> None:
     """Permanent, with PyAV's own words and traceback."""
     path = make(tmp_path / "a.mp4")
-    with pytest.raises(UnreadableVideoError, match=f"PyAV can't handle this file .{type(error).__name__}") as raised:
-        with opened(str(path)):
-            raise error
+    said = f"PyAV can't handle this file .{type(error).__name__}"
+    with pytest.raises(UnreadableVideoError, match=said) as raised, opened(str(path)):
+        raise error
     assert raised.value.__cause__ is error
 
 
 def test_errors_of_ours_pass(tmp_path: Path) -> None:
     path = make(tmp_path / "a.mp4")
-    with pytest.raises(UnreadableVideoError, match="^ours$"), opened(str(path)):
+    with pytest.raises(UnreadableVideoError, match=r"^ours$"), opened(str(path)):
         raise UnreadableVideoError("ours")
