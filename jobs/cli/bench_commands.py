@@ -33,9 +33,8 @@ def _refused(ctx: typer.Context) -> None:
     """Not in the installed package: needs a checkout of the flashvid repository."""
     from flashvid.errors import ConfigurationError
 
-    raise ConfigurationError(
-        f"{ctx.command_path} is not in the installed package: run it in a checkout of the repository"
-    )
+    where = "run it in a checkout of the flashvid repository"
+    raise ConfigurationError(f"{ctx.command_path} is not in the installed package: {where}")
 
 
 def add_lab_commands(app: typer.Typer, lab: ModuleType | None) -> None:
