@@ -138,9 +138,10 @@ class Committer:
             self._unfinished = self._answers, self._failures
             self._answers, self._failures = [], []
         (answers, failures), part = self._unfinished, f"{self._lease.run_id}-{self._parts + 1:05d}"
-        self._ledger.append_answers(answers, part, confirm=self._lease.keep_alive)
-        self._lease.keep_alive()
-        self._ledger.append_failures(failures, part)
+        lease = self._lease
+        self._ledger.append_answers(answers, part, confirm=lease.keep_alive, just_before=lease.check_deadline)
+        lease.keep_alive()
+        self._ledger.append_failures(failures, part, just_before=lease.check_deadline)
         self.answers_committed += len(answers)
         self.failures_committed += len(failures)
         self._on_commit(len(answers), failures)

@@ -24,10 +24,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.errors import OutageError, OutputLockedError
-from pipeline.store.storage import Storage
+from pipeline.errors import OutageError, OutputLockedError, StorageUnavailableError
+from pipeline.store.storage import WRITE_SECONDS, Storage
 
 LEASE_SECONDS = 60.0
+
+
+def boot_time() -> float:
+    """Return the seconds since the machine was started, those in which it was suspended included where they are known.
+
+    The usual monotonic clock stands still in a suspended virtual machine, which would then not notice that its lease
+    has expired.
+    """
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,7 @@ class Lease:
         storage: Storage,
         run_id: str,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = boot_time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> Lease:
         """Take the lease. If a holder on another host has not released it, first wait `LEASE_SECONDS` for a renewal.
@@ -90,11 +99,12 @@ class Lease:
         Args:
             storage: The output.
             run_id: The run, or the care command.
-            clock: Monotonic clock in seconds.
+            clock: Monotonic clock in seconds, which also runs while the machine is suspended.
             sleep: Waits for a number of seconds.
 
         Raises:
             OutputLockedError: the holder is alive, or another process took the lease at the same time.
+            StorageUnavailableError: a listing of the store lacks the lease that was just written.
         """
         epoch, holder = _highest(storage)
         if holder is not None and not holder["released"]:
@@ -110,6 +120,9 @@ class Lease:
                 )
         lease = cls(storage, run_id, epoch, clock)
         lease._advance(released=False)
+        # A proxy or a store in trouble may answer a listing with an empty page, which would look like a new output.
+        if _name(lease.epoch) not in storage.names("lease"):
+            raise StorageUnavailableError("its listing lacks an object that was just written", storage.url)
         return lease
 
     def check(self) -> None:
@@ -134,6 +147,21 @@ class Lease:
             self._advance(released=False)
             if interrupted:
                 self._advance(released=False)  # others may have seen the first try of the interrupted epoch long ago
+
+    def check_deadline(self) -> None:
+        """Confirm, right before a write, that the write ends before another host may take the lease; send no request.
+
+        A process can be stopped, or its machine suspended, between `keep_alive` and its write.
+
+        Raises:
+            StorageUnavailableError: too much time has passed since the last renewal; the commit is repeated after the
+                next one.
+        """
+        seconds = self._clock() - self._renewed_at
+        if seconds > LEASE_SECONDS - WRITE_SECONDS:
+            raise StorageUnavailableError(
+                f"the lease was renewed {seconds:.0f} s ago, too long for another write", self._storage.url
+            )
 
     def release(self) -> None:
         """Release the lease, so that the next run starts at once. Do nothing if another run has taken it.

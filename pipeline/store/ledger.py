@@ -34,13 +34,20 @@ class Ledger:
         self._answers = f"answers/fingerprint={fingerprint}"
         self._failures = f"failures/fingerprint={fingerprint}"
 
-    def append_answers(self, rows: Sequence[Row], part: str, confirm: Callable[[], object] = lambda: None) -> None:
+    def append_answers(
+        self,
+        rows: Sequence[Row],
+        part: str,
+        confirm: Callable[[], object] = lambda: None,
+        just_before: Callable[[], object] = lambda: None,
+    ) -> None:
         """Commit answers, one object per shard of their `video_id`, in groups of `OBJECTS_AT_ONCE` parallel writes.
 
         Args:
             rows: Rows of `schemas.ANSWERS`.
             part: Name of this commit, unique over all runs.
             confirm: Called in this thread before each group; raises if nothing more may be written.
+            just_before: Called in the writing thread before each object, as in `Storage.create`.
 
         Raises:
             Exception: the error of `confirm`, or of the first object that failed. By then every other write of the
@@ -57,19 +64,23 @@ class Ledger:
             for begin in range(0, len(objects), at_once):
                 confirm()
                 group = objects[begin : begin + at_once]
-                writes = [pool.submit(self._create, name, shard_rows, schemas.ANSWERS) for name, shard_rows in group]
+                writes = [
+                    pool.submit(self._create, name, shard_rows, schemas.ANSWERS, just_before)
+                    for name, shard_rows in group
+                ]
                 for write in writes:
                     write.result()
 
-    def append_failures(self, rows: Sequence[Row], part: str) -> None:
+    def append_failures(self, rows: Sequence[Row], part: str, just_before: Callable[[], object] = lambda: None) -> None:
         """Commit failures, rows of `schemas.FAILURES`, in one object.
 
         Args:
             rows: The failures; nothing is written if there are none.
             part: Name of this commit, unique over all runs.
+            just_before: Called before the object is written, as in `Storage.create`.
         """
         if rows:
-            self._create(f"{self._failures}/part-{part}.parquet", rows, schemas.FAILURES)
+            self._create(f"{self._failures}/part-{part}.parquet", rows, schemas.FAILURES, just_before)
 
     def answer_keys(self, shards: Iterable[str] | None = None) -> Iterable[AnswerKey]:
         """Yield the keys of committed answers. Only key columns are read.
@@ -100,6 +111,6 @@ class Ledger:
             retried = any(request.covers(row) for request in requests)
             yield FailureKey(**{name: row[name] for name in names}, retried=retried)
 
-    def _create(self, name: str, rows: Sequence[Row], schema: pa.Schema) -> None:
+    def _create(self, name: str, rows: Sequence[Row], schema: pa.Schema, just_before: Callable[[], object]) -> None:
         # Part names contain the run id and a counter: if one is taken, two processes use the same run id.
-        self._storage.add(name, to_bytes(rows, schema))
+        self._storage.add(name, to_bytes(rows, schema), just_before)

@@ -1,16 +1,20 @@
 """Creates local files exclusively and durably: temporary file, fsync, and a hard link that fails if the name exists."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 
-def create_durably(target: Path, temporary: Path, content: bytes) -> None:
+def create_durably(
+    target: Path, temporary: Path, content: bytes, just_before: Callable[[], object] = lambda: None
+) -> None:
     """Create a file in one atomic step that survives a power cut.
 
     Args:
         target: The file's path.
         temporary: A path in the same folder, which is written first and removed afterwards.
         content: All bytes of the file.
+        just_before: Called before the file gets its name; raises if it must not.
 
     Raises:
         FileExistsError: the target exists.
@@ -21,6 +25,7 @@ def create_durably(target: Path, temporary: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        just_before()
         os.link(temporary, target)
         _sync_folder(target.parent)
     finally:

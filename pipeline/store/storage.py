@@ -20,7 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from flashvid.errors import ConfigurationError
+from flashvid.errors import ConfigurationError, FlashVidError
 from pipeline.errors import DISK_NUMBERS, FULL_NUMBERS, DiskError, StorageUnavailableError
 from pipeline.store.filesystem import FINAL_ERRORS, is_local, resolve
 from pipeline.store.local_files import create_durably
@@ -67,13 +67,22 @@ class Storage:
         """Return the path of an object inside the filesystem."""
         return f"{self.root.rstrip('/')}/{name}"
 
-    def create(self, name: str, content: bytes, *, within_s: float = WRITE_SECONDS) -> bool:
+    def create(
+        self,
+        name: str,
+        content: bytes,
+        *,
+        within_s: float = WRITE_SECONDS,
+        just_before: Callable[[], object] = lambda: None,
+    ) -> bool:
         """Write an object under its final name in one atomic step, unless the name is taken.
 
         Args:
             name: The object.
             content: All of it.
             within_s: Limit in seconds on a remote store.
+            just_before: Called before the object gets its name, or before each request that writes it; raises a
+                `FlashVidError` if it must not be written.
 
         Returns:
             True if this call created the object, or if the existing object has exactly these bytes (so a lost reply to
@@ -84,19 +93,19 @@ class Storage:
         """
         self._traffic.add("bytes_written", len(content))
         if self.is_exclusive:
-            return self._create(name, content, within_s)
+            return self._create(name, content, within_s, just_before)
         if not self.exists(name):
-            self._call(self.fs.pipe_file, self.path(name), content, within_s=within_s)
+            self._call(self._put(just_before), self.path(name), content, within_s=within_s)
         return self.read(name) == content
 
-    def add(self, name: str, content: bytes) -> None:
-        """Write an object under a name that no other writer uses.
+    def add(self, name: str, content: bytes, just_before: Callable[[], object] = lambda: None) -> None:
+        """Write an object under a name that no other writer uses; arguments as in `create`.
 
         Raises:
             FileExistsError: the name is taken by other bytes.
             StorageUnavailableError: see `create`.
         """
-        if not self.create(name, content):
+        if not self.create(name, content, just_before=just_before):
             raise FileExistsError(f"{name} exists with other content: another process wrote it")
 
     @cached_property
@@ -238,13 +247,22 @@ class Storage:
         # SeaweedFS keeps and lists a folder after its last object is removed.
         return {path.removeprefix(prefix): info for path, info in found.items() if info["type"] != "directory"}
 
-    def _create(self, name: str, content: bytes, within_s: float) -> bool:
+    def _put(self, just_before: Callable[[], object]) -> Callable[..., object]:
+        def put(*arguments: object, **options: object) -> object:
+            just_before()
+            return self.fs.pipe_file(*arguments, **options)
+
+        return put
+
+    def _create(
+        self, name: str, content: bytes, within_s: float, just_before: Callable[[], object] = lambda: None
+    ) -> bool:
         try:
             if self.is_local:
                 target = Path(self.path(name))
-                create_durably(target, target.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}"), content)
+                create_durably(target, target.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}"), content, just_before)
             else:
-                self._call(self.fs.pipe_file, self.path(name), content, mode="create", within_s=within_s)
+                self._call(self._put(just_before), self.path(name), content, mode="create", within_s=within_s)
         except FileNotFoundError as error:
             if self.is_local:
                 raise
@@ -289,7 +307,7 @@ class Storage:
             try:
                 return method(*arguments, **options)
             except Exception as error:
-                if isinstance(error, FINAL_ERRORS) or getattr(error, "errno", None) in _FINAL_NUMBERS:
+                if isinstance(error, (FlashVidError, *FINAL_ERRORS)) or getattr(error, "errno", None) in _FINAL_NUMBERS:
                     raise
                 if isinstance(error, OSError) and error.errno in FULL_NUMBERS:  # of the file that is fetched to
                     raise DiskError.of(error) from error

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import OutputLockedError, StorageUnavailableError
-from pipeline.store.lease import LEASE_SECONDS, Lease
+from pipeline.store.lease import LEASE_SECONDS, Lease, boot_time
 from pipeline.store.storage import Storage
 
 _HOLDER = """
@@ -261,3 +263,37 @@ def test_a_renewal_counts_from_its_first_try(tmp_path: Path, clock: Clock, write
     clock.now += LEASE_SECONDS / 3 - 1
     lease.keep_alive()
     assert lease.epoch == len(storage.names("lease")) == epochs
+
+
+def test_no_write_begins_too_late(storage: Storage, clock: Clock) -> None:
+    """A write takes up to 25 s and must end before another host takes over, 60 s after the last renewal."""
+    lease = Lease.acquire(storage, "run", clock=clock, sleep=clock.sleep)
+    clock.now += 35.0
+    assert storage.create("answers/one", b"1", just_before=lease.check_deadline)
+    clock.now += 61.0  # stopped, or suspended, for so long
+    with pytest.raises(StorageUnavailableError, match="the lease was renewed 96 s ago"):
+        storage.create("answers/two", b"2", just_before=lease.check_deadline)
+    assert storage.names("") == ["answers/one", "lease/00000001.json"]
+    lease.check()
+    assert storage.create("answers/two", b"2", just_before=lease.check_deadline)
+
+
+def test_a_machine_that_was_suspended_knows_it() -> None:
+    """The kernel's clock that also runs meanwhile; without one, the usual one."""
+    assert boot_time() == pytest.approx(time.clock_gettime(time.CLOCK_BOOTTIME), abs=1.0)
+    assert inspect.signature(Lease.acquire).parameters["clock"].default is boot_time
+
+
+class WrongListings(Storage):
+    """A store whose listings are well-formed and empty, as behind a proxy in trouble."""
+
+    def names(self, folder: str) -> list[str]:
+        """Nothing."""
+        assert folder
+        return []
+
+
+def test_a_listing_without_ones_own_lease_is_not_believed(tmp_path: Path, clock: Clock) -> None:
+    """An output with results must not look like a new one."""
+    with pytest.raises(StorageUnavailableError, match="its listing lacks an object that was just written"):
+        Lease.acquire(WrongListings(str(tmp_path)), "run", clock=clock, sleep=clock.sleep)

@@ -143,10 +143,10 @@ def test_objects_of_a_commit_are_written_side_by_side(tmp_path: Path) -> None:
     calls: list[str] = []
 
     class Slow(Storage):
-        def create(self, name: str, content: bytes, *, within_s: float = 25.0) -> bool:
+        def create(self, name: str, content: bytes, **options: Any) -> bool:
             calls.append("begun")
             meeting.wait(timeout=20)  # broken if fewer come
-            return super().create(name, content, within_s=within_s)
+            return super().create(name, content, **options)
 
     def confirm() -> None:
         assert threading.current_thread() is threading.main_thread()
@@ -166,9 +166,9 @@ def test_a_store_with_one_connection_gets_one_object_at_a_time() -> None:
     calls: list[str] = []
 
     class Counted(Storage):
-        def create(self, name: str, content: bytes, *, within_s: float = 25.0) -> bool:
+        def create(self, name: str, content: bytes, **options: Any) -> bool:
             calls.append("begun")
-            created = super().create(name, content, within_s=within_s)
+            created = super().create(name, content, **options)
             calls.append("ended")
             return created
 
