@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from pipeline.printable import printable
+
 _PACKAGES = ("flashvid-pipeline", "torch", "transformers", "numpy")
 NO_PLOTS = "no plot: matplotlib is not installed (pip install 'flashvid-pipeline[bench]')"
 
@@ -73,7 +75,7 @@ def publish(
         bars: Of the chart; NaN draws no bar.
         axis: Title of the chart's axis.
     """
-    print(text)
+    print(printable(text, lines=True))
     if folder is not None:
         write_report(folder, name, text)
         write_rows(folder / f"{name}.csv", rows)

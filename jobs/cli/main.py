@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,7 +26,7 @@ from jobs.cli.results_commands import evaluate, inspect, report
 from jobs.cli.run_commands import SIGNALLED, demo, plan, run
 from jobs.cli.setup_commands import doctor, models
 
-_REFUSED, _AWAY = 2, 3
+_FAILED, _REFUSED, _AWAY = 1, 2, 3
 # Characters: the first sentence of a help text is never cut.
 _WHOLE_SENTENCE = 1000
 # Paths that no file can have, such as one below a file.
@@ -85,10 +86,12 @@ def main() -> None:
             sys.stderr.flush()
             os._exit(ended.code)
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a command ends with an exit code
         code = _exit_code(error)
         if code is None:
-            raise
+            # A bug. Python's own traceback would show secrets and control characters of the message.
+            print_text("".join(traceback.format_exception(error)).rstrip(), to_stderr=True)
+            sys.exit(_FAILED)
         print_text(f"{type(error).__name__}: {error}", "red", to_stderr=True)
         sys.exit(code)
 

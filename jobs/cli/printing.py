@@ -6,7 +6,6 @@ Every command imports this file, and `flashvid --help` every command: rich and t
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,8 +18,19 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def print_json(content: object) -> None:
-    """Print one JSON object. Rich would break long lines, and NaN is not JSON."""
-    typer.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+    """Print one JSON object, without secrets in its texts. Rich would break long lines, and NaN is not JSON."""
+    from pipeline.printable import printable_json
+    from pipeline.redaction import redacted_values
+
+    typer.echo(printable_json(redacted_values(content), indent=2))
+
+
+def shown(text: str) -> str:
+    """Return a message as it may be printed: without secrets, and with control characters as visible escapes."""
+    from pipeline.printable import printable
+    from pipeline.redaction import redacted
+
+    return printable(redacted(text), lines=True)
 
 
 def print_text(text: str, style: str = "", *, to_stderr: bool = False) -> None:
@@ -28,7 +38,7 @@ def print_text(text: str, style: str = "", *, to_stderr: bool = False) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    Console(stderr=to_stderr).print(Text(text, style=style), soft_wrap=True)
+    Console(stderr=to_stderr).print(Text(shown(text), style=style), soft_wrap=True)
 
 
 def print_result(result: Mapping[str, Any], text: str, *, as_json: bool) -> None:
@@ -40,16 +50,18 @@ def print_result(result: Mapping[str, Any], text: str, *, as_json: bool) -> None
 
 
 def print_table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table; cells are text, not markup, or rich's own `Text`."""
+    """Print a table of the user's data: cells are one line of text each, not markup, or rich's own `Text`."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from pipeline.printable import printable
+
     table = Table()
     for title in titles:
-        table.add_column(title, overflow="fold")
+        table.add_column(Text(printable(title)), overflow="fold")
     for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+        table.add_row(*(cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row))
     Console().print(table)
 
 
@@ -59,11 +71,12 @@ def print_rows(rows: Iterable[tuple[str, str]], title: str | None = None) -> Non
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, show_header=False, title_justify="left")
+    heading = None if title is None else Text(shown(title))
+    table = Table(title=heading, show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(name, Text(value))
+        table.add_row(Text(shown(name)), Text(shown(value)))
     Console().print(table)
 
 

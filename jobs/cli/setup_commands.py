@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.cli.options import AsJson, StorageOptions, assignments, open_job
-from jobs.cli.printing import print_json, print_result, print_table, print_text
+from jobs.cli.printing import print_json, print_result, print_table, print_text, shown
 
 if TYPE_CHECKING:
     from jobs.doctor import Check
@@ -41,8 +41,9 @@ def doctor(
     else:
         rows = []
         for check in found:
-            shown = f"{check.found}\n-> {check.fix}" if check.fix else check.found
-            rows.append((Text(check.state, style=_STYLES[check.state]), f"{check.area}: {check.name}", shown))
+            found_here = f"{check.found}\n-> {check.fix}" if check.fix else check.found
+            state = Text(check.state, style=_STYLES[check.state])
+            rows.append((state, f"{check.area}: {check.name}", Text(shown(found_here))))
         print_table(("", "check", "found"), rows)
         print_text(f"{failed} of {len(found)} checks failed" if failed else f"{len(found)} checks, none failed")
     if failed:
@@ -86,6 +87,8 @@ def models(
 
     Example: flashvid models --json
     """
+    from rich.text import Text
+
     from flashvid.models.resolve import resolve_model
 
     if name is not None:
@@ -99,7 +102,7 @@ def models(
         print_json(listed)
         return
     for table, columns in _COLUMNS.items():
-        cells = ([_shown(row[key]) for key in columns] for row in listed[table])
+        cells = ([Text(_shown(row[key])) for key in columns] for row in listed[table])
         print_table([table, *columns[1:]], cells)
     for title, names in (("a model directory must hold", "needed"), ("read if present", "read_if_there")):
         print_text("\n  ".join([title, *listed["files"][names]]))

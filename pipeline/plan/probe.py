@@ -23,8 +23,10 @@ from pipeline.errors import (
     VideoNotFoundError,
     WorkerDiedError,
 )
+from pipeline.redaction import redacted
 from pipeline.store import schemas
 from pipeline.store.filesystem import resolve
+from pipeline.store.keys import path_hash
 from pipeline.store.parquet import to_bytes
 from pipeline.store.storage import Storage
 from pipeline.video.demux import opened, read_index
@@ -62,11 +64,12 @@ class ProbeTable:
         self._storage = storage
 
     def lengths(self) -> pa.Table:
-        """Return `video_path`, `source_id` and `duration_s` of every probed file.
+        """Return `video_path`, `path_hash`, `source_id` and `duration_s` of every probed file.
 
-        `duration_s` is null in probes written by versions that did not record it.
+        `duration_s` is null in probes written by versions that did not record it. `path_hash` stands for
+        the whole path if `video_path` was redacted, else null.
         """
-        columns = ["video_path", "source_id", "duration_s"]
+        columns = ["video_path", "path_hash", "source_id", "duration_s"]
         empty = pa.schema([schemas.PROBES.field(name) for name in columns]).empty_table()
         return pa.concat_tables([empty, *self._read(columns)])
 
@@ -81,8 +84,9 @@ class ProbeTable:
         return found
 
     def paths(self) -> dict[str, str]:
-        """Return the `video_path` of every probed source, by `source_id`."""
-        return {row["source_id"]: row["video_path"] for row in self._rows("source_id", "video_path")}
+        """Return the `video_path` of every probed source whose path was stored whole, by `source_id`."""
+        rows = self._rows("source_id", "video_path", "path_hash")
+        return {row["source_id"]: row["video_path"] for row in rows if row["path_hash"] is None}
 
     def _rows(self, *columns: str) -> Iterator[dict[str, Any]]:
         for part in self._read(columns):
@@ -102,7 +106,7 @@ class ProbeTable:
         rows = [
             {
                 "source_id": source_id,
-                "video_path": clip.video_path,
+                **_path_columns(clip.video_path or ""),
                 "size_bytes": clip.size_bytes,
                 "decoder": probe.decoder,
                 **asdict(probe.header),
@@ -111,6 +115,11 @@ class ProbeTable:
         ]
         if rows:
             self._storage.create(f"probes/part-{part}.parquet", to_bytes(rows, schemas.PROBES))
+
+
+def _path_columns(video_path: str) -> dict[str, str | None]:
+    shown = redacted(video_path)
+    return {"video_path": shown, "path_hash": None if shown == video_path else path_hash(video_path)}
 
 
 def probe_in_threads(clips: Sequence[Clip], storage_options: Mapping[str, Any]) -> list[Found]:

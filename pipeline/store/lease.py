@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import OutputLockedError, StorageUnavailableError
+from pipeline.printable import printable
 from pipeline.store.storage import Storage
 
 LEASE_SECONDS = 60.0
@@ -100,13 +101,13 @@ class Lease:
         if holder is not None and not holder["released"]:
             if holder["host"] == _host():
                 is_alive = _is_running(holder["pid"], holder["started"])
-                where = f"(process {holder['pid']} on this host)"
+                where = f"(process {printable(holder['pid'])} on this host)"
             else:
                 sleep(LEASE_SECONDS)
-                is_alive, where = _highest(storage)[0] != epoch, f"on host {holder['host']}"
+                is_alive, where = _highest(storage)[0] != epoch, f"on host {printable(holder['host'])}"
             if is_alive:
                 raise OutputLockedError(
-                    f"run {holder['run_id']} {where} is writing to {storage.url}; wait for it or stop it"
+                    f"run {printable(holder['run_id'])} {where} is writing to {storage.url}; wait for it or stop it"
                 )
         lease = cls(storage, run_id, epoch, clock)
         lease._advance(released=False)
