@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from flashvid.errors import ConfigurationError
+from jobs.bounded_yaml import MAX_BYTES, read_yaml
 from pipeline.config import JobConfig
 from pipeline.inputs.tables import is_table
 from pipeline.printable import printable
@@ -73,14 +74,17 @@ def check_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> J
             read.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
-        lines = dict(_key_lines(yaml.compose(text)))
+        with Path(path).open(encoding="utf-8") as file:
+            text = file.read(MAX_BYTES + 1)
+        content, node = read_yaml(text)
+        lines = dict(_key_lines(node))
     except OSError as error:
         raise ConfigurationError(f"can't read the job file: {error.strerror}", str(path)) from None
     except UnicodeDecodeError:
         raise ConfigurationError("the job file is not UTF-8 text", str(path)) from None
-    except yaml.YAMLError as error:
+    except ConfigurationError:
+        raise
+    except ValueError as error:
         raise ConfigurationError(f"not YAML: {error}", str(path)) from None
     if not isinstance(content, dict):
         raise ConfigurationError("the job file holds no keys", str(path))

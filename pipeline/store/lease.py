@@ -26,6 +26,7 @@ from typing import Any
 
 from pipeline.errors import OutputLockedError, StorageUnavailableError
 from pipeline.printable import printable
+from pipeline.store.json_record import read_record
 from pipeline.store.storage import Storage
 
 LEASE_SECONDS = 60.0
@@ -170,7 +171,7 @@ def _highest(storage: Storage) -> tuple[int, Mapping[str, Any] | None]:
     names = storage.names("lease")
     if not names:
         return 0, None
-    return int(Path(names[-1]).stem), json.loads(storage.read(names[-1]))
+    return int(Path(names[-1]).stem), read_record(storage, names[-1])
 
 
 def _host() -> str:

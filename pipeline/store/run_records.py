@@ -18,6 +18,7 @@ from pipeline.config import JobConfig
 from pipeline.errors import NewerFormatError, SettingsChangedError
 from pipeline.redaction import holds_secret, redacted
 from pipeline.store.fingerprint import Fingerprints, changed_settings
+from pipeline.store.json_record import read_record
 from pipeline.store.storage import Storage
 
 # Format of everything below an output (docs/compatibility.md). Increase it if an older version would misread a change.
@@ -129,7 +130,7 @@ class RunRecords:
         return record
 
     def _read(self, name: str) -> dict[str, Any]:
-        return dict(json.loads(self._storage.read(name)))
+        return read_record(self._storage, name)
 
     def ended(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """Return the start record and the end record of every run that has ended, the earliest first.
