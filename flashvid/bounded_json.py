@@ -38,7 +38,7 @@ def check_depth(content: object) -> None:
         ValueError: they nest deeper.
     """
     level = [content]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_DEPTH):
         level = [
             inner
             for value in level

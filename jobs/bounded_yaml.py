@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import yaml
@@ -26,7 +28,8 @@ class BoundedLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:  # noqa: ANN401 - as in yaml
         """Compose a node, or return the one that an alias stands for."""
-        mark, is_alias = self.peek_event().start_mark, self.check_event(yaml.AliasEvent)
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        is_alias = self.check_event(yaml.AliasEvent)
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise yaml.composer.ComposerError(None, None, f"nests deeper than {MAX_DEPTH} levels", mark)
@@ -69,23 +72,32 @@ for _tag in ("int", "float"):
     BoundedLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", BoundedLoader.construct_number)
 
 
-def read_yaml(text: str) -> tuple[Any, yaml.Node | None]:
-    """Return the content of a YAML document and the node that it was made of, which knows its lines.
+def read_yaml(text: str) -> Any:  # noqa: ANN401 - any YAML value
+    """Return the content of a YAML document.
 
     Raises:
         ValueError: the text is not YAML, or exceeds a bound; the message names the line.
     """
-    if len(text) > MAX_BYTES:
-        raise ValueError(f"has {len(text) / (1 << 20):.1f} MiB, more than {MAX_BYTES >> 20} MiB: put rows into a table")
-    loader = BoundedLoader(text)
-    try:
+    with _loading(text) as loader:
         node = loader.get_single_node()
-        return (None if node is None else loader.construct_document(node)), node
+        return None if node is None else loader.construct_document(node)
+
+
+def compose_yaml(text: str) -> yaml.Node | None:
+    """Return the nodes of a YAML document as they are written, which know their lines; see `read_yaml`."""
+    with _loading(text) as loader:
+        return loader.get_single_node()
+
+
+@contextmanager
+def _loading(text: str) -> Iterator[BoundedLoader]:
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"has more than {MAX_BYTES >> 20} MiB: put rows into a table")
+    try:
+        yield BoundedLoader(text)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from None
     except RecursionError:
         raise ValueError(f"nests deeper than {MAX_DEPTH} levels") from None
     except Exception as error:  # noqa: BLE001 - constructors of dates, numbers and tags raise anything
         raise ValueError(f"a value can't be read: {error}") from None
-    finally:
-        loader.dispose()

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from flashvid.errors import ConfigurationError
-from jobs.bounded_yaml import MAX_BYTES, read_yaml
+from jobs.bounded_yaml import MAX_BYTES, compose_yaml, read_yaml
 from pipeline.config import JobConfig
 from pipeline.inputs.tables import is_table
 from pipeline.printable import printable
@@ -76,8 +76,8 @@ def check_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> J
     try:
         with Path(path).open(encoding="utf-8") as file:
             text = file.read(MAX_BYTES + 1)
-        content, node = read_yaml(text)
-        lines = dict(_key_lines(node))
+        content = read_yaml(text)
+        lines = dict(_key_lines(compose_yaml(text)))
     except OSError as error:
         raise ConfigurationError(f"can't read the job file: {error.strerror}", str(path)) from None
     except UnicodeDecodeError:

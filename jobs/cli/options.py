@@ -32,7 +32,7 @@ def assignments(texts: list[str] | None, option: str) -> dict[str, Any]:
         if not equals or not key:
             raise ConfigurationError(f"{option} {text!r} is not key=value")
         try:
-            found[key], _ = read_yaml(value)
+            found[key] = read_yaml(value)
         except ValueError:
             raise ConfigurationError(f"{option} {text!r}: the value is not YAML") from None
     return found
