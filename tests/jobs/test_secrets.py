@@ -208,3 +208,22 @@ def test_questions_and_answers_are_not_altered(tmp_path: Path) -> None:
     page = tmp_path / "r.html"
     assert CliRunner().invoke(app, ["report", settings.output, "--to", str(page)]).exit_code == 0
     assert page.read_text().count(said) >= 3
+
+
+def test_the_report_of_an_earlier_version(tmp_path: Path) -> None:
+    """Which redacted less: what it stored is not shown."""
+    settings = job(tmp_path, videos=f"https://host/videos.csv?sig={WORD}")
+    context = RunContext.of(settings, resolve_model("tiny-random"))
+    RunRecords(context.storage).start(context.run_id, settings, context.prints)
+    (name,) = context.storage.names("runs")
+    earlier = json.loads(context.storage.read(name))
+    earlier["job"]["videos"] = settings.videos
+    (tmp_path / "output" / name).write_text(json.dumps(earlier))
+    row = dict.fromkeys(schemas.FAILURES.names) | {"clip_id": "c", "video_id": "v", "attempt": 1, "stage": "decode"}
+    row |= {"error_type": "OSError", "error_kind": "transient", "run_id": context.run_id}
+    row |= {"error_message": "\n".join(text for text, _ in SECRETS.values())}
+    context.ledger.append_failures([row], "part")
+    page = tmp_path / "r.html"
+    assert CliRunner().invoke(app, ["report", settings.output, "--to", str(page)]).exit_code == 0
+    assert "OSError" in page.read_text()
+    assert not [name for name, (_, secret) in SECRETS.items() if secret in page.read_text()]
