@@ -62,6 +62,7 @@ def test_the_text_is_that_of_transformers(template: str) -> None:
 DOUBLE = "{% set ns = namespace(x=SEED) %}{% for i in range(99) %}{% set ns.x = STEP %}{% endfor %}"
 BOMBS = {
     "nested loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "loops over one list": "{% set x = range(99999) | list %}{% for a in x %}{% for b in x %}{% endfor %}{% endfor %}",
     "macros that call themselves twice": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}"
     "{% endif %}{% endmacro %}{{ f(80) }}",
     "a recursive loop": "{% for a in range(99999) recursive %}{{ loop(range(99999)) }}{% endfor %}",
