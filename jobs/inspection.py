@@ -212,7 +212,9 @@ def stored_clip(
         raise ConfigurationError("the clip's tokens are not there", root.url) from None
     path = video_path or ProbeTable(storage).paths().get(clip["source_id"])
     if path is None:
-        raise ConfigurationError("the path of this video is not recorded: give it with --video-path", video_id)
+        raise ConfigurationError(
+            "the path of this video is not recorded, or holds a secret: give it with --video-path", video_id
+        )
     frames = _frames(job, path, clip)
     if len(frames) != len(compressed.frame_timestamps):
         raise ConfigurationError("is not the file that was encoded: the number of sampled frames differs", path)

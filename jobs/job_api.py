@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from flashvid.errors import ConfigurationError, first_line
 from pipeline.config import JobConfig
 from pipeline.errors import ClusterUnreachableError
+from pipeline.redaction import redacted
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -63,7 +64,7 @@ def send(client: JobSubmissionClient, working_dir: Path, entrypoint: str, job: J
     """Submit what `jobs.shipping` wrote; return the job's id."""
     job_id = f"flashvid-{secrets.token_hex(4)}"
     environment = {"working_dir": str(working_dir), "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": _STOP_SECONDS}}
-    metadata = {_OUTPUT: job.output, _VIDEOS: job.videos}
+    metadata = {_OUTPUT: job.output, _VIDEOS: redacted(job.videos)}
     client.submit_job(entrypoint=entrypoint, submission_id=job_id, runtime_env=environment, metadata=metadata)
     return job_id
 

@@ -10,8 +10,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from flashvid.errors import ConfigurationError
+from jobs.bounded_yaml import MAX_BYTES, compose_yaml, read_yaml
 from pipeline.config import JobConfig
 from pipeline.inputs.tables import is_table
+from pipeline.printable import printable
+from pipeline.redaction import redacted
 
 # Settings of `generation` that hold a text, and the suffix of a file that may hold it instead.
 _TEXT_FILES = {"chat_template": ".jinja", "json_schema": ".json"}
@@ -69,14 +72,17 @@ def check_job(path: str | Path, overrides: Mapping[str, Any] | None = None) -> J
             read.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
-        lines = dict(_key_lines(yaml.compose(text)))
+        with Path(path).open(encoding="utf-8") as file:
+            text = file.read(MAX_BYTES + 1)
+        content = read_yaml(text)
+        lines = dict(_key_lines(compose_yaml(text)))
     except OSError as error:
         raise ConfigurationError(f"can't read the job file: {error.strerror}", str(path)) from None
     except UnicodeDecodeError:
         raise ConfigurationError("the job file is not UTF-8 text", str(path)) from None
-    except yaml.YAMLError as error:
+    except ConfigurationError:
+        raise
+    except ValueError as error:
         raise ConfigurationError(f"not YAML: {error}", str(path)) from None
     if not isinstance(content, dict):
         raise ConfigurationError("the job file holds no keys", str(path))
@@ -138,7 +144,7 @@ def _key_lines(node: yaml.Node | None, prefix: tuple[str, ...] = ()) -> Iterator
     for name, key, value in pairs:
         inner, line = (*prefix, name), key.start_mark.line + 1
         if name in seen:
-            raise ConfigurationError(f"line {line}, {'.'.join(inner)}: occurs twice")
+            raise ConfigurationError(f"line {line}, {printable('.'.join(inner))}: occurs twice")
         seen.add(name)
         yield inner, line
         yield from _key_lines(value, inner)
@@ -154,7 +160,7 @@ def _faults(
     for fault in error.errors(include_url=False):
         location, kind = tuple(map(str, fault["loc"])), fault["type"]
         keys = _keys(fault["loc"], content) + (location[-1:] if kind == "missing" else ())
-        dotted = ".".join(keys) or "job"
+        dotted = printable(".".join(keys)) or "job"
         line = next((lines[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in lines), None)
         where = f"--set {dotted}" if dotted in overrides else f"line {line}, {dotted}" if line else dotted
         # A value of storage_options may be a secret, which is the very reason why it is refused.
@@ -183,7 +189,7 @@ def _keys(location: Sequence[str | int], content: object) -> tuple[str, ...]:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    text = redacted(repr(value))
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -15,12 +15,13 @@ from flashvid.config import CompressionConfig, InnerPruningConfig
 from flashvid.method_registry import METHODS
 from flashvid.models import GenerationConfig
 from flashvid.presets import PRESETS, preset_named
+from pipeline.redaction import holds_secret
 from pipeline.resources_config import ResourcesConfig, Settings
 
 CacheDtype = Literal["int8"]
 
 _SECRET_WORDS = ("key", "secret", "token", "pass", "credential", "auth", "connection_string", "sas")
-_URL_WITH_SECRET = re.compile(r"://[^/@]*:[^/@]*@")
+_URL_WITH_PASSWORD = re.compile(r"://[^/@]*:[^/@]*@")
 
 
 class ModelConfig(Settings):
@@ -217,15 +218,35 @@ class JobConfig(Settings):
             return {**value, "num_frames": 32}
         return value
 
-    @field_validator("videos", "questions", "output", "cache", "storage_options")
+    @field_validator("storage_options")
     @classmethod
     def _no_secrets(cls, value: object) -> object:
         # The resolved job is written to storage, with any secret that it holds.
         for key, text in _nested(value):
             if any(word in key.lower() for word in _SECRET_WORDS):
                 raise ValueError(f"'{key}' looks like a secret: give it through the environment or a profile")
-            if _URL_WITH_SECRET.search(text):
+            if _URL_WITH_PASSWORD.search(text):
                 raise ValueError("a URL contains a password: give it through the environment or a profile")
+            if holds_secret(text):
+                raise ValueError(
+                    f"the value of '{key}' looks like a secret: give it through the environment or a profile"
+                )
+        return value
+
+    @field_validator("videos", "questions", "output", "cache", "allowed_roots")
+    @classmethod
+    def _no_secrets_in_urls(cls, value: object) -> object:
+        for url in value if isinstance(value, tuple) else [value]:
+            if isinstance(url, str) and _URL_WITH_PASSWORD.search(url):
+                raise ValueError("the URL contains a password: give it through the environment or a profile")
+        return value
+
+    @field_validator("output", "cache")
+    @classmethod
+    def _no_secrets_in_written_urls(cls, value: object) -> object:
+        # Records of later runs and of caches must name these places exactly. Signed URLs of tables are redacted there.
+        if isinstance(value, str) and "://" in value and holds_secret(value):
+            raise ValueError("the URL looks like a secret: give it through the environment or a profile")
         return value
 
     @field_validator("cache", mode="before")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import llguidance
 import numpy as np
 
+from flashvid.bounded_json import check_depth, parse_json
 from flashvid.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -25,6 +29,25 @@ _WRITING: JsonCompileOptions = {
     "coerce_one_of": False,
     "lenient": False,
 }
+
+# Bounds of compiling a schema: characters, and CPU seconds and bytes of memory.
+_MAX_LENGTH = 1 << 20
+_COMPILE_SECONDS = 5
+_COMPILE_BYTES = 4 << 30
+# What the child process runs; it imports nothing of this package, so that it starts in milliseconds.
+_COMPILE = """
+import json, resource, sys
+import llguidance
+limits, schema = json.loads(sys.argv[1]), sys.stdin.buffer.read().decode()
+resource.setrlimit(resource.RLIMIT_CPU, (limits["seconds"], limits["seconds"]))
+resource.setrlimit(resource.RLIMIT_AS, (limits["bytes"], limits["bytes"]))
+try:
+    grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=limits["writing"])
+    is_error, messages = llguidance.LLMatcher.validate_grammar_with_warnings(grammar)
+except ValueError as error:
+    is_error, messages = True, [str(error)]
+print(json.dumps([is_error, messages[0][:500] if is_error else ""]))
+"""
 
 
 class JsonGrammar:
@@ -92,17 +115,42 @@ def schema_text(schema: object) -> str:
         ValueError: The schema is not a JSON object, not a JSON schema, or has a keyword that cannot be enforced.
     """
     try:
-        content = json.loads(schema) if isinstance(schema, str) else schema
+        content = parse_json(schema) if isinstance(schema, str) else schema
+        check_depth(content)
         # This finds values that JSON does not have, such as dates and sets.
         text = json.dumps(content, ensure_ascii=False, allow_nan=False)
     except (ValueError, TypeError) as error:
         raise ValueError(f"the JSON schema is not JSON: {error}") from None
     if not isinstance(content, Mapping):
         raise ValueError("a JSON schema must be an object")
-    is_error, messages = llguidance.LLMatcher.validate_grammar_with_warnings(_grammar(text))
-    if is_error:
-        raise ValueError(f"the JSON schema can't be enforced: {_one_line(messages[0])}")
+    if (problem := _problem(text)) is not None:
+        raise ValueError(f"the JSON schema can't be enforced: {problem}")
     return text
+
+
+@lru_cache(maxsize=64)
+def _problem(schema: str) -> str | None:
+    """Return why a schema can't be enforced; None if it can.
+
+    A few patterns can take the compiler hours, and a thread can't be stopped: a child process tries first.
+    """
+    if len(schema) > _MAX_LENGTH:
+        return f"it has {len(schema)} characters, more than {_MAX_LENGTH}"
+    limits = json.dumps({"seconds": _COMPILE_SECONDS, "bytes": _COMPILE_BYTES, "writing": _WRITING})
+    try:
+        done = subprocess.run(  # noqa: S603 - our own program, its input is data
+            [sys.executable, "-P", "-c", _COMPILE, limits],
+            input=schema.encode(),
+            capture_output=True,
+            timeout=10 * _COMPILE_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        done = None
+    if done is None or done.returncode:
+        return f"compiling it takes more than {_COMPILE_SECONDS} s or {_COMPILE_BYTES >> 30} GiB: simplify its patterns"
+    is_error, message = json.loads(done.stdout)
+    return _one_line(message) if is_error else None
 
 
 def _grammar(schema: str) -> str:

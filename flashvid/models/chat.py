@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from flashvid.errors import ConfigurationError, ModelLoadError, first_line
+from flashvid.models.bounded_template import TemplateBoundError, fill_in
 from flashvid.models.source import chat_template, read_json
 
 if TYPE_CHECKING:
@@ -48,7 +49,21 @@ class ChatPrompt:
         tokenizer, template = load_tokenizer(path), chat_template(path)
         if template is None:
             raise ModelLoadError("there is no chat template", str(path))
-        return cls(tokenizer, template, video_token, end_tokens(path, tokenizer))
+        return cls(tokenizer, template, video_token, end_tokens(path, tokenizer)).checked(path)
+
+    def checked(self, path: Path) -> Self:
+        """Return the prompt itself, after filling in the model's own template once.
+
+        Raises:
+            ModelLoadError: The template takes too long or makes too much text. Other errors depend on the question.
+        """
+        try:
+            self._fill_in("What happens?", "You are a helpful assistant.", self._template)
+        except TemplateBoundError as error:
+            raise ModelLoadError(f"the chat template can't be filled in: {error}", str(path)) from None
+        except Exception:  # noqa: BLE001 - a template may refuse this question, and is then asked with others
+            return self
+        return self
 
     def around_video(
         self, question: str, system_prompt: str, template: str | None = None
@@ -104,20 +119,21 @@ class ChatPrompt:
 
     def render(self, question: str, system_prompt: str, template: str | None = None, *, with_video: bool = True) -> str:
         """Return a question's prompt as text, with a placeholder if there is a video; see `around_video`."""
+        try:
+            return self._fill_in(question, system_prompt, template or self._template, with_video=with_video)
+        except Exception as error:  # noqa: BLE001 - a template is a program, and may raise anything
+            raise ConfigurationError(f"the chat template can't be filled in: {error}") from None
+
+    def _fill_in(self, question: str, system_prompt: str, template: str, *, with_video: bool = True) -> str:
         # Text in a question that looks like a special token must not become one.
         question = self._as_text(question)
         messages: list[dict[str, Any]] = [
             {"role": "system", "content": [{"type": "text", "text": system_prompt}]},
             {"role": "user", "content": [*[{"type": "video"}] * with_video, {"type": "text", "text": question}]},
         ]
-        try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    messages, chat_template=template or self._template, tokenize=False, add_generation_prompt=True
-                )
-            )
-        except Exception as error:  # noqa: BLE001 - a template is a program, and may raise anything
-            raise ConfigurationError(f"the chat template can't be filled in: {error}") from None
+        # The variables of Transformers' `apply_chat_template`.
+        variables = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
+        return fill_in(template, {**self._tokenizer.special_tokens_map, **variables})
 
     def continuation(self, text: str) -> tuple[int, ...]:
         """Return the token ids of a text as the assistant would write it; special tokens in it are text."""

@@ -1,13 +1,13 @@
 """Where the files of a model are, and the identity of the model that they hold."""
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from flashvid.bounded_json import parse_json
 from flashvid.errors import ModelLoadError
 from flashvid.models.weights import Checkpoint
 
@@ -72,7 +72,7 @@ def read_json(file: Path) -> dict[str, Any]:
         ModelLoadError: The file does not parse, or does not hold an object.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_text(encoding="utf-8"), any_integer=True)
     except ValueError as error:  # of JSON and of UTF-8
         raise ModelLoadError(f"{file.name} can't be read: {error}", str(file.parent)) from None
     if not isinstance(content, dict):

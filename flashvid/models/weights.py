@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
+from flashvid.bounded_json import parse_json
 from flashvid.errors import ModelLoadError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Checkpoint:
 
     def _shards(self) -> list[str]:
         try:
-            return sorted(set(json.loads((self._path / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+            return sorted(set(parse_json((self._path / _INDEX).read_bytes(), any_integer=True)["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError):
             raise ModelLoadError(f"{_INDEX} is not an index of weights", str(self._path)) from None
 

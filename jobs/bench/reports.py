@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from pipeline.printable import printable
+
 _PACKAGES = ("flashvid-pipeline", "torch", "transformers", "numpy")
 
 
@@ -59,7 +61,7 @@ def publish(folder: Path | None, name: str, text: str, rows: Sequence[Mapping[st
         text: The report.
         rows: Rows of the CSV.
     """
-    print(text)
+    print(printable(text, lines=True))
     if folder is not None:
         write_report(folder, name, text)
         write_rows(folder / f"{name}.csv", rows)

@@ -11,6 +11,7 @@ import typer
 
 from jobs.cli.options import AsJson, Fingerprint, Output, StorageOptions, assignments, open_storage
 from jobs.cli.printing import PROBLEM, print_result
+from pipeline.printable import printable
 
 Kind = Literal["permanent", "transient"]
 Stage = Literal["probe", "decode", "encode", "answer"]
@@ -65,7 +66,7 @@ def gc(
                 piece.remove()
     size = sum(piece.size_bytes for piece in garbage)
     found = [{"name": piece.name, "why": piece.why, "size_bytes": piece.size_bytes} for piece in garbage]
-    lines = [f"{piece.name}: {piece.why}" for piece in garbage]
+    lines = [printable(f"{piece.name}: {piece.why}") for piece in garbage]
     lines.append(f"{len(garbage)} objects, {size} bytes: {'removed' if yes else 'add --yes to remove them'}")
     print_result({"removed": yes, "size_bytes": size, "garbage": found}, "\n".join(lines), as_json=as_json)
 
@@ -91,8 +92,8 @@ def forget(
         tokens = token_roots(storage, assignments(storage_option, "--storage-option"))
         done = forget_video(storage, tokens, lease, video_id)
     text = (
-        f"{video_id}: removed {done.answers} answers, {done.failures} failures, the tokens of {done.tokens} clips, "
-        f"{done.probes} probes"
+        f"{printable(video_id)}: removed {done.answers} answers, {done.failures} failures, "
+        f"the tokens of {done.tokens} clips, {done.probes} probes"
     )
     print_result(asdict(done), text, as_json=as_json)
 
@@ -109,7 +110,7 @@ def verify(output: Output, storage_option: StorageOptions = None, as_json: AsJso
 
     storage = open_storage(output, storage_option)
     done = verify_output(storage, token_roots(storage, assignments(storage_option, "--storage-option")))
-    lines = [f"{finding.kind}: {finding.name}: {finding.message}" for finding in done.findings]
+    lines = [printable(f"{finding.kind}: {finding.name}: {finding.message}") for finding in done.findings]
     lines.append(f"{done.objects} objects, {done.answers} answers, {len(done.findings)} findings")
     print_result(asdict(done), "\n".join(lines), as_json=as_json)
     if done.findings:

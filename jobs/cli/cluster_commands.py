@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.cli.options import AsJson, Fork, JobFile, Limit, Output, Overrides, StorageOptions, open_job, open_storage
-from jobs.cli.printing import PROBLEM, print_json, print_result, print_table
+from jobs.cli.printing import PROBLEM, print_json, print_result, print_table, shown
+from pipeline.printable import printable
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.care.status import OutputStatus
 
 _POLL_S = 1.0
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 Address = Annotated[str | None, typer.Option(help="URL of the job API, http://HEAD:8265; default: RAY_ADDRESS")]
 JobId = Annotated[str, typer.Argument(help="the job's id, as flashvid submit and flashvid list print it")]
@@ -85,7 +88,8 @@ def status(
     if as_json:
         print_json({**asdict(found), "jobs": ray_jobs})
         return
-    print_table((), [*_status_rows(found), *(("job", f"{job['job_id']}: {job['status']}") for job in ray_jobs or [])])
+    rows = [*_status_rows(found), *(("job", f"{job['job_id']}: {job['status']}") for job in ray_jobs or [])]
+    print_table((), [(name, printable(value)) for name, value in rows])
 
 
 def logs(
@@ -103,7 +107,7 @@ def logs(
         if follow:
             _follow(client, job_id)
         else:
-            typer.echo(client.get_job_logs(job_id), nl=False)
+            typer.echo(_log_lines(client.get_job_logs(job_id)), nl=False)
 
 
 def stop(job_id: JobId, address: Address = None, as_json: AsJson = False) -> None:
@@ -144,11 +148,16 @@ def _follow(client: JobSubmissionClient, job_id: str) -> None:
 
     async def tail() -> None:
         async for lines in client.tail_job_logs(job_id):
-            typer.echo(lines, nl=False)
+            typer.echo(_log_lines(lines), nl=False)
 
     import asyncio
 
     asyncio.run(tail())
+
+
+def _log_lines(text: str) -> str:
+    """Return a part of a job's log as it may be printed: colours are left out, see also `shown`."""
+    return shown(_COLOUR.sub("", text).replace("\r\n", "\n"))
 
 
 def _described(job: JobDetails) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 from pipeline.plan.preview import Preview
+from pipeline.printable import printable
 from pipeline.run.summary import Progress, RunSummary
 
 
@@ -57,7 +58,7 @@ def preview_rows(found: Preview) -> Iterator[tuple[str, str]]:
         kinds = ", ".join(f"{count} {reason}" for reason, count in found.clips_unusable.items())
         yield "would fail", f"{kinds}: the run puts them into failures/"
     if found.changed_sources:
-        yield "changed sources", ", ".join(found.changed_sources)
+        yield "changed sources", printable(", ".join(found.changed_sources))
     if found.clips_to_encode > todo.clips_known:
         yield "headers", f"known of {todo.clips_known} clips to encode; the others count as their mean"
     yield "frames", f"{todo.frames:,} to decode"

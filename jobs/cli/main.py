@@ -8,6 +8,7 @@ is no space: the same command may work later, 130 interrupted, 143 terminated.
 import errno
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ from jobs.cli.bench_commands import bench
 from jobs.cli.care_commands import export, forget, gc, retry, verify
 from jobs.cli.cluster_commands import list_jobs, logs, status, stop, submit
 from jobs.cli.job_file_commands import convert, init, schema, validate
-from jobs.cli.printing import AWAY, REFUSED, print_text
+from jobs.cli.printing import AWAY, PROBLEM, REFUSED, print_text
 from jobs.cli.results_commands import evaluate, inspect, report
 from jobs.cli.run_commands import SIGNALLED, demo, plan, run
 from jobs.cli.setup_commands import doctor, models
@@ -82,10 +83,12 @@ def main() -> None:
             sys.stderr.flush()
             os._exit(ended.code)
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a command ends with an exit code
         code = _exit_code(error)
         if code is None:
-            raise
+            # A bug. Python's own traceback would show secrets and control characters of the message.
+            print_text("".join(traceback.format_exception(error)).rstrip(), to_stderr=True)
+            sys.exit(PROBLEM)
         print_text(f"{type(error).__name__}: {error}", "red", to_stderr=True)
         sys.exit(code)
 

@@ -23,9 +23,8 @@ Fingerprint = Annotated[str | None, typer.Option(help="which answers to use; def
 
 def assignments(texts: list[str] | None, option: str) -> dict[str, Any]:
     """Parse `key=value` texts; values are YAML. Raises ConfigurationError that names the option."""
-    import yaml
-
     from flashvid.errors import ConfigurationError
+    from jobs.bounded_yaml import read_yaml
 
     found = {}
     for text in texts or []:
@@ -33,8 +32,8 @@ def assignments(texts: list[str] | None, option: str) -> dict[str, Any]:
         if not equals or not key:
             raise ConfigurationError(f"{option} {text!r} is not key=value")
         try:
-            found[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            found[key] = read_yaml(value)
+        except ValueError:
             raise ConfigurationError(f"{option} {text!r}: the value is not YAML") from None
     return found
 

@@ -4,9 +4,8 @@ Every command imports this file, and `flashvid --help` every command: rich and t
 """
 
 import errno
-import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,19 @@ PROBLEM, REFUSED, AWAY = 1, 2, 3
 
 
 def print_json(content: object) -> None:
-    """Print one JSON object. Rich would break long lines, and NaN is not JSON."""
-    typer.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+    """Print one JSON object, without secrets in its texts. Rich would break long lines, and NaN is not JSON."""
+    from pipeline.printable import printable_json
+    from pipeline.redaction import redacted_values
+
+    typer.echo(printable_json(redacted_values(content), indent=2))
+
+
+def shown(text: str) -> str:
+    """Return a message as it may be printed: without secrets, and with control characters as visible escapes."""
+    from pipeline.printable import printable
+    from pipeline.redaction import redacted
+
+    return printable(redacted(text), lines=True)
 
 
 def print_text(text: str, style: str = "", *, to_stderr: bool = False) -> None:
@@ -26,7 +36,7 @@ def print_text(text: str, style: str = "", *, to_stderr: bool = False) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    Console(stderr=to_stderr).print(Text(text, style=style), soft_wrap=True)
+    Console(stderr=to_stderr).print(Text(shown(text), style=style), soft_wrap=True)
 
 
 def print_result(result: Mapping[str, Any], text: str, *, as_json: bool) -> None:
@@ -38,14 +48,27 @@ def print_result(result: Mapping[str, Any], text: str, *, as_json: bool) -> None
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
-    """Print a table; cells are text, not markup, or rich's own `Text`. Without headings, the first column is bold."""
+    """Print a table; cells are one line of text each, not markup, or rich's own `Text`.
+
+    Args:
+        headings: Titles of the columns of a table of the user's data. Empty for names and values of a command's own:
+            the names are bold, and secrets are hidden as in any message.
+        rows: The cells.
+        title: Title of the table.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*headings, title=title, show_header=bool(headings), title_justify="left")
+    from pipeline.printable import printable
+
+    show: Callable[[object], str] = printable if headings else (lambda cell: shown(str(cell)))
+    heading = None if title is None else Text(shown(title))
+    table = Table(title=heading, show_header=bool(headings), title_justify="left")
+    for one in headings:
+        table.add_column(Text(printable(one)))
     for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+        table.add_row(*(cell if isinstance(cell, Text) else Text(show(cell)) for cell in row))
     for number, column in enumerate(table.columns):
         column.overflow = "fold"
         column.style = "" if headings or number else "bold"

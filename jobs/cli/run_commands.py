@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.cli.options import AsJson, Fork, JobFile, Limit, Overrides, open_job
-from jobs.cli.printing import print_json, print_table, print_text
+from jobs.cli.printing import print_json, print_table, print_text, shown
 
 if TYPE_CHECKING:
     from pipeline.config import JobConfig
@@ -151,7 +151,7 @@ def _run(job: JobConfig, *, to_stderr: bool = False, **options: Any) -> RunSumma
     console = Console(stderr=to_stderr)
 
     def notice(sentence: str) -> None:
-        console.print(Text(sentence, style="yellow"))
+        console.print(Text(shown(sentence), style="yellow"))
 
     with live_progress(console) as show:
         return run_job(job, on_progress=show, on_notice=notice, **options)

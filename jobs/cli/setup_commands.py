@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.cli.options import AsJson, StorageOptions, assignments, open_job
-from jobs.cli.printing import PROBLEM, print_json, print_result, print_table, print_text
+from jobs.cli.printing import PROBLEM, print_json, print_result, print_table, print_text, shown
 
 if TYPE_CHECKING:
     from jobs.doctor import Check
@@ -40,8 +40,9 @@ def doctor(
     else:
         rows = []
         for check in found:
-            shown = f"{check.found}\n-> {check.fix}" if check.fix else check.found
-            rows.append((Text(check.state, style=_STYLES[check.state]), f"{check.area}: {check.name}", shown))
+            found_here = f"{check.found}\n-> {check.fix}" if check.fix else check.found
+            state = Text(check.state, style=_STYLES[check.state])
+            rows.append((state, f"{check.area}: {check.name}", Text(shown(found_here))))
         print_table(("", "check", "found"), rows)
         print_text(f"{failed} of {len(found)} checks failed" if failed else f"{len(found)} checks, none failed")
     if failed:

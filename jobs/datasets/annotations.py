@@ -1,10 +1,10 @@
 """Published annotations: JSON lists, JSONL, Parquet or CSV, read with errors that name the file and the row."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flashvid.bounded_json import parse_json
 from pipeline.errors import InputTableError
 from pipeline.inputs.tables import is_table, read_table
 
@@ -78,7 +78,7 @@ def read_annotations(file: Path) -> list[Annotation]:
 def read_json(file: Path) -> Any:  # noqa: ANN401 - any JSON value
     """Read a JSON file. Raises InputTableError."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputTableError(f"can't be read as JSON: {error}", str(file)) from None
 

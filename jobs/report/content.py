@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from jobs.report.pictures import Pictures, take_pictures
 from pipeline.plan.history import PLAN_STAGE
+from pipeline.redaction import redacted, redacted_values
 from pipeline.store.parquet import Row
 from pipeline.store.results import Results
 from pipeline.store.run_records import RunRecords
@@ -135,7 +136,7 @@ def _clip(answers: Sequence[Row], failures: Sequence[Row], picture: Mapping[str,
             {name: row[column] for name, column in _ANSWER.items()} | {"cut": row["finish_reason"] == "length"}
             for row in answers
         ],
-        "failures": [{name: row[column] for name, column in _FAILURE.items()} for row in failures],
+        "failures": [redacted_values({name: row[column] for name, column in _FAILURE.items()}) for row in failures],
         "picture": picture,
     }
 
@@ -149,7 +150,7 @@ def _grouped(failures: Sequence[Row], output: str) -> tuple[FailureGroup, ...]:
     for (stage, error_type, kind), count in messages.items():
         # Planning checks its rows again in every run.
         retry = ["flashvid", "retry", output, "--stage", stage, "--type", error_type] if stage != PLAN_STAGE else None
-        examples = tuple(message for message, _ in count.most_common(3))
+        examples = tuple(redacted(message) for message, _ in count.most_common(3))
         groups.append(
             FailureGroup(stage, error_type, kind, count.total(), examples, None if retry is None else shlex.join(retry))
         )

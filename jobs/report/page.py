@@ -18,6 +18,7 @@ import jinja2
 import yaml
 
 from jobs.report.content import ReportContent
+from pipeline.redaction import redacted_values
 
 # The chart's area in report.html: its left and right edge, and its lower edge.
 _LEFT, _WIDTH, _BASE = 60, 720, 156
@@ -49,11 +50,17 @@ def render(content: ReportContent) -> str:
         curve=_curve(content.committed) if len(content.committed) > 2 else None,
         busy=_busy(content.runs[-1]) if content.runs else [],
         settings=settings.items(),
-        job=yaml.safe_dump(record["job"], sort_keys=False, allow_unicode=True),
+        job=yaml.safe_dump(_job(record["job"]), sort_keys=False, allow_unicode=True),
         extent=_extent(content),
         # "<" could end the data block; its escape is the same JSON.
         clips=json.dumps(content.clips, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),
     )
+
+
+def _job(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recorded job without the secrets that earlier versions recorded; questions are the user's own."""
+    own = ("questions", "generation") if not isinstance(job.get("questions"), str) else ("generation",)
+    return {key: value if key in own else redacted_values(value) for key, value in job.items()}
 
 
 def _hash(inline: str) -> str:

@@ -58,7 +58,9 @@ def forget_video(output: Storage, caches: Iterable[Storage], lease: Lease, video
     answered = [row for rows in _tables(output, answer_parts) for row in rows.filter(is_its_row(rows)).to_pylist()]
     failed = [row for rows in _tables(output, failure_parts) for row in rows.filter(is_its_row(rows)).to_pylist()]
     clips = {content_key(row["source_id"], row["start_s"], row["end_s"]) for row in answered}
-    sources, paths = {row["source_id"] for row in answered}, {row["video_path"] for row in failed}
+    sources = {row.get("source_id") for row in (*answered, *failed)}
+    # A path without its secrets may stand for several files.
+    paths = {path for row in failed if (path := row["video_path"]) and "***" not in path}
     runs = {run["run_id"] for run in RunRecords(output).all()}
     tokens = 0
     for cache in caches:

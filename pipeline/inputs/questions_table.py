@@ -1,6 +1,5 @@
 """Read and check the questions table."""
 
-import json
 import string
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 import pyarrow.compute as pc
 from pydantic import ValidationError
 
+from flashvid.bounded_json import parse_json
 from pipeline.config import QuestionRow
 from pipeline.errors import InputTableError
 from pipeline.inputs.questions import Question, QuestionTable
@@ -111,11 +111,11 @@ def _options(text: str, where: str) -> list[str] | None:
         InputTableError: the cell is not a JSON list.
     """
     try:
-        options = json.loads(text)
-    except json.JSONDecodeError:
+        options = parse_json(text)
+    except ValueError:
         options = None
     if not isinstance(options, list):
-        raise InputTableError(f'options: {text!r} is not a JSON list such as ["red", "blue"]', where)
+        raise InputTableError(f'options: {text[:80]!r} is not a JSON list such as ["red", "blue"]', where)
     return [str(option) for option in options]
 
 

@@ -1,7 +1,6 @@
 """Read Parquet, CSV and JSONL files as Arrow tables, with errors that name the file."""
 
 import io
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -9,10 +8,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 
+from flashvid.bounded_json import parse_json
 from pipeline.errors import InputTableError
+from pipeline.inputs.parquet_table import read_parquet
 from pipeline.store.filesystem import answering, resolve
-from pipeline.store.parquet import from_bytes
 
+MAX_COLUMNS = 1000
 TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
 
 
@@ -50,20 +51,21 @@ def read_table(path: str, storage_options: Mapping[str, Any]) -> pa.Table:
         raise InputTableError("is a folder, not a table file", path) from None
     try:
         if suffix == ".parquet":
-            return from_bytes(content)
+            return _checked(read_parquet(content))
         if suffix == ".csv":
             # Quoted fields may contain line breaks, as some questions do.
             parse_options = pa.csv.ParseOptions(newlines_in_values=True)
             names = pa.csv.open_csv(io.BytesIO(content), parse_options=parse_options).schema.names
             types = dict.fromkeys(names, pa.string())
-            return pa.csv.read_csv(
+            table = pa.csv.read_csv(
                 io.BytesIO(content),
                 parse_options=parse_options,
                 # Only an empty cell is null: "NA" may be a name, and "null" may be an answer.
                 convert_options=pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""]),
             )
+            return _checked(table)
         return _read_jsonl(content)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise InputTableError(f"not a readable {suffix[1:]} table: {error}", path) from None
 
 
@@ -77,11 +79,24 @@ def _read_jsonl(content: bytes) -> pa.Table:
     for number, line in enumerate(content.decode("utf-8-sig").split("\n"), 1):
         if line.strip():
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
+                row = parse_json(line)
+            except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from None
             if not isinstance(row, dict):
                 raise ValueError(f"line {number} is not a JSON object but {line.strip()[:40]!r}")
             rows.append(row)
     names = dict.fromkeys(name for row in rows for name in row)
-    return pa.table({name: [row.get(name) for row in rows] for name in names})
+    # Before the table is made: a line each with a key of its own would be a table of lines times lines.
+    _check_columns(len(names))
+    return pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
+
+
+def _checked(table: pa.Table) -> pa.Table:
+    _check_columns(table.num_columns)
+    return table
+
+
+def _check_columns(count: int) -> None:
+    """Check the number of columns. Raises ValueError."""
+    if count > MAX_COLUMNS:
+        raise ValueError(f"it has {count:,} columns, more than {MAX_COLUMNS:,}")

@@ -20,9 +20,11 @@ from pipeline.errors import (
     VideoNotFoundError,
     WorkerDiedError,
 )
+from pipeline.redaction import redacted
 from pipeline.resources_config import DecodePoolConfig
 from pipeline.store import schemas
 from pipeline.store.filesystem import is_local, resolve
+from pipeline.store.keys import path_hash
 from pipeline.store.parquet import rows_of, to_bytes
 from pipeline.store.storage import Storage
 from pipeline.video.demux import opened, read_index
@@ -60,11 +62,12 @@ class ProbeTable:
         self._storage = storage
 
     def lengths(self) -> pa.Table:
-        """Return `video_path`, `source_id`, `duration_s` and `num_frames` of every probed file.
+        """Return `video_path`, `path_hash`, `source_id`, `duration_s` and `num_frames` of every probed file.
 
-        `duration_s` is null in probes written by versions that did not record it.
+        `duration_s` is null in probes written by versions that did not record it. `path_hash` stands for
+        the whole path if `video_path` was redacted, else null.
         """
-        return self._table("video_path", "source_id", "duration_s", "num_frames")
+        return self._table("video_path", "path_hash", "source_id", "duration_s", "num_frames")
 
     def headers(self, source_ids: Collection[str]) -> dict[str, VideoHeader]:
         """Return the headers of the sources that were probed, by `source_id`."""
@@ -77,8 +80,9 @@ class ProbeTable:
         return found
 
     def paths(self) -> dict[str, str]:
-        """Return the `video_path` of every probed source, by `source_id`."""
-        return {row["source_id"]: row["video_path"] for row in rows_of(self._table("source_id", "video_path"))}
+        """Return the `video_path` of every probed source whose path was stored whole, by `source_id`."""
+        rows = rows_of(self._table("source_id", "video_path", "path_hash"))
+        return {row["source_id"]: row["video_path"] for row in rows if row["path_hash"] is None}
 
     def _table(self, *columns: str) -> pa.Table:
         return self._storage.table(self._storage.names("probes"), schemas.PROBES, columns)
@@ -94,7 +98,7 @@ class ProbeTable:
         rows = [
             {
                 "source_id": source_id,
-                "video_path": clip.video_path,
+                **_path_columns(clip.video_path or ""),
                 "size_bytes": clip.size_bytes,
                 "decoder": probe.decoder,
                 **asdict(probe.header),
@@ -103,6 +107,11 @@ class ProbeTable:
         ]
         if rows:
             self._storage.create(f"probes/part-{part}.parquet", to_bytes(rows, schemas.PROBES))
+
+
+def _path_columns(video_path: str) -> dict[str, str | None]:
+    shown = redacted(video_path)
+    return {"video_path": shown, "path_hash": None if shown == video_path else path_hash(video_path)}
 
 
 def probe_in_threads(clips: Sequence[Clip], storage_options: Mapping[str, Any]) -> list[Found]:

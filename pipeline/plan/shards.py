@@ -19,6 +19,7 @@ from pipeline.inputs.sources import stat_sources
 from pipeline.plan.plan import Plan, changed_sources, plan, row_clip
 from pipeline.plan.windows import cut, spanning
 from pipeline.store.context import RunContext
+from pipeline.store.keys import path_hash
 from pipeline.store.tokens import TokenStore
 
 # Seconds and pictures of a file.
@@ -110,10 +111,16 @@ def survey(rows: VideoTable, snapshot: Snapshot) -> tuple[tuple[list[str], list[
     paths = pa.array([video.video_path for video in videos], pa.string())
     ids = pa.array([source.source_id for source in sources], pa.string())
     ours = pc.or_(pc.is_in(probed["video_path"], value_set=paths), pc.is_in(probed["source_id"], value_set=ids))
+    # Probes hold a hash instead of a path with secrets. Other paths need none.
+    hashed: dict[str, str] = {}
+    if probed["path_hash"].null_count < probed.num_rows:
+        hashed = {path_hash(path): path for path in paths.to_pylist() if path is not None}
+        ours = pc.or_(ours, pc.is_in(probed["path_hash"], value_set=pa.array(hashed, pa.string())))
     by_path: dict[str, set[str]] = {}
     lengths: dict[str, Length] = {}
     for row in probed.filter(ours).to_pylist():
-        by_path.setdefault(row["video_path"], set()).add(row["source_id"])
+        path = row["video_path"] if row["path_hash"] is None else hashed.get(row["path_hash"], "")
+        by_path.setdefault(path, set()).add(row["source_id"])
         if row["duration_s"] is not None:  # probes written by older versions may lack it
             lengths[row["source_id"]] = row["duration_s"], row["num_frames"]
     clips = [

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from pipeline.clip import Clip, ClipMessage, Failure
 from pipeline.config import CommitConfig
 from pipeline.errors import StorageUnavailableError
+from pipeline.redaction import redacted
 from pipeline.store.lease import Lease
 from pipeline.store.ledger import Ledger
 from pipeline.store.parquet import Row
-from pipeline.store.redaction import redacted
 
 # While the object store does not answer, rows wait in memory; after this many seconds, the run ends.
 _PATIENCE_S = 600.0

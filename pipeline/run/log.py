@@ -1,10 +1,10 @@
 """Writes the log of a run as JSON lines: what happened to which clip and question, so that log collectors can filter.
 
 Metrics say how much was done, `failures/` says what failed, and the log says when. A line holds the time, the run's id,
-the event's name and its fields. Texts may come from libraries and from the job's tables, so every text is `redacted`.
+the event's name and its fields. Texts may come from libraries and from the job's tables, so every text is
+`redacted`, and characters that act on a terminal are escaped.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -12,8 +12,9 @@ from typing import Any
 
 from pipeline.clip import ClipMessage
 from pipeline.plan.plan import PlanCounts
+from pipeline.printable import printable_json
+from pipeline.redaction import redacted_values
 from pipeline.run.summary import RunSummary
-from pipeline.store.redaction import redacted
 
 _FAILURE_FIELDS = (
     "clip_id", "video_id", "question_id", "attempt", "stage", "error_type", "error_kind", "error_message",
@@ -74,13 +75,4 @@ class RunLog:
 
     def _event(self, name: str, **fields: Any) -> None:  # noqa: ANN401 - any JSON value
         line = {"time": self._now().isoformat(timespec="milliseconds"), "run_id": self._run_id, "event": name, **fields}
-        self._write(json.dumps(_clean(line), ensure_ascii=False))
-
-
-def _clean(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """Return the value with every text in it redacted."""
-    if isinstance(value, Mapping):
-        return {name: _clean(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_clean(inner) for inner in value]
-    return redacted(value) if isinstance(value, str) else value
+        self._write(printable_json(redacted_values(line)))

@@ -23,6 +23,7 @@ from pipeline.inputs import QuestionTable, VideoTable
 from pipeline.inputs.job_inputs import read_tables
 from pipeline.plan.plan import Plan
 from pipeline.plan.planner import Planner, RunPlan
+from pipeline.printable import printable
 from pipeline.run.committer import Committer
 from pipeline.run.failure_limit import FailureLimit
 from pipeline.run.flow import stream
@@ -134,7 +135,7 @@ class _Run:
             if todo.changed:
                 self._log.notice(
                     "video files changed since an earlier run; their clips are planned again, video_id: "
-                    f"{', '.join(todo.changed)}"
+                    f"{printable(', '.join(todo.changed))}"
                 )
             if exhausted := todo.counts.answers_exhausted:
                 self._log.notice(

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from flashvid.errors import ConfigurationError
+from pipeline.store.json_record import read_record
 from pipeline.store.keys import digest
 from pipeline.store.run_records import RunRecords
 from pipeline.store.storage import Storage
@@ -33,7 +34,7 @@ def cache_users(cache: Storage, storage_options: Mapping[str, Any], gone: Collec
     """
     found = []
     for name in cache.names(_FOLDER):
-        where = json.loads(cache.read(name))["output"]
+        where = read_record(cache, name)["output"]
         if where in gone:
             continue
         found.append(Storage(where, storage_options))

@@ -37,6 +37,11 @@ def question_hash(question: str, options: Sequence[str] | None) -> str:
     return digest("question", question, list(options) if options else None)
 
 
+def path_hash(video_path: str) -> str:
+    """Return the hash that `probes/` holds of a path with secrets, in place of the path itself."""
+    return digest("path", video_path)
+
+
 def shard_of(key: str) -> str:
     """Return the shard of a key: two hexadecimal digits that spread rows over 256 folders."""
     return digest("shard", key, length=2)

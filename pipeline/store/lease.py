@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from pipeline.errors import OutageError, OutputLockedError, StorageUnavailableError
+from pipeline.printable import printable
+from pipeline.store.json_record import read_record
 from pipeline.store.storage import WRITE_SECONDS, Storage
 
 LEASE_SECONDS = 60.0
@@ -110,13 +112,13 @@ class Lease:
         if holder is not None and not holder["released"]:
             if holder["host"] == _host():
                 is_alive = _is_running(holder["pid"], holder["started"])
-                where = f"(process {holder['pid']} on this host)"
+                where = f"(process {printable(holder['pid'])} on this host)"
             else:
                 sleep(LEASE_SECONDS)
-                is_alive, where = _highest(storage)[0] != epoch, f"on host {holder['host']}"
+                is_alive, where = _highest(storage)[0] != epoch, f"on host {printable(holder['host'])}"
             if is_alive:
                 raise OutputLockedError(
-                    f"run {holder['run_id']} {where} is writing to {storage.url}; wait for it or stop it"
+                    f"run {printable(holder['run_id'])} {where} is writing to {storage.url}; wait for it or stop it"
                 )
         lease = cls(storage, run_id, epoch, clock)
         lease._advance(released=False)
@@ -203,7 +205,7 @@ def _highest(storage: Storage) -> tuple[int, Mapping[str, Any] | None]:
     names = storage.names("lease")
     if not names:
         return 0, None
-    return int(Path(names[-1]).stem), json.loads(storage.read(names[-1]))
+    return int(Path(names[-1]).stem), read_record(storage, names[-1])
 
 
 def _host() -> str:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flashvid.errors import ConfigurationError
+from pipeline.store.json_record import read_record
 from pipeline.store.results import Results
 from pipeline.store.run_records import RunRecords
 from pipeline.store.storage import Storage
@@ -44,7 +45,7 @@ class RetryRequest:
 
 def read_retries(storage: Storage) -> list[RetryRequest]:
     """Return all requests of an output."""
-    return [RetryRequest(**json.loads(storage.read(name))) for name in storage.names(_FOLDER)]
+    return [RetryRequest(**read_record(storage, name)) for name in storage.names(_FOLDER)]
 
 
 def request_retry(storage: Storage, request: RetryRequest) -> int:

@@ -14,7 +14,9 @@ from typing import Any
 from flashvid.errors import ConfigurationError
 from pipeline.config import JobConfig
 from pipeline.errors import NewerFormatError, SettingsChangedError
+from pipeline.redaction import holds_secret, redacted
 from pipeline.store.fingerprint import Fingerprints, changed_settings
+from pipeline.store.json_record import read_record
 from pipeline.store.storage import Storage
 
 # Format of everything below an output (docs/compatibility.md). Increase it if an older version would misread a change.
@@ -71,7 +73,7 @@ class RunRecords:
                 "answers_fingerprint": prints.answers,
                 "tokens_settings": dict(prints.tokens_settings),
                 "answers_settings": dict(prints.answers_settings),
-                "job": job.model_dump(mode="json"),
+                "job": _without_secrets(job.model_dump(mode="json")),
             },
         )
 
@@ -123,7 +125,7 @@ class RunRecords:
         return record
 
     def _read(self, name: str) -> dict[str, Any]:
-        return dict(json.loads(self._storage.read(name)))
+        return read_record(self._storage, name)
 
     def ended(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """Return the start record and the end record of every run that has ended, the earliest first.
@@ -145,3 +147,9 @@ class RunRecords:
 
     def _create(self, name: str, record: Mapping[str, Any]) -> None:
         self._storage.add(name, json.dumps(record, indent=2).encode())
+
+
+def _without_secrets(job: dict[str, Any]) -> dict[str, Any]:
+    """Return a resolved job without the signatures in the URLs of its tables; `JobConfig` refuses other secrets."""
+    signed = [key for key in ("videos", "questions") if isinstance(job[key], str) and holds_secret(job[key])]
+    return {**job, **{key: redacted(job[key]) for key in signed}}

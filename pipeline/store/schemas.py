@@ -23,6 +23,7 @@ PROBES = pa.schema(
         ("container", pa.string()),
         ("codec", pa.string()),
         ("decoder", pa.string()),
+        ("path_hash", pa.string()),
     ]
 )
 
@@ -87,4 +88,7 @@ FAILURES = pa.schema(
 )
 
 # Columns added within format 1. Earlier parts lack them, and readers treat them as null (docs/compatibility.md).
-LATER_COLUMNS = {"failures": frozenset({"question_hash", "source_id", "start_s", "end_s"})}
+LATER_COLUMNS = {
+    "failures": frozenset({"question_hash", "source_id", "start_s", "end_s"}),
+    "probes": frozenset({"path_hash"}),
+}

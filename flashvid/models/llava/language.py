@@ -137,4 +137,4 @@ def load_chat(source: ModelSource) -> ChatPrompt:
     tokenizer = load_tokenizer(source.path)
     # Original tokenizers lack the placeholder, at which the original code splits the text. It never reaches the model.
     tokenizer.add_tokens([placeholder], special_tokens=True)
-    return ChatPrompt(tokenizer, template, placeholder, end_tokens(source.path, tokenizer))
+    return ChatPrompt(tokenizer, template, placeholder, end_tokens(source.path, tokenizer)).checked(source.path)
