@@ -46,7 +46,7 @@ class LlavaLanguage:
         decoder = read_decoder(
             Qwen2Model, config, checkpoint, options, prefix=layout.decoder, names=names, head=layout.head
         )
-        newline = torch.empty(0, device=options.device)
+        newline = torch.zeros(config.hidden_size, device=options.device)  # unless the model places none
         if settings.newlines != "no_token":
             (newline,) = checkpoint.read("", [layout.newline], options.dtype, options.device).values()
         return cls(Decoder(*decoder), newline, settings.newlines, chat)

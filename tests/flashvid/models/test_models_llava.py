@@ -237,7 +237,7 @@ def test_answers_are_those_of_stock_generate(
     assert answer.num_generated_tokens == len(ids)
 
 
-@pytest.mark.parametrize("newlines", ["one_token", "frame"])
+@pytest.mark.parametrize("newlines", ["one_token", "frame", "no_token"])
 def test_questions_together_and_alone(tmp_path: Path, newlines: str) -> None:
     """The video is prefilled once for all questions, with pruning inside the decoder."""
     write_llava(tmp_path / "model", layout="original", mm_newline_position=newlines)
