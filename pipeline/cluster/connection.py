@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import ray
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError
 
-from flashvid.errors import FatalError, first_line
+from flashvid.errors import FatalError, FlashVidError, first_line
 from pipeline.cluster.local_ray import changed_environment, local_ray, loopback_kept, ray_defaults
 from pipeline.errors import FULL_NUMBERS, ClusterUnreachableError, DiskError
 
@@ -131,8 +131,8 @@ def fatal_cause(error: BaseException) -> FatalError | None:
         if isinstance(seen, ObjectStoreFullError | OutOfDiskError):
             return DiskError(f"Ray's object store is full, in memory and on disk: {first_line(seen)}")
         # Ray's error for a task is also an instance of its cause's class, but its message is a traceback.
-        if isinstance(seen, FatalError) and not isinstance(seen, RayError):
-            return seen
+        if isinstance(seen, FlashVidError) and not isinstance(seen, RayError):
+            return seen if isinstance(seen, FatalError) else None  # ours decides, whatever is behind it
         if isinstance(seen, OSError) and not isinstance(seen, RayError) and seen.errno in FULL_NUMBERS:
             return DiskError.of(seen)
         seen = getattr(seen, "cause", None) or seen.__cause__

@@ -14,7 +14,7 @@ import pytest
 from flashvid.errors import ConfigurationError, PermanentError
 from pipeline.clip import ClipMessage
 from pipeline.cluster.monitor import RunMonitor
-from pipeline.errors import DiskError
+from pipeline.errors import DiskError, SourceUnreachableError, StorageUnavailableError
 from pipeline.stages.stage import Stage, StageSettings
 from pipeline.store.tokens import TokenStore
 from tests.support.helpers import clip, job, run_context
@@ -207,3 +207,11 @@ def test_an_unreadable_file_on_a_failing_disk_is_one_failure() -> None:
     """A bad sector of one video says nothing about the others."""
     outcome = _run(Desk(OSError(errno.EIO, os.strerror(errno.EIO), "/videos/a.mp4")), ClipMessage(clip("a")))
     assert [failure.error_kind for failure in outcome.failures] == ["transient"]
+
+
+def test_a_videos_own_store_may_be_away_without_ending_the_run() -> None:
+    """The error of the clip decides, not the one behind it, with which the whole run would end."""
+    error = SourceUnreachableError("https://other/a.mp4 can't be fetched")
+    error.__cause__ = StorageUnavailableError("no answer within 600 s", "https://other")
+    outcome = _run(Desk(error), ClipMessage(clip("a")))
+    assert [failure.error_type for failure in outcome.failures] == ["SourceUnreachableError"]
