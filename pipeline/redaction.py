@@ -42,7 +42,7 @@ _BASIC = re.compile(r"\b(Basic\s{1,4})([A-Za-z0-9+/_-]{4,}={0,2})", re.IGNORECAS
 # The two sentences are our own, in pipeline/config.py.
 _NAME = (
     r"(?<!looks like a )(?<!contains a )"
-    r"(?:(?i:secret|passw(?:or)?d|passphrase|\bpwd|token(?!s|i[zs]|_ids?\b|_type)|signature|credential"
+    r"(?:(?i:secret|passw(?:or)?d|passphrase|\bpwd|token(?!s|i[zs]|_ids?\b|_type|_selection)|signature|credential"
     r"|connection[_-]?string|(?:api|access|account|private|shared|storage|signing|encryption|master)"
     r"[_ -]?(?:access[_-]?)?key"
     r"|\b(?:sas|sig|auth)\b)[\w-]{0,64}|[A-Z0-9]_(?:KEY|PASS|PWD|AUTH|SAS)\b)"

@@ -39,6 +39,7 @@ _BIN = Path(sys.executable).parent
 _BUCKET = "flashvid"
 _HOST = "127.0.0.1"
 _UP_S = 120.0
+_CLOCK_S = 5.0
 _WORKERS = 2
 _OBJECT_STORE_BYTES = 200_000_000
 
@@ -142,8 +143,8 @@ def _end_processes(state: State) -> None:
     victims = []
     for pid, started in state.processes.items():
         with suppress(psutil.NoSuchProcess):
-            # A later process may have the same id.
-            if (first := psutil.Process(pid)).create_time() == started:
+            # A later process may have the same id. The time is computed from the system's clock, which may be set.
+            if abs((first := psutil.Process(pid)).create_time() - started) < _CLOCK_S:
                 victims += [first, *first.children(recursive=True)]
     for process in victims:
         with suppress(psutil.NoSuchProcess):

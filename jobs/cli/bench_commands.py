@@ -52,9 +52,9 @@ def compress(
     output: Annotated[Path | None, typer.Option(help="folder for compress.csv and compress.md")] = None,
     quick: Quick = False,
 ) -> None:
-    """Measure the time, operations and memory of compression against the matrix products that it needs.
+    """Measure the time of compression against the matrix products that it needs.
 
-    In a checkout, also measure the other methods and the naive implementation. Exit code 1 if
+    In a checkout, also measure operations, memory, the other methods and the naive implementation; exit code 1 if
     anything is over its limit.
 
     Example: flashvid bench compress --output compress

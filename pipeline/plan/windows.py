@@ -51,7 +51,7 @@ def _windows(clip: Clip, window_s: float, stride_s: float, max_windows: int) -> 
     begin = clip.start_s or 0.0
     end = min(math.inf if clip.end_s is None else clip.end_s, clip.duration_s or 0.0)
     wanted = 1 + math.ceil(max(0.0, end - begin - window_s) / stride_s)
-    if wanted > max_windows:
+    if clip.problem is None and wanted > max_windows:
         problem = (
             f"window_s cuts it into {wanted:,} windows, more than max_windows ({max_windows:,}): the file says that it "
             f"is {clip.duration_s:g} s long and has {clip.num_frames} pictures; if that is right, raise max_windows"

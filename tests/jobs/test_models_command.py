@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from flashvid.errors import ModelLoadError
@@ -55,6 +56,8 @@ def test_the_list_shows_all_names() -> None:
     shown = CliRunner().invoke(app, ["models"], env={"COLUMNS": "200"}).stdout
     for name in (*PRESETS, *embedded_models(), *NEEDED_FILES, "Qwen3VLForConditionalGeneration", "<|video_pad|>"):
         assert name in shown
+    as_json = CliRunner().invoke(app, ["models", "--json"]).stdout
+    assert yaml.safe_load(shown) == json.loads(as_json)
 
 
 @pytest.mark.parametrize("needed", NEEDED_FILES)
