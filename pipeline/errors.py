@@ -19,6 +19,7 @@ FlashVidError
     │   ├── StorageUnavailableError
     │   ├── DiskError
     │   └── ClusterUnreachableError
+    ├── DamagedObjectError
     ├── InputTableError
     ├── NewerFormatError
     ├── SettingsChangedError
@@ -82,7 +83,7 @@ class DecodeTimeoutError(TransientError):
 
 
 class CorruptTokensError(TransientError):
-    """A committed tokens object contradicts its own columns. Delete it, and the next run makes it again."""
+    """A committed tokens object was damaged. It was moved to `quarantine/`, and the next run makes the tokens again."""
 
 
 class OutageError(FatalError):
@@ -111,6 +112,25 @@ class DiskError(OutageError):
 
 class ClusterUnreachableError(OutageError):
     """The cluster's address does not reply or rejects the connection. No run was started there."""
+
+
+class DamagedObjectError(FatalError):
+    """An object of an output or a cache is not what was written: `flashvid verify --repair` moves it away.
+
+    Args:
+        reason: What is wrong with it.
+        root: URL of the output or the cache.
+        name: Name of the object below it.
+    """
+
+    def __init__(self, reason: str, root: str, name: str) -> None:
+        super().__init__(
+            f"is damaged ({reason}): flashvid verify OUTPUT --repair moves it to quarantine/, and the next run makes "
+            "its content again",
+            f"{root.rstrip('/')}/{name}",
+        )
+        self.args = (reason, root, name)  # what unpickling passes to __init__
+        self.reason = reason
 
 
 class InputTableError(FatalError):

@@ -98,22 +98,35 @@ def forget(
     print_result(asdict(done), text, as_json=as_json)
 
 
-def verify(output: Output, storage_option: StorageOptions = None, as_json: AsJson = False) -> None:
+def verify(
+    output: Output,
+    repair: Annotated[bool, typer.Option("--repair", help="move damaged objects to quarantine/")] = False,
+    storage_option: StorageOptions = None,
+    as_json: AsJson = False,
+) -> None:
     """Read everything in an output and its cache, and report duplicates, orphans and damaged objects.
 
-    Exit code 1 if there are any.
+    With --repair, damaged objects move to quarantine/, and the next run makes again what they held. Exit code 1 if
+    anything is wrong, or is still wrong after a repair.
 
     Example: flashvid verify output
     """
     from pipeline.care.forget import token_roots
     from pipeline.care.verify import verify as verify_output
+    from pipeline.store.lease import Lease
+    from pipeline.store.run_records import new_run_id
 
     storage = open_storage(output, storage_option)
-    done = verify_output(storage, token_roots(storage, assignments(storage_option, "--storage-option")))
+    with ExitStack() as stack:
+        lease = stack.enter_context(Lease.acquire(storage, f"verify-{new_run_id()}")) if repair else None
+        roots = token_roots(storage, assignments(storage_option, "--storage-option"))
+        done = verify_output(storage, roots, lease)
     lines = [printable(f"{finding.kind}: {finding.name}: {finding.message}") for finding in done.findings]
-    lines.append(f"{done.objects} objects, {done.answers} answers, {len(done.findings)} findings")
+    moved = [finding for finding in done.findings if finding.quarantined is not None]
+    lines += [printable(f"moved: {finding.name} to {finding.quarantined}") for finding in moved]
+    lines.append(f"{done.objects} objects, {done.answers} answers, {len(done.findings)} findings, {len(moved)} moved")
     print_result(asdict(done), "\n".join(lines), as_json=as_json)
-    if done.findings:
+    if len(moved) < len(done.findings):
         raise typer.Exit(PROBLEM)
 
 

@@ -56,7 +56,7 @@ def export_answers(output: Storage, target: Storage, fingerprint: str | None = N
     rows = seen = 0
     files: list[str] = []
     for table in _files(output, shards):
-        latest = table.take(latest_rows(table.select([*KEY, *ORDER]).to_pylist()))
+        latest = table.take(latest_rows(table.select(list(dict.fromkeys([*KEY, *ORDER]))).to_pylist()))
         latest = latest.sort_by([(name, "ascending") for name in KEY])
         files.append(f"part-{len(files):05d}.parquet")
         if not target.create(files[-1], table_to_bytes(latest)):

@@ -10,10 +10,11 @@ import pyarrow.compute as pc
 
 from pipeline.store.keys import content_key, shard_of
 from pipeline.store.lease import Lease
-from pipeline.store.parquet import from_bytes, table_to_bytes
+from pipeline.store.parquet import table_to_bytes
 from pipeline.store.run_records import RunRecords
 from pipeline.store.storage import Storage
 from pipeline.store.tokens import read_token_columns
+from pipeline.store.whole_table import whole_table
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Forgotten:
 
 
 def token_roots(output: Storage, storage_options: Mapping[str, Any]) -> list[Storage]:
-    """Return every place where runs of an output keep tokens: the output, and each cache named by a run record."""
-    caches = {run["job"].get("cache") for run in RunRecords(output).all()} - {None, False, output.url, "off"}
+    """Return every place where runs of an output keep tokens: the output, and each cache named by a readable record."""
+    caches = {run["job"].get("cache") for run in RunRecords(output).readable()} - {None, False, output.url, "off"}
     return [output, *(Storage(cache, storage_options) for cache in sorted(caches))]
 
 
@@ -102,7 +103,7 @@ def _forget_tokens(cache: Storage, lease: Lease, video_id: str, clips: set[str],
 
 def _tables(storage: Storage, names: list[str]) -> Iterator[pa.Table]:
     for name in names:
-        yield from_bytes(storage.read(name))
+        yield whole_table(storage, name)
 
 
 def _without(storage: Storage, lease: Lease, names: list[str], is_ours: Callable[[pa.Table], pa.Array]) -> int:

@@ -20,8 +20,7 @@ def read_parquet(content: bytes) -> pa.Table:
 
     Raises:
         ValueError: the table unpacks to more than `MOST_TIMES` the size of the file.
-        OSError: the bytes do not match their checksum.
-        pyarrow.ArrowInvalid: the content is not a Parquet file.
+        DamagedParquetError: the content is not a Parquet file, or does not match its checksums.
     """
     most = max(MOST_TIMES * len(content), SMALL_BYTES)
     if _unpacks_to_more(content, most):

@@ -135,7 +135,8 @@ class Committer:
         self._lease.check()
         # A commit that failed half-way is repeated with the same names and the same rows, so no row is committed twice.
         if self._unfinished is None:
-            self._unfinished = self._answers, self._failures
+            # The epoch of this try, because a repeated one must write the same bytes.
+            self._unfinished = [{**row, "epoch": self._lease.epoch} for row in self._answers], self._failures
             self._answers, self._failures = [], []
         (answers, failures), part = self._unfinished, f"{self._lease.run_id}-{self._parts + 1:05d}"
         lease = self._lease

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -59,23 +59,24 @@ class AnswerStage(Stage):
 
     def process(self, message: ClipMessage) -> tuple[ClipMessage, Mapping[str, int]]:
         """Answer a clip from its committed tokens, even in the run that wrote them, so that every run answers alike."""
-        asked = self._asked(message)
+        asked = self._asked(message, self.tokens.read_or_quarantine)
         return self._outcome(message, asked[1], self._ask(*asked))
 
     def process_together(self, messages: Sequence[ClipMessage]) -> list[tuple[ClipMessage, Mapping[str, int]]]:
         """Answer several clips, whose questions form one batch."""
-        asked = [self._asked(message) for message in messages]
+        # Clips that fail together are tried one by one, so damaged tokens stay where they are until then.
+        asked = [self._asked(message, self.tokens.read) for message in messages]
         return [
             self._outcome(message, compressed, [answered])
             for message, (_, compressed, _), answered in zip(messages, asked, self._answer(asked), strict=True)
         ]
 
-    def _asked(self, message: ClipMessage) -> _Asked:
+    def _asked(self, message: ClipMessage, read: Callable[[str], CompressedVideo]) -> _Asked:
         clip, wanted = message.clip, frozenset(message.clip.question_ids)
         questions = [q for q in self._questions.for_video(clip.video_id) if q.question_id in wanted]
         if message.tokens is not None:
             return clip, decode_tokens(message.tokens, self.tokens.name(clip.content_key)), questions
-        return clip, self.tokens.read(clip.content_key), questions
+        return clip, read(clip.content_key), questions
 
     def _ask(self, clip: Clip, compressed: CompressedVideo, questions: Sequence[Question]) -> list[_Answered]:
         """Answer a clip's questions together or, if that fails, one by one, so that one does not fail the others."""

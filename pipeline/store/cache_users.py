@@ -5,19 +5,29 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from flashvid.errors import ConfigurationError
-from pipeline.store.json_record import read_record
+from pipeline.store.json_record import check_name, read_record
 from pipeline.store.keys import digest
 from pipeline.store.run_records import RunRecords
 from pipeline.store.storage import Storage
 
-_FOLDER = "used-by"
+FOLDER = "used-by"
 
 
 def note_cache_user(cache: Storage, output: Storage) -> None:
     """Record in a cache that an output uses it. Call this before a run commits its first tokens there."""
     where = output.root if output.is_local else output.url
-    name = f"{_FOLDER}/{digest('cache user', where, length=16)}.json"
-    cache.add(name, json.dumps({"output": where}).encode())
+    cache.add(_name(where), json.dumps({"output": where}).encode())
+
+
+def read_cache_user(cache: Storage, name: str) -> str:
+    """Return the output that a record of `note_cache_user` names.
+
+    Raises:
+        DamagedObjectError: the record can't be read.
+    """
+    where: str = read_record(cache, name, {"output": str})["output"]
+    check_name(cache, name, _name(where))
+    return where
 
 
 def cache_users(cache: Storage, storage_options: Mapping[str, Any], gone: Collection[str] = ()) -> list[Storage]:
@@ -33,8 +43,8 @@ def cache_users(cache: Storage, storage_options: Mapping[str, Any], gone: Collec
             another machine.
     """
     found = []
-    for name in cache.names(_FOLDER):
-        where = read_record(cache, name)["output"]
+    for name in cache.names(FOLDER):
+        where = read_cache_user(cache, name)
         if where in gone:
             continue
         found.append(Storage(where, storage_options))
@@ -45,3 +55,7 @@ def cache_users(cache: Storage, storage_options: Mapping[str, Any], gone: Collec
                 cache.url,
             )
     return found
+
+
+def _name(output: str) -> str:
+    return f"{FOLDER}/{digest('cache user', output, length=16)}.json"

@@ -41,12 +41,17 @@ class Fingerprints:
     @property
     def tokens(self) -> str:
         """Return the `tokens_fingerprint`."""
-        return digest(dict(self.tokens_settings), length=16)
+        return digest_of_settings(self.tokens_settings)
 
     @property
     def answers(self) -> str:
         """Return the `answers_fingerprint`."""
-        return digest(dict(self.answers_settings), length=16)
+        return digest_of_settings(self.answers_settings)
+
+
+def digest_of_settings(settings: Mapping[str, Setting]) -> str:
+    """Return the fingerprint of settings."""
+    return digest(dict(settings), length=16)
 
 
 def fingerprints(job: JobConfig, model_identity: str, family: str | None = None) -> Fingerprints:

@@ -21,15 +21,16 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
-from pipeline.errors import OutageError, OutputLockedError, StorageUnavailableError
+from pipeline.errors import DamagedObjectError, OutageError, OutputLockedError, StorageUnavailableError
 from pipeline.printable import printable
 from pipeline.store.json_record import read_record
 from pipeline.store.storage import WRITE_SECONDS, Storage
 
 LEASE_SECONDS = 60.0
+_KEYS = {"run_id": str, "host": str, "pid": int, "started": str | None, "nonce": str, "released": bool}
 
 
 def boot_time() -> float:
@@ -202,10 +203,25 @@ def _name(epoch: int) -> str:
 
 
 def _highest(storage: Storage) -> tuple[int, Mapping[str, Any] | None]:
-    names = storage.names("lease")
-    if not names:
+    # Other programs may leave files in any folder.
+    epochs = [int(stem) for name in storage.names("lease") if (stem := PurePosixPath(name).stem).isdecimal()]
+    if not epochs:
         return 0, None
-    return int(Path(names[-1]).stem), read_record(storage, names[-1])
+    highest = max(epochs)
+    try:
+        return highest, read_lease(storage, _name(highest))
+    except DamagedObjectError:
+        # Whoever holds it renews it with a sound record: it is waited for as for a holder on another host.
+        return highest, {"run_id": "(its lease is damaged)", "host": "unknown", "released": False}
+
+
+def read_lease(storage: Storage, name: str) -> dict[str, Any]:
+    """Return the record of an epoch by the name of its object.
+
+    Raises:
+        DamagedObjectError: it can't be read.
+    """
+    return read_record(storage, name, _KEYS)
 
 
 def _host() -> str:

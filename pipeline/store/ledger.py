@@ -8,11 +8,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
+from itertools import groupby
+from pathlib import PurePosixPath
 
 import pyarrow as pa
 
 from pipeline.clip import AnswerKey, FailureKey
-from pipeline.store import schemas
+from pipeline.store import doubles, schemas
 from pipeline.store.keys import shard_of
 from pipeline.store.parquet import Row, rows_of, to_bytes
 from pipeline.store.retries import read_retries
@@ -83,17 +85,22 @@ class Ledger:
             self._create(f"{self._failures}/part-{part}.parquet", rows, schemas.FAILURES, just_before)
 
     def answer_keys(self, shards: Iterable[str] | None = None) -> Iterable[AnswerKey]:
-        """Yield the keys of committed answers. Only key columns are read.
+        """Yield the keys of committed answers, each once. Only key columns are read.
 
         Args:
             shards: The shards to read, as `shard_of` gives them; None for all.
         """
-        columns = ["video_id", "clip_id", "question_id", "question_hash", "run_id"]
+        names = [field.name for field in fields(AnswerKey)]
+        columns = list(dict.fromkeys([*names, *doubles.COLUMNS]))
         folders = [self._answers] if shards is None else [f"{self._answers}/shard={shard}" for shard in shards]
         for folder in folders:
-            for part in self._storage.scan(self._storage.names(folder), schemas.ANSWERS, columns):
-                for row in part.to_pylist():
-                    yield AnswerKey(**row)
+            objects = self._storage.names(folder)
+            parts = zip(objects, self._storage.scan(objects, schemas.ANSWERS, columns), strict=True)
+            # One shard holds all answers of a clip.
+            for _, of_shard in groupby(parts, key=lambda part: PurePosixPath(part[0]).parent):
+                rows = [row for _, part in of_shard for row in part.to_pylist()]
+                for number in doubles.without_doubles(rows):
+                    yield AnswerKey(**{name: rows[number][name] for name in names})
 
     def failure_table(self) -> pa.Table:
         """Return the columns `_FAILURE_COLUMNS` of every committed failure."""

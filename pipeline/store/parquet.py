@@ -6,6 +6,9 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flashvid.errors import first_line
+from pipeline.store import schemas
+
 Row = Mapping[str, Any]
 
 
@@ -35,14 +38,21 @@ def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
 
 
-def from_bytes(content: bytes) -> pa.Table:
-    """Decode one Parquet file and verify its checksums.
+class DamagedParquetError(ValueError):
+    """The bytes are not a Parquet file as it was written."""
+
+
+def from_bytes(content: bytes, schema: pa.Schema | None = None) -> pa.Table:
+    """Decode one Parquet file with all its columns and verify its checksums.
+
+    Args:
+        content: The file.
+        schema: A schema of `pipeline.store.schemas` whose columns it must have; None for a table of any columns.
 
     Raises:
-        OSError: the bytes do not match their checksum.
-        pyarrow.ArrowInvalid: the content is not a Parquet file.
+        DamagedParquetError: the content is not a Parquet file, does not match its checksums, or lacks a column.
     """
-    return _read(pa.BufferReader(content))
+    return _read(pa.BufferReader(content), schema)
 
 
 def read_columns(file: IO[bytes], schema: pa.Schema, columns: Sequence[str]) -> pa.Table:
@@ -50,14 +60,14 @@ def read_columns(file: IO[bytes], schema: pa.Schema, columns: Sequence[str]) -> 
 
     Args:
         file: The file.
-        schema: Types of the columns; a column that the file lacks is null.
+        schema: A schema of `pipeline.store.schemas`; those of its later columns that the file lacks are null.
         columns: Names, in the order of the result.
 
     Raises:
-        OSError: the bytes do not match their checksum.
-        pyarrow.ArrowInvalid: the content is not a Parquet file.
+        DamagedParquetError: the content is not a Parquet file, does not match its checksums, or lacks a column.
+        OSError: the file can't be read; its errno says why.
     """
-    table = _read(file, columns)
+    table = _read(file, schema, columns)
     schema = pa.schema([schema.field(name) for name in columns])
     # pq.read_table and pyarrow.dataset import pandas, which most processes never need.
     arrays = [
@@ -67,6 +77,42 @@ def read_columns(file: IO[bytes], schema: pa.Schema, columns: Sequence[str]) -> 
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _read(file: IO[bytes] | pa.BufferReader, columns: Sequence[str] | None = None) -> pa.Table:
-    # No threads: an Arrow thread that drops the last reference to the bytes while Python shuts down aborts the process.
-    return pq.ParquetFile(file, page_checksum_verification=True).read(columns, use_threads=False)
+def _read(
+    file: IO[bytes] | pa.BufferReader, schema: pa.Schema | None, columns: Sequence[str] | None = None
+) -> pa.Table:
+    try:
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        if schema is not None:
+            _check_columns(parquet.schema_arrow, schema)
+        # No threads: an Arrow thread that drops the last reference to the bytes while Python shuts down aborts the
+        # process.
+        table = parquet.read(columns, use_threads=False)
+        if table.num_rows != parquet.metadata.num_rows:
+            raise ValueError(f"{table.num_rows} rows, but its footer announces {parquet.metadata.num_rows}")
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise DamagedParquetError(first_line(error)) from error  # Arrow's error has no number
+    except (pa.ArrowException, ValueError) as error:
+        raise DamagedParquetError(first_line(error)) from error
+    return table
+
+
+def _check_columns(found: pa.Schema, schema: pa.Schema) -> None:
+    """Check the names and types of a file's columns: its checksums cover only the values.
+
+    A file of an earlier version lacks later columns, one of a later version has unknown ones. One that lacks a column
+    and has an unknown one has a damaged name.
+
+    Raises:
+        ValueError: a column is missing or has another type.
+    """
+    missing, unknown = set(schema.names) - set(found.names), set(found.names) - set(schema.names)
+    if not unknown:
+        missing -= schemas.LATER_COLUMNS[schema]
+    if missing:
+        also = f", but unknown ones: {sorted(unknown)}" if unknown else ""
+        raise ValueError(f"it has no columns {sorted(missing)}{also}")
+    for name in set(found.names) & set(schema.names):
+        if found.field(name).type != schema.field(name).type:
+            raise ValueError(f"its column {name} is {found.field(name).type}, not {schema.field(name).type}")

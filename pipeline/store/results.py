@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from flashvid.errors import ConfigurationError
 from pipeline.config import JobConfig
 from pipeline.errors import SourceUnreachableError, VideoNotFoundError
-from pipeline.store import schemas
+from pipeline.store import doubles, schemas
 from pipeline.store.parquet import Row
 from pipeline.store.run_records import RunRecords
 from pipeline.store.storage import Storage
@@ -16,7 +16,7 @@ from pipeline.store.storage import Storage
 # Identifies one question about one span of one video.
 KEY = ("video_id", "start_s", "end_s", "question_id")
 # Columns that `latest_rows` needs in addition to KEY.
-ORDER = ("source_id", "run_id")
+ORDER = ("source_id", *doubles.COLUMNS)
 # Errors of a video whose bytes could not be identified, so the failure's `clip_id` differs from that of the readable
 # file. Failures of earlier versions have no `source_id` either: such a failure is resolved as soon as any clip of its
 # video has an answer.
@@ -26,13 +26,14 @@ _OF_NO_FILE = (VideoNotFoundError.__name__, SourceUnreachableError.__name__)
 def latest_rows(rows: Sequence[Row]) -> list[int]:
     """Return the indices of the current answers, ascending.
 
-    Of answers with the same key, the one of the latest run is current. Answers about a replaced file are not current.
+    Of answers with the same key, the one of the latest run is current, except where an answer stands twice
+    (`without_doubles`). Answers about a replaced file are not current.
 
     Args:
         rows: Rows with the columns `KEY` and `ORDER`; they must include every answer of each of their videos.
     """
-    # Run ids sort by the start of their run. Rows of one run with the same key are equal, so any of them may be taken.
-    oldest_first = sorted(range(len(rows)), key=lambda number: rows[number]["run_id"])
+    # Run ids sort by the start of their run.
+    oldest_first = sorted(doubles.without_doubles(rows), key=lambda number: rows[number]["run_id"])
     file_of = {rows[n]["video_id"]: rows[n]["source_id"] for n in oldest_first if rows[n]["source_id"] is not None}
     of_current_files = (n for n in oldest_first if rows[n]["source_id"] == file_of.get(rows[n]["video_id"]))
     return sorted({tuple(rows[n][name] for name in KEY): n for n in of_current_files}.values())
@@ -82,7 +83,7 @@ class Results:
         Args:
             columns: Columns of `schemas.ANSWERS`; the columns that identify an answer are always included.
         """
-        wanted = list(dict.fromkeys([*KEY, *ORDER, "clip_id", *columns]))
+        wanted = list(dict.fromkeys([*KEY, *ORDER, *columns]))
         latest: list[Row] = []
         # One shard holds all answers of a video.
         for names in self._storage.by_folder(f"answers/fingerprint={self.fingerprint}").values():

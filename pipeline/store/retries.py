@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flashvid.errors import ConfigurationError
-from pipeline.store.json_record import read_record
+from pipeline.store.json_record import check_name, read_record
 from pipeline.store.results import Results
 from pipeline.store.run_records import RunRecords
 from pipeline.store.storage import Storage
 
-_FOLDER = "retries"
+FOLDER = "retries"
+_KEYS = {"requested": str, "kind": str | None, "error_type": str | None, "stage": str | None}
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,23 @@ class RetryRequest:
 
 
 def read_retries(storage: Storage) -> list[RetryRequest]:
-    """Return all requests of an output."""
-    return [RetryRequest(**read_record(storage, name)) for name in storage.names(_FOLDER)]
+    """Return all requests of an output.
+
+    Raises:
+        DamagedObjectError: a request can't be read.
+    """
+    return [read_retry(storage, name) for name in storage.names(FOLDER)]
+
+
+def read_retry(storage: Storage, name: str) -> RetryRequest:
+    """Return one request by the name of its object.
+
+    Raises:
+        DamagedObjectError: it can't be read.
+    """
+    record = read_record(storage, name, _KEYS)
+    check_name(storage, name, f"{FOLDER}/{record['requested']}.json")
+    return RetryRequest(**{key: record[key] for key in _KEYS})
 
 
 def request_retry(storage: Storage, request: RetryRequest) -> int:
@@ -70,5 +86,5 @@ def request_retry(storage: Storage, request: RetryRequest) -> int:
         for row in results.failures(results.answers(columns=())):
             covered += request.covers(row) and not any(other.covers(row) for other in earlier)
     if covered:
-        storage.add(f"{_FOLDER}/{request.requested}.json", json.dumps(asdict(request)).encode())
+        storage.add(f"{FOLDER}/{request.requested}.json", json.dumps(asdict(request)).encode())
     return covered

@@ -7,20 +7,28 @@ import json
 import platform
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
 from flashvid.errors import ConfigurationError
 from pipeline.config import JobConfig
-from pipeline.errors import NewerFormatError, SettingsChangedError
+from pipeline.errors import DamagedObjectError, NewerFormatError, SettingsChangedError
 from pipeline.redaction import holds_secret, redacted
 from pipeline.store.fingerprint import Fingerprints, changed_settings
-from pipeline.store.json_record import read_record
+from pipeline.store.json_record import check_keys, check_name, read_record
 from pipeline.store.storage import Storage
 
 # Format of everything below an output (docs/compatibility.md). Increase it if an older version would misread a change.
 FORMAT_VERSION = 1
+END = ".end.json"
+_FORMAT_KEYS = {"format_version": int, "packages": dict}
+_START_KEYS = {
+    **dict.fromkeys(("run_id", "started", "host", "tokens_fingerprint", "answers_fingerprint"), str),
+    **dict.fromkeys(("tokens_settings", "answers_settings", "job"), dict),
+}
+_END_KEYS = {"ended": str, "run_id": str, "answers_total": int}
 _RECORDED_PACKAGES = ("flashvid-pipeline", "torch", "transformers", "ray", "decord", "av", "pyarrow")
 
 
@@ -79,16 +87,28 @@ class RunRecords:
 
     def end(self, run_id: str, summary: Mapping[str, Any]) -> None:
         """Record the end of a run with its summary."""
-        self._create(f"runs/{run_id}.end.json", {"ended": datetime.now(UTC).isoformat(), **summary})
+        self._create(f"runs/{run_id}{END}", {"ended": datetime.now(UTC).isoformat(), **summary})
 
     def all(self) -> list[dict[str, Any]]:
         """Return the start record of every run, the earliest first.
 
         Raises:
+            DamagedObjectError: a record can't be read.
             NewerFormatError: a later version wrote to this output, in a format that this version can't read.
         """
-        names = self._storage.names("runs")
-        return [self._read_start(name) for name in names if not name.endswith(".end.json")]
+        return [self.read_start(name) for name in self._storage.names("runs") if not name.endswith(END)]
+
+    def readable(self) -> list[dict[str, Any]]:
+        """Return the start records that are not damaged, the earliest first: for commands that look for damage.
+
+        Raises:
+            NewerFormatError: see `all`.
+        """
+        found = []
+        for name in self._storage.names("runs"):
+            with suppress(DamagedObjectError):
+                found += [] if name.endswith(END) else [self.read_start(name)]
+        return found
 
     def latest(self, fingerprint: str | None = None) -> dict[str, Any]:
         """Return the start record of the latest run.
@@ -113,19 +133,34 @@ class RunRecords:
             )
         return chosen[-1]
 
-    def _read_start(self, name: str) -> dict[str, Any]:
-        record = self._read(name)
+    def read_start(self, name: str) -> dict[str, Any]:
+        """Return a start record by the name of its object.
+
+        Raises:
+            DamagedObjectError: it can't be read.
+            NewerFormatError: see `all`.
+        """
+        record = read_record(self._storage, name, _FORMAT_KEYS)
         if record["format_version"] > FORMAT_VERSION:
-            writer = record["packages"]["flashvid-pipeline"]
+            writer = record["packages"].get("flashvid-pipeline", "of a later version")
             raise NewerFormatError(
                 f"was written by flashvid-pipeline {writer} in format {record['format_version']}; this version, "
                 f"{version('flashvid-pipeline')}, reads up to format {FORMAT_VERSION}: install {writer} or a later one",
                 self._storage.url,
             )
+        check_keys(self._storage, name, record, _START_KEYS)
+        check_name(self._storage, name, f"runs/{record['run_id']}.json")
         return record
 
-    def _read(self, name: str) -> dict[str, Any]:
-        return read_record(self._storage, name)
+    def read_end(self, name: str) -> dict[str, Any]:
+        """Return an end record by the name of its object.
+
+        Raises:
+            DamagedObjectError: it can't be read.
+        """
+        record = read_record(self._storage, name, _END_KEYS)
+        check_name(self._storage, name, f"runs/{record['run_id']}{END}")
+        return record
 
     def ended(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """Return the start record and the end record of every run that has ended, the earliest first.
@@ -133,8 +168,10 @@ class RunRecords:
         Raises:
             NewerFormatError: see `all`.
         """
-        ends = [name for name in self._storage.names("runs") if name.endswith(".end.json")]
-        return [(self._read_start(name.replace(".end.json", ".json")), self._read(name)) for name in ends]
+        names = set(self._storage.names("runs"))
+        # The start of a run may be in quarantine.
+        ends = sorted(name for name in names if name.endswith(END) and name.replace(END, ".json") in names)
+        return [(self.read_start(name.replace(END, ".json")), self.read_end(name)) for name in ends]
 
     def _has_results(self, run: Mapping[str, Any]) -> bool:
         """Return whether anything is committed under a run's fingerprints.

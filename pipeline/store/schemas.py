@@ -64,6 +64,7 @@ ANSWERS = pa.schema(
         ("answer_seconds", pa.float64()),
         ("attempt", pa.int32()),
         ("run_id", pa.string()),
+        ("epoch", pa.int64()),
     ]
 )
 
@@ -89,6 +90,8 @@ FAILURES = pa.schema(
 
 # Columns added within format 1. Earlier parts lack them, and readers treat them as null (docs/compatibility.md).
 LATER_COLUMNS = {
-    "failures": frozenset({"question_hash", "source_id", "start_s", "end_s"}),
-    "probes": frozenset({"path_hash"}),
+    ANSWERS: frozenset({"epoch"}),
+    FAILURES: frozenset({"question_hash", "source_id", "start_s", "end_s"}),
+    PROBES: frozenset({"path_hash"}),
+    TOKENS: frozenset({"scales", "deepstack", "deepstack_scales"}),
 }

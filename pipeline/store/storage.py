@@ -15,16 +15,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from flashvid.errors import ConfigurationError, FlashVidError
-from pipeline.errors import DISK_NUMBERS, FULL_NUMBERS, DiskError, StorageUnavailableError
+from pipeline.errors import DISK_NUMBERS, FULL_NUMBERS, DamagedObjectError, DiskError, StorageUnavailableError
 from pipeline.store.filesystem import FINAL_ERRORS, is_local, resolve
 from pipeline.store.local_files import create_durably
-from pipeline.store.parquet import read_columns
+from pipeline.store.parquet import DamagedParquetError, read_columns
 from pipeline.store.traffic import Traffic
 
 # Limit for one object, all tries together. A write under the lease must end before another host may take over, so this
@@ -157,20 +158,29 @@ class Storage:
 
         Raises:
             FileNotFoundError: an object is missing.
-            OSError: the bytes of an object do not match their checksum.
-            pyarrow.ArrowInvalid: an object is not a Parquet file.
+            DamagedObjectError: an object is not what was written.
         """
 
         def read(name: str) -> pa.Table:
             with self.fs.open(self.path(name), "rb") as file:
                 return read_columns(file, schema, columns)
 
+        def read_checked(name: str) -> pa.Table:
+            # Arrow can't tell a failing connection from a damaged file, so the whole object decides.
+            with suppress(DamagedParquetError):
+                return self._call(read, name, has_timeout=False)
+            content = self.read(name)
+            try:
+                return read_columns(BytesIO(content), schema, columns)
+            except DamagedParquetError as error:
+                raise DamagedObjectError(str(error), self.url, name) from error
+
         at_once = self.at_once(_SCAN_THREADS)
         with ThreadPoolExecutor(at_once) as pool:
             # Read in groups, because tables that are read ahead stay in memory.
             for begin in range(0, len(names), 4 * at_once):
                 some = names[begin : begin + 4 * at_once]
-                yield from pool.map(lambda name: self._call(read, name, has_timeout=False), some)
+                yield from pool.map(read_checked, some)
 
     def table(self, names: Sequence[str], schema: pa.Schema, columns: Sequence[str]) -> pa.Table:
         """Return some columns of Parquet objects as one table, with the rows of each object in order; see `scan`."""
@@ -307,7 +317,8 @@ class Storage:
             try:
                 return method(*arguments, **options)
             except Exception as error:
-                if isinstance(error, (FlashVidError, *FINAL_ERRORS)) or getattr(error, "errno", None) in _FINAL_NUMBERS:
+                final = isinstance(error, (FlashVidError, DamagedParquetError, *FINAL_ERRORS))
+                if final or getattr(error, "errno", None) in _FINAL_NUMBERS:
                     raise
                 if isinstance(error, OSError) and error.errno in FULL_NUMBERS:  # of the file that is fetched to
                     raise DiskError.of(error) from error

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from flashvid.models import CompressedVideo
@@ -76,13 +75,10 @@ def decode_tokens(content: bytes, name: str) -> CompressedVideo:
         CorruptTokensError: the object can't be read, or contradicts itself.
     """
     try:
-        (row,) = from_bytes(content).to_pylist()
-    except (pa.ArrowException, OSError, ValueError) as error:
+        (row,) = from_bytes(content, schemas.TOKENS).to_pylist()
+    except ValueError as error:
         raise CorruptTokensError(f"is not a Parquet file with one row: {error}", name) from None
-    try:
-        return _decode(row, name)
-    except KeyError as error:
-        raise CorruptTokensError(f"has no column {error}", name) from None
+    return _decode(row, name)
 
 
 def _decode(row: Mapping[str, Any], name: str) -> CompressedVideo:

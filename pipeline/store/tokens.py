@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from pipeline.clip import ClipIdentity
 from pipeline.config import CacheDtype
+from pipeline.errors import CorruptTokensError
 from pipeline.store import schemas
-from pipeline.store.parquet import read_columns
+from pipeline.store.parquet import DamagedParquetError, read_columns
+from pipeline.store.quarantine import quarantine
 from pipeline.store.storage import Storage
 
 if TYPE_CHECKING:
@@ -85,6 +85,28 @@ class TokenStore:
         name = self.name(content_key)
         return decode_tokens(self._storage.read(name), name)
 
+    def read_or_quarantine(self, content_key: str) -> CompressedVideo:
+        """Return the committed tokens of a clip; move a damaged object to `quarantine/`, so that they are made again.
+
+        No lease is needed: tokens that another process commits under the same name are equally valid.
+
+        Raises:
+            FileNotFoundError: nothing is committed for this clip.
+            CorruptTokensError: the object was damaged; the next run makes the tokens again.
+        """
+        from pipeline.store.token_codec import decode_tokens
+
+        name = self.name(content_key)
+        content = self._storage.read(name)
+        try:
+            return decode_tokens(content, name)
+        except CorruptTokensError as error:
+            moved = quarantine(self._storage, name, content)
+            place = f"it was moved to {moved}" if moved is not None else "another process has replaced it"
+            raise CorruptTokensError(
+                f"{error.message}; {place}, and the next run makes the tokens again", name
+            ) from error
+
 
 def read_token_columns(storage: Storage, name: str, columns: Sequence[str]) -> dict[str, Any] | None:
     """Read some columns of a clip's tokens object, without the tokens themselves, which are large.
@@ -100,10 +122,6 @@ def read_token_columns(storage: Storage, name: str, columns: Sequence[str]) -> d
     try:
         with storage.fs.open(storage.path(name), "rb") as file:
             rows: list[dict[str, Any]] = read_columns(file, schemas.TOKENS, columns).to_pylist()
-    except (FileNotFoundError, pa.ArrowInvalid):
+    except (FileNotFoundError, DamagedParquetError):
         return None
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        return None  # Arrow raises an OSError without errno for damaged Parquet
     return rows[0] if len(rows) == 1 else None

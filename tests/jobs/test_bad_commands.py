@@ -87,6 +87,9 @@ def make_output(folder: Path, format_version: int = FORMAT_VERSION) -> Path:
         "packages": {"flashvid-pipeline": "9.1.0"},
         "answers_fingerprint": "print",
         "tokens_fingerprint": "print",
+        "started": "2026-01-01T00:00:00+00:00",
+        "host": "host",
+        "tokens_settings": {},
         "answers_settings": {},
         "job": {"cache": None},
     }

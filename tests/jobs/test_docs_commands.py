@@ -42,6 +42,7 @@ WALK = (
     "flashvid evaluate output",
     "flashvid inspect output VIDEO_ID --to clip.png",
     "flashvid verify OUTPUT",
+    "flashvid verify OUTPUT --repair",
     "flashvid retry OUTPUT --type UnreadableVideoError",
     "flashvid export OUTPUT TO",
     "flashvid forget OUTPUT --video-id 0001.mp4",

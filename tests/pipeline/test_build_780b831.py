@@ -144,7 +144,7 @@ def test_its_output_can_be_looked_after(old: Path, tmp_path: Path) -> None:
     output = old / "output"
     status = flashvid("status", output)
     assert (status["state"], status["runs"], status["answers"], status["answers_total"]) == ("completed", 3, 4, 6)
-    assert flashvid("verify", output) == {"objects": 14, "answers": 12, "findings": []}
+    assert flashvid("verify", output) == {"objects": 33, "answers": 12, "findings": []}
     assert flashvid("export", output, tmp_path / "export")["rows"] == 4
     exported = {(row["video_id"], row["question_id"]): row["response"] for row in table(tmp_path, "export")}
     assert exported == {

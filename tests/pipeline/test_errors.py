@@ -12,6 +12,7 @@ import pytest
 import flashvid.errors
 import pipeline.errors
 from flashvid.errors import FatalError, FlashVidError, PermanentError, TransientError
+from pipeline.errors import DamagedObjectError
 
 KINDS = {TransientError: "transient", PermanentError: "permanent", FatalError: "fatal"}
 
@@ -48,7 +49,7 @@ def _drawn(docstring: str) -> Iterator[tuple[str, str | None]]:
             yield name, path[-2] if depth else None
 
 
-@pytest.mark.parametrize("error_class", CLASSES, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("error_class", [cls for cls in CLASSES if cls is not DamagedObjectError])
 @pytest.mark.parametrize("row", ["video_id 'a7'", None])
 def test_an_error_survives_pickling(error_class: type[FlashVidError], row: str | None) -> None:
     """Ray moves errors between processes: type, message, row and kind arrive."""
@@ -57,6 +58,15 @@ def test_an_error_survives_pickling(error_class: type[FlashVidError], row: str |
     assert type(received) is error_class
     assert (received.message, received.row, received.kind) == ("the message: 100 % {odd}", row, sent.kind)
     assert str(received) == ("video_id 'a7': the message: 100 % {odd}" if row else "the message: 100 % {odd}")
+
+
+def test_an_error_with_fields_of_its_own_survives_pickling() -> None:
+    """It names the object and the command, whatever slashes the URL has."""
+    received = pickle.loads(pickle.dumps(DamagedObjectError("100 % {odd}", "s3://bucket/out/", "runs/1.json")))  # noqa: S301
+    assert str(received).startswith(
+        "s3://bucket/out/runs/1.json: is damaged (100 % {odd}): flashvid verify OUTPUT --re"
+    )
+    assert (received.reason, received.kind) == ("100 % {odd}", "fatal")
 
 
 @pytest.mark.parametrize("error_class", CLASSES, ids=lambda cls: cls.__name__)

@@ -12,7 +12,7 @@ import pyarrow.dataset as ds
 from pipeline.config import JobConfig
 
 # What may differ between two runs that did the same work.
-_VOLATILE = ("answer_seconds", "attempt", "run_id")
+_VOLATILE = ("answer_seconds", "attempt", "run_id", "epoch")
 
 
 def job(folder: Path, **settings: Any) -> JobConfig:

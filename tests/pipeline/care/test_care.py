@@ -31,6 +31,7 @@ from pipeline.errors import OutputLockedError
 from pipeline.plan.history import FailureHistory
 from pipeline.store import schemas
 from pipeline.store.cache_users import cache_users, note_cache_user
+from pipeline.store.fingerprint import digest_of_settings
 from pipeline.store.keys import content_key, shard_of
 from pipeline.store.lease import Lease
 from pipeline.store.ledger import Ledger
@@ -43,6 +44,9 @@ from tests.pipeline.store.test_ledger import answer, failure
 from tests.support.helpers import compressed_video
 
 VIDEOS = [f"v{number:02}" for number in range(20)]
+TOKENS_SETTINGS = {"retention_ratio": 0.1}
+ANSWERS_SETTINGS = {"retention_ratio": 0.1, "max_new_tokens": 8}
+TOKENS_PRINT, ANSWERS_PRINT = digest_of_settings(TOKENS_SETTINGS), digest_of_settings(ANSWERS_SETTINGS)
 RUNS = ("20260101T000000-aa", "20260102T000000-bb")
 
 
@@ -51,8 +55,8 @@ class Run:
     """What `RunRecords` records of a run, made by hand."""
 
     run_id: str
-    tokens: str = "tokens-print"
-    answers: str = "answers-print"
+    tokens: str = TOKENS_PRINT
+    answers: str = ANSWERS_PRINT
     cache: str | bool | None = None
 
     def record(self, storage: Storage) -> None:
@@ -60,8 +64,13 @@ class Run:
         content = {
             "format_version": FORMAT_VERSION,
             "run_id": self.run_id,
+            "started": "2026-01-01T00:00:00+00:00",
+            "host": "host",
+            "packages": {},
             "tokens_fingerprint": self.tokens,
             "answers_fingerprint": self.answers,
+            "tokens_settings": TOKENS_SETTINGS,
+            "answers_settings": ANSWERS_SETTINGS,
             "job": {"cache": self.cache},
         }
         assert storage.create(f"runs/{self.run_id}.json", json.dumps(content).encode())
@@ -71,7 +80,7 @@ class Run:
 def output(tmp_path: Path) -> Storage:
     """Two runs over 20 videos and two questions, one failure, tokens and probes of all."""
     storage = Storage(str(tmp_path / "output"))
-    ledger, tokens = Ledger(storage, "answers-print"), TokenStore(storage, "tokens-print")
+    ledger, tokens = Ledger(storage, ANSWERS_PRINT), TokenStore(storage, TOKENS_PRINT)
     for run_id, question in zip(RUNS, ("q2", "q1"), strict=True):
         Run(run_id).record(storage)
         ledger.append_answers([answer(video, question, run_id=run_id) for video in VIDEOS], f"{run_id}-1")
@@ -102,12 +111,7 @@ def test_an_export_is_sorted_and_leaves_the_ledger_alone(output: Storage, tmp_pa
     before = output.sizes("")
     target = Storage(str(tmp_path / "export"))
     done = export_answers(output, target)
-    assert (done.fingerprint, done.rows, done.superseded, done.files) == (
-        "answers-print",
-        40,
-        0,
-        ("part-00000.parquet",),
-    )
+    assert (done.fingerprint, done.rows, done.superseded, done.files) == (ANSWERS_PRINT, 40, 0, ("part-00000.parquet",))
     table = pq.read_table(tmp_path / "export" / "part-00000.parquet")
     assert table.schema.equals(schemas.ANSWERS)
     keys = [(row["video_id"], row["question_id"]) for row in table.to_pylist()]
@@ -119,12 +123,15 @@ def test_an_export_is_sorted_and_leaves_the_ledger_alone(output: Storage, tmp_pa
 
 def test_an_export_takes_the_latest_of_each_answer(output: Storage, tmp_path: Path) -> None:
     """Of a file that was replaced, only answers about the new one; other spans and fingerprints are other answers."""
-    ledger = Ledger(output, "answers-print")
+    ledger = Ledger(output, ANSWERS_PRINT)
     of_new = {"source_id": "new", "clip_id": "new", "run_id": "20260103T000000-cc"}
-    again = [answer(VIDEOS[3], "q1", response="new", **of_new), answer(VIDEOS[3], "q1", start_s=7.0, **of_new)]
+    again = [
+        answer(VIDEOS[3], "q1", response="new", **of_new),
+        answer(VIDEOS[3], "q1", start_s=7.0, **{**of_new, "clip_id": "span"}),
+    ]
     ledger.append_answers(again, "later")
     Ledger(output, "fork").append_answers([answer(VIDEOS[3], "q1", response="fork")], "fork")
-    done = export_answers(output, Storage(str(tmp_path / "export")), "answers-print")
+    done = export_answers(output, Storage(str(tmp_path / "export")), ANSWERS_PRINT)
     # The old file's other answer is no answer about what is there now.
     assert (done.rows, done.superseded) == (40, 2)
     found = pd.read_parquet(tmp_path / "export")
@@ -212,7 +219,7 @@ def test_a_forgotten_video_is_nowhere(output: Storage, tmp_path: Path) -> None:
     probe = {"source_id": "an earlier one", "video_path": f"/videos/{video}"}
     assert output.create("probes/part-2.parquet", to_bytes([probe], schemas.PROBES))
     origin = ClipIdentity("clip", video, "another source", None, None)
-    elsewhere = TokenStore(cache, "tokens-print")
+    elsewhere = TokenStore(cache, TOKENS_PRINT)
     ours = "20260103T000000-cc"
     elsewhere.commit("aa" + 30 * "0", compressed_video(torch.ones(5, 6)), origin, thumbnails=[], run_id=ours)
     # Of another output that shares the cache, and calls other bytes by the same name; and one that nobody can read.
@@ -257,7 +264,7 @@ def test_forgetting_may_break_off_anywhere(output: Storage, monkeypatch: pytest.
     """Nothing of the others is lost at any moment, and the same command given again completes it."""
     video, count = VIDEOS[0], 0
     neighbour = next(f"n{n}" for n in range(10_000) if shard_of(f"n{n}") == shard_of(video))
-    Ledger(output, "answers-print").append_answers([answer(neighbour, "q1"), answer(video, "q3")], "both")
+    Ledger(output, ANSWERS_PRINT).append_answers([answer(neighbour, "q1"), answer(video, "q3")], "both")
     before = of_others(output, "answers", "video_id", video)
     remove = output.remove
 
@@ -283,7 +290,7 @@ def test_a_sound_output_has_no_findings(output: Storage) -> None:
     """And everything in it was looked at."""
     done = verify(output, [output])
     assert (done.answers, done.findings) == (40, ())
-    assert done.objects == sum(len(output.names(name)) for name in ("answers", "failures", "probes", "tokens"))
+    assert done.objects == len(output.names(""))
 
 
 def _truncate(storage: Storage, name: str) -> None:
@@ -309,7 +316,7 @@ def _rename(storage: Storage, name: str) -> None:
 
 
 def _elsewhere(storage: Storage, name: str) -> None:
-    target = Path(storage.path(name.replace("-print/", "-unknown/")))
+    target = Path(storage.path(name.replace("fingerprint=", "fingerprint=0")))
     target.parent.mkdir(parents=True)
     Path(storage.path(name)).rename(target)
 
@@ -345,7 +352,7 @@ def test_verify_finds_it(output: Storage, table: str, damage: Callable[[Storage,
 
 def test_a_retried_failure_may_be_tried_again_as_often_as_a_new_one(output: Storage) -> None:
     """Permanent or exhausted; those that do not match, or were answered since, stay; a failure after it counts."""
-    ledger = Ledger(output, "answers-print")
+    ledger = Ledger(output, ANSWERS_PRINT)
 
     def exhausted(clip: str) -> bool:
         return FailureHistory(ledger.failure_keys(), {}, max_attempts=2).is_exhausted(clip, None)

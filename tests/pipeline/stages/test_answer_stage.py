@@ -123,7 +123,7 @@ def test_together_is_one_by_one(
 
 
 def test_a_damaged_clip_costs_no_other(model: VideoModel, tokens: TokenStore, tmp_path: Path) -> None:
-    """It alone fails, with the error that says so."""
+    """It alone fails, with the error that says so, and its tokens move away, so that the next run makes them again."""
     (tmp_path / tokens.name(clip("b").content_key)).write_bytes(b"nothing")
     outcomes = Answerer(model, tokens).work(NAMES)
     assert {name: [failure.error_type for failure in outcome.failures] for name, outcome in outcomes.items()} == {
@@ -132,6 +132,8 @@ def test_a_damaged_clip_costs_no_other(model: VideoModel, tokens: TokenStore, tm
         "c": [],
     }
     assert [len(outcome.answers) for outcome in outcomes.values()] == [2, 0, 1]
+    assert [tokens.has(clip(name).content_key) for name in NAMES] == [True, False, True]
+    assert (tmp_path / "quarantine" / tokens.name(clip("b").content_key)).read_bytes() == b"nothing"
 
 
 def test_a_question_that_fails_costs_no_other(

@@ -48,6 +48,7 @@ def answer(video: str, question: str = "q1", **fields: object) -> dict[str, Any]
         "answer_seconds": 1 / 3,
         "attempt": 1,
         "run_id": "run-1",
+        "epoch": 3,
     }
     return {**row, **fields}
 
