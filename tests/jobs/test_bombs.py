@@ -26,13 +26,13 @@ from jobs import bounded_yaml
 from jobs.bounded_yaml import compose_yaml, read_yaml
 from jobs.cli.options import assignments
 from jobs.job_file import check_job, load_job
-from pipeline.errors import InputTableError
+from pipeline.errors import DamagedObjectError, InputTableError
 from pipeline.inputs.parquet_table import read_parquet
 from pipeline.inputs.questions_table import read_question_rows
 from pipeline.inputs.tables import MAX_COLUMNS, read_table
 from pipeline.inputs.videos_table import read_videos
 from pipeline.store.cache_users import cache_users
-from pipeline.store.lease import Holder, Lease
+from pipeline.store.lease import read_lease
 from pipeline.store.results import Results
 from pipeline.store.retries import read_retries
 from pipeline.store.run_records import RunRecords
@@ -272,12 +272,11 @@ def test_records(tmp_path: Path, content: bytes) -> None:
     for name, read in {
         "runs/": lambda: RunRecords(storage).all(),
         "runs/2": lambda: Results(storage),
-        "lease/": lambda: Lease.acquire(storage, "mine"),
-        "lease/0": lambda: Holder.of(storage),
+        "lease/": lambda: read_lease(storage, "lease/00000001.json"),
         "retries/": lambda: read_retries(storage),
         "used-by/": lambda: cache_users(storage, {}),
     }.items():
-        with pytest.raises(ConfigurationError, match=f"{storage.root}/{name}.*is not a record"):
+        with pytest.raises(DamagedObjectError, match=f"{storage.root}/{name}.*is damaged"):
             read()
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from tests.support.kills import schedule
+from tests.chaos.kills import schedule
 from tests.support.object_stores import weed
 
 

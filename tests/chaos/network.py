@@ -1,17 +1,9 @@
-"""`make chaos`: a run on S3 behind a bad network, on a cluster whose processes are killed, against an undisturbed one.
-
-    python -m tests.chaos --clips 200 --kills 30 --seed 1
-
-prints what was killed and when, and exits with 1 unless the final tables are those of the undisturbed run: nothing
-lost, nothing twice, and no failures but those of the videos that are broken on purpose.
-"""
+"""A run on S3 behind a bad network, on a cluster whose processes are killed, against an undisturbed one."""
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,9 +19,9 @@ from ray.cluster_utils import Cluster
 from pipeline.care.verify import verify
 from pipeline.cluster.local_ray import changed_environment, new_token, read_authentication
 from pipeline.config import JobConfig
+from tests.chaos.kills import Killer, schedule
 from tests.support.fault_proxy import fault_proxy
-from tests.support.kills import Killer, schedule
-from tests.support.object_stores import ObjectStore, credentials, seaweed_server
+from tests.support.object_stores import ObjectStore
 from tests.support.runs import job
 from tests.support.sample_folder import make_sample_videos
 
@@ -46,13 +38,13 @@ class Outcome:
     """What a chaos run came to.
 
     Attributes:
-        kills: Carried out, in order, each as text.
+        faults: Carried out, in order, each as text.
         runs: Drivers that were started.
         seconds: Wall time.
         problems: What is not as in the undisturbed run; empty if all is well.
     """
 
-    kills: tuple[str, ...]
+    faults: tuple[str, ...]
     runs: int
     seconds: float
     problems: tuple[str, ...]
@@ -93,7 +85,7 @@ def _nodes() -> Iterator[Nodes]:
     read_authentication()
 
 
-def chaos(
+def on_a_bad_network(
     folder: Path, store: ObjectStore, *, num_clips: int, num_kills: int, seed: int, say: Callable[[str], object] = print
 ) -> Outcome:
     """Run a job undisturbed and once more while its processes are killed, and compare.
@@ -208,26 +200,3 @@ def _rows(store: ObjectStore, of_job: JobConfig, name: str) -> list[dict[str, An
         return []
     rows: list[dict[str, Any]] = ds.dataset(paths, format="parquet", filesystem=storage.fs).to_table().to_pylist()
     return rows
-
-
-def main() -> int:
-    """Run, print a report; 0 if all is well."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=200)
-    parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=1)
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, credentials():
-        folder = Path(name)
-        (folder / "store").mkdir()
-        with seaweed_server(folder / "store") as store:
-            outcome = chaos(folder, store, num_clips=asked.clips, num_kills=asked.kills, seed=asked.seed)
-    print(f"seed {asked.seed}: {len(outcome.kills)} kills, {outcome.runs} runs, {outcome.seconds:.0f} s")
-    for problem in outcome.problems:
-        print(problem)
-    print("the tables are those of the undisturbed run" if not outcome.problems else "FAILED")
-    return 1 if outcome.problems else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,1 @@
+"""`make chaos`: runs whose processes, disks, clocks and objects fail, against undisturbed ones."""
