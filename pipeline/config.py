@@ -50,7 +50,9 @@ class SamplingConfig(Settings):
         description="with fps: largest number of frames per clip; a longer clip gets this many, spread evenly",
     )
     decoder: Literal["auto", "decord", "pyav"] = Field(
-        default="auto", description="video decoder; auto: decord for files that it reads exactly, PyAV for all others"
+        default="auto",
+        description="video decoder; auto: decord for files that it reads exactly, PyAV for all others, "
+        "and for every file of a job with allowed_roots",
     )
     min_pixels: int | None = Field(default=None, ge=1, description="smallest area of a resized frame, in pixels")
     max_pixels: int | None = Field(default=None, ge=1, description="largest area of a resized frame, in pixels")
@@ -254,6 +256,13 @@ class JobConfig(Settings):
     def _off_is_false(cls, value: object) -> object:
         # YAML parses off as false; the command line and Python may pass the word.
         return False if value == "off" else value
+
+    @property
+    def effective_sampling(self) -> SamplingConfig:
+        """Return `sampling` as video decoding uses it: `auto` is PyAV with `allowed_roots` (docs/security.md)."""
+        if self.allowed_roots is None or self.sampling.decoder != "auto":
+            return self.sampling
+        return self.sampling.model_copy(update={"decoder": "pyav"})
 
     @property
     def keeps_tokens(self) -> bool:

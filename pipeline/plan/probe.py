@@ -27,7 +27,8 @@ from pipeline.store.filesystem import is_local, resolve
 from pipeline.store.keys import path_hash
 from pipeline.store.parquet import rows_of, to_bytes
 from pipeline.store.storage import Storage
-from pipeline.video.demux import opened, read_index
+from pipeline.video.containers import opened
+from pipeline.video.demux import read_index
 from pipeline.video.limits import limited
 from pipeline.video.packet_index import VideoHeader
 from pipeline.video.reader_choice import Decoder, automatic

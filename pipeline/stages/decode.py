@@ -31,7 +31,8 @@ class DecodeStage(Stage):
 
     def __init__(self, settings: StageSettings) -> None:
         super().__init__(settings)
-        sampling, limits = self.job.sampling, self.job.resources.decode
+        limits = self.job.resources.decode
+        self._sampling = sampling = self.job.effective_sampling
         self._decoder = DecodeProcess(time_limit_s=limits.time_limit_s, memory_limit_gb=limits.memory_limit_gb)
         self._preprocessor = load_preprocessor(
             settings.model(weights=False), min_pixels=sampling.min_pixels, max_pixels=sampling.max_pixels
@@ -50,7 +51,7 @@ class DecodeStage(Stage):
         while not self.tell("admit", clip.clip_id):
             time.sleep(_ADMISSION_POLL_S)
         self.waited_s = time.perf_counter() - asked
-        if "://" in clip.video_path and is_read_in_place(clip, job.sampling):
+        if "://" in clip.video_path and is_read_in_place(clip, self._sampling):
             decoded, fetched = self._decode(clip, RemoteVideo(clip.video_path, job.storage_options)), 0
         else:
             with self._staging.staged(clip.video_path, clip.source_id) as video:
@@ -67,7 +68,7 @@ class DecodeStage(Stage):
     def _decode(self, clip: Clip, video: str | RemoteVideo) -> DecodedClip:
         return self._decoder.decode_clip(
             video,
-            self.job.sampling,
+            self._sampling,
             clip.start_s,
             clip.end_s,
             transform_for=lambda num_frames: self._preprocessor.for_video(num_frames).resize,

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain
-from typing import IO, Any
+from typing import Any
 
 import av
 import numpy as np
 from av.container import InputContainer
 
-from flashvid.errors import FlashVidError, first_line
 from pipeline.errors import UnreadableVideoError
 from pipeline.video.bitstream import display_matrix, entry_kind, is_invisible
+from pipeline.video.containers import video_stream
 from pipeline.video.packet_index import PacketIndex, VideoHeader
 
 # Formats whose clock starts with the broadcast, so a recording does not start at zero.
@@ -35,44 +35,6 @@ BEFORE_ANY_S = 10.0
 _FRAMES_MISSING_ALLOWED = 5
 _SECONDS_MISSING_ALLOWED = 1.0
 _SHARE_MISSING_ALLOWED = 0.02
-
-
-# What PyAV raises, besides its own errors, where a file has something that it does not know, for instance a codec.
-_READER_FAULTS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError)
-
-
-@contextmanager
-def opened(file: str | IO[bytes]) -> Iterator[InputContainer]:
-    """Open a local path or an open file for reading packets.
-
-    Raises:
-        UnreadableVideoError: the file is not a video file that the demuxer knows, or is damaged. Errors of FFmpeg and
-            of PyAV inside the `with` block are converted too.
-    """
-    try:
-        # Titles and comments are not used, and old files have them in any encoding.
-        with av.open(file, "r", metadata_errors="replace") as container:
-            yield container
-    except av.error.FFmpegError as error:
-        raise UnreadableVideoError(f"not a readable video file ({error.strerror})") from None
-    except FlashVidError:
-        raise
-    except _READER_FAULTS as error:
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise UnreadableVideoError(f"PyAV can't handle this file ({reason})") from error
-
-
-def video_stream(container: InputContainer) -> av.VideoStream:
-    """Return the video stream to decode: the one that players choose, not a cover picture.
-
-    Raises:
-        UnreadableVideoError: the file has no video stream.
-    """
-    stream = container.streams.best("video")
-    if not isinstance(stream, av.VideoStream):
-        kinds = sorted({stream.type for stream in container.streams})
-        raise UnreadableVideoError(f"no video stream, only {', '.join(kinds) or 'nothing'}")
-    return stream
 
 
 def read_index(container: InputContainer, start_s: float | None = None, end_s: float | None = None) -> PacketIndex:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from pipeline.config import SamplingConfig
 from pipeline.errors import SourceUnreachableError, VideoNotFoundError
 from pipeline.store.filesystem import resolve
-from pipeline.video.demux import opened, read_index
+from pipeline.video.containers import opened
+from pipeline.video.demux import read_index
 from pipeline.video.frame_sampling import sample_frames
 from pipeline.video.packet_index import MAX_BYTES_OF_BLOCK, MAX_FRAMES_OF_BLOCK
 from pipeline.video.reader_choice import choose_reader

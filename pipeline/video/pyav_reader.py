@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UnreadableVideoError
 from pipeline.video.bitstream import display_matrix
-from pipeline.video.demux import BEFORE_ANY_S, video_stream
+from pipeline.video.containers import video_stream
+from pipeline.video.demux import BEFORE_ANY_S
 from pipeline.video.packet_index import PacketIndex
 
 # Decoding this many unneeded pictures costs less than a seek.

@@ -55,6 +55,8 @@ def choose_reader(
     if sampling.decoder == "pyav" or path is None:
         return PyavReader(container, index)
     objections = objections_to_decord(index)
+    if "%" in path:
+        objections = (*objections, "a name that FFmpeg may take for the pattern of an image sequence")
     if not objections:
         reader = DecordReader(path)
         if len(reader) == index.header.num_frames:
