@@ -90,7 +90,7 @@ def _distances(points: Tensor) -> Tensor:
     `cdist` computes more than 25 points from inner products, whose rounding in float32 hides small distances.
     Differences are exact, but take about ten times as long on a CPU.
     """
-    distinct, places = points.double().unique(dim=0, return_inverse=True)
+    distinct, places = torch.unique(points.double(), dim=0, return_inverse=True)
     centred = distinct - distinct.mean(dim=0)
     distances = torch.cdist(centred, centred).fill_diagonal_(0.0)
     return torch.maximum(distances, distances.mT)[places][:, places]
