@@ -24,8 +24,8 @@ class CompressionMethod:
 
     Attributes:
         name: Value of `compression.method` in a job.
-        version: Version of a method from another package: a positive integer, part of the fingerprint. Methods that
-            ship with this package leave it at 0.
+        version: Part of the fingerprint, if positive: raise it when the method returns other tokens. Methods of other
+            packages start at 1, those that ship with this package at 0.
         source: Where the method is published, and which part of the publication it implements.
         function: A function from `ClipFeatures` and `CompressionConfig` to `CompressionResult`, or its location as
             ``module:function``. Features are checked before the call; the function must not change them, and is called
@@ -53,8 +53,8 @@ class CompressionMethod:
         return load_object(self.function) if isinstance(self.function, str) else self.function
 
 
-def _rival(name: str, source: str, **settings: Mapping[str, object]) -> CompressionMethod:
-    return CompressionMethod(name, 0, source, f"flashvid.compression.rivals.{name}:compress", **settings)
+def _rival(name: str, source: str, *, version: int = 0, **settings: Mapping[str, object]) -> CompressionMethod:
+    return CompressionMethod(name, version, source, f"flashvid.compression.rivals.{name}:compress", **settings)
 
 
 def _flashvid(name: str, part: str, **defaults: object) -> CompressionMethod:
@@ -75,7 +75,7 @@ METHODS: PluginTable[CompressionMethod] = PluginTable(
                 defaults={"retention_ratio": 1.0},
                 inner_pruning={"pruning_layer": 2, "llm_retention_ratio": 0.5},  # K = 2, R = 50 %
             ),
-            _rival("fastvid", "FastVID, arXiv 2503.11187: DySeg and STPrune (ATS, DTM)"),
+            _rival("fastvid", "FastVID, arXiv 2503.11187: DySeg and STPrune (ATS, DTM)", version=1),
             _flashvid("flashvid", ""),
             _rival("random", "chance; the seed is part of the settings"),
             _rival("spatial_pooling", "average pooling, as in LLaVA-NeXT-Video and many others"),

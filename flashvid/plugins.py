@@ -65,8 +65,9 @@ class PluginTable(Mapping[str, Plugin], Generic[Plugin]):
         return self._loaded[name]
 
     def version(self, name: str) -> int | None:
-        """Return the version of another package's plug-in; None for a built-in one."""
-        version: int | None = getattr(self[name], "version", None) if name in self._added else None
+        """Return the positive version of a plug-in; None for a built-in one that is at 0 or not loaded yet."""
+        plugin = self[name] if name in self._added else self._built_in[name]
+        version: int | None = getattr(plugin, "version", None) or None
         return version
 
     @cached_property

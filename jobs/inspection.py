@@ -91,7 +91,8 @@ def _grid(video: CompressedVideo) -> _Grid:
     slots = video.assignment.numpy()
     kept = np.zeros(len(slots), dtype=bool)
     kept[video.indices.numpy()] = True
-    sizes = np.bincount(slots[slots >= 0], minlength=len(video.indices))
+    # One slot at least, so that dropped tokens can be looked up where nothing was kept.
+    sizes = np.bincount(slots[slots >= 0], minlength=max(1, len(video.indices)))
     steps, patch_rows, patch_columns = video.grid_thw
     merge = round((steps * patch_rows * patch_columns / len(slots)) ** 0.5)
     by_step = slots.reshape(steps, -1), kept.reshape(steps, -1)

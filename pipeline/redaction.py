@@ -66,6 +66,11 @@ def redacted(text: str) -> str:
     return _BASIC.sub(_without_password, _BEARER.sub(rf"\1{_HIDDEN}", _KNOWN.sub(_HIDDEN, text)))
 
 
+def is_redacted(url: str) -> bool:
+    """Return whether `redacted` has hidden a part of a URL."""
+    return "://" in url and _HIDDEN in url
+
+
 def redacted_values(value: object) -> object:
     """Return JSON-like data with every text value in it `redacted`; keys and other values are kept."""
     if isinstance(value, str):

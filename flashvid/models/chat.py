@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Self
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from flashvid.errors import ConfigurationError, ModelLoadError, first_line
-from flashvid.models.bounded_template import TemplateBoundError, fill_in
+from flashvid.models.bounded_template import fill_in
 from flashvid.models.source import chat_template, read_json
+from flashvid.models.template_bounds import TemplateBoundError
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -268,20 +268,15 @@ def _quietly(ready: Callable[[], bool]) -> bool:
 
 def _free_ports(count: int) -> list[int]:
     """Ports that nobody listens on, below those that SeaweedFS adds 10,000 to."""
-    found: dict[int, socket.socket] = {}
-    try:
+    found: list[int] = []
+    # All stay bound until the end, so that no port is drawn twice.
+    with ExitStack() as bound:
         while len(found) < count:
-            candidate = socket.socket()
+            candidate = bound.enter_context(socket.socket())
             candidate.bind((_HOST, 0))
-            port = candidate.getsockname()[1]
-            if port < 50_000:
-                found[port] = candidate
-            else:
-                candidate.close()
-        return list(found)
-    finally:
-        for one in found.values():
-            one.close()
+            if (port := candidate.getsockname()[1]) < 50_000:
+                found.append(port)
+    return found
 
 
 app = typer.Typer(help=__doc__, add_completion=False)

@@ -42,11 +42,13 @@ def summary_rows(summary: RunSummary) -> Iterator[tuple[str, str]]:
         yield "retention", f"{summary.retention_ratio:.4f} requested, {summary.realised_retention:.4f} realised"
     yield "answers", f"{summary.answers_new} new, {summary.answers_before} earlier, of {summary.answers_total}"
     yield "failures", f"{summary.failures_new} new, {summary.answers_exhausted} answers not retried"
+    if summary.answers_unaskable:
+        yield "not asked", _unaskable(summary.answers_unaskable)
     for stage, seconds in sorted(summary.stage_seconds.items()):
         yield f"{stage} seconds", f"{seconds:.2f}"
     yield "wall seconds", f"{summary.seconds:.1f}"
     yield "answers in", f"{summary.output}/answers/fingerprint={summary.answers_fingerprint}"
-    if summary.failures_new or summary.answers_exhausted:
+    if summary.failures_new or summary.answers_exhausted or summary.answers_unaskable:
         yield "failures in", f"{summary.output}/failures/fingerprint={summary.answers_fingerprint}"
 
 
@@ -66,6 +68,8 @@ def preview_rows(found: Preview) -> Iterator[tuple[str, str]]:
     yield "answers", f"{todo.answers:,} to make, {found.answers_done:,} done, of {found.answers_total:,}"
     if todo.answers_retried or found.answers_exhausted:
         yield "failed before", f"{todo.answers_retried:,} answers are retried, {found.answers_exhausted:,} are not"
+    if found.answers_unaskable:
+        yield "not asked", _unaskable(found.answers_unaskable)
     unsized = f", {todo.unsized_files} files of unknown size" if todo.unsized_files else ""
     yield "to read", f"{_bytes(todo.read_bytes)} of video{unsized}"
     yield "to write", f"about {_bytes(todo.write_bytes)}"
@@ -80,6 +84,10 @@ def preview_rows(found: Preview) -> Iterator[tuple[str, str]]:
         yield "cluster", found.placement_problem
     if found.changed_settings:
         yield "refused", found.changed_settings
+
+
+def _unaskable(count: int) -> str:
+    return f"{count:,} questions that use an empty column of their video's row"
 
 
 def _time_rows(found: Preview) -> Iterator[tuple[str, str]]:

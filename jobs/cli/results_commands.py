@@ -16,6 +16,7 @@ from jobs.cli.printing import print_json, print_result, print_table, print_text,
 if TYPE_CHECKING:
     from jobs.datasets.published import PublishedNumber
     from jobs.evaluation.accuracy import Accuracy, Comparison, Evaluation, Interval, Item
+    from pipeline.config import JobConfig
     from pipeline.store.results import Results
 
 Unanswered = Literal["wrong", "left-out"]
@@ -66,7 +67,7 @@ def evaluate(
         rule = LETTER_RULES[rule_name]
         if answered_only:
             return results, answered_items(results, rule)
-        return results, all_items(results, open_job(job) if job else results.job, categories, rule)
+        return results, all_items(results, open_job(job) if job else _recorded_job(results), categories, rule)
 
     results, items = items_of(output, fingerprint)
     found = accuracy.evaluate(items, unanswered)
@@ -82,6 +83,21 @@ def evaluate(
         print_text(line)
     if comparison is not None:
         print_text(_compared(comparison, str(against)))
+
+
+def _recorded_job(results: Results) -> JobConfig:
+    """Return the job of the run. Raises ConfigurationError if the URL of one of its tables is not recorded in full."""
+    from flashvid.errors import ConfigurationError
+    from pipeline.redaction import is_redacted
+
+    job = results.job
+    for key, url in (("videos", job.videos), ("questions", job.questions)):
+        if isinstance(url, str) and is_redacted(url):
+            raise ConfigurationError(
+                f"the table {key} was read from a URL with a secret, which runs/ does not record: {url}; give the job "
+                "file with --job, or use --answered-only"
+            )
+    return job
 
 
 def _rows(found: Evaluation, published: Sequence[PublishedNumber]) -> Iterator[tuple[str, ...]]:

@@ -3,8 +3,8 @@
 `python -m jobs.lab.roofline docs/performance.md` writes the tables between the page's markers.
 """
 
+import argparse
 import math
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -194,5 +194,7 @@ def with_tables(text: str) -> str:
 
 
 if __name__ == "__main__":
-    document = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("page", type=Path, help="the page whose tables to bring up to date")
+    document = parser.parse_args().page
     document.write_text(with_tables(document.read_text(encoding="utf-8")), encoding="utf-8")

@@ -28,6 +28,7 @@ class PlanCounts:
         answers_total: Answers that the finished job has.
         answers_done: Answers that are committed.
         answers_exhausted: Answers not planned, because of a permanent failure or too many transient ones.
+        answers_unaskable: Answers not planned, because their question uses an empty column of the video's row.
         answers_planned: Answers that this run will try to make.
     """
 
@@ -38,6 +39,7 @@ class PlanCounts:
     answers_total: int = 0
     answers_done: int = 0
     answers_exhausted: int = 0
+    answers_unaskable: int = 0
     answers_planned: int = 0
 
     def __add__(self, other: PlanCounts) -> PlanCounts:
@@ -115,7 +117,7 @@ def plan(
     to_encode: list[Clip] = []
     cached: list[Clip] = []
     failures: list[tuple[Clip, Failure]] = []
-    total = done = exhausted = 0
+    total = done = exhausted = unaskable = 0
     for clip in clips:
         # `question_hash` of each question as rendered for the clip, by `question_id`.
         open_questions: dict[str, str] = {}
@@ -123,9 +125,8 @@ def plan(
             total += 1
             name = question.question_id
             if question.columns and (failure := _unanswerable(question, clip)) is not None:
-                if history.is_noted(clip.clip_id, name):
-                    exhausted += 1
-                else:
+                unaskable += 1
+                if not history.is_noted(clip.clip_id, name):
                     failures.append((clip, failure))
                 continue
             wanted = question.hash(clip.columns)
@@ -141,7 +142,13 @@ def plan(
             is_cached = clip.problem is None and clip.content_key in committed_tokens
             (cached if is_cached else to_encode).append(_with_questions(clip, open_questions, history))
     answers.check(questions.common)
-    totals = PlanCounts(clips_total=len(clips), answers_total=total, answers_done=done, answers_exhausted=exhausted)
+    totals = PlanCounts(
+        clips_total=len(clips),
+        answers_total=total,
+        answers_done=done,
+        answers_exhausted=exhausted,
+        answers_unaskable=unaskable,
+    )
     return Plan(tuple(to_encode), tuple(cached), tuple(failures), totals)
 
 

@@ -34,6 +34,7 @@ class Preview:
         answers_total: Answers that the finished job has.
         answers_done: Answers that are committed.
         answers_exhausted: Answers that a run would not retry.
+        answers_unaskable: Answers whose question uses an empty column of the video's row.
         changed_sources: `video_id` of every video whose file was replaced since an earlier run.
         changed_settings: Why a run would be refused without `fork`; None if it would not.
         work: The work that is left.
@@ -51,6 +52,7 @@ class Preview:
     answers_total: int
     answers_done: int
     answers_exhausted: int
+    answers_unaskable: int
     changed_sources: tuple[str, ...]
     changed_settings: str | None
     work: estimates.Work
@@ -130,6 +132,7 @@ def preview(
         answers_total=counts.answers_total,
         answers_done=counts.answers_done,
         answers_exhausted=counts.answers_exhausted,
+        answers_unaskable=counts.answers_unaskable,
         changed_sources=found.changed,
         changed_settings=_changed_settings(records, run.prints),
         work=left,

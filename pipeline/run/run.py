@@ -142,6 +142,11 @@ class _Run:
                     f"not retried: {exhausted} answers whose clip or question failed before; "
                     "fix their input or use flashvid retry"
                 )
+            if unaskable := todo.counts.answers_unaskable:
+                self._log.notice(
+                    f"not asked: {unaskable} questions that use an empty column of their video's row; fill the column, "
+                    "or do not ask them of these videos"
+                )
             todo = planner.probe(todo)
             self._committer.flush()
             self._log.planned(todo.counts)
@@ -242,6 +247,7 @@ class _Run:
             answers_new=self._committer.answers_committed,
             failures_new=self._committer.failures_committed,
             answers_exhausted=planned.answers_exhausted,
+            answers_unaskable=planned.answers_unaskable,
             changed_sources=todo.changed,
             max_decoded_clips=activity.max_decoded_clips,
             stage_seconds=activity.seconds,

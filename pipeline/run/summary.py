@@ -46,6 +46,7 @@ class RunSummary:
         answers_new: Answers committed by this run.
         failures_new: Rows that this run added to `failures/`.
         answers_exhausted: Answers not tried, because of a permanent failure or too many transient ones in earlier runs.
+        answers_unaskable: Answers not tried, because their question uses an empty column of the video's row.
         changed_sources: `video_id` of every video whose file was replaced since an earlier run.
         max_decoded_clips: Maximum number of clips whose frames were in memory at once.
         stage_seconds: Seconds of work by stage, summed over the stage's actors.
@@ -74,6 +75,7 @@ class RunSummary:
     answers_new: int
     failures_new: int
     answers_exhausted: int
+    answers_unaskable: int
     changed_sources: tuple[str, ...]
     max_decoded_clips: int
     stage_seconds: Mapping[str, float]

@@ -135,7 +135,7 @@ def _driver(job_file: Path) -> psutil.Process:
 
 
 def _rows(cluster: StandIn, output: str, name: str) -> list[dict[str, Any]]:
-    dataset = ds.dataset(f"{output}/{name}", filesystem=cluster.filesystem(), format="parquet", partitioning="hive")
+    dataset = ds.dataset(f"{output}/{name}", filesystem=cluster.filesystem(), format="parquet")
     rows: list[dict[str, Any]] = dataset.to_table().to_pylist()
     return rows
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,6 +85,35 @@ def test_duckdb(sample_videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     ledger.append_failures([old, failure("unknown.mp4", run_id=RUNS[0])], "older")
     standing = results.failures(results.answers(()))
     assert [row["video_id"] for row in standing] == [*(video for video, *_ in of_two), "unknown.mp4"]
+
+
+@pytest.mark.parametrize("name", ["9123456789012345", "12345e6789012345", "0000000000000012"])
+def test_names_of_folders_stay_texts(
+    name: str, sample_videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every recipe reads a fingerprint and a shard that look like numbers, also next to a fingerprint that does not."""
+    duckdb = pytest.importorskip("duckdb", reason="the extra `dev` brings duckdb")
+    copy_videos(sample_videos, tmp_path, ["three_boxes.mp4"])
+    settings = job(tmp_path)
+    fails, other = settings.questions[0].question, job_fingerprints(settings)
+    make_output(settings, lambda _, text: WorkerDiedError("died") if text == fails else "an answer")
+    monkeypatch.chdir(tmp_path / "output")
+    for table_name, old in (("answers", other.answers), ("failures", other.answers), ("tokens", other.tokens)):
+        new = Path(table_name, f"fingerprint={name}")
+        shutil.copytree(Path(table_name, f"fingerprint={old}"), new)
+        for shard in new.glob("shard=*"):
+            shard.rename(new / "shard=07")
+    shutil.rmtree(Path("failures", f"fingerprint={other.answers}"))
+    monkeypatch.chdir(tmp_path)
+    answers, failures = (
+        duckdb.sql(query).fetchall() for query in shown("sql").split(";") if re.sub(r"--.*", "", query).strip()
+    )
+    assert sorted(row[0] for row in answers) == sorted([name, other.answers])
+    assert failures == [("three_boxes.mp4", "answer", "WorkerDiedError", "died")]
+    shutil.rmtree(Path("output", "answers", f"fingerprint={other.answers}"))
+    names: dict[str, Any] = {}
+    exec(compile(shown("python"), "docs/tables.md", "exec"), names)  # noqa: S102 - our own page
+    assert names["answers"][["fingerprint", "shard"]].to_numpy().tolist() == [[name, "07"]]
 
 
 @pytest.mark.parametrize(("dtype", "cache_dtype"), [("float32", None), ("bfloat16", None), ("float32", "int8")])

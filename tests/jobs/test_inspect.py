@@ -21,13 +21,12 @@ from tests.support.runs import copy_videos, job, table
 
 # Two steps of 2 x 2 tokens (a frame each, one patch a token). Slots: 0 is the tree of tokens 0, 1 and 4; 1 is token 7
 # alone; tokens 2, 3, 5 and 6 are dropped.
+SHAPE: dict[str, Any] = {"grid_thw": (2, 2, 2), "frame_timestamps": np.array([0.5, 1.5]), "segment_lengths": (1, 1)}
 VIDEO = CompressedVideo(
     tokens=torch.zeros(2, 3),
     indices=torch.tensor([0, 7]),
     assignment=torch.tensor([0, 0, -1, -1, 0, -1, -1, 1]),
-    grid_thw=(2, 2, 2),
-    frame_timestamps=np.array([0.5, 1.5]),
-    segment_lengths=(1, 1),
+    **SHAPE,
 )
 GREY = 200
 CELL, TOP, GAP = 24, 3 * 18 + 18, 12
@@ -69,6 +68,15 @@ def test_colours_by_hand() -> None:
         contact_sheet(frames, VIDEO, "t", max_steps=1).height
         < contact_sheet(frames, VIDEO, "t", sheet_columns=1).height
     )
+
+
+def test_a_clip_of_which_nothing_was_kept() -> None:
+    """Every token is dark, and counted as dropped."""
+    empty = CompressedVideo(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), torch.full((8,), -1), **SHAPE)
+    pixels = np.asarray(contact_sheet(np.full((2, 10, 10, 3), GREY, np.uint8), empty, "t"))
+    assert (pixels[TOP : TOP + 2 * CELL, GAP : GAP + 2 * CELL] == GREY // 4).all()
+    found = account(empty)
+    assert ([step.dropped for step in found.steps], found.kept, found.trees, found.largest_tree) == ([4, 4], 0, 0, 0)
 
 
 def inspect(*arguments: str | Path) -> Result:

@@ -128,6 +128,10 @@ def test_the_signature_of_a_table(tmp_path: Path) -> None:
     assert WORD not in written(tmp_path / "output")
     assert "https://host/videos.csv?***" in written(tmp_path / "output")
     assert "https://host/videos.csv?version=3" in written(tmp_path / "plain")
+    refused = CliRunner().invoke(app, ["evaluate", signed.output])
+    assert isinstance(refused.exception, ConfigurationError)
+    assert "the table videos was read from a URL with a secret" in str(refused.exception)
+    assert "--job" in str(refused.exception)
 
 
 @pytest.mark.parametrize("by_an_earlier_version", [False, True])

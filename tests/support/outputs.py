@@ -128,6 +128,7 @@ def make_output(
         answers_new=committer.answers_committed,
         failures_new=committer.failures_committed,
         answers_exhausted=todo.counts.answers_exhausted,
+        answers_unaskable=todo.counts.answers_unaskable,
         changed_sources=(),
         max_decoded_clips=1,
         stage_seconds={"decode": 2.0, "encode": 4.0, "answer": 5.0},

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.dataset as ds
 
 from pipeline.config import JobConfig
@@ -46,7 +47,10 @@ def table(output: Path, name: str) -> list[dict[str, Any]]:
     folder = output / name
     if not folder.exists():
         return []
-    rows: list[dict[str, Any]] = ds.dataset(folder, format="parquet", partitioning="hive").to_table().to_pylist()
+    # The names of folders are texts, of which pyarrow would make numbers where all of them are digits.
+    names = [part.split("=")[0] for part in next(folder.rglob("*.parquet")).relative_to(folder).parts[:-1]]
+    folders = ds.partitioning(pa.schema([(name, pa.string()) for name in names]), flavor="hive")
+    rows: list[dict[str, Any]] = ds.dataset(folder, format="parquet", partitioning=folders).to_table().to_pylist()
     return rows
 
 

@@ -1,7 +1,7 @@
 """The clips that the demo ships: `python -m jobs.lab.tiny_model.demo_clips jobs/examples/clips` writes them."""
 
+import argparse
 import csv
-import sys
 from pathlib import Path
 
 from jobs.lab.tiny_model.clips import ClipQuestions, held_out_clips
@@ -30,4 +30,6 @@ def write_demo_clips(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_demo_clips(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="the folder to write")
+    write_demo_clips(parser.parse_args().folder)

@@ -5,8 +5,8 @@
 Same bytes every time. Its answers are meaningless syllables, so that they are not mistaken for answers.
 """
 
+import argparse
 import math
-import sys
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -99,4 +99,6 @@ def _draw(name: str, shape: list[int], bits: np.random.PCG64, scale: float | Non
 
 
 if __name__ == "__main__":
-    build(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="the folder to write")
+    build(parser.parse_args().folder)

@@ -71,6 +71,18 @@ def test_every_method(method: MethodName, shape: tuple[int, int, int], retention
         assert torch.equal(result.tokens, flat)
 
 
+@pytest.mark.parametrize("num_tokens", [16, 49, 100])
+def test_fastvid_tells_tokens_apart_that_are_nearly_equal(num_tokens: int) -> None:
+    """Tokens of one frame that differ by thousandths of their length, some of them equal: as in float64."""
+    generator = torch.Generator().manual_seed(num_tokens)
+    features = 10 + 0.01 * torch.randn(1, num_tokens, 8, generator=generator)
+    features[0, 3] = features[0, 7]
+    scores = torch.rand(1, num_tokens, generator=generator)
+    result = _compress("fastvid", 0.5, (features, scores))
+    slots = NAIVE_METHODS["fastvid"](features.double().numpy(), scores.double().numpy(), math.ceil(num_tokens / 2))
+    assert result.indices.tolist() == sorted(slot.index for slot in slots)
+
+
 @pytest.mark.parametrize("retention_ratio", [0.04, 0.11, 0.25, 0.6])
 @pytest.mark.parametrize("shape", [(1, 16, 8), (6, 16, 8), (18, 25, 6)])
 @pytest.mark.parametrize("method", NAIVE_METHODS)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from flashvid.models import bounded_template
-from flashvid.models.bounded_template import TemplateBoundError, fill_in
+from flashvid.models import template_bounds
+from flashvid.models.bounded_template import fill_in
+from flashvid.models.template_bounds import TemplateBoundError
 
 MESSAGES = [
     {"role": "system", "content": [{"type": "text", "text": "Be brief.\n"}]},
@@ -101,7 +102,7 @@ BOMBS = {
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_ends(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a thread, where signals do not work, soon, and without taking much memory."""
-    monkeypatch.setattr(bounded_template, "MAX_SECONDS", 0.2)
+    monkeypatch.setattr(template_bounds, "MAX_SECONDS", 0.2)
     raised: list[BaseException] = []
 
     def render() -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import pytest
 from pydantic import BaseModel
 
+from flashvid.methods import METHODS
 from pipeline.config import JobConfig
 from pipeline.store import fingerprint
 from pipeline.store.fingerprint import Fingerprints, changed_settings, fingerprints
@@ -231,7 +232,7 @@ class _Versions:
 
 
 def test_a_plugins_version_is_part_of_both_fingerprints(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a method, and of a model's family; what ships with this package adds nothing."""
+    """Of a method, and of a model's family; what ships with this package at version 0 adds nothing."""
     tome = job(compression={"method": "tome"})
     built_in = fingerprints(tome, MODEL, "qwen2_5_vl")
     assert built_in == fingerprints(tome, MODEL)
@@ -243,3 +244,12 @@ def test_a_plugins_version_is_part_of_both_fingerprints(monkeypatch: pytest.Monk
             second = fingerprints(tome, MODEL, "qwen2_5_vl")
         assert effect(built_in, first) == effect(first, second) == (True, True)
         assert fingerprints(job(), MODEL) == fingerprints(job(), MODEL, "llava_video")
+
+
+def test_a_method_that_returns_other_tokens_than_before_has_a_version() -> None:
+    """Of the methods that ship, FastVID alone; the others keep the fingerprints that they had."""
+    versions = {
+        name: fingerprints(job(compression={"method": name}), MODEL).tokens_settings.get("compression.method_version")
+        for name in METHODS
+    }
+    assert {name: version for name, version in versions.items() if version is not None} == {"fastvid": 1}
