@@ -21,6 +21,7 @@ from pipeline.store.ledger import Ledger
 from pipeline.store.run_records import FORMAT_VERSION
 from pipeline.store.storage import Storage
 from tests.pipeline.store.test_ledger import answer
+from tests.support.outputs import start_record
 
 REFUSED, AWAY = 2, 3
 CLOSED = "127.0.0.1:1"  # a port where nothing listens
@@ -81,18 +82,8 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 def make_output(folder: Path, format_version: int = FORMAT_VERSION) -> Path:
     """An output with one answer of one run."""
     output = folder / "output"
-    record = {
-        "format_version": format_version,
-        "run_id": "20260101T000000-aa",
-        "packages": {"flashvid-pipeline": "9.1.0"},
-        "answers_fingerprint": "print",
-        "tokens_fingerprint": "print",
-        "started": "2026-01-01T00:00:00+00:00",
-        "host": "host",
-        "tokens_settings": {},
-        "answers_settings": {},
-        "job": {"cache": None},
-    }
+    packages = {"flashvid-pipeline": "9.1.0"}
+    record = start_record("20260101T000000-aa", "print", format_version=format_version, packages=packages)
     storage = Storage(str(output))
     assert storage.create("runs/20260101T000000-aa.json", json.dumps(record).encode())
     Ledger(storage, "print").append_answers([answer("a", "q", run_id="20260101T000000-aa")], "part")

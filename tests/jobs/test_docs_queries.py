@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -16,8 +17,8 @@ from pipeline.store.ledger import Ledger
 from pipeline.store.results import Results
 from pipeline.store.storage import Storage
 from pipeline.store.tokens import TokenStore
-from tests.pipeline.store.test_ledger import failure
-from tests.support.outputs import job_fingerprints, make_output
+from tests.pipeline.store.test_ledger import answer, failure
+from tests.support.outputs import job_fingerprints, make_output, start_record
 from tests.support.runs import copy_videos, job, table
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tables.md").read_text(encoding="utf-8")
@@ -85,6 +86,22 @@ def test_duckdb(sample_videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     ledger.append_failures([old, failure("unknown.mp4", run_id=RUNS[0])], "older")
     standing = results.failures(results.answers(()))
     assert [row["video_id"] for row in standing] == [*(video for video, *_ in of_two), "unknown.mp4"]
+
+
+def test_of_two_answers_the_higher_epoch_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's query and `Results.answers` agree, also where the clock of one host made its run look later."""
+    duckdb = pytest.importorskip("duckdb", reason="the extra `dev` brings duckdb")
+    storage = Storage(str(tmp_path / "output"))
+    assert storage.create(f"runs/{RUNS[0]}.json", json.dumps(start_record(RUNS[0], "print")).encode())
+    ledger = Ledger(storage, "print")
+    ledger.append_answers([answer("v", run_id=RUNS[1], epoch=3, response="of the driver that was paused")], "a")
+    ledger.append_answers([answer("v", run_id=RUNS[0], epoch=4, response="of the one that took over")], "b")
+    ledger.append_answers([answer("w", run_id=RUNS[1], epoch=None, response="of an earlier version")], "c")
+    monkeypatch.chdir(tmp_path)
+    found = duckdb.sql(shown("sql").split(";")[0]).fetchall()
+    current = Results(storage).answers(("response",))
+    assert sorted(found) == [("print", row["video_id"], answer("v")["question"], row["response"]) for row in current]
+    assert [row["response"] for row in current] == ["of the one that took over", "of an earlier version"]
 
 
 @pytest.mark.parametrize("name", ["9123456789012345", "12345e6789012345", "0000000000000012"])

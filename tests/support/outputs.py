@@ -20,13 +20,30 @@ from pipeline.stages.encode import thumbnails
 from pipeline.store.fingerprint import Fingerprints, fingerprints
 from pipeline.store.lease import Lease
 from pipeline.store.ledger import Ledger
-from pipeline.store.run_records import RunRecords, new_run_id
+from pipeline.store.run_records import FORMAT_VERSION, RunRecords, new_run_id
 from pipeline.store.storage import Storage
 from pipeline.store.tokens import TokenStore
 from pipeline.video.clip_frames import decode_clip
 
 Respond = Callable[[Clip, str], str | Exception]
 """The response to a rendered question about a clip, or what it fails with."""
+
+
+def start_record(run_id: str, fingerprint: str, **fields: object) -> dict[str, object]:
+    """The start record of a run, made by hand."""
+    record: dict[str, object] = {
+        "format_version": FORMAT_VERSION,
+        "run_id": run_id,
+        "started": "2026-01-01T00:00:00+00:00",
+        "host": "host",
+        "packages": {},
+        "tokens_fingerprint": fingerprint,
+        "answers_fingerprint": fingerprint,
+        "tokens_settings": {},
+        "answers_settings": {},
+        "job": {"cache": None},
+    }
+    return {**record, **fields}
 
 
 def job_fingerprints(job: JobConfig) -> Fingerprints:

@@ -37,11 +37,12 @@ from pipeline.store.lease import Lease
 from pipeline.store.ledger import Ledger
 from pipeline.store.parquet import to_bytes
 from pipeline.store.retries import RetryRequest, request_retry
-from pipeline.store.run_records import FORMAT_VERSION, RunRecords
+from pipeline.store.run_records import RunRecords
 from pipeline.store.storage import Storage
 from pipeline.store.tokens import TokenStore
 from tests.pipeline.store.test_ledger import answer, failure
 from tests.support.helpers import compressed_video
+from tests.support.outputs import start_record
 
 VIDEOS = [f"v{number:02}" for number in range(20)]
 TOKENS_SETTINGS = {"retention_ratio": 0.1}
@@ -61,18 +62,14 @@ class Run:
 
     def record(self, storage: Storage) -> None:
         """Write it."""
-        content = {
-            "format_version": FORMAT_VERSION,
-            "run_id": self.run_id,
-            "started": "2026-01-01T00:00:00+00:00",
-            "host": "host",
-            "packages": {},
-            "tokens_fingerprint": self.tokens,
-            "answers_fingerprint": self.answers,
-            "tokens_settings": TOKENS_SETTINGS,
-            "answers_settings": ANSWERS_SETTINGS,
-            "job": {"cache": self.cache},
-        }
+        content = start_record(
+            self.run_id,
+            self.answers,
+            tokens_fingerprint=self.tokens,
+            tokens_settings=TOKENS_SETTINGS,
+            answers_settings=ANSWERS_SETTINGS,
+            job={"cache": self.cache},
+        )
         assert storage.create(f"runs/{self.run_id}.json", json.dumps(content).encode())
 
 
