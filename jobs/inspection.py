@@ -1,6 +1,7 @@
 """One clip to look at: its frames with the fate of every token, and the same in numbers."""
 
 import colorsys
+from contextlib import closing
 from dataclasses import dataclass
 from difflib import get_close_matches
 from tempfile import TemporaryDirectory
@@ -21,7 +22,7 @@ from pipeline.store.parquet import Row
 from pipeline.store.results import Results
 from pipeline.store.storage import Storage
 from pipeline.store.tokens import TokenStore
-from pipeline.video.clip_frames import decode_clip
+from pipeline.video.process import DecodeProcess
 from pipeline.video.staging import Staging
 
 _CELL, _GAP, _LABEL = 24, 12, 18
@@ -224,16 +225,18 @@ def stored_clip(
 
 def _frames(job: JobConfig, path: str, clip: Row) -> NDArray[np.uint8]:
     """Decode the frames that were encoded. Raises ConfigurationError with the path."""
-    model, sampling, span = job.model, job.sampling, (clip["start_s"], clip["end_s"])
+    model, sampling, span = job.model, job.effective_sampling, (clip["start_s"], clip["end_s"])
+    limits = job.resources.decode
     sizes = {"min_pixels": sampling.min_pixels, "max_pixels": sampling.max_pixels}
     preprocessor = load_preprocessor(model.name, revision=model.revision, **sizes)
     try:
         with (
+            closing(DecodeProcess(time_limit_s=limits.time_limit_s, memory_limit_gb=limits.memory_limit_gb)) as process,
             TemporaryDirectory() as folder,
             Staging(StagingConfig(directory=folder), job.storage_options).staged(path, path) as video,
         ):
             resize_for = preprocessor.for_video
-            return decode_clip(
+            return process.decode_clip(
                 video.path, sampling, *span, transform_for=lambda number: resize_for(number).resize
             ).frames
     except VideoNotFoundError:

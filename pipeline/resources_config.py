@@ -66,7 +66,9 @@ class StagingConfig(Settings):
     """The folder on each node that receives videos fetched from object stores."""
 
     directory: str | None = Field(
-        default=None, description="path on a local disk; default: a folder in the system's temporary folder"
+        default=None,
+        description="path on a local disk, in which each user gets a folder of their own; default: the user's cache "
+        "folder (XDG_CACHE_HOME or ~/.cache), else the system's temporary folder",
     )
     max_gb: float = Field(
         default=50.0, gt=0, description="GiB of videos kept there; the least recently used are deleted first"

@@ -15,9 +15,9 @@ from jobs.bench.reports import describe_environment, markdown_table, publish
 from jobs.bench.turns import ALL, Arm, Patience, take_turns, unsettled
 from pipeline.clip import DecodedClip
 from pipeline.config import SamplingConfig
-from pipeline.plan.probe import Probe, read_probe
 from pipeline.resources_config import DecodePoolConfig
 from pipeline.video.clip_frames import decode_clip
+from pipeline.video.probing import Probe, read_probe
 from pipeline.video.process import DecodeProcess
 
 _SAMPLES = (32, 256)

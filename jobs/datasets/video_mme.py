@@ -11,7 +11,7 @@ from pathlib import Path
 from jobs.datasets.annotations import read_annotations
 from jobs.datasets.converter import Row, Source, Tables, question_row
 from pipeline.errors import InputTableError, UnreadableVideoError
-from pipeline.plan.probe import read_probe
+from pipeline.video.probing import read_probe
 
 # lmms-eval's prompt says "and the subtitles" even without subtitles.
 _TASK = (

@@ -3,8 +3,12 @@
 The author of a videos table may have fewer permissions than the process that reads it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from pipeline.store.filesystem import REDIRECT_REFUSAL
 
 _LOCAL = ("file://", "local://")
 
@@ -22,6 +26,23 @@ def refusal(path: str, allowed_roots: Sequence[str] | None) -> str | None:
     if allowed_roots is None or any(_is_below(path, root) for root in allowed_roots):
         return None
     return f"{path} is outside of allowed_roots ({', '.join(allowed_roots) or 'nothing is allowed'})"
+
+
+def source_options(storage_options: Mapping[str, Any], allowed_roots: Sequence[str] | None) -> dict[str, Any]:
+    """Return the options with which a job's videos and tables are opened: redirects stay below its `allowed_roots`."""
+    if allowed_roots is None:
+        return dict(storage_options)
+    return {**storage_options, REDIRECT_REFUSAL: _RefusedOutside(tuple(allowed_roots))}
+
+
+@dataclass(frozen=True)
+class _RefusedOutside:
+    """`refusal` for some roots; equal for equal roots."""
+
+    allowed_roots: tuple[str, ...]
+
+    def __call__(self, url: str) -> str | None:
+        return refusal(url, self.allowed_roots)
 
 
 def _is_below(path: str, root: str) -> bool:

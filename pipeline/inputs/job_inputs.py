@@ -3,7 +3,7 @@
 from flashvid.errors import ConfigurationError
 from pipeline.config import JobConfig
 from pipeline.errors import InputTableError
-from pipeline.inputs.allowed_roots import refusal
+from pipeline.inputs.allowed_roots import refusal, source_options
 from pipeline.inputs.questions import QuestionTable
 from pipeline.inputs.questions_table import read_questions
 from pipeline.inputs.videos import VideoTable
@@ -21,12 +21,13 @@ def read_tables(job: JobConfig) -> tuple[VideoTable, QuestionTable]:
         place = getattr(job, key)
         if isinstance(place, str) and (reason := refusal(place, job.allowed_roots)):
             raise ConfigurationError(f"{key}: {reason}")
-    videos = read_videos(job.videos, job.storage_options, job.allowed_roots)
+    options = source_options(job.storage_options, job.allowed_roots)
+    videos = read_videos(job.videos, options, job.allowed_roots)
     if job.source_id_column is not None and job.source_id_column not in videos.columns:
         raise InputTableError(
             f"has no column {job.source_id_column!r} (source_id_column of the job); its columns are "
             f"{videos.rows.column_names}",
             job.videos,
         )
-    questions = read_questions(job.questions, videos, job.storage_options)
+    questions = read_questions(job.questions, videos, options)
     return videos.first(job.limit), questions

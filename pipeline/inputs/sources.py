@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.errors import InputTableError
 from pipeline.inputs.videos import Source, Video
-from pipeline.store.filesystem import resolve
+from pipeline.store.filesystem import described, real_error, resolve
 from pipeline.store.keys import digest
 
 _STAT_THREADS = 32
@@ -47,11 +47,12 @@ def stat_sources(
                 filesystems[protocol] = resolve(video.video_path, storage_options)[0]
             fs = filesystems[protocol]
             info = fs.info(fs._strip_protocol(video.video_path))
-        except (FileNotFoundError, NotADirectoryError):
-            return Source(digest("missing", video.video_path), None)
-        except Exception as error:  # noqa: BLE001 - becomes a failure of this row in the probe stage
+        except Exception as caught:  # noqa: BLE001 - becomes a failure of this row in the probe stage
+            error = real_error(caught)
+            if isinstance(error, FileNotFoundError | NotADirectoryError):
+                return Source(digest("missing", video.video_path), None)
             # No permission, no credentials, an unknown protocol: each filesystem has its own errors for these.
-            reason = f"{type(error).__name__}: {error}"
+            reason = f"{type(error).__name__}: {described(error)}"
             return Source(digest("unreachable", video.video_path), None, unreachable=reason)
         named = video.columns.get(source_id_column) if source_id_column else None
         state = [str(named)] if named is not None else [video.video_path, info["size"], _state(info)]

@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from pipeline.clip import Clip, Failure
 from pipeline.cluster.connection import fatal_errors_unwrapped
 from pipeline.inputs import QuestionTable, VideoTable
+from pipeline.inputs.allowed_roots import source_options
 from pipeline.plan.plan import Plan, PlanCounts
-from pipeline.plan.probe import Found, Probe, ProbeTable, probe_clips, probe_in_threads
+from pipeline.plan.probe import Found, ProbeTable, probe_clips, probe_in_threads
 from pipeline.plan.shards import ROWS_PER_SHARD, Length, Snapshot, list_tokens, num_shards, plan_shard, survey
 from pipeline.store.context import RunContext
+from pipeline.video.probing import Probe
 
 
 @dataclass(frozen=True)
@@ -176,11 +178,12 @@ class Planner:
         if not clips:
             return
         job = self._run.job
+        options = source_options(job.storage_options, job.allowed_roots)
         if self._connect is None:
-            chunks: Iterable[list[Found]] = [probe_in_threads(clips, job.storage_options)]
+            chunks: Iterable[list[Found]] = [probe_in_threads(clips, options, job.resources.decode)]
         else:
             self._connect()
-            chunks = probe_clips(clips, job.storage_options, job.resources.decode)
+            chunks = probe_clips(clips, options, job.resources.decode)
         for number, chunk in enumerate(chunks):
             found = [(clip, result) for clip, result in chunk if isinstance(result, Probe)]
             self.num_probed += len(found)

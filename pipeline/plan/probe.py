@@ -1,10 +1,10 @@
 """Reads the packets of new files, so that bad files fail before any time is spent on decoding them."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
-from typing import IO, Any
+from contextlib import closing
+from dataclasses import asdict, fields
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -13,7 +13,6 @@ from ray.exceptions import LocalRayletDiedError, NodeDiedError, OutOfMemoryError
 from pipeline.clip import Clip, Failure
 from pipeline.cluster.connection import fatal_errors_unwrapped, raise_if_fatal
 from pipeline.errors import (
-    DecodeMemoryError,
     InputRowError,
     SourceUnreachableError,
     UnreadableVideoError,
@@ -23,37 +22,25 @@ from pipeline.errors import (
 from pipeline.redaction import redacted
 from pipeline.resources_config import DecodePoolConfig
 from pipeline.store import schemas
-from pipeline.store.filesystem import is_local, resolve
+from pipeline.store.filesystem import described, is_local, real_error, resolve
 from pipeline.store.keys import path_hash
 from pipeline.store.parquet import rows_of, to_bytes
 from pipeline.store.storage import Storage
-from pipeline.video.containers import opened
-from pipeline.video.demux import read_index
-from pipeline.video.limits import limited
 from pipeline.video.packet_index import VideoHeader
-from pipeline.video.reader_choice import Decoder, automatic
+from pipeline.video.probing import Probe
+from pipeline.video.process import DecodeProcess
+from pipeline.video.remote_file import RemoteVideo
 
 STAGE = "probe"
 # Ray raises these if a process is gone, for any reason.
 _DEATHS = (WorkerCrashedError, OutOfMemoryError, NodeDiedError, LocalRayletDiedError)
-CLIPS_PER_TASK = 32
-_THREADS = 16
-
-
-@dataclass(frozen=True)
-class Probe:
-    """Holds what the packets of a file show.
-
-    Attributes:
-        header: Header of the file.
-        decoder: Video decoder that reads the file exactly, for `sampling.decoder: auto`.
-    """
-
-    header: VideoHeader
-    decoder: Decoder
+# A task starts a process of its own, so a large job has larger tasks.
+CLIPS_PER_TASK, _MOST_CLIPS_PER_TASK, _TASKS = 32, 256, 64
+_THREADS, _CLIPS_PER_THREAD = 16, 16
 
 
 Found = tuple[Clip, Probe | Failure]
+ReadProbe = Callable[[str | RemoteVideo], Probe]
 
 
 class ProbeTable:
@@ -115,10 +102,15 @@ def _path_columns(video_path: str) -> dict[str, str | None]:
     return {"video_path": shown, "path_hash": None if shown == video_path else path_hash(video_path)}
 
 
-def probe_in_threads(clips: Sequence[Clip], storage_options: Mapping[str, Any]) -> list[Found]:
-    """Probe the files of clips in threads of this process, without limits of time or memory."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(zip(clips, pool.map(lambda clip: _probe(clip, storage_options), clips), strict=True))
+def probe_in_threads(
+    clips: Sequence[Clip], storage_options: Mapping[str, Any], limits: DecodePoolConfig
+) -> list[Found]:
+    """Probe the files of clips in threads of this process; arguments as in `probe_clips`."""
+    num_threads = min(_THREADS, 1 + len(clips) // _CLIPS_PER_THREAD)
+    with ThreadPoolExecutor(num_threads) as pool:
+        parts = [clips[index::num_threads] for index in range(num_threads)]
+        several = list(pool.map(lambda part: _probe_chunk(part, storage_options, limits), parts))
+    return [(clip, several[number % num_threads][number // num_threads]) for number, clip in enumerate(clips)]
 
 
 def probe_clips(
@@ -126,7 +118,8 @@ def probe_clips(
 ) -> Iterator[list[Found]]:
     """Probe the files of clips in Ray tasks and yield the results chunk by chunk.
 
-    A file that makes the parser crash, hang or run out of memory fails alone.
+    The packets are read by video decoding processes: a file that makes the parser crash, hang or run out of memory
+    fails alone.
 
     Args:
         clips: Clips whose files to probe.
@@ -143,15 +136,13 @@ def probe_clips(
         try:
             (found,) = ray.get(start([clip]))
         except _DEATHS:
-            message = (
-                "the process that read the file's packets crashed, was killed, or exceeded "
-                f"resources.decode.time_limit_s ({limits.time_limit_s:g} s); the next run tries the file again"
-            )
+            message = "the process that probed the file was killed; the next run tries the file again"
             return Failure.of(WorkerDiedError(message), STAGE)
         result: Probe | Failure = found
         return result
 
-    chunks = [clips[i : i + CLIPS_PER_TASK] for i in range(0, len(clips), CLIPS_PER_TASK)]
+    size = min(max(len(clips) // _TASKS, CLIPS_PER_TASK), _MOST_CLIPS_PER_TASK)
+    chunks = [clips[i : i + size] for i in range(0, len(clips), size)]
     for chunk, results in zip(chunks, [start(chunk) for chunk in chunks], strict=True):
         with fatal_errors_unwrapped():
             try:
@@ -164,29 +155,32 @@ def probe_clips(
 def _probe_chunk(
     clips: Sequence[Clip], storage_options: Mapping[str, Any], limits: DecodePoolConfig
 ) -> list[Probe | Failure]:
-    return [_probe(clip, storage_options, limits) for clip in clips]
+    with closing(DecodeProcess(time_limit_s=limits.time_limit_s, memory_limit_gb=limits.memory_limit_gb)) as process:
+        return [_probe(clip, storage_options, process.probe) for clip in clips]
 
 
-def _probe(clip: Clip, storage_options: Mapping[str, Any], limits: DecodePoolConfig | None = None) -> Probe | Failure:
+def _probe(clip: Clip, storage_options: Mapping[str, Any], read: ReadProbe) -> Probe | Failure:
     try:
-        with limited(limits) if limits else nullcontext():
-            return probe_file(clip, storage_options)
+        return probe_file(clip, storage_options, read)
     except Exception as error:  # noqa: BLE001 - becomes a row of failures/ with its traceback
         raise_if_fatal(error)
-        if limits is None or not isinstance(error, MemoryError):
-            return Failure.of(error, STAGE)
-        limit = f"resources.decode.memory_limit_gb ({limits.memory_limit_gb:g} GiB)"
-        return Failure.of(DecodeMemoryError(f"reading the file's packets takes more than {limit}; raise it"), STAGE)
+        return Failure.of(error, STAGE)
 
 
-def probe_file(clip: Clip, storage_options: Mapping[str, Any]) -> Probe:
+def probe_file(clip: Clip, storage_options: Mapping[str, Any], read: ReadProbe) -> Probe:
     """Check a clip's row and read its file's packets, decoding only the first picture.
+
+    Args:
+        clip: The clip.
+        storage_options: Options of the job's stores.
+        read: `DecodeProcess.probe`.
 
     Raises:
         InputRowError: the row is invalid.
         SourceUnreachableError: storage did not say whether the file exists.
         VideoNotFoundError: the file does not exist.
         UnreadableVideoError: the file has no video stream, is cut short, or ends before the clip starts.
+        FlashVidError: see `DecodeProcess.probe`.
     """
     if clip.problem is not None or clip.video_path is None:
         raise InputRowError(clip.problem or "the row has no video_path")
@@ -195,30 +189,17 @@ def probe_file(clip: Clip, storage_options: Mapping[str, Any]) -> Probe:
     fs, inner = resolve(clip.video_path, storage_options)
     try:
         size = fs.size(inner)
-    except (FileNotFoundError, NotADirectoryError):
-        raise VideoNotFoundError(f"no video file at {clip.video_path}") from None
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if (real := real_error(error)) is error:
+            raise VideoNotFoundError(f"no video file at {clip.video_path}") from None
+        raise SourceUnreachableError(f"storage can't be reached for {clip.video_path}: {described(real)}") from error
     if fs.isdir(inner):
         raise VideoNotFoundError(f"{clip.video_path} is a folder, not a video file; give the path of a file")
     if size == 0:
         raise UnreadableVideoError(f"the file is empty: {clip.video_path}; upload it again")
-    if is_local(fs):
-        probe = read_probe(inner)
-    else:
-        with fs.open(inner, "rb") as file:
-            probe = read_probe(file)
+    probe = read(inner if is_local(fs) else RemoteVideo(clip.video_path, storage_options))
     if clip.start_s is not None and clip.start_s >= probe.header.duration_s:
         raise UnreadableVideoError(
             f"start_s is {clip.start_s}, but the video ends at {probe.header.duration_s:.2f} s; give an earlier start_s"
         )
     return probe
-
-
-def read_probe(file: str | IO[bytes]) -> Probe:
-    """Read the packets of a local file, by its path, or of an open file.
-
-    Raises:
-        UnreadableVideoError: the file has no pictures or is cut short; the message says which.
-    """
-    with opened(file) as container:
-        index = read_index(container)
-    return Probe(index.header, automatic(index))

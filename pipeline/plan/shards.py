@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.clip import Clip
 from pipeline.inputs import QuestionTable, VideoTable
+from pipeline.inputs.allowed_roots import source_options
 from pipeline.inputs.sources import stat_sources
 from pipeline.plan.plan import Plan, changed_sources, plan, row_clip
 from pipeline.plan.windows import cut, spanning
@@ -107,7 +108,11 @@ def survey(rows: VideoTable, snapshot: Snapshot) -> tuple[tuple[list[str], list[
     """
     job, probed, used_columns = snapshot.run.job, snapshot.probed, snapshot.questions.columns
     videos = list(rows)
-    sources = stat_sources(videos, source_id_column=job.source_id_column, storage_options=job.storage_options)
+    sources = stat_sources(
+        videos,
+        source_id_column=job.source_id_column,
+        storage_options=source_options(job.storage_options, job.allowed_roots),
+    )
     paths = pa.array([video.video_path for video in videos], pa.string())
     ids = pa.array([source.source_id for source in sources], pa.string())
     ours = pc.or_(pc.is_in(probed["video_path"], value_set=paths), pc.is_in(probed["source_id"], value_set=ids))

@@ -8,10 +8,11 @@ from typing import ClassVar
 from flashvid.models import load_preprocessor
 from pipeline.clip import Clip, ClipMessage, DecodedClip
 from pipeline.errors import VideoNotFoundError
+from pipeline.inputs.allowed_roots import source_options
 from pipeline.stages.stage import Stage, StageSettings
-from pipeline.video.frame_blocks import RemoteVideo
 from pipeline.video.frame_sampling import is_sampled_down
 from pipeline.video.process import DecodeProcess
+from pipeline.video.remote_file import RemoteVideo
 from pipeline.video.staging import Staging, is_read_in_place
 
 _ADMISSION_POLL_S = 0.05
@@ -37,7 +38,8 @@ class DecodeStage(Stage):
         self._preprocessor = load_preprocessor(
             settings.model(weights=False), min_pixels=sampling.min_pixels, max_pixels=sampling.max_pixels
         )
-        self._staging = Staging(self.job.resources.staging, self.job.storage_options)
+        self._options = source_options(self.job.storage_options, self.job.allowed_roots)
+        self._staging = Staging(self.job.resources.staging, self._options)
         self.announce()
 
     def process(self, message: ClipMessage) -> tuple[ClipMessage, Mapping[str, int]]:
@@ -52,7 +54,7 @@ class DecodeStage(Stage):
             time.sleep(_ADMISSION_POLL_S)
         self.waited_s = time.perf_counter() - asked
         if "://" in clip.video_path and is_read_in_place(clip, self._sampling):
-            decoded, fetched = self._decode(clip, RemoteVideo(clip.video_path, job.storage_options)), 0
+            decoded, fetched = self._decode(clip, RemoteVideo(clip.video_path, self._options)), 0
         else:
             with self._staging.staged(clip.video_path, clip.source_id) as video:
                 decoded, fetched = self._decode(clip, video.path), video.fetched_bytes

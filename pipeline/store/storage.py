@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from flashvid.errors import ConfigurationError, FlashVidError
 from pipeline.errors import DISK_NUMBERS, FULL_NUMBERS, DamagedObjectError, DiskError, StorageUnavailableError
-from pipeline.store.filesystem import FINAL_ERRORS, is_local, resolve
+from pipeline.store.filesystem import FINAL_ERRORS, described, is_local, real_error, resolve
 from pipeline.store.local_files import create_durably
 from pipeline.store.parquet import DamagedParquetError, read_columns
 from pipeline.store.traffic import Traffic
@@ -316,19 +316,22 @@ class Storage:
                 options["timeout"] = max(begun + within_s - time.monotonic(), 1e-3)
             try:
                 return method(*arguments, **options)
-            except Exception as error:
-                final = isinstance(error, (FlashVidError, DamagedParquetError, *FINAL_ERRORS))
-                if final or getattr(error, "errno", None) in _FINAL_NUMBERS:
+            except Exception as caught:
+                real = real_error(caught)
+                if isinstance(real, PermissionError):
+                    raise PermissionError(f"{self.url}: {described(real)}") from caught
+                final = isinstance(real, (FlashVidError, DamagedParquetError, *FINAL_ERRORS))
+                if final or getattr(real, "errno", None) in _FINAL_NUMBERS:
                     raise
-                if isinstance(error, OSError) and error.errno in FULL_NUMBERS:  # of the file that is fetched to
-                    raise DiskError.of(error) from error
+                if isinstance(real, OSError) and real.errno in FULL_NUMBERS:  # of the file that is fetched to
+                    raise DiskError.of(real) from real
                 from botocore.exceptions import NoCredentialsError
 
-                if isinstance(error, NoCredentialsError):
+                if isinstance(real, NoCredentialsError):
                     within_s = min(within_s, _CREDENTIALS_SECONDS)
                 if time.monotonic() + pause >= begun + within_s:
-                    reason = str(error) or type(error).__name__
-                    raise StorageUnavailableError(f"no answer within {within_s:.0f} s ({reason})", self.url) from error
+                    reason = f"no answer within {within_s:.0f} s ({described(real)})"
+                    raise StorageUnavailableError(reason, self.url) from caught
             self._traffic.add("requests_repeated")
             time.sleep(pause)
             pause *= 2

@@ -1,13 +1,14 @@
 """Join the frames of a clip from blocks."""
 
 from collections.abc import Callable, Iterable
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.clip import DecodedClip
 from pipeline.config import SamplingConfig
-from pipeline.video.frame_blocks import FrameBlock, RemoteVideo, frame_blocks
+from pipeline.video.frame_blocks import FrameBlock, frame_blocks
 
 FrameTransform = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
@@ -36,7 +37,7 @@ def collect(
 
 
 def decode_clip(
-    path: str | RemoteVideo,
+    video: str | IO[bytes],
     sampling: SamplingConfig,
     start_s: float | None,
     end_s: float | None,
@@ -46,7 +47,7 @@ def decode_clip(
     """Decode the sampled frames of a clip in this process.
 
     Args:
-        path: See `frame_blocks`.
+        video: See `frame_blocks`.
         sampling: See `frame_blocks`.
         start_s: Start of the clip in seconds, None for the beginning.
         end_s: End of the clip in seconds, None for the end.
@@ -54,7 +55,5 @@ def decode_clip(
 
     Raises:
         UnreadableVideoError: see `frame_blocks`.
-        VideoNotFoundError: see `frame_blocks`.
-        SourceUnreachableError: see `frame_blocks`.
     """
-    return collect(frame_blocks(path, sampling, start_s, end_s), transform_for)
+    return collect(frame_blocks(video, sampling, start_s, end_s), transform_for)

@@ -9,6 +9,7 @@ what a killed process left. Locks use `flock`, so they end with their process.
 
 import fcntl
 import os
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from flashvid.errors import ConfigurationError
 from pipeline.clip import Clip
 from pipeline.config import SamplingConfig
 from pipeline.errors import SourceUnreachableError, StorageUnavailableError, VideoNotFoundError
@@ -55,6 +57,41 @@ def is_read_in_place(clip: Clip, sampling: SamplingConfig) -> bool:
     return clip.size_bytes >= _SMALLEST_READ_IN_PLACE and span_s < _SHARE_READ_IN_PLACE * clip.duration_s
 
 
+def staging_folder(directory: str | None) -> Path:
+    """Return the folder of this user's staged videos, which need not exist.
+
+    Args:
+        directory: Folder that the job names, in which each user has one; None for the user's cache folder, or, without
+            a home that can be written, the system's temporary folder.
+    """
+    name = f"flashvid-staging-{os.getuid()}"
+    if directory is not None:
+        return Path(directory) / name
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        cache.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # no home, or one that is read-only
+        return Path(tempfile.gettempdir()) / name
+    return (cache if os.access(cache, os.W_OK) else Path(tempfile.gettempdir())) / name
+
+
+def check_own(folder: Path) -> None:
+    """Check that only this user can change a folder: a link, or another owner, could make us read other videos.
+
+    Raises:
+        ConfigurationError: it is a link, has another owner, or others may write to it.
+    """
+    found = folder.lstat()
+    mode = stat.S_IMODE(found.st_mode)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or mode & 0o022:
+        raise ConfigurationError(
+            f"can't be used for staged videos: it must be a folder of user {os.getuid()}, not a link, which nobody "
+            f"else may write to, but its owner is {found.st_uid} and its mode {mode:04o}; remove it, or set "
+            "resources.staging.directory",
+            str(folder),
+        )
+
+
 class Staging:
     """The staged videos of this node, shared by its processes.
 
@@ -64,8 +101,8 @@ class Staging:
     """
 
     def __init__(self, config: StagingConfig, storage_options: Mapping[str, Any]) -> None:
-        folder = config.directory or str(Path(tempfile.gettempdir()) / f"flashvid-staging-{os.getuid()}")
-        self._files, self._leases = Path(folder) / "files", Path(folder) / "leases"
+        self._folder = staging_folder(config.directory)
+        self._files, self._leases = self._folder / "files", self._folder / "leases"
         self._max_bytes = int(config.max_gb * _GIBIBYTE)
         self._storage_options = storage_options
 
@@ -81,6 +118,7 @@ class Staging:
             VideoNotFoundError: there is no such file.
             SourceUnreachableError: the store did not answer repeated requests.
             DiskError: the staging folder's disk is full or read-only.
+            ConfigurationError: the staging folder may be changed by another user.
         """
         fs, inner = resolve(video_path, self._storage_options)
         if is_local(fs):
@@ -88,8 +126,9 @@ class Staging:
                 raise VideoNotFoundError(f"no video file at {video_path}")
             yield StagedVideo(inner, 0)
             return
-        self._leases.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._files.mkdir(exist_ok=True, mode=0o700)
+        for place in (self._folder, self._files, self._leases):
+            place.mkdir(parents=True, exist_ok=True, mode=0o700)
+            check_own(place)
         # Keep the suffix, because decoders may use it.
         name = digest("staged", source_id) + PurePosixPath(inner).suffix
         lease = self._leases / f"{os.getpid()}-{uuid.uuid4().hex}{PurePosixPath(inner).suffix}"
@@ -126,9 +165,9 @@ class Staging:
             Storage(folder, self._storage_options).fetch(file, str(target), within_s=_FETCH_SECONDS)
         except FileNotFoundError:
             raise VideoNotFoundError(f"no video file at {video_path}") from None
-        except StorageUnavailableError as error:
+        except (StorageUnavailableError, PermissionError) as error:
             # The store of a video may be another one than that of the output: other clips can go on.
-            raise SourceUnreachableError(f"{video_path} can't be fetched: {error.message}") from error
+            raise SourceUnreachableError(f"{video_path} can't be fetched: {error}") from error
         return target.stat().st_size
 
     def _keep(self, lease: Path, name: str) -> None:

@@ -13,7 +13,7 @@ from pipeline.inputs import QuestionTable
 from pipeline.inputs.job_inputs import read_tables
 from pipeline.inputs.sources import stat_sources
 from pipeline.plan.plan import plan, row_clip
-from pipeline.plan.probe import ProbeTable, probe_file
+from pipeline.plan.probe import ProbeTable
 from pipeline.run.committer import Committer
 from pipeline.run.summary import RunSummary
 from pipeline.stages.encode import thumbnails
@@ -24,6 +24,7 @@ from pipeline.store.run_records import FORMAT_VERSION, RunRecords, new_run_id
 from pipeline.store.storage import Storage
 from pipeline.store.tokens import TokenStore
 from pipeline.video.clip_frames import decode_clip
+from pipeline.video.probing import read_probe
 
 Respond = Callable[[Clip, str], str | Exception]
 """The response to a rendered question about a clip, or what it fails with."""
@@ -159,7 +160,7 @@ def make_output(
 def _encode(
     job: JobConfig, clip: Clip, tokens: TokenStore, storage: Storage, run_id: str, counts: dict[str, int]
 ) -> None:
-    probe = probe_file(clip, {})
+    probe = read_probe(str(clip.video_path))
     ProbeTable(storage).append([(clip, probe)], f"{run_id}-{clip.clip_id}")
     preprocessor = load_preprocessor(job.model.name)
     decoded = decode_clip(

@@ -59,7 +59,7 @@ def test_a_missing_file_stops_no_other(tmp_path: Path) -> None:
     assert [source.exists for source in sources] == [False, False, False, False, True]
     for path in (tmp_path / "nowhere.mp4", tmp_path / "a.mp4" / "b.mp4"):
         with pytest.raises(VideoNotFoundError, match=f"no video file at {path}"):
-            probe_file(clip("a", video_path=str(path)), {})
+            probe_file(clip("a", video_path=str(path)), {}, lambda _: pytest.fail("it was read"))
 
 
 def test_a_file_that_appears_is_another_source(tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from pipeline.inputs import Video
 from pipeline.inputs.videos import Source
 from pipeline.plan import planner as planner_module
 from pipeline.plan.plan import row_clip
-from pipeline.plan.probe import Probe, probe_file, read_probe
+from pipeline.plan.probe import probe_file
 from pipeline.plan.windows import cut
 from pipeline.run.run import run
+from pipeline.video.probing import Probe, read_probe
 from pipeline.video.process import DecodeProcess
 from tests.support.helpers import ffmpeg
 from tests.support.helpers import job as plain_job
@@ -184,6 +185,6 @@ def test_more_windows_are_one_failure() -> None:
     )
     assert clip.clip_id != whole.clip_id
     with pytest.raises(InputRowError, match="400,001 windows"):
-        probe_file(clip, {})
+        probe_file(clip, {}, lambda _: pytest.fail("it was read"))
     (again,) = cut([whole], window_s=1.0, stride_s=1.0, max_windows=20_000)
     assert again.clip_id != clip.clip_id

@@ -13,8 +13,8 @@ from pipeline.care.verify import verify
 from pipeline.config import JobConfig
 from pipeline.run.run import run
 from pipeline.store.storage import Storage
+from tests.chaos.kills import sender
 from tests.support.fault_proxy import Seen, fault_proxy
-from tests.support.kills import sender
 from tests.support.object_stores import ObjectStore
 from tests.support.outputs import row_clips
 from tests.support.runs import comparable, copy_videos, job, table

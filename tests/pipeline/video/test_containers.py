@@ -10,9 +10,9 @@ import pytest
 
 from pipeline.config import JobConfig, SamplingConfig
 from pipeline.errors import UnreadableVideoError
-from pipeline.plan.probe import read_probe
 from pipeline.video.clip_frames import decode_clip
 from pipeline.video.containers import CONTAINERS, MAX_PIXELS
+from pipeline.video.probing import read_probe
 
 HERE = "127.0.0.1"
 DESCRIPTIONS = {

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import signal
+import socket
+import subprocess
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +29,12 @@ from pipeline.errors import (
 )
 from pipeline.video.clip_frames import decode_clip
 from pipeline.video.frame_blocks import FrameBlock, frame_blocks
+from pipeline.video.probing import read_probe
 from pipeline.video.process import DecodeProcess
 
 FOUR = SamplingConfig(num_frames=4)
 _decoded_here: list[str] = []
+TARGET = Path("/tmp/flashvid-test-sandbox")  # noqa: S108 - nobody may write it
 
 
 def mischief(path: str, sampling: SamplingConfig, start_s: float | None, end_s: float | None) -> Iterator[FrameBlock]:
@@ -51,6 +58,84 @@ def mischief(path: str, sampling: SamplingConfig, start_s: float | None, end_s: 
     if path == "raises":
         raise KeyError(path)
     yield FrameBlock(2, np.array([0.5]), np.zeros((1, 4, 6, 3), dtype=np.uint8))
+
+
+def tries(path: str, *_: object) -> Iterator[object]:
+    """A reader, run in the child, that tries what the name of the file says; yields what came of it."""
+    try:
+        yield ATTEMPTS[path]()
+    except OSError as error:
+        yield error.strerror
+
+
+def _write(mode: str) -> Callable[[], object]:
+    return lambda: TARGET.open(mode).close()
+
+
+def _in_a_thread() -> list[int]:
+    found: list[int] = []
+    thread = threading.Thread(target=found.append, args=(1,))
+    thread.start()
+    thread.join()
+    return found
+
+
+ATTEMPTS: dict[str, Callable[[], object]] = {
+    "a TCP socket": socket.socket,
+    "a UDP socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+    "a Unix socket": lambda: socket.socket(socket.AF_UNIX),
+    "a pair of sockets": socket.socketpair,
+    "a program": lambda: subprocess.run(["true"], check=True),  # noqa: S607
+    "a fork": os.fork,
+    "a new file": _write("x"),
+    "an old file": _write("w"),
+    "an end of a file": _write("a"),
+    "a folder": TARGET.mkdir,
+    "a removal": lambda: Path("/nowhere").unlink(),
+    "a signal to its parent": lambda: os.kill(os.getppid(), 0),
+    "a thread": _in_a_thread,
+    "a file to read": lambda: Path("/proc/self/status").read_text()[:5],
+    "variables": lambda: sorted(os.environ),
+}
+ALLOWED = {"a thread": [1], "a file to read": "Name:"}
+
+
+@pytest.fixture(scope="module")
+def caged() -> Iterator[DecodeProcess]:
+    """A process whose function tries things; its environment is that of a run with credentials."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN", "HF_TOKEN", "GOOGLE_APPLICATION_CREDENTIALS"):
+            patch.setenv(name, "secret")
+        patch.setenv("LC_ALL", "C.UTF-8")
+        process = DecodeProcess(time_limit_s=60.0, memory_limit_gb=0.5)
+    yield process
+    process.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="rights are taken away on Linux only")
+@pytest.mark.parametrize("what", [name for name in ATTEMPTS if name != "variables"])
+def test_the_child_has_few_rights(caged: DecodeProcess, what: str) -> None:
+    """Nothing that would let a file reach the network, other files or other processes; it still reads and decodes."""
+    (found,) = caged._replies(tries, what)
+    assert found == ALLOWED.get(what, "Operation not permitted")
+    assert not TARGET.exists()
+
+
+def test_the_child_has_no_credentials(caged: DecodeProcess) -> None:
+    """What is left of the environment is known by name."""
+    (names,) = caged._replies(tries, "variables")
+    assert {"LC_ALL", "PATH", "PYTHONPATH"} <= set(names)
+    assert [name for name in names if not re.match("PATH|PYTHON|HOME|LANG|TZ|TMPDIR|LC_|LD_|OMP_|MKL_", name)] == []
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+def test_the_child_decodes_with_few_rights(caged: DecodeProcess, sample_videos: Path, decoder: str) -> None:
+    """Both readers."""
+    sampling = SamplingConfig.model_validate({"num_frames": 4, "decoder": decoder})
+    path = str(sample_videos / "three_boxes.mp4")
+    there, here = caged.decode_clip(path, sampling, None, None), decode_clip(path, sampling, None, None)
+    np.testing.assert_array_equal(there.frames, here.frames)
+    assert caged.probe(path) == read_probe(path)
 
 
 @pytest.fixture(scope="module")

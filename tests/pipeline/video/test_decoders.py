@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from pipeline.clip import DecodedClip
 from pipeline.config import SamplingConfig
 from pipeline.errors import UnreadableVideoError
-from pipeline.plan.probe import read_probe
 from pipeline.video.clip_frames import decode_clip
 from pipeline.video.containers import opened
 from pipeline.video.decord_reader import DecordReader
 from pipeline.video.demux import read_index
 from pipeline.video.frame_blocks import frame_blocks
+from pipeline.video.probing import read_probe
 from pipeline.video.pyav_reader import PyavReader
 from tests.support import video_corpus
 from tests.support.helpers import FfmpegFrames, ffmpeg, ffmpeg_frames

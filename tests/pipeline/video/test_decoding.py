@@ -15,9 +15,9 @@ from jobs.demo import natural_clips
 from pipeline.clip import DecodedClip
 from pipeline.config import SamplingConfig
 from pipeline.errors import UnreadableVideoError, VideoNotFoundError
-from pipeline.plan.probe import read_probe
 from pipeline.resources_config import StagingConfig
 from pipeline.video.clip_frames import FrameTransform, decode_clip
+from pipeline.video.probing import read_probe
 from pipeline.video.staging import Staging
 from tests.support.helpers import FfmpegFrames, ffmpeg, ffmpeg_frames
 

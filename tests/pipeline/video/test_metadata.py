@@ -11,9 +11,9 @@ import pytest
 
 from pipeline.config import SamplingConfig
 from pipeline.errors import UnreadableVideoError
-from pipeline.plan.probe import read_probe
 from pipeline.video.clip_frames import decode_clip
 from pipeline.video.containers import opened
+from pipeline.video.probing import read_probe
 
 # A title, an author and the name of a track in Latin-1, Windows' Cyrillic and plain bytes.
 _TITLES = (

@@ -6,8 +6,9 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ import numpy as np
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
+from flashvid.errors import ConfigurationError
 from pipeline.config import SamplingConfig
 from pipeline.errors import SourceUnreachableError, VideoNotFoundError
 from pipeline.resources_config import StagingConfig
 from pipeline.video.clip_frames import decode_clip
-from pipeline.video.frame_blocks import RemoteVideo
-from pipeline.video.staging import Staging, is_read_in_place
+from pipeline.video.probing import read_probe
+from pipeline.video.process import DecodeProcess
+from pipeline.video.remote_file import RemoteVideo
+from pipeline.video.staging import Staging, is_read_in_place, staging_folder
 from tests.support import video_corpus
 from tests.support.helpers import clip
 
@@ -83,7 +87,7 @@ def test_the_least_recently_used_go_first_and_nobody_loses_a_file(bucket: str, t
         for name in "de":
             with small.staged(put(bucket, name), name):
                 pass
-        assert sum(path.stat().st_size for path in (tmp_path / "files").iterdir()) == 3 * MIB
+        assert sum(path.stat().st_size for path in (staging_folder(str(tmp_path)) / "files").iterdir()) == 3 * MIB
         assert Path(held.path).read_bytes() == fsspec.filesystem("memory").cat_file(f"{bucket}/a")
     fetched = {}
     for name in "aedbc":
@@ -98,7 +102,7 @@ def test_a_file_larger_than_the_folder_is_read_and_not_kept(bucket: str, tmp_pat
     for name, size, kept in (("a", MIB, 1), ("big", 3 * MIB, 0)):
         with small.staged(put(bucket, name, size), name) as video:
             assert Path(video.path).stat().st_size == size
-        assert len(list((tmp_path / "files").iterdir())) == kept
+        assert len(list((staging_folder(str(tmp_path)) / "files").iterdir())) == kept
 
 
 class SlowStaging(Staging):
@@ -129,7 +133,10 @@ def test_what_a_killed_process_left_is_removed(bucket: str, tmp_path: Path) -> N
     with staging(tmp_path).staged(put(bucket, "a.mp4"), "a"):
         pass
     gone = 2**22 + 1  # above any number that Linux gives a process
-    dead, alive = tmp_path / "leases" / f"{gone}-0123.mp4", tmp_path / "leases" / f"{os.getpid()}-4567.mp4"
+    dead, alive = (
+        staging_folder(str(tmp_path)) / "leases" / f"{gone}-0123.mp4",
+        staging_folder(str(tmp_path)) / "leases" / f"{os.getpid()}-4567.mp4",
+    )
     for path in (dead, alive):
         path.write_bytes(b"half a vid")
     with staging(tmp_path).staged(put(bucket, "b.mp4"), "b"):
@@ -143,7 +150,9 @@ def test_a_missing_file_is_named(bucket: str, tmp_path: Path) -> None:
         staging(tmp_path).staged(f"{bucket}/nowhere.mp4", "n"),
     ):
         pass
-    assert [path.name for path in (tmp_path / "leases").iterdir() if not path.name.startswith("lock-")] == []
+    assert [
+        path.name for path in (staging_folder(str(tmp_path)) / "leases").iterdir() if not path.name.startswith("lock-")
+    ] == []
 
 
 @pytest.mark.parametrize(
@@ -167,18 +176,26 @@ def test_small_parts_of_large_files_are_read_in_place(
     assert is_read_in_place(part, SamplingConfig(**sampling)) == in_place
 
 
+@pytest.fixture(scope="module")
+def process() -> Iterator[DecodeProcess]:
+    """One for all tests, which it has to survive."""
+    with closing(DecodeProcess(time_limit_s=60.0, memory_limit_gb=1.0)) as process:
+        yield process
+
+
 @pytest.mark.parametrize(
     "name", ["h264_closed.mp4", "h264_open.mkv", "transport_stream.ts", "vp9.webm", "fragmented.mp4"]
 )
-def test_frames_read_by_ranges_are_those_of_the_file(tmp_path: Path, name: str) -> None:
+def test_frames_read_by_ranges_are_those_of_the_file(process: DecodeProcess, tmp_path: Path, name: str) -> None:
     """Pixel by pixel and time by time."""
     path = video_corpus.make(name, tmp_path)
     for start_s, end_s in ((0.5, 1.5), (1.25, None)):
         sampling = SamplingConfig(num_frames=5)
-        there = decode_clip(RemoteVideo(f"file://{path}", {}), sampling, start_s, end_s)
+        there = process.decode_clip(RemoteVideo(f"file://{path}", {}), sampling, start_s, end_s)
         here = decode_clip(str(path), sampling, start_s, end_s)
         assert np.array_equal(there.frames, here.frames)
         assert np.array_equal(there.frame_timestamps, here.frame_timestamps)
+    assert process.probe(RemoteVideo(f"file://{path}", {})) == read_probe(str(path))
 
 
 class BreakingFileSystem(LocalFileSystem):
@@ -218,9 +235,63 @@ class _Breaking:
         return content
 
 
-def test_a_store_that_goes_away_is_not_the_videos_fault(tmp_path: Path) -> None:
-    """A transient failure, not a file that can't be decoded for good."""
+def test_a_store_that_goes_away_is_not_the_videos_fault(process: DecodeProcess, tmp_path: Path) -> None:
+    """A transient failure, not a file that can't be decoded for good; the next file is read by the same process."""
     fsspec.register_implementation("breaking", BreakingFileSystem, clobber=True)
-    path = video_corpus.make("h264_closed.mp4", tmp_path)
-    with pytest.raises(SourceUnreachableError, match="TimeoutError: the store is gone"):
-        decode_clip(RemoteVideo(f"breaking://{path}", {}), SamplingConfig(num_frames=5), 0.5, 2.5)
+    path, pid = video_corpus.make("h264_closed.mp4", tmp_path), process.pid
+    for read in (process.probe, lambda video: process.decode_clip(video, SamplingConfig(num_frames=5), 0.5, 2.5)):
+        with pytest.raises(SourceUnreachableError, match="TimeoutError: the store is gone"):
+            read(RemoteVideo(f"breaking://{path}", {}))
+    with pytest.raises(VideoNotFoundError, match="no video file at file:///nowhere"):
+        process.probe(RemoteVideo("file:///nowhere.mp4", {}))
+    assert process.probe(RemoteVideo(f"file://{path}", {})) == read_probe(str(path))
+    assert process.pid == pid
+
+
+def test_the_default_folder_is_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below the cache folder; without a home that can be written, in the temporary folder, under a name of its own."""
+    name = f"flashvid-staging-{os.getuid()}"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert staging_folder(None) == tmp_path / "cache" / name
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert staging_folder(None) == tmp_path / "home" / ".cache" / name
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert staging_folder(None) == tmp_path / name
+    assert staging_folder("/scratch") == Path("/scratch") / name
+
+
+def _link(folder: Path) -> None:
+    elsewhere = folder.with_name("elsewhere")
+    elsewhere.mkdir(mode=0o700)
+    folder.symlink_to(elsewhere)
+
+
+def _of_all(folder: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o777)
+
+
+def _of_another(folder: Path) -> None:
+    folder.mkdir(mode=0o700)
+    os.chown(folder, 12345, 12345)
+
+
+@pytest.mark.parametrize("below", ["", "files", "leases"])
+@pytest.mark.parametrize("prepare", [_link, _of_all, _of_another])
+def test_a_folder_that_others_may_change_is_refused(
+    bucket: str, tmp_path: Path, prepare: Callable[[Path], None], below: str
+) -> None:
+    """Before anything is staged there: someone else could have us decode another video."""
+    if prepare is _of_another and os.getuid() != 0:
+        pytest.skip("only root can give a folder away")
+    folder, url = staging_folder(str(tmp_path)), put(bucket, "a.mp4")
+    if below:
+        folder.mkdir(mode=0o700)
+    prepare(folder / below)
+    refused = pytest.raises(ConfigurationError, match="can't be used for staged videos: it must be a folder of user")
+    with refused, staging(tmp_path).staged(url, "s"):
+        pytest.fail("it was staged")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
