@@ -27,7 +27,7 @@ from jobs.cli.setup_commands import doctor, models
 # Characters: the first sentence of a help text is never cut.
 _WHOLE_SENTENCE = 1000
 # Paths that no file can have, such as one below a file.
-_NO_PLACE = (errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+_NO_PLACE = (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 # Every command, by its group in `flashvid --help`; each group is one file. bench_commands.py holds those of `bench`.
 COMMANDS: Mapping[str, Mapping[str, Callable[..., None]]] = {
@@ -95,15 +95,14 @@ def main() -> None:
 
 def _exit_code(error: Exception) -> int | None:
     """Return the exit code of an error that the user can fix; None for a bug."""
-    from flashvid.errors import FatalError, TransientError
-    from pipeline.errors import FULL_NUMBERS, OutageError
+    from flashvid.errors import FatalError, PermanentError, TransientError
+    from pipeline.errors import DISK_NUMBERS, OutageError
 
     number = getattr(error, "errno", None)
-    if isinstance(error, OutageError | TransientError):
+    if isinstance(error, OutageError | TransientError) or number in DISK_NUMBERS:
         return AWAY
-    if isinstance(error, FatalError | PermissionError) or number in _NO_PLACE:
-        return REFUSED
-    return AWAY if number in FULL_NUMBERS else None
+    is_refused = isinstance(error, FatalError | PermanentError | PermissionError) or number in _NO_PLACE
+    return REFUSED if is_refused else None
 
 
 if __name__ == "__main__":
