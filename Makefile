@@ -49,7 +49,7 @@ $(VENV)/torchvision: | $(VENV)/.installed
 gpu-check: install  ## what needs a GPU to be seen; says why it skips where there is none
 	$(BIN)/python -m tests.gpu_check
 
-chaos: install  ## 200 clips, 30 kills, a bad network: the tables of an undisturbed run, in at most 25 minutes
+chaos: install  ## kills, stops, full disks, bit flips, a bad network: the tables of undisturbed runs, in 35 minutes
 	$(BIN)/python -m tests.chaos --clips 200 --kills 30 --seed 1
 
 lock: install  ## write constraints.txt from what is installed

@@ -5,7 +5,7 @@ They take a folder or URL, not a job file: an output outlives the job files that
 
 from contextlib import ExitStack
 from dataclasses import asdict
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -43,32 +43,44 @@ def gc(
     storage_option: StorageOptions = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove tokens of settings that no run used, and uploads that were never completed.
+    """Remove tokens of settings that no run used, and uploads that were never completed, if they are an hour old.
 
     A cache records the outputs that use it in `used-by/`. Name outputs that are older than this record.
 
     Example: flashvid gc /shared/tokens --used-by output --used-by other-output --yes
     """
-    from pipeline.care.gc import find_garbage
+    from pipeline.care.gc import find_garbage, remove_garbage
     from pipeline.store.cache_users import cache_users
     from pipeline.store.lease import Lease
     from pipeline.store.run_records import new_run_id
 
     storage = open_storage(root, storage_option)
-    users = [open_storage(user, storage_option) for user in used_by or []]
-    users += cache_users(storage, assignments(storage_option, "--storage-option"), gone or ())
-    with ExitStack() as stack:
-        for written in (one for one in (storage, *users) if yes and one.names("runs")):
-            stack.enter_context(Lease.acquire(written, f"gc-{new_run_id()}"))
-        garbage = find_garbage(storage, users)
-        if yes:
-            for piece in garbage:
-                piece.remove()
-    size = sum(piece.size_bytes for piece in garbage)
-    found = [{"name": piece.name, "why": piece.why, "size_bytes": piece.size_bytes} for piece in garbage]
-    lines = [printable(f"{piece.name}: {piece.why}") for piece in garbage]
-    lines.append(f"{len(garbage)} objects, {size} bytes: {'removed' if yes else 'add --yes to remove them'}")
-    print_result({"removed": yes, "size_bytes": size, "garbage": found}, "\n".join(lines), as_json=as_json)
+    options = assignments(storage_option, "--storage-option")
+    named = [open_storage(user, storage_option) for user in used_by or []]
+
+    def users() -> list[Any]:
+        return [*named, *cache_users(storage, options, gone or ())]
+
+    if yes:
+        # No run of a known user may start meanwhile.
+        with ExitStack() as stack:
+            leases = [
+                stack.enter_context(Lease.acquire(written, f"gc-{new_run_id()}"))
+                for written in (storage, *users())
+                if written.names("runs")
+            ]
+            garbage = find_garbage(storage, users(), now=storage.now())
+            garbage = remove_garbage(storage, garbage, users, leases)
+    else:
+        garbage = find_garbage(storage, users())
+    size = sum(piece.size_bytes for piece in garbage.pieces)
+    found = [{"name": piece.name, "why": piece.why, "size_bytes": piece.size_bytes} for piece in garbage.pieces]
+    lines = [printable(f"{piece.name}: {piece.why}") for piece in garbage.pieces]
+    lines.append(f"{len(found)} objects, {size} bytes: {'removed' if yes else 'add --yes to remove them'}")
+    if garbage.spared:
+        lines.append(f"{garbage.spared} objects that no run uses are less than an hour old and stay")
+    shape = {"removed": yes, "size_bytes": size, "garbage": found, "spared": garbage.spared}
+    print_result(shape, "\n".join(lines), as_json=as_json)
 
 
 def forget(

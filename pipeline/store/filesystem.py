@@ -17,11 +17,15 @@ _GONE = (404, 410)
 REDIRECT_REFUSAL = "redirect_refusal"
 
 
+class RedirectRefusedError(PermissionError):
+    """A request was redirected to a URL that `REDIRECT_REFUSAL` refuses."""
+
+
 def resolve(url: str, storage_options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
     """Return the fsspec filesystem of a URL and the path inside it (absolute for local files).
 
     `storage_options` may hold `REDIRECT_REFUSAL`, which is not passed to fsspec: a request over HTTP that is redirected
-    to a refused URL raises a PermissionError.
+    to a refused URL raises a RedirectRefusedError.
 
     Listings are never cached, because they decide what work is left. Filesystem objects are cached by fsspec, because
     each holds open connections.
@@ -54,7 +58,7 @@ def _watched_redirects(refusal: Callable[[str], str | None]) -> tuple[Any, ...]:
     async def check(_session: object, _context: object, seen: aiohttp.TraceRequestRedirectParams) -> None:
         target = str(seen.url.join(URL(seen.response.headers.get("Location", ""))))
         if (reason := refusal(target)) is not None:
-            raise PermissionError(f"{seen.url} is redirected: {reason}")
+            raise RedirectRefusedError(f"{seen.url} is redirected: {reason}")
 
     config = aiohttp.TraceConfig()
     config.on_request_redirect.append(check)
@@ -81,7 +85,7 @@ def described(error: Exception) -> str:
             f"{text}: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, in the environment, give the "
             "machine a role, or, for a public bucket, set storage_options: {anon: true}"
         )
-    if isinstance(error, PermissionError):
+    if isinstance(error, PermissionError) and not isinstance(error, RedirectRefusedError):
         return f"access denied ({text}): check the credentials that are used, and their rights"
     return text
 

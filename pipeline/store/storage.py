@@ -7,7 +7,6 @@ checked before it is written.
 """
 
 import errno
-import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,26 +20,20 @@ from typing import Any
 
 import pyarrow as pa
 
-from flashvid.errors import ConfigurationError, FlashVidError
-from pipeline.errors import DISK_NUMBERS, FULL_NUMBERS, DamagedObjectError, DiskError, StorageUnavailableError
-from pipeline.store.filesystem import FINAL_ERRORS, described, is_local, real_error, resolve
+from flashvid.errors import ConfigurationError
+from pipeline.errors import DISK_NUMBERS, DamagedObjectError, DiskError
+from pipeline.store.calls import FINAL_NUMBERS, StoreCalls
 from pipeline.store.local_files import create_durably
 from pipeline.store.parquet import DamagedParquetError, read_columns
-from pipeline.store.traffic import Traffic
 
 # Limit for one object, all tries together. A write under the lease must end before another host may take over, so this
 # is less than half of `LEASE_SECONDS` in pipeline/store/lease.py.
 WRITE_SECONDS = 25.0
-_READ_SECONDS = 60.0
-# Limit if no credentials are found. Those of a cloud machine may take a moment to arrive, but usually none exist.
-_CREDENTIALS_SECONDS = 5.0
-_FIRST_PAUSE_S = 0.2
 _SCAN_THREADS = 16
 _TEMPORARY = ".uploading-"
-_FINAL_NUMBERS = (errno.EINVAL, errno.ENOSYS)
 
 
-class Storage:
+class Storage(StoreCalls):
     """A root folder and the objects below it, named by relative POSIX paths.
 
     On a remote store, every method repeats a request that got no answer, and raises `StorageUnavailableError` if none
@@ -53,20 +46,6 @@ class Storage:
     Raises:
         ConfigurationError: the URL can't be opened, or names a local file.
     """
-
-    def __init__(self, url: str, storage_options: Mapping[str, Any] | None = None) -> None:
-        self.url = url
-        self.fs, self.root = resolve(url, storage_options)
-        self.is_local = is_local(self.fs)
-        # Other filesystems may have a single connection, on which requests of several threads would mix.
-        self.is_concurrent = self.is_local or self.fs.async_impl
-        self._traffic = Traffic()
-        if self.is_local and Path(self.root).is_file():
-            raise ConfigurationError("is a file, not a folder", url)
-
-    def path(self, name: str) -> str:
-        """Return the path of an object inside the filesystem."""
-        return f"{self.root.rstrip('/')}/{name}"
 
     def create(
         self,
@@ -118,7 +97,7 @@ class Storage:
         try:
             return self._create(name, b"first", WRITE_SECONDS) and not self._create(name, b"second", WRITE_SECONDS)
         except (NotImplementedError, OSError) as error:
-            if isinstance(error, NotImplementedError) or error.errno in _FINAL_NUMBERS:
+            if isinstance(error, NotImplementedError) or error.errno in FINAL_NUMBERS:
                 return False  # the store does not support conditional writes
             raise
         finally:
@@ -225,7 +204,21 @@ class Storage:
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Return the size in bytes of every finished object below a folder, by name."""
-        return {name: info["size"] for name, info in sorted(self._find(folder).items()) if _TEMPORARY not in name}
+        return {name: size for name, (size, _) in self.dated(folder).items()}
+
+    def dated(self, folder: str) -> dict[str, tuple[int, datetime]]:
+        """Return size in bytes and time of the write of every finished object below a folder, by name."""
+        found = sorted(self._find(folder).items())
+        return {name: (info["size"], _written(info)) for name, info in found if _TEMPORARY not in name}
+
+    def now(self) -> datetime:
+        """Return the time of the store's clock, by writing and removing a temporary object."""
+        name = f"{_TEMPORARY}{uuid.uuid4().hex}"
+        self._create(name, b"now", WRITE_SECONDS)
+        try:
+            return self.written(name)
+        finally:
+            self.remove(name)
 
     def written(self, name: str) -> datetime:
         """Return when an object was written, by the store's clock.
@@ -288,53 +281,6 @@ class Storage:
                 raise
             return self.read(name) == content
         return True
-
-    def _call(
-        self,
-        method: Callable[..., Any],
-        *arguments: object,
-        within_s: float = _READ_SECONDS,
-        has_timeout: bool = True,
-        **options: object,
-    ) -> Any:  # noqa: ANN401 - the type depends on `method`
-        """Call a method of the filesystem; on a remote store, repeat it until it answers or the time is over.
-
-        Raises:
-            DiskError: a local disk is full, read-only or failing.
-            StorageUnavailableError: no answer within `within_s` seconds.
-        """
-        if self.is_local:
-            try:
-                return method(*arguments, **options)
-            except OSError as error:
-                if error.errno in DISK_NUMBERS:
-                    raise DiskError.of(error, self.url) from error
-                raise
-        begun, pause = time.monotonic(), _FIRST_PAUSE_S
-        while True:
-            if has_timeout and self.fs.async_impl:
-                options["timeout"] = max(begun + within_s - time.monotonic(), 1e-3)
-            try:
-                return method(*arguments, **options)
-            except Exception as caught:
-                real = real_error(caught)
-                if isinstance(real, PermissionError):
-                    raise PermissionError(f"{self.url}: {described(real)}") from caught
-                final = isinstance(real, (FlashVidError, DamagedParquetError, *FINAL_ERRORS))
-                if final or getattr(real, "errno", None) in _FINAL_NUMBERS:
-                    raise
-                if isinstance(real, OSError) and real.errno in FULL_NUMBERS:  # of the file that is fetched to
-                    raise DiskError.of(real) from real
-                from botocore.exceptions import NoCredentialsError
-
-                if isinstance(real, NoCredentialsError):
-                    within_s = min(within_s, _CREDENTIALS_SECONDS)
-                if time.monotonic() + pause >= begun + within_s:
-                    reason = f"no answer within {within_s:.0f} s ({described(real)})"
-                    raise StorageUnavailableError(reason, self.url) from caught
-            self._traffic.add("requests_repeated")
-            time.sleep(pause)
-            pause *= 2
 
 
 def _written(info: Mapping[str, Any]) -> datetime:

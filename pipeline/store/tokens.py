@@ -91,13 +91,17 @@ class TokenStore:
         No lease is needed: tokens that another process commits under the same name are equally valid.
 
         Raises:
-            FileNotFoundError: nothing is committed for this clip.
-            CorruptTokensError: the object was damaged; the next run makes the tokens again.
+            CorruptTokensError: the object was damaged, or is gone; the next run makes the tokens again.
         """
         from pipeline.store.token_codec import decode_tokens
 
         name = self.name(content_key)
-        content = self._storage.read(name)
+        try:
+            content = self._storage.read(name)
+        except FileNotFoundError:
+            raise CorruptTokensError(
+                "was removed after this run was planned; the next run makes it again", name
+            ) from None
         try:
             return decode_tokens(content, name)
         except CorruptTokensError as error:

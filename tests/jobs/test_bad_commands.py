@@ -146,7 +146,10 @@ def test_no_permission(
 ) -> None:
     """Refused, with the store's own words."""
     code, said = command(monkeypatch, capsys, *words_for(name, "denied://bucket/output", tmp_path / "to"))
-    assert (code, said) == (REFUSED, "PermissionError: Access Denied\n")
+    place = (
+        "denied://bucket/output: access denied (Access Denied): check the credentials that are used, and their rights"
+    )
+    assert (code, said) == (REFUSED, f"PermissionError: {place}\n")
 
 
 @pytest.mark.parametrize("name", OF_JOB)

@@ -49,6 +49,7 @@ WALK = (
     "flashvid gc OUTPUT",
     "flashvid gc OUTPUT_OR_CACHE",
     "flashvid gc CACHE",
+    "flashvid gc CACHE --yes",
 )
 PLACEHOLDERS = {
     "NAME": "tiny",

@@ -159,7 +159,7 @@ def test_a_folder_that_works_is_left_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "check", "reason", "fix"),
     [
-        ("read-only", "write", "PermissionError: Access Denied", "may this user write here?"),
+        ("read-only", "write", "access denied (Access Denied)", "may this user write here?"),
         ("forgetful", "read back", "what is read is not what was written", "do not use this store"),
         ("no-conditions", "conditional write", "two runs at the same time", "one run at a time"),
         ("undeletable", "delete", "the object is still there", "by hand"),

@@ -24,7 +24,7 @@ from jobs.cli.main import app
 from pipeline.care import export as export_module
 from pipeline.care.export import export_answers
 from pipeline.care.forget import forget_video, token_roots
-from pipeline.care.gc import find_garbage
+from pipeline.care.gc import Garbage, find_garbage, remove_garbage
 from pipeline.care.verify import verify
 from pipeline.clip import ClipIdentity
 from pipeline.errors import OutputLockedError
@@ -151,29 +151,36 @@ def test_a_large_export_keeps_each_video_in_one_file(
     assert sum(len(set(part)) for part in parts) == len(VIDEOS)
 
 
+def _age(path: str | Path) -> None:
+    """Make a file two hours old."""
+    two_hours_ago = time.time() - 7200
+    os.utime(path, (two_hours_ago, two_hours_ago))
+
+
 def test_gc_finds_what_no_run_names(output: Storage, tmp_path: Path) -> None:
     """Tokens of unnamed fingerprints, and old uploads; nothing that a run or a writer at work needs."""
-    assert find_garbage(output) == []
+    assert find_garbage(output).pieces == ()
     stranger = TokenStore(output, "nobody's")
     origin = ClipIdentity("c", "v", "s", None, None)
     stranger.commit("aa" + 30 * "0", compressed_video(torch.ones(5, 6)), origin, thumbnails=[], run_id="r")
     uploads = [tmp_path / "output" / "answers" / f".uploading-{name}" for name in ("old", "new")]
     for upload in uploads:
         upload.write_bytes(b"half")
-    two_hours_ago = time.time() - 7200
-    os.utime(uploads[0], (two_hours_ago, two_hours_ago))
+    assert find_garbage(output) == Garbage((), spared=1)
+    for path in (uploads[0], output.path(stranger.name("aa" + 30 * "0"))):
+        _age(path)
     garbage = find_garbage(output)
-    assert {piece.name for piece in garbage} == {stranger.name("aa" + 30 * "0"), "answers/.uploading-old"}
-    assert {piece.size_bytes for piece in garbage} == {4, output.sizes("tokens/fingerprint=nobody's").popitem()[1]}
+    assert {piece.name for piece in garbage.pieces} == {stranger.name("aa" + 30 * "0"), "answers/.uploading-old"}
+    sizes = {4, output.sizes("tokens/fingerprint=nobody's").popitem()[1]}
+    assert {piece.size_bytes for piece in garbage.pieces} == sizes
     later = find_garbage(output, now=datetime.now(UTC) + timedelta(hours=2))
-    assert len(later) == 3
+    assert len(later.pieces) == 3
     # Another output that names the fingerprint.
     user = Storage(str(tmp_path / "user"))
     Run("r", tokens="nobody's").record(user)
-    assert [piece.name for piece in find_garbage(output, [user])] == ["answers/.uploading-old"]
-    for piece in garbage:
-        piece.remove()
-    assert find_garbage(output) == []
+    assert [piece.name for piece in find_garbage(output, [user]).pieces] == ["answers/.uploading-old"]
+    assert remove_garbage(output, garbage, list, ()) == garbage
+    assert find_garbage(output).pieces == ()
     assert verify(output, [output]).findings == ()
 
 
@@ -195,9 +202,10 @@ def test_gc_keeps_what_other_outputs_have_in_a_cache(output: Storage, tmp_path: 
     origin = ClipIdentity("c", "v", "s", None, None)
     theirs = TokenStore(output, "theirs")
     theirs.commit("aa" + 30 * "0", compressed_video(torch.ones(5, 6)), origin, thumbnails=[], run_id="r")
+    _age(output.path(theirs.name("aa" + 30 * "0")))
     Run("r", tokens="theirs").record(user)
-    assert find_garbage(output, cache_users(output, {})) == []
-    assert len(find_garbage(output, cache_users(output, {}, gone=[user.root]))) == 1
+    assert find_garbage(output, cache_users(output, {})).pieces == ()
+    assert len(find_garbage(output, cache_users(output, {}, gone=[user.root])).pieces) == 1
 
 
 def test_an_output_without_a_cache_is_its_own_root_of_tokens(tmp_path: Path) -> None:
@@ -395,6 +403,8 @@ def test_the_commands(output: Storage, tmp_path: Path) -> None:
     _elsewhere(output, output.names("tokens")[0])
     code, found = flashvid("verify", url)
     assert (code, [finding["kind"] for finding in found["findings"]]) == (1, ["orphan"])
+    assert [flashvid("gc", url)[1][name] for name in ("removed", "garbage", "spared")] == [False, [], 1]
+    _age(output.path(next(name for name in output.names("tokens") if "fingerprint=0" in name)))
     assert [flashvid("gc", url)[1]["removed"], len(flashvid("gc", url)[1]["garbage"])] == [False, 1]
     assert flashvid("gc", url, "--yes")[1]["removed"] is True
     assert flashvid("gc", url)[1]["garbage"] == []

@@ -144,7 +144,7 @@ def test_credentials_are_said_as_such(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    monkeypatch.setattr("pipeline.store.storage._CREDENTIALS_SECONDS", 0.1)
+    monkeypatch.setattr("pipeline.store.calls._CREDENTIALS_SECONDS", 0.1)
     options = {"endpoint_url": "http://127.0.0.1:9", "skip_instance_cache": True}
     with pytest.raises(StorageUnavailableError, match=r"set AWS_PROFILE, or AWS_ACCESS_KEY_ID .*anon: true"):
         Storage("s3://bucket/output", options).names("")
