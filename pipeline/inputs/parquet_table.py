@@ -36,7 +36,13 @@ def _unpacks_to_more(content: bytes, most: int) -> bool:
 
     Texts are read as entries of a dictionary, so that a repeated text takes memory once.
     """
-    metadata = pq.ParquetFile(pa.BufferReader(content)).metadata
+    file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+    metadata = file.metadata
+    if sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)) > most:
+        return True
+    # If the description of a column chunk is damaged, pyarrow ends the process, unless reading a row raised before.
+    for group in range(metadata.num_row_groups):
+        next(file.iter_batches(batch_size=1, row_groups=[group], use_threads=False), None)
     chunks = [
         metadata.row_group(group).column(column)
         for group in range(metadata.num_row_groups)

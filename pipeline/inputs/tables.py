@@ -1,6 +1,7 @@
 """Read Parquet, CSV and JSONL files as Arrow tables, with errors that name the file."""
 
 import io
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -65,7 +66,7 @@ def read_table(path: str, storage_options: Mapping[str, Any]) -> pa.Table:
             )
             return _checked(table)
         return _read_jsonl(content)
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError, LookupError) as error:
         raise InputTableError(f"not a readable {suffix[1:]} table: {error}", path) from None
 
 
@@ -92,7 +93,11 @@ def _read_jsonl(content: bytes) -> pa.Table:
 
 
 def _checked(table: pa.Table) -> pa.Table:
+    """Return a table of sound values whose columns can be told apart. Raises ValueError for others."""
     _check_columns(table.num_columns)
+    table.validate(full=True)  # Parquet may hold texts that are not UTF-8
+    if twice := [name for name, count in Counter(table.column_names).items() if count > 1]:
+        raise ValueError(f"it has the column {twice[0]!r} more than once: rename one of them")
     return table
 
 
