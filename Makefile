@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PACKAGES := flashvid pipeline jobs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check format cluster-up cluster-down test test-slow gpu-check chaos lock tiny-random tiny-model
+.PHONY: help install demo check format cluster-up cluster-down test test-slow gpu-check chaos fuzz lock tiny-random tiny-model
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,9 @@ gpu-check: install  ## what needs a GPU to be seen; says why it skips where ther
 
 chaos: install  ## kills, stops, full disks, bit flips, a bad network: the tables of undisturbed runs, in 35 minutes
 	$(BIN)/python -m tests.chaos --clips 200 --kills 30 --seed 1
+
+fuzz: install  ## hostile job files, tables, command lines, videos, objects: one message each, in at most 10 minutes
+	$(BIN)/python -m tests.fuzz --minutes 10
 
 lock: install  ## write constraints.txt from what is installed
 	@(sed -n '/^#/p' constraints.txt; echo 'torch==2.13.0'; \

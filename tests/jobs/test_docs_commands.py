@@ -83,6 +83,7 @@ ELSEWHERE = {
     "make cluster-up": "test_cluster.py",
     "make cluster-down": "test_cluster.py",
     "make chaos": "test_chaos.py",
+    "make fuzz": "test_seeds.py",
     "make tiny-model": "test_tiny_model_training.py",
     "python -m jobs.lab.job_reference": "test_docs.py",
     "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$(jq -r .environment.RAY_AUTH_TOKEN stand-in/state.json)": (
