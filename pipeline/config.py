@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from flashvid.config import CompressionConfig, InnerPruningConfig
 from flashvid.method_registry import METHODS
@@ -76,7 +76,9 @@ class CommitConfig(Settings):
 
 
 class QuestionRow(Settings):
-    """One question: a row of the questions table, or an item in the job file."""
+    """One question: a row of the questions table, or an item in the job file, where numbers stand for their text."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
 
     question: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = Field(
         description="the text; {column} is replaced by that column of the video's row"
@@ -97,10 +99,11 @@ class QuestionRow(Settings):
 class JobConfig(Settings):
     """A job: the videos, the questions, the output, and all other settings of a run."""
 
-    videos: str = Field(min_length=1, description="a folder, a glob, or a Parquet, CSV or JSONL table")
-    questions: str | tuple[QuestionRow, ...] = Field(
-        description="path of a Parquet, CSV or JSONL table, or a list of questions"
+    videos: str = Field(
+        min_length=1,
+        description="a folder or glob of videos, or a table: .parquet, .csv, .tsv, .jsonl or .json, also .gz",
     )
+    questions: str | tuple[QuestionRow, ...] = Field(description="path of a table, or a list of questions")
     output: str = Field(min_length=1, description="folder or URL that receives answers and failures")
     cache: str | Literal[False] | None = Field(
         default=None,

@@ -54,6 +54,8 @@ def summary_rows(summary: RunSummary) -> Iterator[tuple[str, str]]:
 
 def preview_rows(found: Preview) -> Iterator[tuple[str, str]]:
     todo = found.work
+    for note in found.notes:
+        yield "note", printable(note)
     cached = f"{found.clips_cached} with tokens to answer from"
     yield "clips", f"{found.clips_to_encode} to encode, {cached}, of {found.clips_total}"
     if found.clips_unusable:

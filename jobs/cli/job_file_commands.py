@@ -44,6 +44,8 @@ def validate(job: JobFile, overrides: Overrides = None, as_json: AsJson = False)
     if as_json:
         print_json(found)
     elif found["valid"]:
+        for note in found["notes"]:
+            print_text(note)
         print_text(f"{job}: valid, {found['videos']} videos, {found['answers']} answers")
     else:
         lines = [": ".join(filter(None, (str(job), fault["where"], fault["message"]))) for fault in found["faults"]]
@@ -119,7 +121,8 @@ def check(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
         where = "" if error.row == str(path) else error.row or ""
         return {"valid": False, "faults": [{"where": where, "line": None, "key": None, "message": error.message}]}
     answers = sum(len(questions.for_video(video.video_id)) for video in videos)
-    return {"valid": True, "faults": [], "videos": len(videos), "answers": answers}
+    notes = [*videos.notes, *questions.notes]
+    return {"valid": True, "faults": [], "videos": len(videos), "answers": answers, "notes": notes}
 
 
 def job_schema() -> dict[str, Any]:

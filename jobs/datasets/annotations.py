@@ -69,7 +69,8 @@ def read_annotations(file: Path) -> list[Annotation]:
     Raises:
         InputTableError: the file is missing, or not a list of objects.
     """
-    rows = read_table(str(file), {}).to_pylist() if is_table(str(file)) else read_json(file)
+    is_json = file.suffix == ".json"
+    rows = read_json(file) if is_json or not is_table(str(file)) else read_table(str(file), {}).to_pylist()
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputTableError("is not a JSON list of objects", str(file))
     return [Annotation(row, f"{file}, row {number}", number) for number, row in enumerate(rows, 1)]

@@ -71,9 +71,11 @@ class QuestionTable:
 
     Attributes:
         common: The questions about all videos.
+        notes: What the user should know about how the table was read.
     """
 
-    def __init__(self, questions: Iterable[Question]) -> None:
+    def __init__(self, questions: Iterable[Question], notes: Iterable[str] = ()) -> None:
+        self.notes = tuple(notes)
         self.common: list[Question] = []
         self._of_video: dict[str, list[Question]] = defaultdict(list)
         for question in questions:

@@ -1,8 +1,10 @@
 """Read and check the questions table."""
 
+import math
 import string
+import unicodedata
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -13,11 +15,13 @@ from flashvid.bounded_json import parse_json
 from pipeline.config import QuestionRow
 from pipeline.errors import InputTableError
 from pipeline.inputs.questions import Question, QuestionTable
+from pipeline.inputs.table_formats import SUFFIXES
 from pipeline.inputs.tables import is_table, read_table, text_column
 from pipeline.inputs.videos import VideoTable
 from pipeline.store.keys import digest
 
 _COLUMNS = tuple(QuestionRow.model_fields)
+_TEXTS = ("question_id", "video_id", "answer", "category", "options")
 
 
 def read_questions(
@@ -35,14 +39,17 @@ def read_questions(
             `video_id`, or a `question_id` that occurs twice for the same video; the message names the rows.
         StorageUnavailableError: the store of the table does not answer.
     """
+    notes: list[str] = []
     if isinstance(source, str):
-        name, rows = source, read_question_rows(source, storage_options or {})
+        name, rows = source, read_question_rows(source, storage_options or {}, notes.append)
     else:
         name, rows = "questions", list(source)
     if not rows:
         raise InputTableError("has no questions", name)
     asked = text_column({row.video_id for row in rows if row.video_id is not None})
-    known = frozenset(asked.filter(pc.is_in(asked, value_set=videos.video_ids)).to_pylist())
+    known = {video_id: video_id for video_id in asked.filter(pc.is_in(asked, value_set=videos.video_ids)).to_pylist()}
+    if len(known) < len(asked):
+        known |= _equal_names(set(asked.to_pylist()) - known.keys(), videos)
     questions = []
     for number, row in enumerate(rows, 1):
         where = f"{name}, row {number}"
@@ -51,11 +58,11 @@ def read_questions(
             template=row.question,
             options=row.options,
             expected_answer=row.answer,
-            video_id=row.video_id,
+            video_id=None if row.video_id is None else known.get(row.video_id, row.video_id),
             category=row.category,
         )
         _check_placeholders(question, videos.columns, where)
-        if question.video_id is not None and question.video_id not in known:
+        if row.video_id is not None and row.video_id not in known:
             raise InputTableError(
                 f"video_id {question.video_id!r} is not in the videos table: correct it, or leave it empty to ask the "
                 "question about every video",
@@ -63,23 +70,39 @@ def read_questions(
             )
         questions.append(question)
     _check_unique(questions, name)
-    return QuestionTable(questions)
+    return QuestionTable(questions, notes)
 
 
-def read_question_rows(path: str, options: Mapping[str, Any]) -> list[QuestionRow]:
+def _equal_names(missing: Collection[str], videos: VideoTable) -> dict[str, str]:
+    """Return the `video_id` of the videos table for ids that differ only in how accents are encoded.
+
+    macOS writes names of files with letters and accents apart (NFD), most other programs together (NFC).
+    """
+    wanted = {unicodedata.normalize("NFC", name): name for name in missing}
+    found: dict[str, list[str]] = defaultdict(list)
+    for video_id in videos.video_ids.to_pylist():
+        if (name := wanted.get(unicodedata.normalize("NFC", video_id))) is not None:
+            found[name].append(video_id)
+    return {name: ids[0] for name, ids in found.items() if len(ids) == 1}
+
+
+def read_question_rows(
+    path: str, options: Mapping[str, Any], note: Callable[[str], object] = lambda _: None
+) -> list[QuestionRow]:
     """Return the rows of a questions table, each checked by itself.
 
     Args:
-        path: A Parquet, CSV or JSONL table.
+        path: A table file, or a glob of such files.
         options: Options for fsspec.
+        note: See `read_table`.
 
     Raises:
         InputTableError: no such table, a missing or unknown column, or an invalid value.
         StorageUnavailableError: the store of the table does not answer.
     """
     if not is_table(path):
-        raise InputTableError("is not a .parquet, .csv or .jsonl file", path)
-    table = read_table(path, options)
+        raise InputTableError(f"is no table: give a file or a glob that ends in {', '.join(SUFFIXES)}", path)
+    table = read_table(path, options, _TEXTS, note)
     for column in table.column_names:
         if column not in _COLUMNS:
             near = get_close_matches(column, _COLUMNS, n=1)
@@ -94,14 +117,22 @@ def _row(row: Mapping[str, Any], where: str) -> QuestionRow:
     values = dict(row)
     if isinstance(values.get("options"), str):
         values["options"] = _options(values["options"], where)
-    for name in ("question_id", "video_id", "answer", "category"):
-        if isinstance(values.get(name), int):  # JSONL and Parquet may contain numbers as ids
-            values[name] = str(values[name])
+    for name in _TEXTS:
+        values[name] = _as_text(values.get(name))
     try:
         return QuestionRow.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         raise InputTableError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", where) from None
+
+
+def _as_text(value: object) -> object:
+    """Return the text of a number: Parquet may hold numbers as ids, answers and options; pandas has NaN for none."""
+    if isinstance(value, list):
+        return [_as_text(item) for item in value]
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return str(value) if isinstance(value, int | float) else value
 
 
 def _options(text: str, where: str) -> list[str] | None:

@@ -75,11 +75,13 @@ class VideoTable:
         rows: The table; every `video_id` is a text, unique and not empty.
         path: Path or URL of the table; relative video paths start at its folder.
         allowed_roots: As in `JobConfig`; a row whose file is outside has a `problem`.
+        notes: What the user should know about how the table was read.
     """
 
     rows: pa.Table
     path: str
     allowed_roots: Sequence[str] | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return int(self.rows.num_rows)

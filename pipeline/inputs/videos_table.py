@@ -1,5 +1,6 @@
-"""Read the videos table: a folder, a glob, or a Parquet, CSV or JSONL file with a row per video."""
+"""Read the videos table: a folder or glob of videos, or a table with a row per video."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -8,11 +9,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import InputTableError
-from pipeline.inputs.tables import is_table, read_table, text_column
+from pipeline.inputs.tables import fixed_part, is_glob, is_table, parquet_parts, read_table, text_column
 from pipeline.inputs.videos import VideoTable
 from pipeline.store.filesystem import answering, resolve
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".mpeg"})
+# What the readers read, by the usual suffixes of such files.
+VIDEO_SUFFIXES = frozenset(
+    {
+        ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mj2", ".mkv", ".webm", ".avi", ".divx", ".ts", ".m2ts", ".mts",
+        ".m2t", ".trp", ".mpg", ".mpeg", ".mpe", ".m2v", ".m1v", ".vob", ".flv", ".f4v", ".wmv", ".asf",
+        ".ogv", ".ogm", ".mxf", ".gxf", ".rm", ".rmvb", ".gif", ".apng", ".dv", ".ivf", ".nut", ".wtv", ".nsv",
+        ".dav", ".y4m",
+    }
+)  # fmt: skip
+_SHOWN_SUFFIXES = 10
 
 
 def read_videos(
@@ -21,8 +31,8 @@ def read_videos(
     """Read the videos of a job.
 
     Args:
-        path: A table file, a folder (searched recursively), or a glob. For a folder or glob, `video_id` is the path
-            of the file below the folder, or below the part of the glob before its first wildcard.
+        path: A table (`read_table`), or a folder (searched recursively) or glob of videos. For the latter, `video_id`
+            is the path of the file below the folder, or below the part of the glob before its first wildcard.
         storage_options: Options for fsspec.
         allowed_roots: As in `JobConfig`.
 
@@ -31,8 +41,9 @@ def read_videos(
             is empty or occurs twice; the message names the rows.
         StorageUnavailableError: the store of the table, folder or glob does not answer.
     """
-    options = storage_options or {}
-    rows = _table_rows(path, options) if is_table(path) else _files(path, options)
+    options, notes = storage_options or {}, list[str]()
+    is_folder_of_parts = not is_table(path) and _is_folder_of_parts(path, options)
+    rows = _table_rows(path, options, notes) if is_table(path) or is_folder_of_parts else _files(path, options, notes)
     if not rows.num_rows:
         raise InputTableError("has no videos: give a table with rows, or a folder or glob with video files", path)
     if pc.count_distinct(rows["video_id"]).as_py() < rows.num_rows:
@@ -42,10 +53,33 @@ def read_videos(
                 raise InputTableError(
                     f"video_id {video_id!r} occurs twice, in rows {earlier} and {number}: change or remove one", path
                 )
-    return VideoTable(rows, path, allowed_roots)
+    return VideoTable(rows, path, allowed_roots, tuple(notes))
 
 
-def _files(path: str, options: Mapping[str, Any]) -> pa.Table:
+def _is_folder_of_parts(path: str, options: Mapping[str, Any]) -> bool:
+    """Return whether a folder is a table of Parquet parts. Raises InputTableError if it holds videos, too."""
+    fs, inner = resolve(path, options)
+    with answering(path):
+        if not fs.isdir(inner):
+            return False
+        found = fs.find(inner)
+    parts, videos = parquet_parts(found), [file for file in found if _is_video(file)]
+    if parts and videos:
+        raise InputTableError(
+            f"holds both tables and videos, for example {parts[0]} and {videos[0]}: give the table's files as a glob "
+            "that ends in .parquet, or a folder or glob of videos only",
+            path,
+        )
+    return bool(parts)
+
+
+def _is_video(file: str) -> bool:
+    # macOS keeps the attributes of a.mp4 on other disks in ._a.mp4.
+    path = PurePosixPath(file)
+    return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith("._")
+
+
+def _files(path: str, options: Mapping[str, Any], notes: list[str]) -> pa.Table:
     fs, inner = resolve(path, options)
     with answering(path):
         # First look for a file of exactly this name: "clip [a1].mp4" may be one, and would match nothing as a glob.
@@ -53,12 +87,15 @@ def _files(path: str, options: Mapping[str, Any]) -> pa.Table:
             fixed, found = inner.rstrip("/"), fs.find(inner)
         elif fs.exists(inner):
             fixed, found = inner.rsplit("/", 1)[0], [inner]
-        elif any(character in path for character in "*?["):
-            fixed = inner[: min(inner.find(c) for c in "*?[" if c in inner)].rsplit("/", 1)[0]
-            found = fs.glob(inner)
+        elif is_glob(path):
+            fixed, found = fixed_part(inner), fs.glob(inner)
         else:
             raise InputTableError("no such file or folder", path)
-    files = [file for file in sorted(found) if PurePosixPath(file).suffix.lower() in VIDEO_SUFFIXES]
+    files = [file for file in sorted(found) if _is_video(file)]
+    if others := Counter(_kind(file) for file in found if not _is_video(file)):
+        kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(_SHOWN_SUFFIXES))
+        more = ", ..." if len(others) > _SHOWN_SUFFIXES else ""
+        notes.append(f"{path}: left out, since their names are not those of videos: {kinds}{more}")
     for file in files:
         # Linux allows any bytes in a name, and Python keeps bytes that are not UTF-8 as lone surrogates. No table can
         # store these, and no file may be left out silently.
@@ -69,8 +106,15 @@ def _files(path: str, options: Mapping[str, Any]) -> pa.Table:
     return pa.table({"video_id": text_column(ids), "video_path": text_column(paths)})
 
 
-def _table_rows(path: str, options: Mapping[str, Any]) -> pa.Table:
-    table = read_table(path, options)
+def _kind(file: str) -> str:
+    path = PurePosixPath(file)
+    if path.name.startswith("._"):
+        return "._*"
+    return path.suffix.lower() or "without a suffix"
+
+
+def _table_rows(path: str, options: Mapping[str, Any], notes: list[str]) -> pa.Table:
+    table = read_table(path, options, note=notes.append)
     if not table.column_names:  # an empty JSONL file has no columns
         return pa.table({"video_id": text_column([])})
     for name in ("video_id", "video_path"):

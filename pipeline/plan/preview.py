@@ -43,6 +43,7 @@ class Preview:
         memory: Memory of each stage's actors; empty if the pools can't be placed.
         placement_problem: Why the pools can't be placed; None if they can.
         headers_read: New headers that this preview read and committed to `probes/`.
+        notes: What the user should know about how the tables were read.
     """
 
     clips_total: int
@@ -61,6 +62,7 @@ class Preview:
     memory: tuple[estimates.ActorMemory, ...]
     placement_problem: str | None
     headers_read: int
+    notes: tuple[str, ...] = ()
 
 
 def preview(
@@ -141,6 +143,7 @@ def preview(
         memory=memory,
         placement_problem=problem,
         headers_read=planner.num_probed,
+        notes=(*tables[0].notes, *tables[1].notes),
     )
 
 

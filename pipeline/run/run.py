@@ -72,6 +72,8 @@ def run(
     pinned = job.model.model_copy(update={"revision": model.commit or job.model.revision})
     job = job.model_copy(update={"model": pinned})
     videos, questions = read_tables(job)
+    for note in (*videos.notes, *questions.notes):
+        on_notice(note)
     if job.limit is not None:
         on_notice(f"limit {job.limit}: only the first {len(videos)} videos")
     context = RunContext.of(job, model)

@@ -46,7 +46,7 @@ def test_init_writes_a_job_that_is_read_as_it_was_meant(tmp_path: Path, name: st
     assert (job.videos, job.output, job.model.name) == (str(videos), "s3://bucket/out", "tiny-random")
     assert [row.question for row in job.questions if not isinstance(row, str)] == [question, "What?"]
     assert str(tmp_path) not in to.read_text(encoding="utf-8")
-    assert check(to, {}) == {"valid": True, "faults": [], "videos": 2, "answers": 4}
+    assert check(to, {}) == {"valid": True, "faults": [], "videos": 2, "answers": 4, "notes": []}
 
 
 def test_init_names_the_columns_of_a_table(tmp_path: Path) -> None:
@@ -114,7 +114,8 @@ def test_validate_names_the_file_as_it_is_called(tmp_path: Path) -> None:
     file = tmp_path / "[bold]job:smile:.yaml"
     file.write_text("videos: .\nquestions: [What]\noutput: output\nmodel: {name: tiny}\n")
     right = flashvid("validate", file)
-    assert right.stdout == f"{file}: valid, 1 videos, 1 answers\n"
+    assert right.stdout.endswith(f"\n{file}: valid, 1 videos, 1 answers\n")
+    assert right.stdout.startswith(f"{tmp_path}: left out, since their names are not those of videos: 1 .yaml\n")
     wrong = flashvid("validate", file, "--set", "modle=1")
     assert f"{file}: --set modle: unknown key; did you mean 'model'?" in wrong.output
 

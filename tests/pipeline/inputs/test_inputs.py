@@ -397,7 +397,7 @@ def test_questions_that_are_not_there(tmp_path: Path) -> None:
     """No such file, or not a table at all."""
     with pytest.raises(InputTableError, match=r"nowhere\.csv: no such file"):
         questions_of(str(tmp_path / "nowhere.csv"))
-    with pytest.raises(InputTableError, match=r"q\.txt: is not a \.parquet, \.csv or \.jsonl file"):
+    with pytest.raises(InputTableError, match=r"q\.txt: is no table: give a file or a glob that ends in \.parquet"):
         questions_of(str(tmp_path / "q.txt"))
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(InputTableError, match=r"empty\.jsonl: has no questions"):
