@@ -12,6 +12,7 @@ from typing import IO
 
 import av
 from av.container import InputContainer
+from av.stream import Disposition
 
 from flashvid.errors import FlashVidError, first_line
 from pipeline.errors import UnreadableVideoError
@@ -80,12 +81,14 @@ def video_stream(container: InputContainer) -> av.VideoStream:
     """Return the video stream to decode: the one that players choose, not a cover picture.
 
     Raises:
-        UnreadableVideoError: the file has no video stream, or its pictures are larger than `MAX_PIXELS`.
+        UnreadableVideoError: the file has no video stream, only a cover picture, or pictures larger than `MAX_PIXELS`.
     """
     stream = container.streams.best("video")
     if not isinstance(stream, av.VideoStream):
         kinds = sorted({stream.type for stream in container.streams})
         raise UnreadableVideoError(f"no video stream, only {', '.join(kinds) or 'nothing'}")
+    if stream.disposition & Disposition.attached_pic:
+        raise UnreadableVideoError("it is sound with a cover picture, not a video")
     if stream.width * stream.height > MAX_PIXELS:
         raise UnreadableVideoError(
             f"its pictures have {stream.width} x {stream.height} pixels, more than {MAX_PIXELS:,} in all; "

@@ -78,8 +78,9 @@ def read_index(container: InputContainer, start_s: float | None = None, end_s: f
         )
     if not found.ticks:
         raise UnreadableVideoError("the file can't be decoded; it may be cut short or damaged (it has no keyframe)")
-    _check_complete(container, stream, found, whole=start_s is None and found.reached_end)
-    return _index(container, stream, found, time_base, origin)
+    whole = start_s is None and found.reached_end
+    _check_complete(container, stream, found, whole=whole)
+    return _index(container, stream, found, time_base, origin, whole=whole)
 
 
 @dataclass
@@ -91,6 +92,8 @@ class _Pass:
     entries: list[int] = field(default_factory=list)
     traits: dict[str, None] = field(default_factory=dict)  # a set that keeps insertion order
     num_packets: int = 0
+    num_keyframes: int = 0  # by the bitstream
+    num_false: int = 0  # packets that the demuxer calls keyframes, and the bitstream does not
     without_time: bool = False
     latest: tuple[int, int] = (0, 0)  # start and duration of the last picture, in ticks
     others_end_s: float = 0.0
@@ -127,6 +130,8 @@ class _Pass:
 
     def _note_keyframe(self, packet: av.Packet[Any], stream: av.VideoStream) -> None:
         kind = entry_kind(packet, stream.codec_context.name, stream.codec_context.extradata)
+        self.num_keyframes += kind != "none"
+        self.num_false += kind == "none"
         if kind != "closed":
             self.traits["keyframes that are not IDR pictures"] = None
         if packet.pts is not None and (kind != "none" or not self.keyframes):
@@ -188,7 +193,9 @@ def _check_complete(container: InputContainer, stream: av.VideoStream, found: _P
         return
     if not whole:
         return
-    missing = stream.frames - found.num_packets
+    # In AVI, chunks without bytes stand for pictures that an encoder dropped; its clock counts the chunks.
+    announced = max(found.num_packets, sum(found.latest)) if container.format.name == "avi" else found.num_packets
+    missing = stream.frames - announced
     if missing > max(_FRAMES_MISSING_ALLOWED, _SHARE_MISSING_ALLOWED * stream.frames):
         raise UnreadableVideoError(
             f"the file is cut short: its header announces {stream.frames} frames, but it has {found.num_packets}"
@@ -203,7 +210,13 @@ def _check_complete(container: InputContainer, stream: av.VideoStream, found: _P
 
 
 def _index(
-    container: InputContainer, stream: av.VideoStream, found: _Pass, time_base: Fraction, origin: Fraction
+    container: InputContainer,
+    stream: av.VideoStream,
+    found: _Pass,
+    time_base: Fraction,
+    origin: Fraction,
+    *,
+    whole: bool,
 ) -> PacketIndex:
     ticks = np.unique(np.array(found.ticks, dtype=np.int64))
     traits = dict(found.traits)
@@ -212,6 +225,11 @@ def _index(
     if len(ticks) < len(found.ticks):
         traits["two frames with the same presentation time"] = None
     name = container.format.name
+    if name.startswith("matroska") and container.duration is None:
+        traits["no duration"] = None
+    # decord believes these flags, which demuxers of today correct for some codecs.
+    if whole and sum(entry.is_keyframe for entry in stream.index_entries) > found.num_keyframes:
+        traits["sync flags on pictures that are no keyframes"] = None
     if name.startswith("mov") and stream.frames != found.num_packets:
         traits["fragments or an edit list"] = None
     if len(container.streams.video) > 1:
@@ -231,6 +249,7 @@ def _index(
         codec=stream.codec_context.codec.canonical_name,
     )
     keyframes, first_of = np.unique(np.array(found.keyframes, dtype=np.int64), return_index=True)
-    by_presentation = name.startswith(_SOUGHT_BY_PRESENTATION)
+    # Among false keyframes, such a demuxer seeks to one that is shown at the time and may be stored after the true one.
+    by_presentation = name.startswith(_SOUGHT_BY_PRESENTATION) and not found.num_false
     entries = keyframes if by_presentation else np.array(found.entries, dtype=np.int64)[first_of]
     return PacketIndex(header, ticks, times, keyframes, entries, tuple(traits))

@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import SamplingConfig
+from pipeline.errors import UnreadableVideoError
 from pipeline.video.containers import opened
 from pipeline.video.demux import read_index
 from pipeline.video.frame_sampling import sample_frames
 from pipeline.video.packet_index import MAX_BYTES_OF_BLOCK, MAX_FRAMES_OF_BLOCK
+from pipeline.video.pyav_reader import PyavReader
 from pipeline.video.reader_choice import choose_reader
 
 
@@ -56,4 +58,12 @@ def frame_blocks(
         at_once = max(1, min(MAX_FRAMES_OF_BLOCK, MAX_BYTES_OF_BLOCK // bytes_of_frame))
         for first in range(0, len(indices), at_once):
             chosen = indices[first : first + at_once]
-            yield FrameBlock(len(indices), index.times[chosen], reader.read(chosen))
+            try:
+                frames = reader.read(chosen)
+            except UnreadableVideoError:
+                if sampling.decoder != "auto" or isinstance(reader, PyavReader):
+                    raise
+                # A reader that fails is not a file that fails: decord can't read some widths, for example.
+                reader = PyavReader(container, index)
+                frames = reader.read(chosen)
+            yield FrameBlock(len(indices), index.times[chosen], frames)

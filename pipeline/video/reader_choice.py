@@ -50,7 +50,8 @@ def choose_reader(
         index: Index of its pictures.
 
     Raises:
-        UnreadableVideoError: the job requires decord, which is not exact for this file or can't open it.
+        UnreadableVideoError: the job requires decord, which is not exact for this file or can't open it. With `auto`,
+            PyAV reads such files.
     """
     if sampling.decoder == "pyav" or path is None:
         return PyavReader(container, index)
@@ -58,10 +59,14 @@ def choose_reader(
     if "%" in path:
         objections = (*objections, "a name that FFmpeg may take for the pattern of an image sequence")
     if not objections:
-        reader = DecordReader(path)
-        if len(reader) == index.header.num_frames:
-            return reader
-        objections = (f"decord counts {len(reader)} frames instead of {index.header.num_frames}",)
+        try:
+            reader = DecordReader(path)
+        except UnreadableVideoError as error:
+            objections = (error.message,)
+        else:
+            if len(reader) == index.header.num_frames:
+                return reader
+            objections = (f"decord counts {len(reader)} frames instead of {index.header.num_frames}",)
     if sampling.decoder == "decord":
         raise UnreadableVideoError(
             f"decord may return wrong frames of this file ({', '.join(objections)}): "

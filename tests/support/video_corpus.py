@@ -73,6 +73,7 @@ FILES: Mapping[str, tuple[str, ...]] = {
     "mpeg4.mp4": ("-c:v", "mpeg4", "-bf", "2", "-g", "24", "-q:v", "3"),
     "mpeg4.avi": ("-c:v", "mpeg4", "-bf", "2", "-g", "24", "-q:v", "3"),
     "h264.avi": _CLOSED,
+    "vp9.mp4": ("-c:v", "libvpx-vp9", "-g", "24", "-b:v", "1M", "-deadline", "realtime", "-cpu-used", "5"),
     "mjpeg.avi": ("-c:v", "mjpeg", "-q:v", "3", "-pix_fmt", "yuvj420p"),
 }  # fmt: skip
 
@@ -87,6 +88,20 @@ REMUXED: Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "rotated_180.mp4": ("h264_closed.mp4", ("-display_rotation", "180"), ()),
     "rotated_270.mkv": ("h264_closed.mp4", ("-display_rotation", "270"), ()),
     "mirrored.mp4": ("h264_closed.mp4", ("-display_hflip",), ()),
+    # Of files whose table of sync samples is gone: muxers of other formats believe that every sample is one.
+    "hevc_all_sync.mkv": ("hevc_no_stss.mp4", (), ()),
+    "mpeg4_all_sync.mkv": ("mpeg4_no_stss.mp4", (), ()),
+    # A recorder that was killed, or a pipe, writes no duration.
+    "live.mkv": ("h264_closed.mkv", (), ("-f", "matroska", "-live", "1")),
+}
+
+# Files without a table of sync samples (`stss`), which means that every sample is one, and what they are made of.
+WITHOUT_SYNC_TABLE: Mapping[str, str] = {
+    "h264_no_stss.mp4": "h264_closed.mp4",
+    "hevc_no_stss.mp4": "hevc_closed.mp4",
+    "mpeg4_no_stss.mp4": "mpeg4.mp4",
+    "av1_no_stss.mp4": "av1.mp4",
+    "vp9_no_stss.mp4": "vp9.mp4",
 }
 
 
@@ -108,6 +123,11 @@ def make(name: str, folder: Path) -> Path:
     if name in REMUXED:
         source, before, after = REMUXED[name]
         ffmpeg(*before, "-i", make(source, folder), "-c", "copy", *after, path)
+        return path
+    if name in WITHOUT_SYNC_TABLE:
+        content = make(WITHOUT_SYNC_TABLE[name], folder).read_bytes()
+        assert content.count(b"stss") == 1
+        path.write_bytes(content.replace(b"stss", b"free"))
         return path
     source = folder / "film.mkv"
     if not source.exists():

@@ -29,10 +29,14 @@ from tests.support.helpers import FfmpegFrames, ffmpeg, ffmpeg_frames
 DECORD_READS = {
     "h264_closed.mp4", "h264_closed.mkv", "audio_first.mp4", "h264_bt709.mp4", "h264_full_range.mp4",
     "h264_anamorphic.mp4", "h264_interlaced.mp4", "variable_rate.mp4", "low_rate.mp4", "one_frame.mp4",
-    "hevc_closed.mp4", "vp8.webm", "vp9.webm",
+    "hevc_closed.mp4", "vp8.webm", "vp9.webm", "vp9.mp4",
 }  # fmt: skip
-QUICK = ("h264_closed.mp4", "h264_open.mkv", "transport_stream.ts", "fragmented.mp4", "edit_list.mp4", "rotated_90.mp4")
-NAMES = tuple(name for name in (*video_corpus.FILES, *video_corpus.REMUXED) if name != "h264.avi")
+QUICK = (
+    "h264_closed.mp4", "h264_open.mkv", "transport_stream.ts", "fragmented.mp4", "edit_list.mp4", "rotated_90.mp4",
+    "h264_no_stss.mp4", "mpeg4_no_stss.mp4",
+)  # fmt: skip
+MADE = (*video_corpus.FILES, *video_corpus.REMUXED, *video_corpus.WITHOUT_SYNC_TABLE)
+NAMES = tuple(name for name in MADE if name != "h264.avi")
 CASES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES]
 # Times of a broadcast count from the file's first packet, of whichever stream.
 RUNNING_CLOCK = (".ts", ".mpg")
@@ -173,3 +177,41 @@ def test_large_frames_travel_alone(tmp_path: Path, size: str, blocks: list[int])
     ffmpeg("-f", "lavfi", "-i", pattern, "-c:v", "libx264", "-preset", "ultrafast", path)
     found = frame_blocks(str(path), SamplingConfig(num_frames=num_frames), None, None)
     assert [len(block.frames) for block in found] == blocks
+
+
+def test_a_reader_that_fails_is_not_a_file_that_fails(tmp_path: Path) -> None:
+    """Decord can't read pictures of this width; with `auto`, PyAV does. A job that insists on decord is told."""
+    path = tmp_path / "narrow.mp4"
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=72x48:r=24:d=1", "-c:v", "libx264", "-pix_fmt", "yuv420p", path)
+    right = decode_clip(str(path), SamplingConfig(num_frames=6, decoder="pyav"), None, None)
+    np.testing.assert_array_equal(decode_clip(str(path), SamplingConfig(num_frames=6), None, None).frames, right.frames)
+    with pytest.raises(UnreadableVideoError, match="decord: Check failed"):
+        decode_clip(str(path), SamplingConfig(num_frames=6, decoder="decord"), None, None)
+
+
+def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
+    """The message says what the file is."""
+    path = tmp_path / "song.mp4"
+    picture = ("-f", "lavfi", "-i", "color=red:s=64x64:d=1", "-frames:v", "1")
+    ffmpeg("-f", "lavfi", "-i", "sine=d=1", *picture, "-map", "0", "-map", "1", "-c:v", "png",
+           "-disposition:v", "attached_pic", path)  # fmt: skip
+    with pytest.raises(UnreadableVideoError, match="it is sound with a cover picture, not a video"):
+        read_probe(str(path))
+
+
+def test_chunks_without_bytes_are_pictures_that_stay_on_screen() -> None:
+    """An AVI of 118 chunks, two in three of them empty: complete, and each picture at its own time."""
+    path = Path(__file__).parents[2] / "data" / "videos" / "null_frames.avi"
+    assert read_probe(str(path)).header.num_frames == len(ffmpeg_frames(path).times) == 40
+    clip = decode_clip(str(path), SamplingConfig(num_frames=40), None, None)
+    # Its pictures carry their number in fields along the top, at 24 a second.
+    fields = clip.frames[:, 4:12].reshape(40, 8, 10, 16, 3)[:, :, :, 4:12].mean(axis=(1, 3, 4)) > 128
+    assert (fields @ 2 ** np.arange(10)).tolist() == [round(24 * time) for time in clip.frame_timestamps]
+
+
+def test_an_avi_that_was_cut_is_still_refused(corpus: Path, tmp_path: Path) -> None:
+    """Its clock ends early, too."""
+    content = video_corpus.make("mpeg4.avi", corpus).read_bytes()
+    (tmp_path / "cut.avi").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UnreadableVideoError, match="cut short"):
+        read_probe(str(tmp_path / "cut.avi"))
