@@ -31,6 +31,9 @@ _SOUGHT_BY_PRESENTATION = ("matroska", "mov")
 # Demuxers that search by time reach the first packet only if the seek goes this many seconds before it.
 BEFORE_ANY_S = 10.0
 
+# Decoding times only rise, within one recording.
+_CLOCK_GOES_BACK_S = 1.0
+
 # A header may announce a few frames more than the file has (a dropped last B-frame); a truncated file lacks many.
 _FRAMES_MISSING_ALLOWED = 5
 _SECONDS_MISSING_ALLOWED = 1.0
@@ -46,7 +49,8 @@ def read_index(container: InputContainer, start_s: float | None = None, end_s: f
         end_s: Seconds; stop once every picture up to this time is read. None for the end of the file.
 
     Raises:
-        UnreadableVideoError: no video stream, no pictures, no presentation times, or a file that was cut short.
+        UnreadableVideoError: no video stream, no pictures, no presentation times, a clock that starts again, or a file
+            that was cut short.
     """
     stream = video_stream(container)
     time_base = stream.time_base or Fraction(1, av.time_base)
@@ -78,6 +82,12 @@ def read_index(container: InputContainer, start_s: float | None = None, end_s: f
         )
     if not found.ticks:
         raise UnreadableVideoError("the file can't be decoded; it may be cut short or damaged (it has no keyframe)")
+    if found.restarts_at is not None:
+        # Otherwise two pictures would have the same time, and one of them would be left out.
+        raise UnreadableVideoError(
+            f"its clock starts again after {float(found.restarts_at * time_base - origin):.1f} s, as in recordings "
+            "that were glued together; give it one clock first: ffmpeg -i IN OUT.mp4"
+        )
     whole = start_s is None and found.reached_end
     _check_complete(container, stream, found, whole=whole)
     return _index(container, stream, found, time_base, origin, whole=whole)
@@ -99,10 +109,13 @@ class _Pass:
     others_end_s: float = 0.0
     reached_end: bool = True
     has_picture: bool = False
+    last_dts: int | None = None
+    restarts_at: int | None = None  # tick after which the clock went back
 
     def note(self, packet: av.Packet[Any], stream: av.VideoStream) -> None:
         """Record a packet of the video stream."""
         self.num_packets += 1
+        self._note_clock(packet)
         if not self.has_picture:
             self._look_at_first_picture(packet, stream)
         if packet.pts is None:
@@ -121,6 +134,13 @@ class _Pass:
             self.latest = max(self.latest, (packet.pts, packet.duration or 0))
             if packet.pts < self.keyframes[-1]:
                 self.traits["an open GOP"] = None
+
+    def _note_clock(self, packet: av.Packet[Any]) -> None:
+        if packet.dts is None or packet.time_base is None:
+            return
+        if self.last_dts is not None and (self.last_dts - packet.dts) * packet.time_base > _CLOCK_GOES_BACK_S:
+            self.restarts_at = self.last_dts
+        self.last_dts = packet.dts
 
     def note_other(self, packet: av.Packet[Any]) -> None:
         """Record the end time of a packet of another stream."""

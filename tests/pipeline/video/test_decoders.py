@@ -215,3 +215,14 @@ def test_an_avi_that_was_cut_is_still_refused(corpus: Path, tmp_path: Path) -> N
     (tmp_path / "cut.avi").write_bytes(content[: len(content) // 2])
     with pytest.raises(UnreadableVideoError, match="cut short"):
         read_probe(str(tmp_path / "cut.avi"))
+
+
+@pytest.mark.parametrize("name", ["transport_stream.ts", "program_stream.mpg"])
+def test_a_clock_that_starts_again_is_refused_with_its_repair(corpus: Path, tmp_path: Path, name: str) -> None:
+    """Two recordings glued with cat: half of the pictures would be left out, since two have each time."""
+    path, repaired = tmp_path / name, tmp_path / "repaired.mp4"
+    path.write_bytes(2 * video_corpus.make(name, corpus).read_bytes())
+    with pytest.raises(UnreadableVideoError, match=r"its clock starts again after [34]\.\d s.*: ffmpeg -i IN OUT\.mp4"):
+        read_probe(str(path))
+    ffmpeg("-i", path, "-preset", "ultrafast", repaired)
+    assert read_probe(str(repaired)).header.num_frames == 2 * video_corpus.NUM_FRAMES
