@@ -70,6 +70,7 @@ def read_index(container: InputContainer, start_s: float | None = None, end_s: f
             continue
         if last_tick is not None and packet.dts is not None and packet.dts > last_tick:
             found.reached_end = False
+            found.stay_until(packet)
             break
         found.note(packet, stream)
     if not found.num_packets:
@@ -141,6 +142,12 @@ class _Pass:
         if self.last_dts is not None and (self.last_dts - packet.dts) * packet.time_base > _CLOCK_GOES_BACK_S:
             self.restarts_at = self.last_dts
         self.last_dts = packet.dts
+
+    def stay_until(self, packet: av.Packet[Any]) -> None:
+        """Record that the last picture stays on screen until a later packet: not every container says how long."""
+        start, duration = self.latest
+        if packet.pts is not None:
+            self.latest = start, max(duration, packet.pts - start)
 
     def note_other(self, packet: av.Packet[Any]) -> None:
         """Record the end time of a packet of another stream."""

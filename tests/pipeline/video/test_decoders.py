@@ -226,3 +226,18 @@ def test_a_clock_that_starts_again_is_refused_with_its_repair(corpus: Path, tmp_
         read_probe(str(path))
     ffmpeg("-i", path, "-preset", "ultrafast", repaired)
     assert read_probe(str(repaired)).header.num_frames == 2 * video_corpus.NUM_FRAMES
+
+
+@pytest.mark.parametrize("name", ["still.mp4", "still.webm", "still.ts", "still.flv", "still.mkv"])
+def test_a_span_on_a_still_picture_shows_it(tmp_path: Path, name: str) -> None:
+    """A screen share in which nothing changes for two minutes, whether or not the container says how long it stays."""
+    codec = ("libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8") if name.endswith("webm") else ("libx264",)
+    moving = "testsrc2=s=160x96:r=24:d=4,setpts='PTS+gte(N,48)*120/TB'"
+    ffmpeg("-f", "lavfi", "-i", moving, "-fps_mode", "vfr", "-c:v", *codec, "-pix_fmt", "yuv420p", tmp_path / name)
+    path = str(tmp_path / name)
+    still = decode_clip(path, SamplingConfig(num_frames=4), 60.0, 90.0)
+    truth = ffmpeg_frames(tmp_path / name)
+    assert [truth.nearest(frame) for frame in still.frames] == [47]
+    assert still.frame_timestamps.tolist() == [pytest.approx(47 / 24, abs=0.1)]  # FLV delays by its B-frames
+    with pytest.raises(UnreadableVideoError, match="no frame between 500"):
+        decode_clip(path, SamplingConfig(num_frames=1), 500.0, 510.0)
