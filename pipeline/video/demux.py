@@ -74,7 +74,8 @@ def read_index(container: InputContainer, start_s: float | None = None, end_s: f
             break
         found.note(packet, stream)
     if not found.num_packets:
-        raise UnreadableVideoError("the video stream has no frames")
+        where = "" if start_s is None else f" at {start_s} s or later: the video ends before"
+        raise UnreadableVideoError(f"the video stream has no frames{where}")
     reordered = stream.codec_context.name in _REORDERING_CODECS and stream.codec_context.has_b_frames
     if (found.without_time and not found.ticks) or (container.format.name == "avi" and reordered):
         raise UnreadableVideoError(

@@ -239,5 +239,5 @@ def test_a_span_on_a_still_picture_shows_it(tmp_path: Path, name: str) -> None:
     truth = ffmpeg_frames(tmp_path / name)
     assert [truth.nearest(frame) for frame in still.frames] == [47]
     assert still.frame_timestamps.tolist() == [pytest.approx(47 / 24, abs=0.1)]  # FLV delays by its B-frames
-    with pytest.raises(UnreadableVideoError, match="no frame between 500"):
+    with pytest.raises(UnreadableVideoError, match=r"no frame between 500|no frames at 500\.0 s or later"):
         decode_clip(path, SamplingConfig(num_frames=1), 500.0, 510.0)
