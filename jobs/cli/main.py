@@ -20,6 +20,7 @@ from jobs.cli.care_commands import export, forget, gc, retry, verify
 from jobs.cli.cluster_commands import list_jobs, logs, status, stop, submit
 from jobs.cli.job_file_commands import convert, init, schema, validate
 from jobs.cli.printing import AWAY, PROBLEM, REFUSED, print_text
+from jobs.cli.probe_command import probe
 from jobs.cli.results_commands import evaluate, inspect, report
 from jobs.cli.run_commands import SIGNALLED, demo, plan, run
 from jobs.cli.setup_commands import doctor, models
@@ -32,6 +33,7 @@ _NO_PLACE = (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 # Every command, by its group in `flashvid --help`; each group is one file. bench_commands.py holds those of `bench`.
 COMMANDS: Mapping[str, Mapping[str, Callable[..., None]]] = {
     "Setup": {"doctor": doctor, "models": models},
+    "Videos": {"probe": probe},
     "Job files": {"init": init, "validate": validate, "schema": schema, "convert": convert},
     "Runs": {"demo": demo, "plan": plan, "run": run},
     "Runs on a cluster": {"submit": submit, "status": status, "logs": logs, "stop": stop, "list": list_jobs},

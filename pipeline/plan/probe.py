@@ -89,6 +89,7 @@ class ProbeTable:
                 **_path_columns(clip.video_path or ""),
                 "size_bytes": clip.size_bytes,
                 "decoder": probe.decoder,
+                "decoder_reason": "; ".join(probe.objections) or None,
                 **asdict(probe.header),
             }
             for source_id, (clip, probe) in by_source.items()

@@ -24,6 +24,7 @@ PROBES = pa.schema(
         ("codec", pa.string()),
         ("decoder", pa.string()),
         ("path_hash", pa.string()),
+        ("decoder_reason", pa.string()),
     ]
 )
 
@@ -92,6 +93,6 @@ FAILURES = pa.schema(
 LATER_COLUMNS = {
     ANSWERS: frozenset({"epoch"}),
     FAILURES: frozenset({"question_hash", "source_id", "start_s", "end_s"}),
-    PROBES: frozenset({"path_hash"}),
+    PROBES: frozenset({"path_hash", "decoder_reason"}),
     TOKENS: frozenset({"scales", "deepstack", "deepstack_scales"}),
 }

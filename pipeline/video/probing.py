@@ -7,7 +7,7 @@ from typing import IO, Any
 from pipeline.video.containers import opened
 from pipeline.video.demux import read_index
 from pipeline.video.packet_index import VideoHeader
-from pipeline.video.reader_choice import Decoder, automatic
+from pipeline.video.reader_choice import Decoder, automatic, objections_to_decord
 
 
 @dataclass(frozen=True)
@@ -16,11 +16,13 @@ class Probe:
 
     Attributes:
         header: Header of the file.
-        decoder: Video decoder that reads the file exactly, for `sampling.decoder: auto`.
+        decoder: Video decoder that reads the whole file exactly, for `sampling.decoder: auto`.
+        objections: Why decord might read it wrongly; empty if `decoder` is decord.
     """
 
     header: VideoHeader
     decoder: Decoder
+    objections: tuple[str, ...]
 
 
 def read_probe(file: str | IO[bytes]) -> Probe:
@@ -31,7 +33,7 @@ def read_probe(file: str | IO[bytes]) -> Probe:
     """
     with opened(file) as container:
         index = read_index(container)
-    return Probe(index.header, automatic(index))
+    return Probe(index.header, automatic(index), objections_to_decord(index))
 
 
 def probes(file: str | IO[bytes]) -> Iterator[dict[str, Any]]:

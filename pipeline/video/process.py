@@ -93,7 +93,7 @@ class DecodeProcess:
         def probe() -> Probe:
             with closing(self._replies(probes, video)) as found:
                 (one,) = found
-            return Probe(VideoHeader(**one["header"]), one["decoder"])
+            return Probe(VideoHeader(**one["header"]), one["decoder"], tuple(one["objections"]))
 
         return self._twice(probe)
 

@@ -31,6 +31,7 @@ COMMAND = typer.main.get_command(app)
 WALK = (
     "flashvid models NAME",
     "flashvid init videos/",
+    "flashvid probe VIDEO",
     "flashvid validate job.yaml",
     "flashvid plan job.yaml",
     "flashvid plan job.yaml --cpus 32 --gpus 2 --gpu-memory 24 --gpu-hour-price 0.8",
@@ -58,6 +59,7 @@ PLACEHOLDERS = {
     "CACHE": "output",
     "TO": "answers",
     "VIDEO_ID": "0002.mp4",
+    "VIDEO": "videos/0002.mp4",
 }
 
 # A test runs them with other arguments, on a cluster of its own, or as the function that they call.
