@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import threading
 from multiprocessing import Pipe
 from pathlib import Path
 
@@ -88,4 +87,4 @@ def test_a_remote_file_reads_like_a_local_one(tmp_path: Path) -> None:
     assert theirs.recv() == b""
     theirs.send_bytes(NO_MORE)
     server.check()
-    assert threading.active_count() < 50
+    assert not server._thread.is_alive()
