@@ -63,7 +63,9 @@ def _is_folder_of_parts(path: str, options: Mapping[str, Any]) -> bool:
         if not fs.isdir(inner):
             return False
         found = fs.find(inner)
-    parts, videos = parquet_parts(found), [file for file in found if _is_video(file)]
+    # The output of an earlier run may be in the folder of its videos.
+    parts = [part for part in parquet_parts(found) if "/fingerprint=" not in part and "/probes/part-" not in part]
+    videos = [file for file in found if _is_video(file)]
     if parts and videos:
         raise InputTableError(
             f"holds both tables and videos, for example {parts[0]} and {videos[0]}: give the table's files as a glob "

@@ -225,3 +225,11 @@ def test_numbers_in_a_job_file_are_their_text() -> None:
     questions[0]["options"] = [True, False]
     with pytest.raises(ValidationError, match="valid string"):
         JobConfig.model_validate(job)
+
+
+def test_an_output_in_the_folder_of_its_videos_is_no_table(tmp_path: Path) -> None:
+    """The second run reads the same folder."""
+    (tmp_path / "a.mp4").write_bytes(b"1")
+    write_parquet(tmp_path / "output" / "answers" / "fingerprint=0" / "shard=00" / "part-1.parquet", ROWS)
+    write_parquet(tmp_path / "output" / "probes" / "part-1.parquet", ROWS)
+    assert [video.video_id for video in read_videos(str(tmp_path))] == ["a.mp4"]
